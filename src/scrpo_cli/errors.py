@@ -1,0 +1,39 @@
+"""Every exception that `scrpo` raises on purpose. Rule for a new one: subclass `UserError` when the user can mend
+it (exit code 2), `RunError` when the work itself failed (exit code 1); say what, where and how to fix.
+"""
+
+from __future__ import annotations
+
+
+class ScrpoError(Exception):
+    """Base: three short lines (what, where, how to fix) and an exit code."""
+
+    exit_code = 1
+
+    def __init__(self, what: str, where: str = "", fix: str = "") -> None:
+        super().__init__(what)
+        self.what, self.where, self.fix = what, where, fix
+
+    def __reduce__(self):  # picklable across worker processes
+        return type(self), (self.what, self.where, self.fix)
+
+    def lines(self) -> list[str]:
+        return [line for line in (self.what, self.where, self.fix) if line]
+
+
+class UserError(ScrpoError):
+    """The user's input is wrong: recipe, option, file, database."""
+
+    exit_code = 2
+
+
+class RunError(ScrpoError):
+    """The input was fine and the work failed: disk full, out of memory, a stale adapter."""
+
+    exit_code = 1
+
+
+class Interrupted(ScrpoError):
+    """Ctrl-C or SIGTERM; what was earned is saved and `fix` holds the command that resumes."""
+
+    exit_code = 130

@@ -1,0 +1,299 @@
+"""The recipe: one validated document that says everything about an experiment. Pydantic only, no torch.
+
+Evidence marks, on every value that a paper could have settled: [C] confirmed in the paper's text or code,
+[S] second-hand, [I] our choice. The doc string under a field is its documentation.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+PositiveInt = Annotated[int, Field(ge=1)]
+NonNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Section(BaseModel):
+    """Strict and frozen: an unknown key is an error, never ignored."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class LoraConfig(Section):
+    r: PositiveInt = 8
+    alpha: PositiveInt = 16
+    dropout: Share = 0.0
+    targets: str | list[str] = "all-linear"
+    """Module names, or `all-linear` for every linear layer but the output layer."""
+
+
+class ModelConfig(Section):
+    name: str = "tiny"
+    """`tiny` (the embedded model), a local directory, or a name on the model hub."""
+    revision: str | None = None
+    """Hub revision; pin it for anything that will be reported."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """`auto`: bfloat16 on CUDA, float32 on CPU."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: PositiveInt | None = None
+    """CPU threads of torch; none: 1 for models below 50M parameters (several threads collapse on a busy machine),
+    else torch's own default."""
+    attn: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    trust_remote_code: bool = False
+    gradient_checkpointing: bool = False
+    adapter: str | None = None
+    """A PEFT adapter directory to start from; none: a fresh adapter."""
+    lora: LoraConfig = LoraConfig()
+
+
+class ProblemsConfig(Section):
+    source: str
+    """`tiny`; a data set of SCRPO_DATA_DIR (`gsm8k`, `math`, ...); a path to a JSONL file; or `hub:owner/name`."""
+    split: str = "train"
+    limit: PositiveInt | None = None
+    revision: str | None = None
+    """Hub revision, required for `hub:` sources."""
+
+
+class TaskConfig(Section):
+    name: Literal["tiny", "math"] = "tiny"
+    train: ProblemsConfig = ProblemsConfig(source="tiny", split="train")
+    validation: ProblemsConfig | None = None
+    system: str | None = None
+    prompt: str = "{problem}"
+    """First turn; `{problem}` is replaced."""
+    reflect_prompt: str = (
+        "Your answer is wrong. Explain the mistake under the heading '{analysis}', "
+        "then solve the problem again under the heading '{solution}'."
+    )
+    """Second turn when the first answer is known to be wrong [I]; `{analysis}` and `{solution}` become the markers."""
+    check_prompt: str = (
+        "There might be an error in the solution above because of lack of understanding of the question. "
+        "Please correct the error, if any, and rewrite the solution. Only output the final solution!"
+    )
+    """Second turn that does not say whether the first answer was right (SCoRe, App. C) [C]."""
+    retry_prompt: str = "Your answer is wrong. Solve the problem again."
+    """Second turn without reflection, the control of a reflection [I]."""
+    max_prompt_tokens: PositiveInt = 1024
+
+
+class RolloutConfig(Section):
+    engine: Literal["transformers", "fake"] = "transformers"
+    temperature: Positive = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    max_tokens: PositiveInt = 1024
+    group_size: PositiveInt = 8
+    batch_size: PositiveInt = 128
+    """Rows of one generate call (memory, not mathematics)."""
+
+    @model_validator(mode="after")
+    def _no_truncated_sampling(self) -> RolloutConfig:
+        if self.top_p < 1:
+            raise ValueError("training samples the policy itself: rollout.top_p must be 1 (eval.top_p is free)")
+        return self
+
+
+class KlConfig(Section):
+    beta: NonNegative = 0.001
+    estimator: Literal["k2", "k3"] = "k3"
+    """k3 (GRPO) has the gradient of KL(ref||policy), k2 that of KL(policy||ref)."""
+
+
+class ClipConfig(Section):
+    low: Positive = 0.2
+    high: Positive = 0.2
+
+
+class GrpoLoss(Section):
+    advantage: Literal["group_norm", "group_mean", "raw"] = "group_norm"
+    """(r - mean) / std; r - mean (Dr. GRPO); r."""
+    normalizer: Literal["sequence_mean", "masked_tokens", "all_tokens", "constant"] = "masked_tokens"
+    """Mean over each sequence, then rows (GRPO); over trained tokens (DAPO); over all generated tokens; or the
+    constant rows x max_tokens (Dr. GRPO)."""
+    overlong: Literal["mask", "keep"] = "mask"
+    """Truncated completions: no loss (DAPO's overlong filtering) or an ordinary wrong answer."""
+
+
+class GrpoConfig(Section):
+    name: Literal["grpo"] = "grpo"
+    loss: GrpoLoss = GrpoLoss()
+    kl: KlConfig = KlConfig()
+    clip: ClipConfig = ClipConfig()
+
+
+class FilterConfig(Section):
+    """Which errors may enter the pool, decided on their group (ScRPO's variance-based filter [S])."""
+
+    mode: Literal["variance", "pass_rate_band", "nonzero", "none"] = "variance"
+    var_min: Annotated[float, Field(ge=0, le=0.25)] = 0.10
+    """Population variance p(1-p) of the binary reward, inclusive [I]."""
+    band: tuple[Share, Share] = (0.125, 0.875)
+    """Inclusive pass-rate band of `pass_rate_band` [I]."""
+    reward: Literal["correctness", "total"] = "correctness"
+    """`total` would add length or format terms; today both are the outcome [I]."""
+
+
+class PoolConfig(Section):
+    per_prompt: PositiveInt | Literal["all"] = 1
+    """How many wrong answers of one group are kept, uniformly [I]."""
+    include_truncated: bool = False
+    capacity: PositiveInt | None = None
+    """Most entries alive at once; none: 4 x the reflection batch [I]."""
+    evict: Literal["fifo", "random"] = "fifo"
+    consume: Literal["once", "until_solved", "keep"] = "once"
+    max_age_steps: PositiveInt | None = 50
+
+
+class TriggerConfig(Section):
+    """When a reflection step comes instead of a trial step."""
+
+    mode: Literal["pool_size", "every_n_steps", "ratio", "never"] = "pool_size"
+    size: PositiveInt | None = None
+    """pool_size: fire when so many entries wait; none: the trial prompt batch [I]."""
+    n: PositiveInt = 10
+    """every_n_steps: a reflection step after every n trial steps [I]."""
+    ratio: Annotated[float, Field(gt=0, lt=1)] = 0.25
+    """ratio: the share of all steps that reflect [I]."""
+
+
+class Stage2Config(Section):
+    steps_per_trigger: PositiveInt | Literal["drain"] = 1
+    prompts: PositiveInt | None = None
+    """Errors of one reflection step; none: the trial prompt batch [I]."""
+    group_size: PositiveInt | None = None
+    """Corrections sampled of each error; none: as in stage 1 [I]."""
+    group_by: Literal["error", "question"] = "error"
+
+
+class ReflectionPromptConfig(Section):
+    show: Literal["full", "answer_part", "tail"] = "answer_part"
+    """Of the earlier answer: all, what follows `</think>`, or its last tail_tokens."""
+    tail_tokens: PositiveInt = 2048
+    """Also the bound on `answer_part`."""
+    reveal_wrong: bool = True
+    """Say that the answer was wrong [C abstract]; false uses the check prompt."""
+    give_truth: bool = False
+    """Append the reference answer: an ablation, it leaks the answer into the rewarded text."""
+
+
+class SegmentsConfig(Section):
+    analysis: str = "Analysis:"
+    solution: str = "Corrected Solution:"
+    """The two labels that a summary names [S]. Reflection is everything before the solution marker."""
+    think_is_reflection: bool = True
+    """Whether `<think>...</think>` before the marker counts as reflection [I]."""
+    require_marker: bool = True
+    """No solution marker: reward 0 [I]."""
+
+
+class ScrpoLoss(Section):
+    tokens: Literal["reflection", "solution", "all"] = "reflection"
+    """Which tokens of a correction carry the reward [S]."""
+    failed: Literal["zero", "negative"] = "zero"
+    """Failed corrections: no gradient (success-conditioned [S]) or their negative advantage (ordinary GRPO)."""
+    advantage: Literal["group_norm", "group_mean", "raw"] = "group_norm"
+    normalizer: Literal["masked_tokens", "all_tokens", "constant"] = "masked_tokens"
+    stage2_weight: Positive = 1.0
+
+
+class ScrpoConfig(Section):
+    """ScRPO (arXiv 2511.06065). Every default is [I] unless marked."""
+
+    name: Literal["scrpo"] = "scrpo"
+    reflect_every: PositiveInt | Literal["never"] | None = None
+    """Short for trigger.mode every_n_steps with n = N, or trigger.mode never."""
+    stage1: GrpoLoss = GrpoLoss()
+    filter: FilterConfig = FilterConfig()
+    pool: PoolConfig = PoolConfig()
+    trigger: TriggerConfig = TriggerConfig()
+    stage2: Stage2Config = Stage2Config()
+    prompt: ReflectionPromptConfig = ReflectionPromptConfig()
+    segments: SegmentsConfig = SegmentsConfig()
+    loss: ScrpoLoss = ScrpoLoss()
+    kl: KlConfig = KlConfig()
+    clip: ClipConfig = ClipConfig()
+
+    @property
+    def resolved_trigger(self) -> TriggerConfig:
+        """The trigger with `reflect_every` applied."""
+        if self.reflect_every is None:
+            return self.trigger
+        if self.reflect_every == "never":
+            return self.trigger.model_copy(update={"mode": "never"})
+        return self.trigger.model_copy(update={"mode": "every_n_steps", "n": self.reflect_every})
+
+
+MethodConfig = Annotated[GrpoConfig | ScrpoConfig, Field(discriminator="name")]
+
+
+class OptimConfig(Section):
+    lr: Positive = 1e-6
+    steps: PositiveInt = 500
+    max_generated_tokens: PositiveInt | None = None
+    """Budget: stop after the step that reaches so many generated tokens, however many steps are left."""
+    prompts_per_step: PositiveInt = 128
+    minibatches: PositiveInt = 1
+    """Optimizer steps per batch of rollouts; above 1 the later ones are off-policy and the clip matters."""
+    tokens_per_microbatch: PositiveInt = 32768
+    """Bound on padded tokens of one forward pass (memory, not mathematics)."""
+    logits_chunk: PositiveInt = 2048
+    """Tokens whose logits exist at one time."""
+    weight_decay: NonNegative = 0.0
+    betas: tuple[Share, Share] = (0.9, 0.999)
+    grad_clip: Positive = 1.0
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+
+
+class EvalConfig(Section):
+    every: PositiveInt | None = None
+    """Steps between evaluations on task.validation; none: before the first and after the last step."""
+    benchmarks: list[str] = []
+    """What `scrpo eval` runs: data set names, each graded by the task."""
+    limit: PositiveInt | None = None
+    samples: PositiveInt = 4
+    turns: Literal[1, 2] = 1
+    repair: bool = False
+    """Also show each wrong first answer to the model, have it reflect, and report the repair rate."""
+    temperature: NonNegative = 0.6
+    """0 is greedy."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
+    max_tokens: PositiveInt | None = None
+    """None: as in rollout."""
+
+
+class CheckpointConfig(Section):
+    every: PositiveInt = 10
+    keep: PositiveInt = 2
+
+
+class WandbConfig(Section):
+    mode: Literal["auto", "online", "offline", "off"] = "auto"
+    """auto: online when logged in, else offline."""
+    project: str = "scrpo"
+    entity: str | None = None
+    group: str | None = None
+    tags: list[str] = []
+
+
+class TrackingConfig(Section):
+    wandb: WandbConfig = WandbConfig()
+
+
+class Recipe(Section):
+    """A whole experiment."""
+
+    name: str = "unnamed"
+    description: str = ""
+    seed: int = 0
+    model: ModelConfig = ModelConfig()
+    task: TaskConfig = TaskConfig()
+    rollout: RolloutConfig = RolloutConfig()
+    method: MethodConfig = ScrpoConfig()
+    optim: OptimConfig = OptimConfig()
+    eval: EvalConfig = EvalConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    tracking: TrackingConfig = TrackingConfig()

@@ -1,0 +1,155 @@
+"""The words of the project as plain data: problem, completion, grade, attempt, group, credit. Standard library and
+numpy only; every other package may import this one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, TypedDict
+
+import numpy as np
+
+
+class Message(TypedDict):
+    """One chat message, in the form that chat templates take."""
+
+    role: str
+    content: str
+
+
+class Verdict(StrEnum):
+    """What grading says; never a bare 0. Truncation is a finish reason, not a verdict."""
+
+    CORRECT = "correct"
+    WRONG = "wrong"
+    UNPARSABLE = "unparsable"  # no final answer could be extracted
+    TIMEOUT = "timeout"  # the grader hit its deadline on this item
+    ERROR = "error"  # the grader itself failed on this item; excluded from groups and averages
+
+    @property
+    def reward(self) -> float:
+        """The outcome reward: 1 for correct, 0 for anything else."""
+        return float(self is Verdict.CORRECT)
+
+
+class FinishReason(StrEnum):
+    """Why generation ended."""
+
+    STOP = "stop"  # end-of-sequence token
+    LENGTH = "length"  # truncated at max_tokens
+    UNKNOWN = "unknown"  # made elsewhere
+
+
+class AttemptKind(StrEnum):
+    """Which question an attempt answers."""
+
+    FIRST = "first"  # the problem alone
+    CHECK = "check"  # second turn, not told whether the first answer was right (SCoRe)
+    CORRECTION = "correction"  # told that the earlier answer was wrong: reflect, then solve again (ScRPO)
+    RETRY = "retry"  # told that it was wrong: solve again without reflecting
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One task item. `id` is unique inside `source`; `meta` holds level, subject, tests and the like."""
+
+    id: str
+    source: str
+    text: str
+    answer: str
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Grade:
+    """A verdict with what it was based on. `grader` names the grader and its version."""
+
+    verdict: Verdict
+    extracted: str | None = None
+    reason: str | None = None
+    grader: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What an engine returned. `ids` (T,) are the source of truth (end token included, if it was sampled) and
+    `text` is derived from them; `logprobs` (T,) are the sampled log-probs at the sampling temperature.
+    """
+
+    prompt_ids: Sequence[int]
+    ids: Sequence[int]
+    logprobs: Sequence[float]
+    text: str
+    finish: FinishReason
+    policy_version: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A graded completion for a problem. `id` is deterministic (`run:step:group:sample`), so an attempt can name its
+    `parent` (the attempt that it revises) before either is stored.
+    """
+
+    id: str
+    problem: Problem
+    completion: Completion
+    grade: Grade
+    kind: AttemptKind = AttemptKind.FIRST
+    turn: int = 1
+    sample: int = 0
+    parent: str | None = None
+
+    @property
+    def reward(self) -> float:
+        return self.grade.verdict.reward
+
+    @property
+    def truncated(self) -> bool:
+        return self.completion.finish is FinishReason.LENGTH
+
+
+@dataclass(frozen=True, slots=True)
+class PoolEntry:
+    """A pooled error as a method sees it: the wrong attempt, its problem and its life so far."""
+
+    attempt_id: str
+    problem: Problem
+    response: str
+    extracted: str | None
+    added_step: int
+    uses: int = 0
+    repairs: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One prompt to sample `samples` completions from; what comes back is one group."""
+
+    problem: Problem
+    messages: Sequence[Message]
+    samples: int
+    kind: AttemptKind = AttemptKind.FIRST
+    parent: PoolEntry | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The graded attempts sampled from one and the same prompt."""
+
+    ask: Ask
+    attempts: Sequence[Attempt]
+
+    @property
+    def rewards_G(self) -> np.ndarray:
+        return np.array([a.reward for a in self.attempts])
+
+
+@dataclass(frozen=True, slots=True)
+class Credit:
+    """What every token of one completion (T,) earns: advantage, loss mask (0/1) and KL coefficient."""
+
+    advantage_T: np.ndarray
+    mask_T: np.ndarray
+    kl_T: np.ndarray
