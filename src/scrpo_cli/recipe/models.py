@@ -58,6 +58,26 @@ class ProblemsConfig(Section):
     """Hub revision, required for `hub:` sources."""
 
 
+class ReflectionConfig(Section):
+    """What a reflection prompt shows and how a correction is read: training, `correct` and `eval` share it."""
+
+    show: Literal["full", "answer_part", "tail"] = "answer_part"
+    """Of the earlier answer: all of it, what follows `</think>`, or its last tail_tokens [I]."""
+    tail_tokens: PositiveInt = 2048
+    """Also the bound on `answer_part` [I]."""
+    reveal_wrong: bool = True
+    """Say that the answer was wrong [C, abstract]; false asks task.check_prompt instead."""
+    give_truth: bool = False
+    """Append the reference answer: an ablation, it leaks the answer into the rewarded text [I]."""
+    analysis: str = "Analysis:"
+    solution: str = "Corrected Solution:"
+    """The two labels that a summary names [S]. Reflection is everything before the solution marker."""
+    think_is_reflection: bool = True
+    """Whether `<think>...</think>` before the marker counts as reflection [I]."""
+    require_marker: bool = True
+    """Without the solution marker the reward is 0; false grades the whole text then [I]."""
+
+
 class TaskConfig(Section):
     name: Literal["tiny", "math"] = "tiny"
     train: ProblemsConfig = ProblemsConfig(source="tiny", split="train")
@@ -77,6 +97,7 @@ class TaskConfig(Section):
     """Second turn that does not say whether the first answer was right (SCoRe, App. C) [C]."""
     retry_prompt: str = "Your answer is wrong. Solve the problem again."
     """Second turn without reflection, the control of a reflection [I]."""
+    reflection: ReflectionConfig = ReflectionConfig()
     max_prompt_tokens: PositiveInt = 1024
 
 
@@ -168,27 +189,6 @@ class Stage2Config(Section):
     group_by: Literal["error", "question"] = "error"
 
 
-class ReflectionPromptConfig(Section):
-    show: Literal["full", "answer_part", "tail"] = "answer_part"
-    """Of the earlier answer: all, what follows `</think>`, or its last tail_tokens."""
-    tail_tokens: PositiveInt = 2048
-    """Also the bound on `answer_part`."""
-    reveal_wrong: bool = True
-    """Say that the answer was wrong [C abstract]; false uses the check prompt."""
-    give_truth: bool = False
-    """Append the reference answer: an ablation, it leaks the answer into the rewarded text."""
-
-
-class SegmentsConfig(Section):
-    analysis: str = "Analysis:"
-    solution: str = "Corrected Solution:"
-    """The two labels that a summary names [S]. Reflection is everything before the solution marker."""
-    think_is_reflection: bool = True
-    """Whether `<think>...</think>` before the marker counts as reflection [I]."""
-    require_marker: bool = True
-    """No solution marker: reward 0 [I]."""
-
-
 class ScrpoLoss(Section):
     tokens: Literal["reflection", "solution", "all"] = "reflection"
     """Which tokens of a correction carry the reward [S]."""
@@ -210,8 +210,6 @@ class ScrpoConfig(Section):
     pool: PoolConfig = PoolConfig()
     trigger: TriggerConfig = TriggerConfig()
     stage2: Stage2Config = Stage2Config()
-    prompt: ReflectionPromptConfig = ReflectionPromptConfig()
-    segments: SegmentsConfig = SegmentsConfig()
     loss: ScrpoLoss = ScrpoLoss()
     kl: KlConfig = KlConfig()
     clip: ClipConfig = ClipConfig()
