@@ -1,0 +1,101 @@
+"""`scrpo`: finds the command, runs it, and turns every exception into three lines and an exit code.
+
+Commands are named in a table and imported only when they are called, so that `scrpo --help` loads none of them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from scrpo_cli.cli.common import report_error
+from scrpo_cli.errors import Interrupted
+
+COMMANDS = {
+    "recipe": ("recipe:app", "List, show and check recipes."),
+    "doctor": ("doctor:doctor", "Check what works on this machine, with a remedy for what does not."),
+    "collect": ("collect:collect", "Sample a policy on problems, grade, keep the wrong answers in the error pool."),
+    "correct": ("correct:correct", "Make the policy reflect on pooled errors and try again."),
+    "train": ("train:train", "LoRA training by recipe."),
+    "eval": ("evaluate:evaluate", "Benchmarks with intervals: one answer or two turns."),
+    "ablate": ("ablate:ablate", "Vary one thing, over seeds, at equal budget, with statistics and a plot."),
+    "grade": ("grade:grade", "Grade answers."),
+    "pool": ("pool:app", "Look into the error pool."),
+    "runs": ("runs:app", "Look at earlier runs."),
+    "report": ("report:report", "One HTML page about a run or a sweep."),
+    "export": ("export:export", "Save a run's adapter, or the merged model."),
+}
+"""Name -> (module of this package:attribute, one line of help). The attribute is a function or a `typer.Typer`."""
+
+HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
+
+
+class LazyGroup(TyperGroup):
+    """Lists commands by their line in the table and imports only the one that is called."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [name for name, (target, _) in COMMANDS.items() if _exists(target)]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in self.list_commands(ctx):
+            return None
+        return TyperCommand(name=cmd_name, help=COMMANDS[cmd_name][1])
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        self.commands = {name: None for name in self.list_commands(ctx)}  # type: ignore[misc]  # for its suggestions
+        name, found, rest = super().resolve_command(ctx, args)
+        return name, load_command(name) if found and name else found, rest
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise Interrupted("Interrupted", ctx.invoked_subcommand or "", "Run the same command again.") from None
+
+
+def _exists(target: str) -> bool:
+    return importlib.util.find_spec(f"scrpo_cli.cli.{target.split(':')[0]}") is not None
+
+
+def load_command(name: str) -> Any:
+    """Import the command `name` and build its parser."""
+    module, attribute = COMMANDS[name][0].split(":")
+    target = getattr(importlib.import_module(f"scrpo_cli.cli.{module}"), attribute)
+    if not isinstance(target, typer.Typer):
+        function, target = target, typer.Typer(add_completion=False)
+        target.command(name, context_settings=HELP_OPTIONS)(function)
+    return typer.main.get_command(target)
+
+
+app = typer.Typer(cls=LazyGroup, add_completion=False, context_settings=HELP_OPTIONS)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"scrpo {version('scrpo-cli')}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
+) -> None:
+    """Does learning from its own errors make a language model reason better, by which method, and how often should it reflect?"""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Console entry. Exit codes: 0 done, 1 failed, 2 the input is wrong, 130 interrupted with state saved."""
+    args = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+    try:
+        code = typer.main.get_command(app).main(args, prog_name="scrpo", standalone_mode=False)
+    except Exception as error:  # noqa: BLE001 the one place that turns any exception into an exit code
+        code = report_error(error, args)
+    sys.exit(code if isinstance(code, int) else 0)

@@ -1,0 +1,116 @@
+"""What all commands share: their options, where output goes, and how errors end.
+
+Answers go to stdout, everything said along the way to stderr, so `scrpo ... --json | jq` always works.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from pydantic_core import to_json
+
+from scrpo_cli.errors import ScrpoError, UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+DbOption = Annotated[
+    str | None,
+    typer.Option(
+        "--db",
+        metavar="URL",
+        envvar="SCRPO_DB",
+        show_default=".scrpo/scrpo.db",
+        help="Database: a path or an SQLAlchemy URL.",
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, all else on stderr.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but the answer and errors.")]
+DebugOption = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
+RecipeOption = Annotated[
+    str, typer.Option("--recipe", "-r", metavar="R", help="A shipped recipe (`scrpo recipe ls`) or a YAML file.")
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="K=V", help="Override one recipe key, e.g. optim.lr=2e-6; repeat for more."),
+]
+
+
+class Output:
+    """Where a command speaks: `say` and `console` along the way (stderr), `result` once at the end (stdout)."""
+
+    def __init__(self, json: bool = False, quiet: bool = False) -> None:
+        self.json, self.quiet = json, quiet
+        self._console: Console | None = None
+
+    @property
+    def console(self) -> Console:
+        """Rich on stderr, silent under --quiet; for progress displays and tables shown along the way."""
+        if self._console is None:
+            from rich.console import Console
+
+            self._console = Console(stderr=True, quiet=self.quiet, highlight=False)
+        return self._console
+
+    def say(self, text: RenderableType = "") -> None:
+        """A line (plain text: brackets stay brackets) or a Rich renderable on stderr."""
+        self.console.print(text, markup=False, soft_wrap=isinstance(text, str))
+
+    def result(self, data: Mapping[str, Any], text: RenderableType) -> None:
+        """The answer: `data` as one JSON document under --json, else `text` for a reader."""
+        if self.json:
+            write_json(data)
+            return
+        from rich.console import Console
+
+        Console(highlight=False).print(text, markup=False, soft_wrap=isinstance(text, str))
+
+
+def write_json(data: Mapping[str, Any]) -> None:
+    """One JSON document on stdout. Infinities and NaN, which JSON lacks, become null; numpy values are unpacked."""
+    document = to_json(data, indent=2, inf_nan_mode="null", fallback=_unpack)
+    sys.stdout.write(document.decode() + "\n")
+    sys.stdout.flush()
+
+
+def _unpack(value: Any) -> Any:
+    return value.tolist() if hasattr(value, "tolist") else str(value)
+
+
+def report_error(error: Exception, argv: Sequence[str]) -> int:
+    """Print `error` as what, where, how to fix (stderr; with --json also as a document on stdout); its exit code.
+
+    `argv` is searched for --debug and --json because the error may be that it could not be parsed.
+    """
+    if "--debug" in argv:
+        traceback.print_exception(error)
+    known = error if isinstance(error, ScrpoError) else _known(error)
+    labels = ("Error: ", "  where: ", "  fix: ")
+    parts = zip(labels, (known.what, known.where, known.fix), strict=True)
+    sys.stderr.write("".join(f"{label}{part}\n" for label, part in parts if part))
+    if "--json" in argv:
+        fields = {"what": known.what, "where": known.where, "fix": known.fix, "exit_code": known.exit_code}
+        write_json({"error": fields})
+    return known.exit_code
+
+
+def _known(error: Exception) -> ScrpoError:
+    """Any other exception as one with three lines: a mistake in the options, or something nobody foresaw."""
+    if isinstance(error, typer.BadParameter.__mro__[1]):  # click's UsageError, which some typer versions bundle
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else "scrpo"
+        return UserError(error.format_message(), command, f"See `{command} --help`.")  # type: ignore[attr-defined]
+    if isinstance(error, MemoryError):
+        return ScrpoError("Out of memory", str(error), "Lower rollout.batch_size or optim.tokens_per_microbatch.")
+    message = f"{type(error).__name__}: {error}".rstrip(": ")
+    return ScrpoError(message, _last_line_of_ours(error), "This is unexpected: --debug shows the traceback.")
+
+
+def _last_line_of_ours(error: Exception) -> str:
+    """`file:line` of the innermost frame, which is where an unexpected exception was raised."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else ""
