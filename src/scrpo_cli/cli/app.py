@@ -48,7 +48,7 @@ class LazyGroup(TyperGroup):
         return TyperCommand(name=cmd_name, help=COMMANDS[cmd_name][1])
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        self.commands = {name: None for name in self.list_commands(ctx)}  # type: ignore[misc]  # for its suggestions
+        self.commands = {n: self.get_command(ctx, n) for n in self.list_commands(ctx)}  # where it looks for suggestions
         name, found, rest = super().resolve_command(ctx, args)
         return name, load_command(name) if found and name else found, rest
 
@@ -86,9 +86,13 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def root(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
 ) -> None:
-    """Does learning from its own errors make a language model reason better, by which method, and how often should it reflect?"""
+    """Does learning from its own errors make a language model reason better, by which method, and how often
+    should it reflect?
+    """
 
 
 def main(argv: Sequence[str] | None = None) -> None:

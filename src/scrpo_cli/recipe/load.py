@@ -1,0 +1,109 @@
+"""From a recipe's name or file to a validated `Recipe`.
+
+    extends: scrpo-base        # a shipped name, or a file relative to this one
+    optim: {lr: 2e-6}          # sections merge key by key; lists and values replace
+
+`--set a.b=c` is merged last, with c read as YAML. `name` and `description` belong to one file and are not inherited:
+without a `name`, a recipe is called like its file. See `document.merge` for what happens to `method`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from scrpo_cli.errors import UserError
+from scrpo_cli.recipe.document import Document, merge, parse_value, read_document
+from scrpo_cli.recipe.mistakes import explain
+from scrpo_cli.recipe.models import Recipe
+
+DEFAULT_METHOD = Recipe().method.name
+SUFFIXES = (".yaml", ".yml")
+
+
+def load_recipe(ref: str | Path, sets: Sequence[str] = ()) -> Recipe:
+    """The recipe `ref` (a shipped name or a file) under the overrides `sets` ("optim.lr=2e-6").
+
+    UserError lists every mistake with its file and line, or its option, and the nearest legal key.
+    """
+    path = find_recipe(ref)
+    document = merge(_resolve(path, ()), _overrides(sets))
+    try:
+        return Recipe.model_validate(document.data)
+    except ValidationError as error:
+        raise explain(error, document, str(path)) from None
+
+
+def recipe_json(recipe: Recipe) -> str:
+    """The resolved recipe as JSON, which keeps nulls; `Recipe.model_validate_json` reads it back."""
+    return recipe.model_dump_json()
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """The recipes that come with the package, by name."""
+    return {path.stem: path for path in sorted(_shipped_directory().glob("*.yaml"))}
+
+
+def _shipped_directory() -> Path:
+    """Inside an installed package, or at the root of a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    installed = package / "recipes"
+    return installed if installed.is_dir() else package.parents[1] / "recipes"
+
+
+def find_recipe(ref: str | Path, folder: Path | None = None) -> Path:
+    """The file behind a shipped name or a path (relative to `folder`); UserError when there is none."""
+    path = (folder or Path()) / Path(ref).expanduser()
+    shipped = shipped_recipes()
+    if str(ref) in shipped:
+        return shipped[str(ref)]
+    if path.suffix in SUFFIXES or path.is_file():
+        if path.is_file():
+            return path
+        raise UserError(f"No such recipe file: {path}", "", f"Shipped recipes need no file: {', '.join(shipped)}.")
+    near = difflib.get_close_matches(str(ref), shipped, n=1)
+    hint = f"Did you mean '{near[0]}'? " if near else ""
+    raise UserError(f"No recipe is called '{ref}'", "", f"{hint}Shipped: {', '.join(shipped)}; or name a .yaml file.")
+
+
+def _resolve(path: Path, below: tuple[Path, ...]) -> Document:
+    """The document at `path` merged over what it extends; `below` are the files that extend it."""
+    document = read_document(path)
+    parent, where = document.data.pop("extends", None), document.origin(("extends",))
+    document.data = {"name": path.stem, "description": ""} | document.data
+    if parent is None:
+        return merge(Document({"method": {"name": DEFAULT_METHOD}}), document)
+    if not isinstance(parent, str):
+        raise UserError("`extends` takes one name or path", where, "Write `extends: scrpo-base`.")
+    try:
+        parent_path = find_recipe(parent, path.parent)
+    except UserError as error:
+        raise UserError(error.what, where, error.fix) from None
+    chain = (*below, path)
+    if parent_path.resolve() in [p.resolve() for p in chain]:
+        circle = " -> ".join([*(p.name for p in chain), parent_path.name])
+        raise UserError(f"Recipes extend each other in a circle: {circle}", where, "Remove one `extends`.")
+    return merge(_resolve(parent_path, chain), document)
+
+
+def _overrides(sets: Sequence[str]) -> Document:
+    """All `--set` options as one document, so that their order matters only where two set the same key."""
+    document = Document({})
+    for text in sets:
+        where = f"--set {text}"
+        key, equals, value = text.partition("=")
+        path = tuple(part.strip() for part in key.split("."))
+        if not equals or not all(path):
+            raise UserError("`--set` takes KEY=VALUE", where, "For example `--set optim.lr=2e-6`.")
+        section: dict[str, Any] = document.data
+        for part in path[:-1]:
+            section = section.setdefault(part, {})
+            if not isinstance(section, dict):
+                raise UserError(f"'{part}' was set to a value before", where, "Set a section's keys or all of it.")
+        section[path[-1]] = parse_value(value, where)
+        document.origins |= {path[:depth]: where for depth in range(1, len(path) + 1)}
+    return document

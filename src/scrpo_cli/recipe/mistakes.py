@@ -1,0 +1,154 @@
+"""A recipe's validation errors in a reader's words: which key, written where, and what was probably meant."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from scrpo_cli.errors import UserError
+from scrpo_cli.recipe.document import Document, KeyPath
+from scrpo_cli.recipe.models import Recipe, Section
+
+SHOWN = 10
+"""Mistakes listed at most; a file with more has one cause."""
+
+
+@dataclass(frozen=True)
+class Mistake:
+    what: str
+    where: str
+    fix: str = ""
+
+
+def explain(error: ValidationError, document: Document, name: str) -> UserError:
+    """All errors of a recipe as one UserError; `name` is the file or shipped recipe asked for."""
+    by_path: dict[KeyPath, list[Any]] = {}
+    for detail in error.errors(include_url=False):
+        by_path.setdefault(_path(detail, document.data), []).append(detail)
+    mistakes = sorted((_mistake(path, details, document) for path, details in by_path.items()), key=_line)
+    if len(mistakes) == 1:
+        return UserError(mistakes[0].what, mistakes[0].where, mistakes[0].fix or SCHEMA)
+    lines = [f"\n  {m.where}: {m.what}{'. ' + m.fix if m.fix else ''}" for m in mistakes[:SHOWN]]
+    rest = f"\n  and {len(mistakes) - SHOWN} more" if len(mistakes) > SHOWN else ""
+    return UserError(f"The recipe has {len(mistakes)} mistakes:{''.join(lines)}{rest}", name, SCHEMA)
+
+
+SCHEMA = "`scrpo recipe schema` lists every key with its values."
+
+
+def _line(mistake: Mistake) -> list[Any]:
+    """Sorts by file, then by line as a number."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", mistake.where)]
+
+
+def _path(detail: Any, data: Any) -> KeyPath:
+    """The key path that an error is about. Pydantic's location also names branches of unions, which are no keys."""
+    path: list[str] = []
+    for position, part in enumerate(detail["loc"]):
+        last = position == len(detail["loc"]) - 1
+        if (isinstance(data, Mapping) and part in data) or (isinstance(data, list) and isinstance(part, int)):
+            data = data[part]
+            path.append(str(part))
+        elif last and detail["type"] == "missing":
+            path.append(str(part))
+    if detail["type"] == "union_tag_invalid":
+        path.append("name")
+    return tuple(path)
+
+
+def _mistake(path: KeyPath, details: list[Any], document: Document) -> Mistake:
+    key, where, first = ".".join(path), document.origin(path), details[0]
+    match first["type"]:
+        case "extra_forbidden":
+            return Mistake(f"Unknown key '{key}'", where, suggest(path, document.data))
+        case "missing":
+            return Mistake(f"'{key}' is missing", where, f"Add it{_described(path, document.data)}.")
+        case "value_error":
+            return Mistake(first["msg"].removeprefix("Value error, "), where)
+        case "model_type" | "model_attributes_type" | "dict_type":
+            return Mistake(f"'{key}' is a section of keys, got {_short(first['input'])}", where)
+        case "union_tag_invalid":
+            legal, given = first["ctx"]["expected_tags"], first["ctx"]["tag"]
+            return Mistake(
+                f"'{key}' should be {legal.replace(', ', ' or ')}, got {given!r}", where, _nearest(given, legal)
+            )
+        case _:
+            wanted = " or ".join(dict.fromkeys(_wanted(detail["msg"]) for detail in details))
+            fix = _nearest(first["input"], wanted)
+            return Mistake(f"'{key}' should be {wanted}, got {_short(first['input'])}", where, fix)
+
+
+def _wanted(message: str) -> str:
+    """'Input should be a valid integer, unable to parse ...' -> 'a valid integer'."""
+    return message.removeprefix("Input should be ").split(", unable", 1)[0].split(", got", 1)[0]
+
+
+def _short(value: Any) -> str:
+    text = "nothing" if value is None else repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _nearest(given: Any, legal: str) -> str:
+    """A hint when a word looks like one of the quoted words of `legal`."""
+    near = difflib.get_close_matches(str(given), re.findall(r"'([^']+)'", legal), n=1)
+    return f"Did you mean '{near[0]}'?" if near else ""
+
+
+def _described(path: KeyPath, data: Mapping) -> str:
+    """' (what the key means)' from the field's doc string, or nothing."""
+    description = next((p.model.model_fields[path[-1]].description for p in _here(path, data)), None)
+    return f" ({description.splitlines()[0].rstrip('.')})" if description else ""
+
+
+def suggest(path: KeyPath, data: Mapping) -> str:
+    """What an unknown key was probably meant to be: a key near it, or the same key of another section."""
+    section, key = path[:-1], path[-1]
+    legal = [name for place in _here((*section, ""), data) for name in place.model.model_fields]
+    near = difflib.get_close_matches(key, legal, n=1)
+    hints = [f"Did you mean '{'.'.join((*section, near[0]))}'?"] if near else []
+    elsewhere = dict.fromkeys(str(place) for place in sections() if key in place.model.model_fields)
+    if elsewhere:
+        hints.append(f"'{key}' is a key of {', '.join(elsewhere)}.")
+    return " ".join(hints) or f"Legal here: {', '.join(legal)}."
+
+
+@dataclass(frozen=True)
+class Place:
+    """One section of a recipe; those of `method` come once for each method."""
+
+    path: KeyPath
+    model: type[Section]
+    method: str | None = None
+
+    def __str__(self) -> str:
+        path = ".".join(self.path) or "the top level"
+        return f"{path} (name: {self.method})" if self.method else path
+
+
+def _here(path: KeyPath, data: Mapping) -> Iterator[Place]:
+    """The section that holds the key `path`, under the method that the recipe names."""
+    method = data.get("method")
+    chosen = method.get("name") if isinstance(method, Mapping) else None
+    return (place for place in sections() if place.path == path[:-1] and place.method in (None, chosen))
+
+
+def sections(model: type[Section] = Recipe, path: KeyPath = (), method: str | None = None) -> Iterator[Place]:
+    """Every section of a recipe, outer ones first."""
+    yield Place(path, model, method)
+    for name, field in model.model_fields.items():
+        for inner in _models_in(field.annotation):
+            chosen = inner.model_fields["name"].default if (*path, name) == ("method",) else method
+            yield from sections(inner, (*path, name), chosen)
+
+
+def _models_in(annotation: Any) -> list[type[Section]]:
+    """The section models that an annotation admits: itself, or the members of a union."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return [annotation]
+    return [model for part in typing.get_args(annotation) for model in _models_in(part)]
