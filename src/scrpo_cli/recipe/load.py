@@ -43,6 +43,14 @@ def recipe_json(recipe: Recipe) -> str:
     return recipe.model_dump_json()
 
 
+def recipe_schema() -> dict[str, Any]:
+    """The JSON schema of a recipe file: a recipe, and `extends`."""
+    schema = Recipe.model_json_schema()
+    about = "A shipped recipe, or a file relative to this one, that this recipe changes."
+    schema["properties"] = {"extends": {"type": "string", "description": about}} | schema["properties"]
+    return schema
+
+
 def shipped_recipes() -> dict[str, Path]:
     """The recipes that come with the package, by name."""
     return {path.stem: path for path in sorted(_shipped_directory().glob("*.yaml"))}
@@ -64,10 +72,10 @@ def find_recipe(ref: str | Path, folder: Path | None = None) -> Path:
     if path.suffix in SUFFIXES or path.is_file():
         if path.is_file():
             return path
-        raise UserError(f"No such recipe file: {path}", "", f"Shipped recipes need no file: {', '.join(shipped)}.")
+        raise UserError("No such recipe file", str(path), f"These need no file: {', '.join(shipped)}.")
     near = difflib.get_close_matches(str(ref), shipped, n=1)
     hint = f"Did you mean '{near[0]}'? " if near else ""
-    raise UserError(f"No recipe is called '{ref}'", "", f"{hint}Shipped: {', '.join(shipped)}; or name a .yaml file.")
+    raise UserError("No such recipe", str(ref), f"{hint}Shipped: {', '.join(shipped)}; or name a .yaml file.")
 
 
 def _resolve(path: Path, below: tuple[Path, ...]) -> Document:
@@ -82,7 +90,7 @@ def _resolve(path: Path, below: tuple[Path, ...]) -> Document:
     try:
         parent_path = find_recipe(parent, path.parent)
     except UserError as error:
-        raise UserError(error.what, where, error.fix) from None
+        raise UserError(f"{error.what}: {error.where}", where, error.fix) from None
     chain = (*below, path)
     if parent_path.resolve() in [p.resolve() for p in chain]:
         circle = " -> ".join([*(p.name for p in chain), parent_path.name])

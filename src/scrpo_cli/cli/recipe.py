@@ -1,0 +1,90 @@
+"""`scrpo recipe`: list, show and check recipes, and print their schema."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+
+from scrpo_cli.cli.common import DbOption, DebugOption, JsonOption, Output, QuietOption, SetOption, write_json
+from scrpo_cli.errors import UserError
+from scrpo_cli.recipe.load import load_recipe, recipe_schema, shipped_recipes
+from scrpo_cli.recipe.models import Recipe
+
+app = typer.Typer(help="List, show and check recipes.", context_settings={"help_option_names": ["-h", "--help"]})
+
+
+@app.command("ls")
+def ls(db: DbOption = None, json: JsonOption = False, quiet: QuietOption = False, debug: DebugOption = False) -> None:
+    """The shipped recipes."""
+    from rich.table import Table
+
+    rows = [_row(name, load_recipe(path), str(path)) for name, path in shipped_recipes().items()]
+    table = Table("name", "model", "task", "method", "description", box=None, header_style="bold")
+    for row in rows:
+        table.add_row(row["name"], row["model"], row["task"], row["method"], row["description"])
+    Output(json, quiet).result({"recipes": rows}, table)
+
+
+def _row(name: str, recipe: Recipe, path: str) -> dict[str, str]:
+    return {
+        "name": name,
+        "model": recipe.model.name,
+        "task": recipe.task.name,
+        "method": recipe.method.name,
+        "description": recipe.description,
+        "path": path,
+    }
+
+
+@app.command("show")
+def show(
+    name: Annotated[str, typer.Argument(help="A shipped recipe or a YAML file.")],
+    set_: SetOption = None,
+    db: DbOption = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """The resolved recipe, every default included, as YAML that is itself a recipe."""
+    import yaml
+
+    data = load_recipe(name, set_ or ()).model_dump(mode="json")
+    Output(json, quiet).result(data, yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=100).rstrip())
+
+
+@app.command("check")
+def check(
+    files: Annotated[list[str], typer.Argument(help="Recipe files or shipped names.")],
+    set_: SetOption = None,
+    db: DbOption = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Whether recipes are valid. Exit code 2 when one is not."""
+    rows = [_checked(file, set_ or ()) for file in files]
+    lines = [
+        f"ok    {row['file']}" if row["ok"] else "\n".join([f"wrong {row['file']}", *row["lines"]]) for row in rows
+    ]
+    Output(json, quiet).result({"files": rows}, "\n".join(lines))
+    if not all(row["ok"] for row in rows):
+        raise typer.Exit(2)
+
+
+def _checked(file: str, sets: Sequence[str]) -> dict[str, Any]:
+    try:
+        load_recipe(file, sets)
+    except UserError as error:
+        lines = [f"      {line}" for text in error.lines() for line in text.splitlines()]
+        return {"file": file, "ok": False, "what": error.what, "where": error.where, "fix": error.fix, "lines": lines}
+    return {"file": file, "ok": True}
+
+
+@app.command("schema")
+def schema(
+    db: DbOption = None, json: JsonOption = False, quiet: QuietOption = False, debug: DebugOption = False
+) -> None:
+    """The JSON schema of a recipe: every key with its type, default and meaning. Editors can use it."""
+    write_json(recipe_schema())
