@@ -1,0 +1,43 @@
+"""What a task is: problems in, a prompt for each, and a grade for each response."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from scrpo_cli.recipe.models import ProblemsConfig, TaskConfig
+from scrpo_cli.types import Grade, Message, Problem
+
+
+class Task(Protocol):
+    """Loads problems, phrases the prompt, grades responses. Training and evaluation grade through the same object."""
+
+    name: str
+    grader: str
+    """Name and version of the grader, stored with every verdict."""
+
+    def problems(self, cfg: ProblemsConfig) -> Sequence[Problem]:
+        """The problems of a split, in a fixed order; UserError where the source cannot be read."""
+        ...
+
+    def messages(self, problem: Problem) -> list[Message]:
+        """The first turn."""
+        ...
+
+    def grade(self, pairs: Sequence[tuple[Problem, str]]) -> list[Grade]:
+        """One grade for each (problem, response text), in order; a bad response never raises."""
+        ...
+
+    def compare(self, pairs: Sequence[tuple[str, str]]) -> list[Grade]:
+        """One grade for each (reference answer, final answer): equivalence alone, nothing is extracted."""
+        ...
+
+    def close(self) -> None:
+        """Ends the grading processes, if there are any."""
+        ...
+
+
+def first_turn(cfg: TaskConfig, problem: Problem) -> list[Message]:
+    """`task.system` (if any) and `task.prompt`; plain replacement, as problem texts are full of braces."""
+    system: list[Message] = [{"role": "system", "content": cfg.system}] if cfg.system else []
+    return [*system, {"role": "user", "content": cfg.prompt.replace("{problem}", problem.text)}]

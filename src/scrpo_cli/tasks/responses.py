@@ -1,0 +1,111 @@
+"""Responses made elsewhere: the interchange JSONL that `grade`, `eval` and `collect` read.
+
+A row is either a response (`id` or `problem`, `answer`, `response`, `sample`, `turn`, `model`) or a pair of final
+answers (`gold`, `pred`). Other field names are mapped: {"response": "model_solution"} reads ours from theirs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from scrpo_cli.errors import UserError
+from scrpo_cli.tasks.sources import read_rows, text_field
+
+FIELDS = ("id", "problem", "answer", "response", "sample", "turn", "model", "gold", "pred", "source", "meta")
+REFUSED = "mend the line; the whole file is refused"
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseRow:
+    """One full response. `id` is the problem's, or its text where the row has no id; `where` is `file:line`."""
+
+    id: str
+    where: str
+    response: str
+    problem: str | None = None
+    answer: str | None = None
+    sample: int = 0
+    turn: int = 1
+    model: str | None = None
+    source: str = "jsonl"
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class PairRow:
+    """Two final answers of which only equivalence is asked."""
+
+    id: str
+    where: str
+    gold: str
+    pred: str
+
+
+def parse_map(pairs: Sequence[str]) -> dict[str, str]:
+    """`["response=model_solution", "id=problem_id,model=name"]` -> {ours: theirs}."""
+    fields = {}
+    for pair in (part.strip() for text in pairs for part in text.split(",")):
+        ours, equals, theirs = pair.partition("=")
+        if not (equals and theirs) or ours not in FIELDS:
+            fix = f"write ours=theirs, ours being one of {', '.join(FIELDS)}"
+            raise UserError(f"the field map {pair!r} cannot be read", "--map", fix)
+        fields[ours] = theirs
+    return fields
+
+
+def read_responses(path: str | Path, fields: Mapping[str, str] | None = None) -> list[ResponseRow | PairRow]:
+    """All rows of an interchange file; UserError with `file:line` for the first bad one, and nothing is read then."""
+    rows = [_row(_renamed(row, fields or {}), where) for row, where in read_rows(Path(path))]
+    if not rows:
+        raise UserError("the file has no rows", str(path), "give a JSONL file with one response a line")
+    return rows
+
+
+def _renamed(row: dict[str, Any], fields: Mapping[str, str]) -> dict[str, Any]:
+    """The row under our names; a field that is read as another one is not read under its own name too."""
+    rest = {key: value for key, value in row.items() if key not in fields.values()}
+    return rest | {ours: row[theirs] for ours, theirs in fields.items() if theirs in row}
+
+
+def _row(row: Mapping[str, Any], where: str) -> ResponseRow | PairRow:
+    if "gold" in row and "pred" in row:
+        return PairRow(
+            str(row.get("id", where)), where, text_field(row, "gold", where), _text(row, "pred", where) or ""
+        )
+    if "id" not in row and "problem" not in row:
+        raise UserError("the line has neither 'id' nor 'problem'", where, f"name them with --map, or {REFUSED}")
+    if "response" not in row:
+        raise UserError(f"the field 'response' is missing (there: {', '.join(row)})", where, "name it with --map")
+    key = text_field(row, "id" if "id" in row else "problem", where)
+    return ResponseRow(
+        id=key,
+        where=where,
+        response=_text(row, "response", where) or "",
+        problem=_text(row, "problem", where),
+        answer=text_field(row, "answer", where) if "answer" in row else None,
+        sample=_whole(row, "sample", 0, where),
+        turn=_whole(row, "turn", 1, where),
+        model=_text(row, "model", where),
+        source=_text(row, "source", where) or "jsonl",
+        meta=row.get("meta") or {},
+    )
+
+
+def _text(row: Mapping[str, Any], name: str, where: str) -> str | None:
+    """Text or nothing; an empty response is a response. Numbers are read as text."""
+    value = row.get(name)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    if value is not None and not isinstance(value, str):
+        raise UserError(f"the field {name!r} is no text", where, REFUSED)
+    return value
+
+
+def _whole(row: Mapping[str, Any], name: str, default: int, where: str) -> int:
+    value = row.get(name, default)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise UserError(f"the field {name!r} is no whole number", where, REFUSED)
+    return value

@@ -1,0 +1,143 @@
+"""Where mathematics problems come from: JSONL files of SCRPO_DATA_DIR, a path, or the hub.
+
+A JSONL row has `id`, `problem` and `answer`; `level`, `subject` and the like become meta. A file with one bad line
+is refused whole: training on what is left of a broken file would go unnoticed.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from scrpo_cli.errors import UserError
+from scrpo_cli.recipe.models import ProblemsConfig
+from scrpo_cli.tasks.grading.extract import extract
+from scrpo_cli.types import Problem
+
+DATA_SETS = ("gsm8k", "math", "math500", "aime24", "aime25", "amc23", "olympiadbench", "minerva_math")
+SUFFIXES = (".jsonl", ".jsonl.gz")
+DATA_DIR = "SCRPO_DATA_DIR"
+REL_TOL = {"minerva_math": 0.01}
+"""Answers of these sources are rounded measurements: 1%, our choice."""
+
+
+def load_problems(cfg: ProblemsConfig) -> list[Problem]:
+    """The problems of a source and split, in file order, the first `cfg.limit` of them."""
+    if cfg.source.startswith("hub:"):
+        name, rows = cfg.source, hub_rows(cfg)
+    else:
+        path = find_file(cfg.source, cfg.split)
+        name = cfg.source if cfg.source in DATA_SETS else path.name.split(".")[0]
+        rows = read_rows(path)
+    problems = _unique(_problem(row, where, name) for row, where in rows)
+    if not problems:
+        raise UserError(f"the data set {cfg.source!r} ({cfg.split}) is empty", cfg.source, "use another file or split")
+    return problems[: cfg.limit]
+
+
+def find_file(source: str, split: str) -> Path:
+    """The file of a data set's split, or the path itself; UserError with every path that was looked for."""
+    if source.endswith(SUFFIXES):
+        candidates = [Path(source)]
+    else:
+        root = Path(os.environ.get(DATA_DIR, "data"))
+        candidates = [folder / f"{split}{suffix}" for folder in (root / source, Path(source)) for suffix in SUFFIXES]
+    for path in candidates:
+        if path.is_file():
+            return path
+    there = sorted(p.name.split(".")[0] for c in candidates for p in c.parent.glob("*.jsonl*") if len(candidates) > 1)
+    splits = f"splits there: {', '.join(dict.fromkeys(there))}; or " if there else ""
+    fix = f"{splits}set {DATA_DIR}, give a path to a .jsonl file, or hub:owner/name (known: {', '.join(DATA_SETS)})"
+    raise UserError(f"no data for {source!r}, split {split!r}", f"looked for {', '.join(map(str, candidates))}", fix)
+
+
+def read_rows(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
+    """(row, `file:line`) of a JSONL file, gzipped or not, blank lines skipped."""
+    refused = "mend the line; the whole file is refused"
+    number = 0
+    try:
+        with _open(path) as lines:
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    row = json.loads(line)
+                    if not isinstance(row, dict):
+                        raise UserError("the line is not a JSON object", f"{path}:{number}", refused)
+                    yield row, f"{path}:{number}"
+    except json.JSONDecodeError as error:
+        raise UserError(f"the line is not JSON: {error.msg}", f"{path}:{number}", refused) from None
+    except UnicodeDecodeError:
+        raise UserError("the text is not UTF-8", f"{path}, after line {number}", refused) from None
+    except FileNotFoundError:
+        raise UserError("the file does not exist", str(path), "check the path") from None
+    except (OSError, EOFError) as error:  # a directory, no permission, a broken gzip
+        raise UserError(f"the file cannot be read: {error}", str(path), "check the file") from None
+
+
+def _open(path: Path) -> IO[str]:
+    return gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
+
+
+def hub_rows(cfg: ProblemsConfig) -> Iterator[tuple[dict[str, Any], str]]:
+    """(row, where) of `hub:owner/name`, `hub:owner/name/config` or `hub:<local directory>`, which needs no revision.
+
+    Where a row has no `id`, its position is one; `question` stands for `problem`, and a GSM8K-style `answer` or a
+    `solution` with a box for the answer alone.
+    """
+    name = cfg.source.removeprefix("hub:")
+    local = Path(name).is_dir()
+    if not local and not cfg.revision:
+        raise UserError(f"{cfg.source} has no revision", "task source", "add revision: <commit hash of the data set>")
+    for i, row in enumerate(_load_dataset(name, cfg, local)):
+        row = {key: value for key, value in row.items() if value is not None}
+        row.setdefault("id", row.get("unique_id", f"{cfg.split}-{i}"))
+        row.setdefault("problem", row.pop("question", None))
+        worked = row.get("answer", row.get("solution"))
+        if isinstance(worked, str) and ("answer" not in row or "####" in worked):
+            row |= {"solution": worked, "answer": extract(worked).answer}
+        yield row, f"{cfg.source} ({cfg.split}), row {i}"
+
+
+def _load_dataset(name: str, cfg: ProblemsConfig, local: bool) -> Iterable[Mapping[str, Any]]:
+    import datasets
+
+    owner, _, rest = name.partition("/")
+    repository, _, config = (
+        (name, "", "") if local else (f"{owner}/{rest.partition('/')[0]}", "", rest.partition("/")[2])
+    )
+    try:
+        return datasets.load_dataset(repository, config or None, split=cfg.split, revision=cfg.revision)
+    except (datasets.exceptions.DatasetsError, OSError, ValueError) as error:
+        what = f"cannot load {cfg.source}, split {cfg.split!r}: {str(error).splitlines()[0]}"
+        raise UserError(what, "datasets.load_dataset", "check name, split, revision and network") from None
+
+
+def _problem(row: Mapping[str, Any], where: str, source: str) -> Problem:
+    values = [text_field(row, field, where) for field in ("id", "problem", "answer")]
+    rest = {k: v for k, v in row.items() if k not in ("id", "problem", "answer", "source", "meta") and v is not None}
+    name = str(row.get("source", source))
+    tolerance = {"rel_tol": REL_TOL[name]} if name in REL_TOL else {}
+    return Problem(values[0], name, values[1], values[2], {**tolerance, **rest, **(row.get("meta") or {})})
+
+
+def text_field(row: Mapping[str, Any], field: str, where: str) -> str:
+    """A field that must be there and not empty; numbers are read as text."""
+    value = row.get(field)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        value = str(value)
+    if not isinstance(value, str) or not value.strip():
+        state = "is empty or no text" if field in row else f"is missing (there: {', '.join(row)})"
+        raise UserError(f"the field {field!r} {state}", where, "mend the line; the whole file is refused")
+    return value
+
+
+def _unique(problems: Iterable[Problem]) -> list[Problem]:
+    seen: dict[str, Problem] = {}
+    for problem in problems:
+        if problem.id in seen:
+            raise UserError(f"the id {problem.id!r} occurs twice", problem.source, "give every problem its own id")
+        seen[problem.id] = problem
+    return list(seen.values())
