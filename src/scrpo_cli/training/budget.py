@@ -1,0 +1,191 @@
+"""What a recipe will cost, before anything is loaded: steps, rollouts, tokens, sizes and memory.
+
+Sizes are exact (the model is built on torch's meta device, without weights, and the adapter put on it); tokens are
+upper bounds; memory is an estimate. With P parameters of b bytes, A adapter parameters (float32), N padded tokens in
+one micro-batch, L layers, h hidden, f feed-forward, a = heads x head size, k = key-value heads x head size, V words:
+
+    weights       P b
+    adapter       4 A (weights) + 4 A (gradients) + 8 A (Adam's two moments)
+    activations   N L (28 h + (2b+4) a + 2b k + (3b+4) f)  bytes that autograd keeps, b = 2: a LoRA layer keeps its own
+                  float32 copy of its input; b = 4: N L (16 h + 8 a + 8 k + 16 f), as those inputs are shared
+                  with gradient checkpointing: N L b h, and one layer of the above
+    logits        logits_chunk V x 4 x 5: the logits, their softmax and gradients in float32
+    KV cache      rows (max_prompt_tokens + max_tokens) L 2 k b of one generate call
+    sampling      rows V (3 x 4 + 2 x 8): scores in float32, the cumulative distribution in float64
+
+Generating and training do not overlap: the peak is weights + adapter + the larger of the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from peft import PeftConfig, get_peft_model
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from scrpo_cli.recipe.models import ModelConfig, Recipe, ScrpoConfig
+from scrpo_cli.training.policy import add_adapter, first_line, model_path, pick_device, pick_dtype
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What depends on the model; everything in bytes but the two counts. `memory` names the parts of the estimate."""
+
+    parameters: int
+    adapter_parameters: int
+    checkpoint: int
+    disk: int
+    memory: Mapping[str, int]
+    peak: int
+    dtype: str
+    device: str
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Upper bounds on the work, and the sizes, or in `note` why they are not known."""
+
+    steps: int
+    trial_rollouts: int
+    reflection_rollouts: int
+    rollouts: int
+    generated_tokens: int
+    sizes: Sizes | None
+    note: str = ""
+
+
+def estimate(recipe: Recipe) -> Budget:
+    """The budget of `scrpo train`. A model that cannot be looked up leaves `sizes` empty and says why."""
+    trial, reflection = rollouts_per_step(recipe)
+    rollouts = recipe.optim.steps * max(trial, reflection)
+    tokens = rollouts * recipe.rollout.max_tokens
+    if recipe.optim.max_generated_tokens:  # the step that reaches the budget is finished
+        last_step = max(trial, reflection) * recipe.rollout.max_tokens
+        tokens = min(tokens, recipe.optim.max_generated_tokens - 1 + last_step)
+    try:
+        sizes, note = model_sizes(recipe), ""
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        sizes, note = None, f"The sizes of {recipe.model.name} are not known here: {first_line(error)}"
+    return Budget(recipe.optim.steps, trial, reflection, rollouts, tokens, sizes, note)
+
+
+def rollouts_per_step(recipe: Recipe) -> tuple[int, int]:
+    """Completions sampled in a trial step and in a reflection step (0: the method has none)."""
+    prompts, samples, method = recipe.optim.prompts_per_step, recipe.rollout.group_size, recipe.method
+    if not isinstance(method, ScrpoConfig) or method.resolved_trigger.mode == "never":
+        return prompts * samples, 0
+    return prompts * samples, (method.stage2.prompts or prompts) * (method.stage2.group_size or samples)
+
+
+def model_sizes(recipe: Recipe) -> Sizes:
+    """Builds model and adapter without weights; OSError where the model's config cannot be had."""
+    cfg = recipe.model
+    path = model_path(cfg.name)
+    if path.startswith((".", "/", "~")) and not Path(path).is_dir():
+        raise OSError(f"there is no directory {path}")  # transformers would take it for a hub name
+    config = AutoConfig.from_pretrained(path, revision=cfg.revision, trust_remote_code=cfg.trust_remote_code)
+    with torch.device("meta"):
+        base = AutoModelForCausalLM.from_config(config, trust_remote_code=cfg.trust_remote_code)
+        parameters = base.num_parameters()
+        model = with_adapter(base.requires_grad_(False), cfg)
+    adapter = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    device = pick_device(cfg) if cfg.device == "auto" else cfg.device
+    dtype = pick_dtype(cfg, device)
+    memory = memory_parts(recipe, config.get_text_config(), parameters, adapter, dtype.itemsize)
+    training = memory["activations"] + memory["logits"]
+    generating = memory["kv_cache"] + memory["sampling"]
+    return Sizes(
+        parameters,
+        adapter,
+        checkpoint=12 * adapter,
+        disk=12 * adapter * (recipe.checkpoint.keep + 1),  # the next one is complete before the oldest goes
+        memory=memory,
+        peak=memory["weights"] + memory["adapter"] + max(training, generating),
+        dtype=str(dtype).removeprefix("torch."),
+        device=device,
+    )
+
+
+def with_adapter(base: Any, cfg: ModelConfig) -> Any:
+    """The adapter that training will use: of the shape of the one at `cfg.adapter`, or a fresh one."""
+    if cfg.adapter:
+        config = PeftConfig.from_pretrained(cfg.adapter)
+        config.inference_mode = False
+        return get_peft_model(base, config)
+    return add_adapter(base, cfg, seed=0)
+
+
+def memory_parts(recipe: Recipe, config: Any, parameters: int, adapter: int, b: int) -> dict[str, int]:
+    """The lines of the module's table, in bytes. `config` is the language model's; b is bytes per weight."""
+    heads = config.num_attention_heads
+    head_size = getattr(config, "head_dim", None) or config.hidden_size // heads
+    k = (getattr(config, "num_key_value_heads", None) or heads) * head_size
+    longest = recipe.task.max_prompt_tokens + recipe.rollout.max_tokens
+    most_rows = max(rollouts_per_step(recipe))
+    rows = min(recipe.rollout.batch_size, most_rows)
+    tokens = min(max(recipe.optim.tokens_per_microbatch, longest), most_rows * longest)
+    layer = tokens * layer_activations(config, heads * head_size, k, b)
+    kept = config.num_hidden_layers * layer
+    if recipe.model.gradient_checkpointing:
+        kept = config.num_hidden_layers * tokens * b * config.hidden_size + layer
+    return {
+        "weights": parameters * b,
+        "adapter": 16 * adapter,
+        "activations": kept,
+        "logits": min(recipe.optim.logits_chunk, tokens) * config.vocab_size * 4 * 5,
+        "kv_cache": rows * longest * config.num_hidden_layers * 2 * k * b,
+        "sampling": rows * config.vocab_size * (3 * 4 + 2 * 8),
+    }
+
+
+def layer_activations(config: Any, a: int, k: int, b: int) -> int:
+    """Bytes that one decoder layer keeps of one token for the backward pass."""
+    h = config.hidden_size
+    f = getattr(config, "intermediate_size", None) or 4 * h
+    if b == 4:
+        return 16 * h + 8 * a + 8 * k + 16 * f
+    return 28 * h + (2 * b + 4) * a + 2 * b * k + (3 * b + 4) * f
+
+
+def render(budget: Budget) -> Table:
+    """The budget as a two-column table."""
+    from rich.table import Table
+
+    table = Table(title="Budget", title_justify="left", box=None, show_header=False, pad_edge=False)
+    table.add_column()
+    table.add_column(justify="right")
+    table.add_row("steps, at most", f"{budget.steps:,}")
+    table.add_row("rollouts of a trial step", f"{budget.trial_rollouts:,}")
+    if budget.reflection_rollouts:
+        table.add_row("rollouts of a reflection step", f"{budget.reflection_rollouts:,}")
+    table.add_row("rollouts, at most", f"{budget.rollouts:,}")
+    table.add_row("generated tokens, at most", f"{budget.generated_tokens:,}")
+    if budget.sizes is None:
+        table.caption, table.caption_justify = budget.note, "left"
+        return table
+    s = budget.sizes
+    table.add_row("model parameters", f"{s.parameters:,}")
+    table.add_row("adapter parameters", f"{s.adapter_parameters:,}")
+    table.add_row("one checkpoint", size(s.checkpoint))
+    table.add_row("disk for checkpoints", size(s.disk))
+    for part, amount in s.memory.items():
+        table.add_row(f"memory: {part.replace('_', ' ')}", size(amount))
+    table.add_row(f"memory at the peak, estimated ({s.dtype} on {s.device})", size(s.peak))
+    return table
+
+
+def size(amount: int) -> str:
+    """Bytes for a reader: 3.2 MiB."""
+    value = float(amount)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} TiB"
