@@ -1,0 +1,240 @@
+"""Opening the database, transactions, and what its errors mean to a user. All that is particular to one kind of
+database is in this file.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy
+from sqlalchemy import URL, Connection, Engine, Table, Transaction, event, text
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError
+
+from scrpo_cli.errors import RunError, ScrpoError, UserError
+from scrpo_cli.pool import migrations
+
+DEFAULT_PATH = ".scrpo/scrpo.db"
+BUSY_TIMEOUT_S = 30.0
+"""How long a writer waits for another; `sqlite:///FILE?timeout=S` says otherwise."""
+INSERTS: dict[str, Callable[[Table], Any]] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
+MIGRATION_LOCK = 0x5C290
+
+
+class Database:
+    """One open database. Connections are pooled per process: open anew after a fork."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.url = engine.url
+
+    @classmethod
+    def open(cls, url: str | None = None, *, create: bool = True) -> Database:
+        """Open `url`: a path or an SQLAlchemy URL; none: $SCRPO_DB, else .scrpo/scrpo.db. Migrates an old schema.
+
+        A missing file and its directory are made, unless `create` is false (commands that only look). Errors:
+        UserError for a place that cannot be used and for a database newer than this program, which is left alone.
+        """
+        parsed = parse_url(url or os.environ.get("SCRPO_DB") or DEFAULT_PATH)
+        if parsed.get_backend_name() == "sqlite":
+            _check_file(parsed, create)
+        database = cls(_engine(parsed))
+        try:
+            database._prepare()
+        except BaseException:
+            database.dispose()
+            raise
+        return database
+
+    @property
+    def where(self) -> str:
+        """The place as a user reads it: a path, or the URL without its password."""
+        return _where(self.url)
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A transaction that sees one snapshot."""
+        with explained(self.url), self._engine.connect() as connection, connection.begin():
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """A write transaction; on SQLite it holds the only write lock, so keep it short. All or nothing."""
+        with explained(self.url), self._engine.connect() as connection, _begin_immediate(connection):
+            yield connection
+
+    def insert_new(self, connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Bulk insert of `rows`, passing over those whose primary key is there already."""
+        if rows:
+            connection.execute(INSERTS[self._engine.dialect.name](table).on_conflict_do_nothing(), rows)
+
+    def dispose(self) -> None:
+        self._engine.dispose()
+
+    def __enter__(self) -> Database:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.dispose()
+
+    def _prepare(self) -> None:
+        """Bring the schema up to date. Nothing is written before the database is known to be ours and not newer."""
+        with self.read() as connection:
+            behind = self._pending(connection)
+        if not behind:
+            return
+        if self._engine.dialect.name == "sqlite":
+            self._use_wal()
+        with self.write() as connection:
+            if self._engine.dialect.name == "postgresql":
+                connection.execute(text(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})"))
+            behind = self._pending(connection)  # again: another process may have been faster
+            if behind and migrations.applied(connection):
+                _backup(self.url, behind[0].__name__)
+            migrations.migrate(connection, behind)
+
+    def _pending(self, connection: Connection) -> list[migrations.Migration]:
+        names = migrations.applied(connection)
+        if names is None:
+            fix = "Name another file with --db, or an empty database."
+            raise UserError("This is a database of another program", self.where, fix)
+        if newer := migrations.unknown(names):
+            fix = "Update scrpo-cli, or name another database with --db. Nothing was changed."
+            raise UserError(f"The database is newer than this program ({', '.join(newer)})", self.where, fix)
+        return migrations.pending(names)
+
+    def _use_wal(self) -> None:
+        """Write-ahead log: readers and one writer work at the same time. The file remembers it.
+
+        Outside a transaction, as SQLite demands. Where it cannot be had (memory, some network disks) SQLite stays with
+        its default, which is correct too.
+        """
+        with explained(self.url), closing(self._engine.raw_connection()) as connection:
+            connection.cursor().execute("PRAGMA journal_mode=WAL")
+
+
+def parse_url(text: str) -> URL:
+    """A path or URL as an SQLAlchemy URL of a database that the program can use."""
+    if "://" not in text:
+        return URL.create("sqlite", database=text)
+    fix = "Write a path, sqlite:///PATH, or postgresql://USER@HOST/NAME."
+    try:
+        url = sqlalchemy.make_url(text)
+        if url.drivername == "postgresql":
+            url = url.set(drivername="postgresql+psycopg")  # the driver of our extra, whatever SQLAlchemy's default
+        backend = url.get_backend_name()
+    except (ArgumentError, NoSuchModuleError) as error:
+        raise UserError("Not a database URL", str(error).split("(Background")[0].strip(), fix) from None
+    if backend not in INSERTS:
+        raise UserError(f"Databases of kind '{backend}' are not supported", _where(url), fix)
+    return url
+
+
+def _where(url: URL) -> str:
+    if url.get_backend_name() == "sqlite":
+        return url.database or "memory"
+    return url.render_as_string(hide_password=True)
+
+
+def _file(url: URL) -> Path | None:
+    """The file of an SQLite URL; none for one in memory."""
+    return Path(url.database) if url.database and url.database != ":memory:" else None
+
+
+def _check_file(url: URL, create: bool) -> None:
+    """Make the directory; complain about what SQLite would only call "unable to open database file"."""
+    path = _file(url)
+    if path is None:
+        return
+    try:
+        if path.is_dir():
+            raise UserError("The database is a directory", str(path), f"Name a file: --db {path / 'scrpo.db'}")
+        if not create and not path.exists():
+            fix = "Name one with --db or SCRPO_DB; `scrpo collect` and `scrpo train` make it."
+            raise UserError("There is no database", str(path), fix)
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        fix = "Name a place that you can write to with --db or SCRPO_DB."
+        raise UserError(f"Cannot make the database's directory: {error.strerror}", str(path.parent), fix) from None
+
+
+def _engine(url: URL) -> Engine:
+    if url.get_backend_name() != "sqlite":
+        try:
+            return sqlalchemy.create_engine(url, pool_pre_ping=True)
+        except ModuleNotFoundError as error:
+            fix = "pip install 'scrpo-cli[postgres]'"
+            raise UserError(f"The database driver {error.name} is not installed", _where(url), fix) from None
+    arguments = {} if "timeout" in url.query else {"timeout": BUSY_TIMEOUT_S}
+    engine = sqlalchemy.create_engine(url, connect_args=arguments)
+    event.listen(engine, "connect", _on_connect)
+    event.listen(engine, "begin", _on_begin)
+    return engine
+
+
+def _on_connect(connection: sqlite3.Connection, _: object) -> None:
+    """SQLite's driver begins transactions by rules of its own: switch that off, `_on_begin` does it."""
+    connection.isolation_level = None
+    connection.execute("PRAGMA foreign_keys=ON")
+
+
+def _on_begin(connection: Connection) -> None:
+    """A writer takes the write lock at once: waiting for it later, holding a read lock, fails without any wait."""
+    immediate = connection.get_execution_options().get("immediate")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
+
+
+def _begin_immediate(connection: Connection) -> Transaction:
+    return connection.execution_options(immediate=True).begin()
+
+
+def _backup(url: URL, name: str) -> None:
+    """A copy of an SQLite file beside it, named after the first migration that it has not seen."""
+    path = _file(url) if url.get_backend_name() == "sqlite" else None
+    if path is None:
+        return
+    target = path.with_name(f"{path.name}.before-{name}")
+    unfinished = target.with_name(f"{target.name}.tmp")
+    unfinished.unlink(missing_ok=True)
+    with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(unfinished)) as copy:
+        source.backup(copy)
+    unfinished.replace(target)
+
+
+@contextmanager
+def explained(url: URL) -> Iterator[None]:
+    """Errors of the database as ours; broken constraints pass, for the caller knows what they mean."""
+    try:
+        yield
+    except IntegrityError:
+        raise
+    except DBAPIError as error:
+        raise explain(error.orig or error, url) from error
+    except sqlite3.Error as error:
+        raise explain(error, url) from error
+
+
+def explain(error: BaseException, url: URL) -> ScrpoError:
+    """What a driver's error means: UserError for a place that cannot be used, RunError for work that failed."""
+    code, where = getattr(error, "sqlite_errorname", "") or getattr(error, "sqlstate", "") or "", _where(url)
+    message = str(error).strip().split("\n")[0]
+    if code.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+        fix = "Wait for the process that writes to it, or stop it (`fuser FILE` names it); then try again."
+        return UserError("The database is locked by another process", where, fix)
+    if code.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
+        fix = "Restore a copy, rescue what is left with `sqlite3 FILE .recover`, or name another with --db."
+        return UserError(f"Not a database, or a damaged one: {message}", where, fix)
+    if code.startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_PERM", "SQLITE_AUTH")):
+        fix = "Check that you may write the file and its directory, or name another place with --db."
+        return UserError(f"Cannot open the database for writing: {message}", where, fix)
+    if code.startswith(("SQLITE_FULL", "SQLITE_IOERR")) or code == "53100":
+        fix = "Free disk space, then resume. What was recorded before is safe; this record was rolled back."
+        return RunError(f"The database could not be written: {message}", where, fix)
+    if not code and url.get_backend_name() != "sqlite":
+        return UserError(f"Cannot reach the database: {message}", where, "Check the URL, the server and the password.")
+    return RunError(f"The database failed: {message}", where, "--debug shows the statement.")

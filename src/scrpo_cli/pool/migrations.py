@@ -1,0 +1,147 @@
+"""The history of the schema: small functions, applied in order, each by name and once.
+
+A migration is frozen the day it ships: it spells out its own tables and never imports models.py. To change the
+schema, change models.py and append a function here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from sqlalchemy import (
+    Column,
+    Connection,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    inspect,
+    text,
+)
+
+Migration = Callable[[Connection], None]
+
+
+def m001_tables(connection: Connection) -> None:
+    """Runs, problems, attempts, pools, steps and evaluations."""
+    metadata = MetaData()
+    Table(
+        "run",
+        metadata,
+        Column("id", Text, primary_key=True),
+        *(_text(name) for name in ("command", "status", "recipe_name", "recipe_json")),
+        Column("seed", Integer, nullable=False),
+        *(_text(name) for name in ("directory", "model")),
+        *(Column(name, Text) for name in ("sweep", "arm")),
+        _text("scrpo_version"),
+        Column("git_commit", Text),
+        _text("created_at"),
+        Column("finished_at", Text),
+        _text("summary_json"),
+    )
+    Table(
+        "problem",
+        metadata,
+        Column("source", Text, primary_key=True),
+        Column("id", Text, primary_key=True),
+        *(_text(name) for name in ("text", "answer", "meta_json")),
+    )
+    _attempt_table(metadata)
+    Table(
+        "pool_entry",
+        metadata,
+        Column("pool", Text, primary_key=True),
+        Column("attempt_id", Text, ForeignKey("attempt.id"), primary_key=True),
+        Column("run_id", Text, ForeignKey("run.id"), nullable=False),
+        Column("added_step", Integer, nullable=False),
+        Column("retired_run_id", Text, ForeignKey("run.id")),
+        Column("retired_step", Integer),
+        Column("retired_reason", Text),
+    )
+    for name, key in (("step", "phase"), ("evaluation", "benchmark")):
+        Table(
+            name,
+            metadata,
+            Column("run_id", Text, ForeignKey("run.id"), primary_key=True),
+            Column("step", Integer, primary_key=True, autoincrement=False),
+            Column(key, Text, primary_key=True),
+            _text("metrics_json"),
+        )
+    metadata.create_all(connection)
+
+
+def _attempt_table(metadata: MetaData) -> None:
+    Table(
+        "attempt",
+        metadata,
+        Column("id", Text, primary_key=True),
+        Column("run_id", Text, ForeignKey("run.id"), nullable=False),
+        Column("step", Integer, nullable=False),
+        *(_text(name) for name in ("phase", "problem_source", "problem_id", "kind")),
+        *(Column(name, Integer, nullable=False) for name in ("turn", "sample")),
+        Column("parent_id", Text),
+        _text("model"),
+        *(Column(name, LargeBinary, nullable=False) for name in ("prompt_ids", "ids", "logprobs")),
+        _text("text"),
+        *(Column(name, Integer, nullable=False) for name in ("n_prompt_tokens", "n_tokens")),
+        _text("finish"),
+        Column("policy_version", Integer, nullable=False),
+        _text("verdict"),
+        *(Column(name, Text) for name in ("extracted", "reason")),
+        _text("grader"),
+        Column("decision", Text),
+        ForeignKeyConstraint(["problem_source", "problem_id"], ["problem.source", "problem.id"]),
+    )
+
+
+def _text(name: str) -> Column:
+    return Column(name, Text, nullable=False)
+
+
+def m002_indices(connection: Connection) -> None:
+    """The pool is asked for what is alive and for children of attempts, runs for steps and sweeps."""
+    for index in (
+        "run_created ON run (created_at)",
+        "run_sweep ON run (sweep)",
+        "attempt_run_step ON attempt (run_id, step)",
+        "attempt_problem ON attempt (problem_source, problem_id)",
+        "attempt_parent ON attempt (parent_id, verdict, step)",
+        "pool_entry_alive ON pool_entry (pool, retired_step)",
+        "pool_entry_attempt ON pool_entry (attempt_id)",
+        "pool_entry_run ON pool_entry (run_id, added_step)",
+        "pool_entry_retired ON pool_entry (retired_run_id, retired_step)",
+    ):
+        connection.execute(text(f"CREATE INDEX {index}"))
+
+
+MIGRATIONS: list[Migration] = [m001_tables, m002_indices]
+
+
+def applied(connection: Connection) -> list[str] | None:
+    """Names of the migrations of this database: none in an empty one; None for a database that is not ours."""
+    tables = inspect(connection).get_table_names()
+    if "migration" not in tables:
+        return None if tables else []
+    return list(connection.scalars(text("SELECT name FROM migration ORDER BY name")))
+
+
+def pending(names: list[str]) -> list[Migration]:
+    """Those not among `names`, in order."""
+    return [migration for migration in MIGRATIONS if migration.__name__ not in names]
+
+
+def unknown(names: list[str]) -> list[str]:
+    """Those of `names` that a newer version of the program applied."""
+    return sorted(set(names) - {migration.__name__ for migration in MIGRATIONS})
+
+
+def migrate(connection: Connection, migrations: list[Migration]) -> None:
+    """Apply `migrations` and note their names, inside the caller's transaction."""
+    log = Table("migration", MetaData(), Column("name", Text, primary_key=True))
+    log.create(connection, checkfirst=True)
+    for migration in migrations:
+        migration(connection)
+        connection.execute(log.insert().values(name=migration.__name__))

@@ -1,0 +1,361 @@
+"""The writes and reads that everybody uses: runs, steps, the pool as a method sees it, evaluations."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import secrets
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    Subquery,
+    bindparam,
+    case,
+    delete,
+    func,
+    insert,
+    literal,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy.exc import IntegrityError
+
+from scrpo_cli.errors import RunError, UserError
+from scrpo_cli.pool.db import Database
+from scrpo_cli.pool.models import ATTEMPT, EVALUATION, POOL_ENTRY, PROBLEM, RUN, STEP, RunRow
+from scrpo_cli.pool.records import KEPT, StepRecord, attempt_row, json_text, problem_row, read_attempt, read_problem
+from scrpo_cli.recipe.models import Recipe
+from scrpo_cli.types import Attempt, PoolEntry, Problem, Verdict
+
+RUN_STATUSES = ("running", "done", "failed", "interrupted")
+SUFFIX_LETTERS = "abcdefghijkmnpqrstuvwxyz23456789"  # none that are mistaken for another
+CHUNK = 500  # values in one IN list
+
+PROBLEM_COLUMNS = (PROBLEM.c.text.label("problem_text"), PROBLEM.c.answer, PROBLEM.c.meta_json)
+ATTEMPT_OF_PROBLEM = (ATTEMPT.c.problem_source == PROBLEM.c.source) & (ATTEMPT.c.problem_id == PROBLEM.c.id)
+
+
+# --- runs ---------------------------------------------------------------------------------------------------------
+
+
+def start_run(
+    db: Database,
+    *,
+    command: str,
+    recipe: Recipe,
+    directory: str,
+    model: str,
+    run_id: str | None = None,
+    sweep: str | None = None,
+    arm: str | None = None,
+) -> str:
+    """Add a run with status `running`; its id begins with the UTC time, so ids sort by age."""
+    row = RunRow(
+        id=run_id or new_run_id(),
+        command=command,
+        status="running",
+        recipe_name=recipe.name,
+        recipe_json=recipe.model_dump_json(),
+        seed=recipe.seed,
+        directory=directory,
+        model=model,
+        sweep=sweep,
+        arm=arm,
+        scrpo_version=version("scrpo-cli"),
+        git_commit=git_commit(),
+        created_at=utc_now(),
+    )
+    try:
+        with db.write() as connection:
+            connection.execute(insert(RUN), row.model_dump())
+    except IntegrityError:
+        raise UserError(f"There is a run '{row.id}' already", db.where, "Choose another id, or resume it.") from None
+    return row.id
+
+
+def finish_run(db: Database, run_id: str, status: str, summary: Mapping[str, Any]) -> None:
+    """Close a run: `status` is done, failed or interrupted."""
+    if status not in RUN_STATUSES:
+        raise ValueError(f"status {status!r} is none of {RUN_STATUSES}")
+    values = {"status": status, "summary_json": json_text(summary), "finished_at": utc_now()}
+    with db.write() as connection:
+        connection.execute(update(RUN).where(RUN.c.id == run_id).values(values))
+
+
+def list_runs(
+    db: Database, *, limit: int | None = None, status: str | None = None, sweep: str | None = None
+) -> list[RunRow]:
+    """Runs, newest first."""
+    query = select(RUN).order_by(RUN.c.created_at.desc(), RUN.c.id.desc()).limit(limit)
+    for column, value in ((RUN.c.status, status), (RUN.c.sweep, sweep)):
+        query = query if value is None else query.where(column == value)
+    with db.read() as connection:
+        return [RunRow(**row) for row in connection.execute(query).mappings()]
+
+
+def resolve_run(db: Database, ref: str, *, command: str | None = None) -> RunRow:
+    """The run that `ref` names: an id, a unique prefix of one, or `last` (of `command`, if that is given)."""
+    runs = [run for run in list_runs(db) if command in (None, run.command)]
+    what = f"`scrpo {command}` runs" if command else "runs"
+    if not runs:
+        raise UserError(f"There are no {what} yet", db.where, "Name another database with --db, or start a run.")
+    if ref == "last":
+        return runs[0]
+    found = [run for run in runs if run.id == ref] or [run for run in runs if run.id.startswith(ref)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        fix = f"Write more of it: {listing(run.id for run in found)}."
+        raise UserError(f"'{ref}' begins the ids of {len(found)} {what}", db.where, fix)
+    near = difflib.get_close_matches(ref, [run.id for run in runs], n=3) or [runs[0].id]
+    raise UserError(f"There is no run '{ref}'", db.where, f"Nearest: {listing(near)}. `scrpo runs ls` lists them.")
+
+
+def listing(names: Iterable[str], most: int = 4) -> str:
+    """The first few of `names` for an error message."""
+    names = list(names)
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+
+
+def new_run_id() -> str:
+    suffix = "".join(secrets.choice(SUFFIX_LETTERS) for _ in range(4))
+    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{suffix}"
+
+
+def utc_now() -> str:
+    return f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
+
+
+def git_commit() -> str | None:
+    """The commit of the checkout that this very file belongs to, `-dirty` if it differs; none when it is installed.
+
+    Asking git about the file first keeps out the repository of a user whose virtual environment lies inside it.
+    """
+    ours = Path(__file__)
+    git = ["git", "-C", str(ours.parent)]
+    try:
+        subprocess.run([*git, "ls-files", "--error-unmatch", ours.name], check=True, capture_output=True, timeout=10)
+        describe = [*git, "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
+        return subprocess.run(describe, check=True, capture_output=True, text=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+# --- steps --------------------------------------------------------------------------------------------------------
+
+
+def record_step(db: Database, run_id: str, record: StepRecord) -> None:
+    """Write one step whole, in one transaction: problems, attempts, pool entries, retirements, metrics.
+
+    Errors: RunError if the step or an attempt of it is there already (a resumed run rewinds first); UserError if a
+    problem is known by the same source and id with another text or answer.
+    """
+    kept = [attempt_id for attempt_id, decision in record.decisions.items() if decision == KEPT]
+    if (kept or record.retired) and record.pool is None:
+        raise ValueError("a record with kept or retired attempts needs a pool")
+    entries = [{"pool": record.pool, "attempt_id": a, "run_id": run_id, "added_step": record.step} for a in kept]
+    metrics = {"run_id": run_id, "step": record.step, "phase": record.phase, "metrics_json": json_text(record.metrics)}
+    try:
+        with db.write() as connection:
+            insert_attempts(db, connection, run_id, record)
+            if entries:
+                connection.execute(insert(POOL_ENTRY), entries)
+            _retire(connection, run_id, record)
+            connection.execute(insert(STEP), metrics)
+    except IntegrityError as error:
+        raise _already_there(db, run_id, record.step, error) from error
+
+
+def insert_attempts(db: Database, connection: Connection, run_id: str, record: StepRecord) -> None:
+    """The problems (where new) and attempts of `record`."""
+    insert_problems(db, connection, [attempt.problem for attempt in record.attempts])
+    model = connection.scalar(select(RUN.c.model).where(RUN.c.id == run_id))
+    rows = [
+        attempt_row(attempt)
+        | {
+            "run_id": run_id,
+            "step": record.step,
+            "phase": record.phase,
+            "model": record.models.get(attempt.id, model),
+            "decision": record.decisions.get(attempt.id),
+        }
+        for attempt in record.attempts
+    ]
+    if rows:
+        connection.execute(insert(ATTEMPT), rows)
+
+
+def insert_problems(db: Database, connection: Connection, problems: Iterable[Problem]) -> None:
+    """Store new problems; refuse one that is known by the same key with another text or answer."""
+    unique = {(problem.source, problem.id, problem.text, problem.answer): problem for problem in problems}
+    db.insert_new(connection, PROBLEM, [problem_row(problem) for problem in unique.values()])
+    columns = (PROBLEM.c.source, PROBLEM.c.id, PROBLEM.c.text, PROBLEM.c.answer)
+    for source, keys in groupby(sorted(unique), key=lambda key: key[0]):
+        ids = [key[1] for key in keys]
+        for start in range(0, len(ids), CHUNK):
+            chunk = PROBLEM.c.id.in_(ids[start : start + CHUNK])
+            stored = connection.execute(select(*columns).where(PROBLEM.c.source == source, chunk))
+            for key in stored:
+                unique.pop(tuple(key), None)
+    if unique:
+        source, problem_id = next(iter(unique))[:2]
+        fix = "Give the changed problem another id or source, or use another database."
+        raise UserError(
+            f"Problem '{problem_id}' of '{source}' has another text or answer in the database", db.where, fix
+        )
+
+
+def _retire(connection: Connection, run_id: str, record: StepRecord) -> None:
+    if not record.retired:
+        return
+    entry = (POOL_ENTRY.c.pool == record.pool) & (POOL_ENTRY.c.attempt_id == bindparam("id"))
+    statement = update(POOL_ENTRY).where(entry, POOL_ENTRY.c.retired_step.is_(None))
+    statement = statement.values(retired_run_id=run_id, retired_step=record.step, retired_reason=bindparam("why"))
+    connection.execute(statement, [{"id": attempt_id, "why": reason} for attempt_id, reason in record.retired])
+
+
+def _already_there(db: Database, run_id: str, step: int, error: IntegrityError) -> RunError:
+    reason = str(error.orig).strip().split("\n")[0]
+    fix = "Nothing of this record was written. Is the run being written by two processes?"
+    return RunError(f"Cannot record step {step} of run '{run_id}': {reason}", db.where, fix)
+
+
+def rewind(db: Database, run_id: str, step: int) -> None:
+    """Drop what `run_id` wrote beyond `step` and mark it running again: attempts, the pool entries that it added,
+    metrics, evaluations; entries that it retired after `step` live again. -1 drops everything of the run.
+    """
+    dropped = select(ATTEMPT.c.id).where(ATTEMPT.c.run_id == run_id, ATTEMPT.c.step > step)
+    added = (POOL_ENTRY.c.run_id == run_id) & (POOL_ENTRY.c.added_step > step)
+    retired = (POOL_ENTRY.c.retired_run_id == run_id) & (POOL_ENTRY.c.retired_step > step)
+    alive = {"retired_run_id": None, "retired_step": None, "retired_reason": None}
+    with db.write() as connection:
+        connection.execute(delete(POOL_ENTRY).where(or_(added, POOL_ENTRY.c.attempt_id.in_(dropped))))
+        connection.execute(update(POOL_ENTRY).where(retired).values(alive))
+        for table in (ATTEMPT, STEP, EVALUATION):
+            connection.execute(delete(table).where(table.c.run_id == run_id, table.c.step > step))
+        connection.execute(update(RUN).where(RUN.c.id == run_id).values(status="running", finished_at=None))
+
+
+def attempts_of(db: Database, run_id: str, **filters: Any) -> list[Attempt]:
+    """Attempts of a run ordered by (step, id), where the columns named in `filters` equal a value or one of a list:
+    `attempts_of(db, run, phase="trial", verdict=["wrong", "unparsable"])`.
+    """
+    query = select(ATTEMPT, *PROBLEM_COLUMNS).join_from(ATTEMPT, PROBLEM, ATTEMPT_OF_PROBLEM)
+    query = query.where(ATTEMPT.c.run_id == run_id, *(_matches(name, value) for name, value in filters.items()))
+    with db.read() as connection:
+        rows = connection.execute(query.order_by(ATTEMPT.c.step, ATTEMPT.c.id)).mappings()
+        return [read_attempt(dict(row)) for row in rows]
+
+
+def _matches(name: str, value: Any) -> Any:
+    column = ATTEMPT.c[name]
+    return column.in_(value) if isinstance(value, list | tuple | set) else column == value
+
+
+@dataclass(frozen=True)
+class StepMetrics:
+    """The metrics of one recorded step; null where one was not a finite number."""
+
+    step: int
+    phase: str
+    metrics: dict[str, float | None]
+
+
+def steps_of(db: Database, run_id: str) -> list[StepMetrics]:
+    """Steps of a run with their metrics, in order."""
+    query = select(STEP).where(STEP.c.run_id == run_id).order_by(STEP.c.step, STEP.c.phase)
+    with db.read() as connection:
+        rows = connection.execute(query).mappings().all()
+    return [StepMetrics(row["step"], row["phase"], json.loads(row["metrics_json"])) for row in rows]
+
+
+# --- evaluations --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was scored on `benchmark` after `step` steps."""
+
+    step: int
+    benchmark: str
+    metrics: dict[str, Any]
+
+
+def record_evaluation(
+    db: Database, run_id: str, step: int, benchmark: str, metrics: Mapping[str, Any], attempts: Sequence[Attempt]
+) -> None:
+    """Write one evaluation with its answers (phase `eval:BENCHMARK`) in one transaction. Errors as in record_step."""
+    record = StepRecord(step=step, phase=f"eval:{benchmark}", attempts=attempts)
+    row = {"run_id": run_id, "step": step, "benchmark": benchmark, "metrics_json": json_text(metrics)}
+    try:
+        with db.write() as connection:
+            insert_attempts(db, connection, run_id, record)
+            connection.execute(insert(EVALUATION), row)
+    except IntegrityError as error:
+        raise _already_there(db, run_id, step, error) from error
+
+
+def evaluations_of(db: Database, run_id: str) -> list[Evaluation]:
+    """Evaluations of a run ordered by (benchmark, step)."""
+    query = select(EVALUATION).where(EVALUATION.c.run_id == run_id)
+    with db.read() as connection:
+        rows = connection.execute(query.order_by(EVALUATION.c.benchmark, EVALUATION.c.step)).mappings().all()
+    return [Evaluation(row["step"], row["benchmark"], json.loads(row["metrics_json"])) for row in rows]
+
+
+# --- the pool -----------------------------------------------------------------------------------------------------
+
+
+def waiting(db: Database, pool: str, now_step: int | None = None) -> list[PoolEntry]:
+    """The entries of `pool` that are alive, ordered by (added_step, attempt_id).
+
+    With `now_step`: as the pool stood once that step had been recorded.
+    """
+    alive: ColumnElement[bool] = POOL_ENTRY.c.retired_step.is_(None)
+    if now_step is not None:
+        alive = (POOL_ENTRY.c.added_step <= now_step) & or_(alive, POOL_ENTRY.c.retired_step > now_step)
+    query = entries(now_step).where(POOL_ENTRY.c.pool == pool, alive)
+    with db.read() as connection:
+        return [read_entry(dict(row)) for row in connection.execute(query).mappings()]
+
+
+def entries(now_step: int | None = None) -> Select:
+    """Pool entries with their attempt's and problem's columns, `uses` and `repairs`, by (added_step, attempt_id)."""
+    children = uses(now_step)
+    joined = POOL_ENTRY.join(ATTEMPT, ATTEMPT.c.id == POOL_ENTRY.c.attempt_id).join(PROBLEM, ATTEMPT_OF_PROBLEM)
+    columns = [column for column in ATTEMPT.c if column.name not in ("id", "run_id", "prompt_ids", "ids", "logprobs")]
+    count = (func.coalesce(children.c[name], literal(0)).label(name) for name in ("uses", "repairs"))
+    query = select(*POOL_ENTRY.c, *columns, *PROBLEM_COLUMNS, *count)
+    query = query.select_from(joined.outerjoin(children, children.c.parent_id == POOL_ENTRY.c.attempt_id))
+    return query.order_by(POOL_ENTRY.c.added_step, POOL_ENTRY.c.attempt_id)
+
+
+def uses(now_step: int | None = None) -> Subquery:
+    """For each pooled attempt that was used: how many attempts have it as parent, and how many of them are correct."""
+    repaired = func.sum(case((ATTEMPT.c.verdict == Verdict.CORRECT.value, 1), else_=0))
+    query = select(ATTEMPT.c.parent_id, func.count().label("uses"), repaired.label("repairs"))
+    query = query.where(ATTEMPT.c.parent_id.in_(select(POOL_ENTRY.c.attempt_id))).group_by(ATTEMPT.c.parent_id)
+    return (query if now_step is None else query.where(ATTEMPT.c.step <= now_step)).subquery()
+
+
+def read_entry(row: Mapping[str, Any]) -> PoolEntry:
+    return PoolEntry(
+        attempt_id=row["attempt_id"],
+        problem=read_problem(row),
+        response=row["text"],
+        extracted=row["extracted"],
+        added_step=row["added_step"],
+        uses=row["uses"],
+        repairs=row["repairs"],
+    )

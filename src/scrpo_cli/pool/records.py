@@ -1,0 +1,104 @@
+"""What is handed to the database in one piece, and rows from and to the types of the program."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from pydantic_core import to_json
+
+from scrpo_cli.types import Attempt, AttemptKind, Completion, FinishReason, Grade, Problem, Verdict
+
+KEPT = "kept"
+"""The filter decision that puts an attempt into the pool."""
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """Everything of one step; it is written whole or not at all.
+
+    `decisions` maps attempt ids to the filter's decision (`kept` enters `pool`), `retired` lists (attempt id, reason)
+    of entries of `pool` that end here, `models` names the model of attempts that were not made by the run's own.
+    """
+
+    step: int
+    phase: str
+    attempts: Sequence[Attempt]
+    decisions: Mapping[str, str] = field(default_factory=dict)
+    pool: str | None = None
+    retired: Sequence[tuple[str, str]] = ()
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    models: Mapping[str, str] = field(default_factory=dict)
+
+
+def json_text(data: Mapping[str, Any]) -> str:
+    """JSON with sorted keys; NaN and infinities, which JSON lacks, become null; numpy values become numbers."""
+    plain = json.loads(to_json(data, inf_nan_mode="null", fallback=lambda value: value.tolist()))
+    return json.dumps(plain, sort_keys=True, ensure_ascii=False)
+
+
+def problem_row(problem: Problem) -> dict[str, Any]:
+    row = {"source": problem.source, "id": problem.id, "text": problem.text, "answer": problem.answer}
+    return row | {"meta_json": json_text(problem.meta)}
+
+
+def attempt_row(attempt: Attempt) -> dict[str, Any]:
+    """The columns that an attempt itself knows; run, step, phase, model and decision are added by the writer."""
+    completion, grade = attempt.completion, attempt.grade
+    return {
+        "id": attempt.id,
+        "problem_source": attempt.problem.source,
+        "problem_id": attempt.problem.id,
+        "kind": attempt.kind.value,
+        "turn": attempt.turn,
+        "sample": attempt.sample,
+        "parent_id": attempt.parent,
+        "prompt_ids": np.asarray(completion.prompt_ids, dtype="<u4").tobytes(),
+        "ids": np.asarray(completion.ids, dtype="<u4").tobytes(),
+        "logprobs": np.asarray(completion.logprobs, dtype="<f4").tobytes(),
+        "text": completion.text,
+        "n_prompt_tokens": len(completion.prompt_ids),
+        "n_tokens": len(completion.ids),
+        "finish": completion.finish.value,
+        "policy_version": completion.policy_version,
+        "verdict": grade.verdict.value,
+        "extracted": grade.extracted,
+        "reason": grade.reason,
+        "grader": grade.grader,
+    }
+
+
+def read_problem(row: Mapping[str, Any]) -> Problem:
+    """From the columns of `problem`, with its text under the name `problem_text` so that it can stand in a join."""
+    return Problem(
+        id=row["problem_id"],
+        source=row["problem_source"],
+        text=row["problem_text"],
+        answer=row["answer"],
+        meta=json.loads(row["meta_json"]),
+    )
+
+
+def read_attempt(row: Mapping[str, Any]) -> Attempt:
+    """From the columns of `attempt` joined with its problem's; log-probs come back rounded to float32."""
+    completion = Completion(
+        prompt_ids=np.frombuffer(row["prompt_ids"], dtype="<u4").tolist(),
+        ids=np.frombuffer(row["ids"], dtype="<u4").tolist(),
+        logprobs=np.frombuffer(row["logprobs"], dtype="<f4").tolist(),
+        text=row["text"],
+        finish=FinishReason(row["finish"]),
+        policy_version=row["policy_version"],
+    )
+    return Attempt(
+        id=row["id"],
+        problem=read_problem(row),
+        completion=completion,
+        grade=Grade(Verdict(row["verdict"]), row["extracted"], row["reason"], row["grader"]),
+        kind=AttemptKind(row["kind"]),
+        turn=row["turn"],
+        sample=row["sample"],
+        parent=row["parent_id"],
+    )
