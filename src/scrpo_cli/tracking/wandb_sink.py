@@ -1,0 +1,165 @@
+"""Weights & Biases, which never stops or slows a run: every call to it happens on a daemon thread behind a bounded
+queue, the first failure is reported once, and the end has a deadline. Whatever gets lost here is in metrics.jsonl.
+
+Nothing else imports wandb. The W&B run id is ours, so a resumed run continues the same W&B run.
+"""
+
+from __future__ import annotations
+
+import netrc
+import os
+import shlex
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from queue import Full, Queue
+from typing import Any
+from urllib.parse import urlsplit
+
+from scrpo_cli.recipe.models import Recipe
+
+QUEUE_STEPS = 1000
+INIT_SECONDS = 30.0
+FINISH_SECONDS = 30.0
+_END = None
+
+
+def resolve_mode(mode: str) -> str:
+    """`auto` becomes `online` or `offline`: by WANDB_MODE when that is set, else by whether W&B is logged in."""
+    if mode != "auto":
+        return mode
+    asked = os.environ.get("WANDB_MODE", "")
+    if asked:
+        return {"disabled": "off", "dryrun": "offline", "offline": "offline"}.get(asked, "online")
+    return "online" if logged_in() else "offline"
+
+
+def logged_in() -> bool:
+    """Whether a key for W&B lies on this machine: WANDB_API_KEY, or the netrc that `wandb login` writes. No network."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    named = os.environ.get("NETRC")
+    paths = [Path(named)] if named else [Path.home() / ".netrc", Path.home() / "_netrc"]
+    return any(_has_key(path, host) for path in paths)
+
+
+def _has_key(path: Path, host: str) -> bool:
+    try:
+        return netrc.netrc(path).authenticators(host) is not None
+    except (OSError, netrc.NetrcParseError):  # no such file, or not one that a key can be read from
+        return False
+
+
+class WandbSink:
+    """Steps go into a queue; when that is full (W&B hangs) they are dropped and counted. `say` takes lines for the
+    reader: one warning at the first failure, and the command that uploads an offline run at the end.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        run_id: str,
+        recipe: Recipe,
+        mode: str,
+        say: Callable[[str], None],
+        init_seconds: float = INIT_SECONDS,
+        finish_seconds: float = FINISH_SECONDS,
+    ) -> None:
+        self._run_dir, self._run_id, self._recipe, self._mode, self._say = run_dir, run_id, recipe, mode, say
+        self._init_seconds, self._finish_seconds = init_seconds, finish_seconds
+        self._queue: Queue[tuple[int, Mapping[str, float]] | None] = Queue(QUEUE_STEPS)
+        self._summary: Mapping[str, Any] = {}
+        self._failed = self._warned = False
+        self._lost = 0
+        self._thread = threading.Thread(target=self._work, name="wandb-sink", daemon=True)
+        self._thread.start()
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        try:
+            self._queue.put_nowait((step, metrics))
+        except Full:
+            self._lost += 1
+
+    def event(self, text: str) -> None:
+        """Lines for the reader stay on this machine."""
+
+    def finish(self, summary: Mapping[str, Any], failed: bool) -> None:
+        """Wait for what is queued, at most `finish_seconds`."""
+        self._summary, self._failed = summary, failed
+        deadline = time.monotonic() + self._finish_seconds
+        try:
+            self._queue.put(_END, timeout=self._finish_seconds)
+            self._thread.join(max(0.0, deadline - time.monotonic()))
+        except Full:
+            self._lost += 1
+        if self._thread.is_alive():
+            self._warn(f"it did not finish within {self._finish_seconds:.0f} s")
+        elif self._lost:
+            self._warn(f"{self._lost} steps did not reach it")
+        if self._offline_dirs():
+            self._say(f"W&B run kept offline; upload it with: {self.sync_command}")
+
+    @property
+    def sync_command(self) -> str:
+        """Uploads every offline part of this run, the resumed ones after the first."""
+        return shlex.join(["wandb", "sync", *map(str, self._offline_dirs())])
+
+    def _offline_dirs(self) -> list[Path]:
+        return sorted((self._run_dir / "wandb").glob(f"offline-run-*-{self._run_id}"))
+
+    def _work(self) -> None:
+        """The thread: everything that touches wandb."""
+        try:
+            run = self._init()
+            while (item := self._queue.get()) is not _END:
+                self._send(run, *item)
+            run.summary.update(dict(self._summary))
+            run.finish(exit_code=int(self._failed))
+        except Exception as error:  # noqa: BLE001 a tracker must not stop a run, whatever it raises
+            self._warn(f"{type(error).__name__}: {error}")
+
+    def _send(self, run: Any, step: int, metrics: Mapping[str, float]) -> None:
+        try:
+            run.log({"step": step, **metrics})
+        except Exception as error:  # noqa: BLE001 one failed step must not cost the ones after it
+            self._lost += 1
+            self._warn(f"{type(error).__name__}: {error}")
+
+    def _init(self) -> Any:
+        if self._mode == "online":
+            try:
+                return self._start("online")
+            except Exception as error:  # noqa: BLE001 no network, no permission, an outage: keep it for later
+                self._warn(f"{type(error).__name__}: {error}; it goes on offline")
+        return self._start("offline")
+
+    def _start(self, mode: str) -> Any:
+        import wandb
+
+        options = self._recipe.tracking.wandb
+        settings = wandb.Settings(
+            init_timeout=self._init_seconds, finish_timeout=self._finish_seconds, console="off", silent=True
+        )
+        run = wandb.init(
+            project=options.project,
+            entity=options.entity,
+            group=options.group,
+            tags=options.tags,
+            id=self._run_id,
+            name=f"{self._recipe.name} {self._run_id}",
+            dir=str(self._run_dir),
+            config=self._recipe.model_dump(mode="json"),
+            mode="online" if mode == "online" else "offline",
+            resume="allow",
+            reinit="create_new",
+            settings=settings,
+        )
+        run.define_metric("*", step_metric="step")
+        return run
+
+    def _warn(self, reason: str) -> None:
+        if not self._warned:
+            self._warned = True
+            self._say(f"W&B: {reason}. The run goes on; metrics.jsonl has every step.")

@@ -1,0 +1,89 @@
+import io
+
+from rich.console import Console
+
+from scrpo_cli.recipe.models import OptimConfig, Recipe
+from scrpo_cli.tracking.console import ConsoleSink, describe_eval, describe_step, sparkline
+
+RECIPE = Recipe(name="tiny", optim=OptimConfig(steps=10, max_generated_tokens=5000))
+STEP = {"trial/reward": 0.25, "trial/accuracy": 0.25, "pool/size": 3, "rollout/tokens": 900, "seconds/sample": 1.5}
+EVAL = {"eval/accuracy": 0.551, "eval/accuracy_lo": 0.48, "eval/accuracy_hi": 0.622, "eval/repair_rate": 0.41}
+
+
+def console(terminal: bool, quiet: bool = False) -> Console:
+    return Console(file=io.StringIO(), force_terminal=terminal, width=120, quiet=quiet)
+
+
+def text_of(sink: ConsoleSink) -> str:
+    screen = Console(file=io.StringIO(), width=120)
+    screen.print(sink.render())
+    return screen.file.getvalue()
+
+
+def test_one_plain_line_a_step_without_a_terminal():
+    screen = console(terminal=False)
+    sink = ConsoleSink(screen, RECIPE)
+    sink.log(1, STEP)
+    sink.log(2, {"reflect/fix_rate": 0.5})
+    sink.event("saved [step 2]")
+    sink.finish({}, failed=False)
+    assert screen.file.getvalue().splitlines() == [
+        "step 1/10  reward 0.25  accuracy 25%  pool 3  tokens/s 600",
+        "step 2/10  fix rate 50%",
+        "saved [step 2]",
+    ]
+
+
+def test_quiet_says_nothing():
+    for terminal in (False, True):
+        screen = console(terminal, quiet=True)
+        sink = ConsoleSink(screen, RECIPE)
+        sink.log(1, STEP)
+        sink.event("saved")
+        sink.finish({}, failed=False)
+        assert screen.file.getvalue() == ""
+
+
+def test_live_display_on_a_terminal():
+    screen = console(terminal=True)
+    sink = ConsoleSink(screen, RECIPE, start=4)
+    sink.log(5, STEP | EVAL | {"tokens/total": 1200})
+    sink.event("adapter saved")
+    sink.finish({}, failed=False)
+    assert "adapter saved" in screen.file.getvalue()
+    shown = text_of(sink)
+    for part in (
+        "5/10",
+        "1200/5000",
+        "reward 0.25",
+        "pool 3",
+        "tokens/s 600",
+        "first-answer accuracy",
+        describe_eval(5, EVAL),
+    ):
+        assert part in shown
+
+
+def test_display_keeps_the_first_and_the_last_evaluations():
+    sink = ConsoleSink(console(terminal=False), RECIPE)
+    for step in range(8):
+        sink.log(step, {"eval/accuracy": step / 10})
+    shown = text_of(sink)
+    assert "step 0: 0.0%" in shown
+    assert "step 7: 70.0%" in shown
+    assert "step 3:" not in shown
+
+
+def test_an_undefined_accuracy_is_no_harm():
+    sink = ConsoleSink(console(terminal=False), RECIPE)
+    sink.log(1, {"trial/accuracy": float("nan")})
+    assert "first-answer accuracy" not in text_of(sink)
+
+
+def test_eval_in_words():
+    assert describe_eval(40, EVAL) == "eval at step 40: 55.1% [48.0, 62.2], repairs 41.0%"
+    assert describe_step(40, 60, EVAL).endswith(describe_eval(40, EVAL))
+
+
+def test_sparkline():
+    assert sparkline([0.0, 0.5, 0.99, 1.0]) == "▁▅██"
