@@ -82,6 +82,9 @@ class TaskConfig(Section):
     name: Literal["tiny", "math"] = "tiny"
     train: ProblemsConfig = ProblemsConfig(source="tiny", split="train")
     validation: ProblemsConfig | None = None
+    """Evaluated every eval.every steps."""
+    test: ProblemsConfig | None = None
+    """Evaluated before the first and after the last step; none: validation."""
     system: str | None = None
     prompt: str = "{problem}"
     """First turn; `{problem}` is replaced."""
@@ -102,7 +105,7 @@ class TaskConfig(Section):
 
 
 class RolloutConfig(Section):
-    engine: Literal["transformers", "fake"] = "transformers"
+    engine: Literal["transformers"] = "transformers"
     temperature: Positive = 1.0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     max_tokens: PositiveInt = 1024
@@ -248,7 +251,7 @@ class OptimConfig(Section):
 
 class EvalConfig(Section):
     every: PositiveInt | None = None
-    """Steps between evaluations on task.validation; none: before the first and after the last step."""
+    """Steps between evaluations on task.validation; none: only before the first and after the last step."""
     benchmarks: list[str] = []
     """What `scrpo eval` runs: data set names, each graded by the task."""
     limit: PositiveInt | None = None

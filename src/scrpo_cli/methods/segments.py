@@ -1,0 +1,54 @@
+"""A correction's two segments, reflection and corrected solution: as text for grading, as token masks for credit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from scrpo_cli.recipe.models import ReflectionConfig
+
+
+def solution_start(text: str, cfg: ReflectionConfig) -> int | None:
+    """Index of the character after the solution marker, or None without one.
+
+    The last marker outside a thinking block counts: a model that thinks may rehearse the headings.
+    """
+    after_think = text.rfind("</think>") + 1
+    at = text.rfind(cfg.solution, after_think)
+    return None if at < 0 else at + len(cfg.solution)
+
+
+def graded_text(text: str, cfg: ReflectionConfig) -> str | None:
+    """The part of a correction that is graded; None where the marker is missing and required (reward 0)."""
+    start = solution_start(text, cfg)
+    if start is not None:
+        return text[start:]
+    return None if cfg.require_marker else text
+
+
+def tokens_covering(ids: Sequence[int], chars: int, tokenizer: Any) -> int:
+    """Least t such that the first t tokens decode to at least `chars` characters; binary search over prefixes."""
+    low, high = 0, len(ids)
+    while low < high:
+        mid = (low + high) // 2
+        if len(tokenizer.decode(list(ids[:mid]))) >= chars:
+            high = mid
+        else:
+            low = mid + 1
+    return low
+
+
+def reflection_mask(ids: Sequence[int], text: str, cfg: ReflectionConfig, tokenizer: Any) -> np.ndarray:
+    """(T,) 1 on reflection tokens: all before the solution segment, the marker included; a token that straddles the
+    border belongs to the reflection. Without a marker all is reflection. `think_is_reflection: false` leaves out what
+    comes before the end of the thinking block.
+    """
+    mask_T = np.ones(len(ids), dtype=np.float32)
+    start = solution_start(text, cfg)
+    if start is not None:
+        mask_T[tokens_covering(ids, start, tokenizer) :] = 0
+    if not cfg.think_is_reflection and "</think>" in text:
+        mask_T[: tokens_covering(ids, text.rfind("</think>") + len("</think>"), tokenizer)] = 0
+    return mask_T

@@ -1,0 +1,94 @@
+"""Messages to token ids, and second turns that extend the ids of the first instead of tokenizing it again.
+
+Re-tokenising a sampled answer can give other ids than were sampled. Where the chat template keeps earlier turns as a
+prefix, the second prompt is `prompt ids + completion ids + ids of the template's suffix`; where it does not (templates
+that drop earlier `<think>` blocks), the second prompt is rendered as a sequence of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from scrpo_cli.errors import UserError
+from scrpo_cli.recipe.models import ReflectionConfig, TaskConfig
+from scrpo_cli.types import Completion, FinishReason, Message, Problem
+
+
+class Chat:
+    """A tokenizer with its chat template."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        if not getattr(tokenizer, "chat_template", None):
+            raise UserError(
+                "The tokenizer has no chat template.",
+                f"model: {tokenizer.name_or_path}",
+                "Use an instruction-tuned model, or put a `chat_template.jinja` beside its tokenizer.",
+            )
+        self.tokenizer = tokenizer
+
+    def render(self, messages: Sequence[Message]) -> str:
+        """The prompt text, up to where the assistant starts to write."""
+        return self.tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False)
+
+    def ids(self, messages: Sequence[Message]) -> list[int]:
+        """Prompt token ids; the template writes special tokens itself, so none are added."""
+        return self.tokenizer.encode(self.render(messages), add_special_tokens=False)
+
+    def suffix(self, messages: Sequence[Message], follow_up: str) -> str | None:
+        """What the template writes between an assistant's answer (its end token included) and the next one, or None
+        where the template does not keep the earlier turns, or where no end token follows the answer.
+        """
+        probe = "<probe answer>"
+        first = self.render(messages) + probe
+        both = self.render([*messages, assistant(probe), user(follow_up)])
+        end = self.tokenizer.eos_token or ""
+        if not both.startswith(first + end):
+            return None
+        return both[len(first + end) :]
+
+    def second_turn(self, messages: Sequence[Message], completion: Completion, follow_up: str) -> list[int]:
+        """Prompt ids of a second turn after a sampled first one: an extension of its ids where that is possible."""
+        suffix = self.suffix(messages, follow_up)
+        extends = completion.finish is FinishReason.STOP and completion.ids[-1] == self.tokenizer.eos_token_id
+        if suffix is None or not extends:
+            return self.ids([*messages, assistant(completion.text), user(follow_up)])
+        return [*completion.prompt_ids, *completion.ids, *self.tokenizer.encode(suffix, add_special_tokens=False)]
+
+    @property
+    def keeps_turns(self) -> bool:
+        """Whether the template keeps an earlier exchange, thinking included, as a prefix of the next prompt."""
+        messages = [user("q")]
+        thinking = assistant("<think>t</think>a")
+        text = self.render([*messages, thinking, user("f")])
+        return self.suffix(messages, "f") is not None and "<think>t</think>a" in text
+
+
+def user(content: str) -> Message:
+    return {"role": "user", "content": content}
+
+
+def assistant(content: str) -> Message:
+    return {"role": "assistant", "content": content}
+
+
+def shown_part(response: str, cfg: ReflectionConfig, tokenizer: Any) -> str:
+    """What a reflection prompt shows of the earlier answer: the shortening is on the answer, never on the instruction."""
+    if cfg.show == "full":
+        return response
+    if cfg.show == "answer_part" and "</think>" in response:
+        response = response.rsplit("</think>", 1)[1].lstrip()
+    ids = tokenizer.encode(response, add_special_tokens=False)
+    return response if len(ids) <= cfg.tail_tokens else tokenizer.decode(ids[-cfg.tail_tokens :])
+
+
+def reflection_messages(
+    task: TaskConfig, first: Sequence[Message], problem: Problem, response: str, tokenizer: Any
+) -> list[Message]:
+    """ScRPO's T(q, y_bad): the problem, the shown part of the wrong answer, and the request to reflect and correct."""
+    cfg = task.reflection
+    ask = task.reflect_prompt if cfg.reveal_wrong else task.check_prompt
+    ask = ask.replace("{analysis}", cfg.analysis).replace("{solution}", cfg.solution)
+    if cfg.give_truth:
+        ask += f" The right answer is {problem.answer}."
+    return [*first, assistant(shown_part(response, cfg, tokenizer)), user(ask)]

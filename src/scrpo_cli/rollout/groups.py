@@ -1,0 +1,76 @@
+"""Asks to graded groups: the one path on which training, collect, correct and eval sample and grade."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from scrpo_cli.methods.segments import graded_text
+from scrpo_cli.recipe.models import ReflectionConfig
+from scrpo_cli.rollout.base import Engine, RowKey, Sampling
+from scrpo_cli.rollout.chat import Chat
+from scrpo_cli.tasks.base import Task
+from scrpo_cli.types import Ask, Attempt, AttemptKind, Completion, Grade, Group, Problem, Verdict
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where attempts come from: ids are `prefix:group:sample`, randomness is (seed, step, purpose, row)."""
+
+    prefix: str
+    seed: int
+    step: int
+    purpose: str
+
+
+def sample_asks(
+    engine: Engine, chat: Chat, asks: Sequence[Ask], sampling: Sampling, origin: Origin
+) -> list[list[Completion]]:
+    """`ask.samples` completions of every ask."""
+    prompts = [ids for ask in asks for ids in [chat.ids(ask.messages)] * ask.samples]
+    return by_ask(asks, sample_prompts(engine, prompts, sampling, origin))
+
+
+def sample_prompts(
+    engine: Engine, prompts: Sequence[Sequence[int]], sampling: Sampling, origin: Origin
+) -> list[Completion]:
+    keys = [RowKey(origin.seed, origin.step, origin.purpose, i) for i in range(len(prompts))]
+    return engine.generate(prompts, sampling, keys)
+
+
+def by_ask(asks: Sequence[Ask], flat: Sequence[Completion]) -> list[list[Completion]]:
+    rest = iter(flat)
+    return [[next(rest) for _ in range(ask.samples)] for ask in asks]
+
+
+def grade_groups(
+    task: Task,
+    reflection: ReflectionConfig,
+    asks: Sequence[Ask],
+    completions: Sequence[Sequence[Completion]],
+    origin: Origin,
+) -> list[Group]:
+    """Grade all completions at once (the task does it in parallel) and put them into groups."""
+    pairs = [(ask, c) for ask, group in zip(asks, completions, strict=True) for c in group]
+    grades = iter(grade_texts(task, reflection, [(ask.problem, ask.kind, c.text) for ask, c in pairs]))
+    groups = []
+    for g, (ask, sampled) in enumerate(zip(asks, completions, strict=True)):
+        parent = ask.parent.attempt_id if ask.parent else None
+        turn = 1 if ask.kind is AttemptKind.FIRST else 2
+        attempts = [
+            Attempt(f"{origin.prefix}:{g}:{s}", ask.problem, c, next(grades), ask.kind, turn, s, parent)
+            for s, c in enumerate(sampled)
+        ]
+        groups.append(Group(ask, attempts))
+    return groups
+
+
+def grade_texts(
+    task: Task, reflection: ReflectionConfig, rows: Sequence[tuple[Problem, AttemptKind, str]]
+) -> list[Grade]:
+    """One grade a row. Of a correction only the solution segment is graded; without it the verdict is unparsable."""
+    parts = [graded_text(text, reflection) if kind is AttemptKind.CORRECTION else text for _, kind, text in rows]
+    given = [(problem, part) for (problem, _, _), part in zip(rows, parts, strict=True) if part is not None]
+    grades = iter(task.grade(given))
+    missing = Grade(Verdict.UNPARSABLE, None, f"no {reflection.solution!r} marker", task.grader)
+    return [missing if part is None else next(grades) for part in parts]

@@ -1,0 +1,56 @@
+"""What a method may ask, phrased by the task and its chat template; implements `methods.base.Prompts`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+
+from scrpo_cli.errors import UserError
+from scrpo_cli.methods.segments import reflection_mask
+from scrpo_cli.recipe.models import Recipe
+from scrpo_cli.rng import generator
+from scrpo_cli.rollout.chat import Chat, reflection_messages
+from scrpo_cli.tasks.base import Task
+from scrpo_cli.types import Ask, AttemptKind, PoolEntry, Problem
+
+
+class TaskPrompts:
+    """The prompts of a run: problems of its training split in a stateless order, first turns and reflections."""
+
+    def __init__(self, recipe: Recipe, task: Task, chat: Chat, problems: Sequence[Problem]) -> None:
+        self.recipe, self.task, self.chat, self.all = recipe, task, chat, problems
+        self.per_step = recipe.optim.prompts_per_step
+        self._epoch = lru_cache(maxsize=2)(lambda epoch: generator(recipe.seed, epoch, "order").permutation(len(problems)))
+
+    def problems(self, step: int) -> list[Problem]:
+        """Slots [step * P, (step + 1) * P) of an endless stream of shuffled epochs."""
+        slots = range(step * self.per_step, (step + 1) * self.per_step)
+        return [self.all[int(self._epoch(slot // len(self.all))[slot % len(self.all)])] for slot in slots]
+
+    def first(self, problem: Problem, samples: int) -> Ask:
+        return Ask(problem, self.task.messages(problem), samples)
+
+    def reflection(self, entry: PoolEntry, samples: int) -> Ask:
+        first = self.task.messages(entry.problem)
+        messages = reflection_messages(self.recipe.task, first, entry.problem, entry.response, self.chat.tokenizer)
+        return Ask(entry.problem, messages, samples, AttemptKind.CORRECTION, entry)
+
+    def reflection_mask(self, ids: Sequence[int], text: str) -> np.ndarray:
+        return reflection_mask(ids, text, self.recipe.task.reflection, self.chat.tokenizer)
+
+
+def check_prompt_budget(recipe: Recipe, task: Task, chat: Chat, problems: Sequence[Problem]) -> None:
+    """Refuse a data set with a prompt over `task.max_prompt_tokens` before anything is sampled."""
+    if not problems:
+        raise UserError("The data set is empty.", f"task: {recipe.task.train}", "Check task.train.source, split, limit.")
+    limit = recipe.task.max_prompt_tokens
+    over = [(p, n) for p in problems if (n := len(chat.ids(task.messages(p)))) > limit]
+    if over:
+        worst, tokens = max(over, key=lambda pair: pair[1])
+        raise UserError(
+            f"{len(over)} of {len(problems)} prompts are over the budget of {limit} tokens.",
+            f"task.max_prompt_tokens; the longest is {worst.source} {worst.id} with {tokens} tokens",
+            f"Raise it (--set task.max_prompt_tokens={tokens}) or leave such problems out of the data.",
+        )

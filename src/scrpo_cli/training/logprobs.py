@@ -1,0 +1,71 @@
+"""Log-probs of completion tokens under the policy, without ever holding the logits of a whole batch.
+
+Rows are right-padded for the forward pass; only the hidden states that predict a completion token are kept, as a flat
+(N, H) matrix, and the output layer is applied to a chunk of them at a time, recomputed in the backward pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.utils.checkpoint import checkpoint
+
+
+def completion_logprobs(
+    model: Any, rows: Sequence[tuple[Sequence[int], Sequence[int]]], temperature: float, chunk: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-prob and entropy (both (N,), float32) of every completion token, rows after one another.
+
+    `rows` are (prompt ids, completion ids). Both are at the sampling temperature: log softmax(logits / temperature).
+    """
+    hidden_NH, targets_N = completion_states(model, rows)
+    weight_VH, bias_V = output_layer(model)
+    parts = [
+        checkpoint(chunk_logprobs, h, t, weight_VH, bias_V, temperature, use_reentrant=False)
+        for h, t in zip(hidden_NH.split(chunk), targets_N.split(chunk), strict=True)
+    ]
+    return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
+
+
+def chunk_logprobs(
+    hidden_CH: torch.Tensor,
+    targets_C: torch.Tensor,
+    weight_VH: torch.Tensor,
+    bias_V: torch.Tensor | None,
+    temperature: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    logits_CV = torch.nn.functional.linear(hidden_CH, weight_VH, bias_V).float() / temperature
+    logp_CV = torch.log_softmax(logits_CV, dim=-1)
+    entropy_C = -(logp_CV.detach().exp() * logp_CV.detach()).sum(-1)  # a metric: no gradient
+    return logp_CV.gather(1, targets_C.unsqueeze(1)).squeeze(1), entropy_C
+
+
+def completion_states(
+    model: Any, rows: Sequence[tuple[Sequence[int], Sequence[int]]]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Hidden states (N, H) at the positions that predict the N completion tokens, and those tokens (N,).
+
+    Token t of a completion is predicted by the state one position earlier, so row i gives states P-1 .. P+T-2.
+    """
+    device = model.device
+    lengths = [len(p) + len(c) for p, c in rows]
+    ids_BL = torch.zeros((len(rows), max(lengths)), dtype=torch.long)
+    mask_BL = torch.zeros_like(ids_BL)
+    predicts_BL = torch.zeros_like(ids_BL, dtype=torch.bool)
+    for i, (prompt, completion) in enumerate(rows):  # by lengths, never by token values
+        ids_BL[i, : lengths[i]] = torch.tensor([*prompt, *completion])
+        mask_BL[i, : lengths[i]] = 1
+        predicts_BL[i, len(prompt) - 1 : lengths[i] - 1] = True
+    decoder = model.get_base_model().get_decoder() if hasattr(model, "get_base_model") else model.get_decoder()
+    hidden_BLH = decoder(
+        input_ids=ids_BL.to(device), attention_mask=mask_BL.to(device), use_cache=False
+    ).last_hidden_state
+    targets_N = torch.tensor([t for _, completion in rows for t in completion], device=device)
+    return hidden_BLH[predicts_BL.to(device)], targets_N
+
+
+def output_layer(model: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
+    layer = model.get_output_embeddings()
+    return layer.weight, getattr(layer, "bias", None)

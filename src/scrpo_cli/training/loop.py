@@ -1,0 +1,116 @@
+"""The training loop: plan -> sample -> grade -> record -> credit -> update -> sync -> evaluate -> commit."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from scrpo_cli.errors import Interrupted, RunError
+from scrpo_cli.methods.base import Plan, PoolChange
+from scrpo_cli.pool.queries import evaluation_of, record_evaluation, record_step, waiting
+from scrpo_cli.pool.records import StepRecord
+from scrpo_cli.rollout.groups import Origin, grade_groups, sample_asks
+from scrpo_cli.training import health
+from scrpo_cli.training.session import Session
+from scrpo_cli.types import Group
+
+
+def train(run: Session) -> dict[str, Any]:
+    """Run to the end of the budget and return the evaluations before and after, by label.
+
+    Raises Interrupted after a signal, with the step in hand saved.
+    """
+    evaluations = {"before": evaluate(run, "before") if run.progress.step == 0 else known(run, "before")}
+    while not run.finished:
+        step = run.progress.step + 1
+        clock = Clock()
+        pool = waiting(run.db, run.pool)
+        plan = run.method.plan(step, pool)
+        with clock("sample"):
+            origin = Origin(f"{run.run_id}:{step}", run.recipe.seed, step, "rollout")
+            completions = sample_asks(run.engine, run.chat, plan.asks, run.sampling, origin)
+        with clock("grade"):
+            groups = grade_groups(run.task, run.recipe.task.reflection, plan.asks, completions, origin)
+        change = run.method.curate(step, groups, pool)
+        credits = run.method.credit(groups)
+        with clock("train"):
+            stats = run.updater.update(step, [c for group in completions for c in group], credits)
+        run.engine.sync(run.policy.version)
+        metrics = stats | health.step_metrics(plan, groups, credits, pool, step) | clock.metrics()
+        commit(run, step, plan, groups, change, metrics)
+        if step % run.recipe.checkpoint.every == 0 or run.finished or run.stop.asked:
+            run.save()
+        if run.recipe.eval.every and step % run.recipe.eval.every == 0 and not run.finished:
+            evaluate(run, f"step{step}")
+        if run.stop.asked and not run.finished:
+            raise Interrupted(f"Stopped after step {step}; everything so far is saved.", str(run.directory), resume(run))
+    evaluations["after"] = known(run, "after") or evaluate(run, "after")
+    return evaluations
+
+
+def commit(
+    run: Session, step: int, plan: Plan, groups: Sequence[Group], change: PoolChange, metrics: dict[str, float]
+) -> None:
+    """One transaction for everything of the step; then the metrics file. A checkpoint comes only after both."""
+    attempts = [a for g in groups for a in g.attempts]
+    generated = run.progress.generated_tokens + sum(len(a.completion.ids) for a in attempts)
+    metrics["tokens/total"] = generated
+    if bad := [k for k, v in metrics.items() if v != v]:
+        raise RunError(
+            f"Step {step} measured NaN in {', '.join(bad)}; nothing of it was kept.",
+            str(run.directory),
+            f"Lower optim.lr or raise kl.beta, then {resume(run)}",
+        )
+    record_step(
+        run.db,
+        run.run_id,
+        StepRecord(step, plan.phase, attempts, dict(change.decisions), run.pool, list(change.retired), metrics),
+    )
+    run.progress.step, run.progress.generated_tokens = step, generated
+    run.tracker.log(step, metrics)
+
+
+def evaluate(run: Session, label: str) -> dict[str, Any] | None:
+    """Evaluate on the run's benchmark, store every sample, log the headline numbers; None without a benchmark."""
+    found = run.benchmark() if label in ("before", "after") else run.problems_of("validation")
+    if found is None:
+        return None
+    name, problems = found
+    step = run.progress.step
+    result = run.evaluator.run(problems, f"{run.run_id}:{step}:{name}:{label}", name)
+    record_evaluation(run.db, run.run_id, step, f"{name}:{label}", result.metrics, result.attempts)
+    run.tracker.log(step, health.evaluation_metrics(result.metrics))
+    return result.metrics
+
+
+def known(run: Session, label: str) -> dict[str, Any] | None:
+    """An evaluation that an earlier part of this run has stored."""
+    found = run.benchmark()
+    return evaluation_of(run.db, run.run_id, f"{found[0]}:{label}") if found else None
+
+
+def resume(run: Session) -> str:
+    return f"scrpo train --resume {run.run_id}"
+
+
+class Clock:
+    """Seconds by phase of one step."""
+
+    def __init__(self) -> None:
+        self.start = time.perf_counter()
+        self.seconds: dict[str, float] = defaultdict(float)
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[phase] += time.perf_counter() - start
+
+    def metrics(self) -> dict[str, float]:
+        total = time.perf_counter() - self.start
+        return {f"seconds/{k}": v for k, v in self.seconds.items()} | {"seconds/step": total}

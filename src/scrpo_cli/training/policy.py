@@ -1,0 +1,150 @@
+"""The policy: a base model with a LoRA adapter on it. The reference is the same module with the adapter off."""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig as PeftLoraConfig
+from peft import PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from scrpo_cli.assets import embedded_model_dir
+from scrpo_cli.errors import UserError
+from scrpo_cli.recipe.models import ModelConfig
+
+SMALL_MODEL = 50_000_000  # below this, several threads cost more than they bring and collapse on a busy machine
+
+
+@dataclass
+class Policy:
+    """`model` is a PeftModel; `version` counts adapter updates."""
+
+    model: Any
+    tokenizer: Any
+    version: int = 0
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    def reference(self) -> AbstractContextManager[None]:
+        """Inside, the adapter is off: the reference policy."""
+        return self.model.disable_adapter()
+
+    def trainable(self) -> list[torch.nn.Parameter]:
+        return [p for p in self.model.parameters() if p.requires_grad]
+
+    def adapter_hash(self) -> str:
+        """SHA-256 over the trainable weights, in name order."""
+        digest = hashlib.sha256()
+        for name, p in sorted(self.model.named_parameters()):
+            if p.requires_grad:
+                digest.update(name.encode())
+                digest.update(p.detach().float().cpu().numpy().tobytes())
+        return digest.hexdigest()
+
+
+def model_path(name: str) -> str:
+    """`tiny` is the embedded model; anything else is a local directory or a hub name."""
+    return str(embedded_model_dir()) if name == "tiny" else name
+
+
+def pick_device(cfg: ModelConfig) -> str:
+    if cfg.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("model.device is cuda and this machine has no usable CUDA GPU.", "", "Use device: auto or cpu.")
+    return ("cuda" if torch.cuda.is_available() else "cpu") if cfg.device == "auto" else cfg.device
+
+
+def pick_dtype(cfg: ModelConfig, device: str) -> torch.dtype:
+    if cfg.dtype == "auto":
+        return torch.bfloat16 if device == "cuda" else torch.float32
+    return getattr(torch, cfg.dtype)
+
+
+def load_tokenizer(cfg: ModelConfig) -> Any:
+    path = model_path(cfg.name)
+    try:
+        return AutoTokenizer.from_pretrained(path, revision=cfg.revision, trust_remote_code=cfg.trust_remote_code)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as err:
+        raise UserError(
+            f"No tokenizer could be loaded: {first_line(err)}",
+            f"model.name: {cfg.name}",
+            "Give a directory that holds tokenizer.json (or a hub name with network access).",
+        ) from err
+
+
+def load_base_model(cfg: ModelConfig) -> Any:
+    """The base model on its device, frozen."""
+    device = pick_device(cfg)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            model_path(cfg.name),
+            revision=cfg.revision,
+            dtype=pick_dtype(cfg, device),
+            attn_implementation=cfg.attn,
+            trust_remote_code=cfg.trust_remote_code,
+        )
+    except (OSError, ValueError, KeyError, ImportError) as err:
+        raise UserError(
+            f"The model could not be loaded: {first_line(err)}",
+            f"model.name: {cfg.name}",
+            "Give a directory with config.json and weights, or a hub name; `scrpo doctor --recipe R` checks it.",
+        ) from err
+    refuse_scaled_logits(model)
+    set_threads(cfg, sum(p.numel() for p in model.parameters()))
+    model.requires_grad_(False)
+    return model.to(device)
+
+
+def refuse_scaled_logits(model: Any) -> None:
+    """Log-probs come from hidden states and the output layer; models that do more to their logits would be wrong."""
+    for key in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
+        if getattr(model.config, key, None) not in (None, 1, 1.0):
+            raise UserError(
+                f"This architecture changes its logits after the output layer ({key}), which is not supported.",
+                f"model: {model.config.model_type}",
+                "Use a model without it (Qwen, Llama, Mistral families).",
+            )
+
+
+def set_threads(cfg: ModelConfig, parameters: int) -> None:
+    if cfg.threads is not None:
+        torch.set_num_threads(cfg.threads)
+    elif parameters < SMALL_MODEL:
+        torch.set_num_threads(1)
+
+
+def load_policy(cfg: ModelConfig, seed: int) -> Policy:
+    """Base model, tokenizer and adapter: the one at `cfg.adapter`, or a fresh one that starts as the identity."""
+    tokenizer = load_tokenizer(cfg)
+    base = load_base_model(cfg)
+    if cfg.gradient_checkpointing:
+        base.gradient_checkpointing_enable()
+        base.enable_input_require_grads()
+    return Policy(add_adapter(base, cfg, seed), tokenizer)
+
+
+def add_adapter(base: Any, cfg: ModelConfig, seed: int) -> Any:
+    if cfg.adapter:
+        if not (Path(cfg.adapter) / "adapter_config.json").is_file():
+            raise UserError("Not an adapter directory: adapter_config.json is missing.", cfg.adapter, "Check the path.")
+        return PeftModel.from_pretrained(base, cfg.adapter, is_trainable=True)
+    lora = PeftLoraConfig(
+        r=cfg.lora.r,
+        lora_alpha=cfg.lora.alpha,
+        lora_dropout=cfg.lora.dropout,
+        target_modules=cfg.lora.targets,
+        task_type="CAUSAL_LM",
+    )
+    with torch.random.fork_rng():  # peft draws the adapter's start from the global stream
+        torch.manual_seed(seed)
+        return get_peft_model(base, lora)
+
+
+def first_line(err: BaseException) -> str:
+    return (str(err).strip() or type(err).__name__).splitlines()[0]

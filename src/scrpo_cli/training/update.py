@@ -1,0 +1,156 @@
+"""One optimizer step (or a few) from a batch of credited completions: micro-batches by token budget, one denominator."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from scrpo_cli.methods.advantages import token_weights
+from scrpo_cli.methods.base import Credits
+from scrpo_cli.recipe.models import Recipe
+from scrpo_cli.training.logprobs import completion_logprobs
+from scrpo_cli.training.loss import TokenBatch, policy_gradient_loss
+from scrpo_cli.training.policy import Policy
+from scrpo_cli.types import Completion, Credit
+
+
+@dataclass(frozen=True, slots=True)
+class TrainRow:
+    """A completion, its credit and its token weights (T,) inside its optimizer step."""
+
+    completion: Completion
+    credit: Credit
+    weight_T: np.ndarray
+
+    @property
+    def length(self) -> int:
+        return len(self.completion.prompt_ids) + len(self.completion.ids)
+
+
+class Updater:
+    """Owns the optimizer and the schedule; the policy's version goes up by one at each optimizer step."""
+
+    def __init__(self, policy: Policy, recipe: Recipe) -> None:
+        self.policy, self.recipe, self.optim = policy, recipe, recipe.optim
+        cfg = recipe.optim
+        self.optimizer = torch.optim.AdamW(
+            policy.trainable(), lr=cfg.lr, betas=cfg.betas, weight_decay=cfg.weight_decay
+        )
+
+    def update(self, step: int, completions: Sequence[Completion], credits: Credits) -> dict[str, float]:
+        """Train on a step's completions and return metrics; rows without any trained token cost nothing."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(step, self.recipe)
+        stats: list[dict[str, torch.Tensor]] = []
+        norms = []
+        for part in minibatches(len(completions), self.optim.minibatches):
+            rows = weighted_rows([completions[i] for i in part], [credits.rows[i] for i in part], credits, self.recipe)
+            if not rows:
+                continue
+            for micro in microbatches(rows, self.optim.tokens_per_microbatch):
+                stats.append(self.backward(micro))
+            norms.append(self.step())
+        return summary(stats, norms) | {"train/lr": learning_rate(step, self.recipe)}
+
+    def backward(self, rows: Sequence[TrainRow]) -> dict[str, torch.Tensor]:
+        """Forward and backward of one micro-batch; gradients add up in the parameters."""
+        pairs = [(r.completion.prompt_ids, r.completion.ids) for r in rows]
+        batch, entropy_N = self.token_batch(rows, pairs)
+        cfg = self.recipe.method
+        loss, stats = policy_gradient_loss(batch, cfg.clip.low, cfg.clip.high, cfg.kl.estimator)
+        loss.backward()
+        trained_N = batch.weight_N > 0
+        picked = {k: v[trained_N] for k, v in stats.items()}
+        drift_N = (batch.logp_N.detach() - batch.old_N).abs()[trained_N]
+        return picked | {"loss": loss.detach(), "entropy": entropy_N[trained_N], "drift": drift_N}
+
+    def token_batch(self, rows: Sequence[TrainRow], pairs: Any) -> tuple[TokenBatch, torch.Tensor]:
+        model, device = self.policy.model, self.policy.device
+        args = (pairs, self.recipe.rollout.temperature, self.optim.logits_chunk)
+        logp_N, entropy_N = completion_logprobs(model, *args)
+        kl_N = flat([r.credit.kl_T for r in rows], device)
+        ref_N = None
+        if bool((kl_N > 0).any()):
+            with torch.no_grad(), self.policy.reference():
+                ref_N, _ = completion_logprobs(model, *args)
+        return TokenBatch(
+            logp_N,
+            flat([np.asarray(r.completion.logprobs) for r in rows], device),
+            ref_N,
+            flat([r.credit.advantage_T for r in rows], device),
+            flat([r.weight_T for r in rows], device),
+            kl_N,
+        ), entropy_N
+
+    def step(self) -> float:
+        norm = torch.nn.utils.clip_grad_norm_(self.policy.trainable(), self.optim.grad_clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.policy.version += 1
+        return float(norm)
+
+
+def weighted_rows(
+    completions: Sequence[Completion], rows: Sequence[Credit], credits: Credits, recipe: Recipe
+) -> list[TrainRow]:
+    """Rows with a trained token, weighted by the denominator of the whole optimizer step."""
+    weights = token_weights(rows, credits.normalizer, recipe.rollout.max_tokens)
+    return [
+        TrainRow(completion, credit, credits.scale * weight_T)
+        for completion, credit, weight_T in zip(completions, rows, weights, strict=True)
+        if credit.mask_T.any()
+    ]
+
+
+def minibatches(rows: int, count: int) -> list[np.ndarray]:
+    """Row indices of each optimizer step; rows are dealt like cards so that groups spread evenly."""
+    return [np.arange(k, rows, count) for k in range(min(count, rows))]
+
+
+def microbatches(rows: Sequence[TrainRow], tokens: int) -> Iterator[list[TrainRow]]:
+    """Rows of like length whose padded size stays within `tokens`; a longer row stands alone."""
+    batch: list[TrainRow] = []
+    for row in sorted(rows, key=lambda r: r.length):
+        if batch and row.length * (len(batch) + 1) > tokens:
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch
+
+
+def flat(parts: Sequence[np.ndarray], device: torch.device) -> torch.Tensor:
+    return torch.from_numpy(np.concatenate(parts).astype(np.float32)).to(device)
+
+
+def learning_rate(step: int, recipe: Recipe) -> float:
+    """Linear warm-up over warmup_steps, then constant, or linear or cosine decay to 0 at the last step."""
+    cfg = recipe.optim
+    warm = min(1.0, (step + 1) / cfg.warmup_steps) if cfg.warmup_steps else 1.0
+    done = min(1.0, step / cfg.steps)
+    decay = {"constant": 1.0, "linear": 1.0 - done, "cosine": 0.5 * (1.0 + float(np.cos(np.pi * done)))}[cfg.schedule]
+    return cfg.lr * warm * decay
+
+
+def summary(stats: Sequence[dict[str, torch.Tensor]], norms: Sequence[float]) -> dict[str, float]:
+    """Means over the trained tokens of all micro-batches; `drift` is |log-prob of trainer - of sampler|."""
+    if not stats:
+        return {"train/tokens": 0.0}
+
+    def tokens(key: str) -> torch.Tensor:
+        return torch.cat([s[key] for s in stats])
+
+    return {
+        "train/tokens": float(tokens("ratio").numel()),
+        "train/loss": float(sum(s["loss"] for s in stats)),
+        "train/clip_share": float(tokens("clipped").mean()),
+        "train/kl": float(tokens("kl").mean()),
+        "train/entropy": float(tokens("entropy").mean()),
+        "train/drift": float(tokens("drift").mean()),
+        "train/drift_max": float(tokens("drift").max()),
+        "train/grad_norm": float(np.mean(norms)),
+    }
