@@ -1,0 +1,337 @@
+"""The checks of `scrpo doctor`: each looks at one thing and says how it stands and what to do about it.
+
+Heavy packages are imported inside the checks. A check may raise the project's own errors: they are its finding.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+from typing import Any, Literal
+
+from scrpo_cli.errors import ScrpoError
+from scrpo_cli.recipe.models import ProblemsConfig, Recipe
+from scrpo_cli.types import Problem, Verdict
+
+NETWORK_DISKS = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse.sshfs", "9p", "beegfs", "lustre", "ceph"}
+"""File systems whose locks SQLite cannot trust, or whose write-ahead log it cannot share."""
+WINDOWS = ("torch", "transformers", "peft")
+"""Packages that are shown with their tested window; the others are named only when they are outside of it."""
+
+
+@dataclass(frozen=True)
+class Check:
+    name: str
+    status: Literal["ok", "warn", "fail"]
+    detail: str
+    remedy: str = ""
+
+
+class Examination:
+    """A recipe on this machine; what several checks need is made once."""
+
+    def __init__(self, recipe: Recipe, db: str | None = None) -> None:
+        self.recipe, self.db = recipe, db
+
+    @cached_property
+    def chat(self) -> Any:
+        from scrpo_cli.rollout.chat import Chat
+        from scrpo_cli.training.policy import load_tokenizer
+
+        return Chat(load_tokenizer(self.recipe.model))
+
+    @cached_property
+    def task(self) -> Any:
+        from scrpo_cli.tasks.make import make_task
+
+        return make_task(self.recipe.task, workers=1)
+
+    @cached_property
+    def problems(self) -> Any:
+        return self.task.problems(self.recipe.task.train)
+
+    @cached_property
+    def budget(self) -> Any:
+        from scrpo_cli.training.budget import estimate
+
+        return estimate(self.recipe)
+
+    def run(self) -> Iterator[Check]:
+        """Every check in order; what a check raises on purpose becomes its finding, once for all that stumble on it."""
+        found: set[str] = set()
+        for name, check in CHECKS.items():
+            try:
+                yield from check(self)
+            except ScrpoError as error:
+                where = f" ({error.where})" if error.where else ""
+                if error.what not in found:
+                    yield Check(name, "fail", f"{error.what}{where}", error.fix)
+                found.add(error.what)
+            except ImportError as error:
+                yield Check(name, "fail", f"{error}", "Install it again: pip install scrpo-cli")
+        self.close()
+
+    def close(self) -> None:
+        if "task" in self.__dict__:
+            self.task.close()
+
+
+def check_python(_: Examination) -> Iterator[Check]:
+    fine = (3, 11) <= sys.version_info[:2] <= (3, 13)
+    remedy = "" if fine else "Use Python 3.11, 3.12 or 3.13."
+    yield Check("python", "ok" if fine else "fail", platform.python_version(), remedy)
+
+
+def check_packages(_: Examination) -> Iterator[Check]:
+    """Installed versions against the windows of our own package metadata."""
+    from packaging.requirements import Requirement
+
+    for requirement in map(Requirement, requires("scrpo-cli") or []):
+        if requirement.marker is None:
+            yield from _package(requirement)
+
+
+def _package(requirement: Any) -> Iterator[Check]:
+    name, window = requirement.name, requirement.specifier
+    install = f"pip install '{name}{window}'"
+    try:
+        found = version(name)
+    except PackageNotFoundError:
+        yield Check(name, "fail", "not installed", install)
+        return
+    if not window.contains(found, prereleases=True):
+        yield Check(name, "fail", f"{found} is outside the tested window {window}", install)
+    elif name in WINDOWS:
+        yield Check(name, "ok", f"{found} (tested: {window})")
+
+
+def check_vllm(examination: Examination) -> Iterator[Check]:
+    """Optional unless the recipe samples with it."""
+    from packaging.requirements import Requirement
+
+    window = next(r.specifier for r in map(Requirement, requires("scrpo-cli") or []) if r.name == "vllm")
+    wanted = str(examination.recipe.rollout.engine) == "vllm"
+    remedy = "pip install 'scrpo-cli[vllm]'"
+    try:
+        found = version("vllm")
+    except PackageNotFoundError:
+        detail = "not installed" if wanted else "not installed, and this recipe does not need it"
+        yield Check("vllm", "fail" if wanted else "ok", detail, remedy if wanted else "")
+        return
+    if window.contains(found, prereleases=True):
+        yield Check("vllm", "ok", f"{found} (tested: {window})")
+    else:
+        yield Check("vllm", "fail" if wanted else "warn", f"{found} is outside the tested window {window}", remedy)
+
+
+def check_device(examination: Examination) -> Iterator[Check]:
+    """Where the recipe would run, in which number format, and whether attention's package is there."""
+    import torch
+
+    from scrpo_cli.training.policy import pick_device, pick_dtype
+
+    cfg = examination.recipe.model
+    device = pick_device(cfg)
+    dtype = str(pick_dtype(cfg, device)).removeprefix("torch.")
+    name = torch.cuda.get_device_name() if device == "cuda" else f"CPU, {os.cpu_count()} cores"
+    if device == "cuda" and dtype == "bfloat16" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        yield Check("device", "warn", f"{name} has no bfloat16", "Set model.dtype=float16 or float32.")
+    else:
+        yield Check("device", "ok", f"{name}, {dtype}")
+    if cfg.attn == "flash_attention_2" and importlib.util.find_spec("flash_attn") is None:
+        yield Check("attention", "fail", "flash-attn is not installed", "Set model.attn=sdpa, or install flash-attn.")
+
+
+def check_threads(examination: Examination) -> Iterator[Check]:
+    """Several threads on a tiny model collapse as soon as another process is busy: by up to a hundred times."""
+    import torch
+
+    from scrpo_cli.training.policy import SMALL_MODEL
+
+    sizes, asked = examination.budget.sizes, examination.recipe.model.threads
+    small = sizes is not None and sizes.parameters < SMALL_MODEL
+    threads = asked or (1 if small else torch.get_num_threads())
+    load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    detail = f"{threads} of {cores} cores, load {load:.1f}"
+    if threads > 1 and load + threads > cores + 0.5:
+        yield Check("threads", "warn", f"{detail}: busy cores slow all threads down", "Set model.threads=1.")
+    else:
+        yield Check("threads", "ok", detail)
+
+
+def check_model(examination: Examination) -> Iterator[Check]:
+    """The config, and for a local directory the weights beside it."""
+    name, sizes = examination.recipe.model.name, examination.budget.sizes
+    if sizes is None:
+        fix = "Give a directory that holds config.json and weights, or a hub name with network access."
+        yield Check("model", "fail", examination.budget.note, fix)
+        return
+    from scrpo_cli.training.policy import model_path
+
+    folder = Path(model_path(name))
+    if folder.is_dir() and not [*folder.glob("*.safetensors"), *folder.glob("*.bin")]:
+        yield Check("model", "fail", f"{folder} holds no weights", "Copy the *.safetensors files beside config.json.")
+    else:
+        yield Check("model", "ok", f"{name}: {sizes.parameters:,} parameters, {sizes.adapter_parameters:,} to train")
+
+
+def check_template(examination: Examination) -> Iterator[Check]:
+    """The rendered prompt, a prefilled `<think>`, and whether second turns can extend the ids of the first."""
+    chat = examination.chat
+    prompt = chat.render(examination.task.messages(Problem("", "", "PROBLEM", "")))
+    yield Check("prompt", "ok", repr(prompt))
+    if prompt.rstrip().endswith("<think>"):
+        remedy = "Responses lack the opening tag; grading reads up to </think>. Give rollout.max_tokens room to think."
+        yield Check("template", "warn", "the template itself writes <think> before every answer", remedy)
+    if chat.keeps_turns:
+        yield Check("template", "ok", "earlier turns stay as a prefix: second turns extend the sampled ids")
+    else:
+        detail = "earlier turns are not kept word for word: second turns are rendered as new prompts"
+        yield Check("template", "ok", detail)
+
+
+def check_data(examination: Examination) -> Iterator[Check]:
+    """The recipe's problems, and the benchmarks that can be read here."""
+    task = examination.recipe.task
+    train = task.train
+    yield Check("data", "ok", f"{train.source} ({train.split}): {len(examination.problems):,} problems")
+    if task.validation:
+        validation, count = task.validation, len(examination.task.problems(task.validation))
+        yield Check("data", "ok", f"{validation.source} ({validation.split}): {count:,} problems")
+    for name in examination.recipe.eval.benchmarks:
+        try:
+            examination.task.problems(ProblemsConfig(source=name, split="test"))
+        except ScrpoError as error:
+            yield Check("benchmark", "warn", error.what, error.fix)
+
+
+def check_budget(examination: Examination) -> Iterator[Check]:
+    """Every prompt of the training set against task.max_prompt_tokens."""
+    from scrpo_cli.rollout.prompts import check_prompt_budget
+
+    check_prompt_budget(examination.recipe, examination.task, examination.chat, examination.problems)
+    limit = examination.recipe.task.max_prompt_tokens
+    yield Check("prompt budget", "ok", f"all {len(examination.problems):,} prompts have at most {limit} tokens")
+
+
+def check_grader(examination: Examination) -> Iterator[Check]:
+    """One right and one wrong answer through the recipe's own grader."""
+    problem = Problem("self-test", "doctor", "20+22=?", "42")
+    right, wrong = examination.task.grade([(problem, "\\boxed{42}"), (problem, "\\boxed{41}")])
+    verdicts = f"42 is {right.verdict}, 41 is {wrong.verdict} ({examination.task.grader})"
+    if (right.verdict, wrong.verdict) == (Verdict.CORRECT, Verdict.WRONG):
+        yield Check("grader", "ok", verdicts)
+    else:
+        yield Check(
+            "grader", "fail", f"{verdicts}: {right.reason or wrong.reason}", "Reinstall math-verify and pebble."
+        )
+
+
+def check_memory(examination: Examination) -> Iterator[Check]:
+    """The estimate of training's peak against what is free."""
+    if (sizes := examination.budget.sizes) is None:
+        return
+    import psutil
+
+    from scrpo_cli.training.budget import size
+
+    free = psutil.virtual_memory().available
+    if sizes.device == "cuda":
+        import torch
+
+        free = torch.cuda.mem_get_info()[0]
+    detail = f"{size(sizes.peak)} at the peak (estimate), {size(free)} free on {sizes.device}"
+    remedy = "Lower rollout.batch_size and optim.tokens_per_microbatch, or set model.gradient_checkpointing=true."
+    yield Check("memory", "ok", detail) if sizes.peak < free else Check("memory", "warn", detail, remedy)
+
+
+def check_disk(examination: Examination) -> Iterator[Check]:
+    """Room for the checkpoints where runs are kept: beside the database."""
+    from scrpo_cli.training.budget import size
+
+    free = shutil.disk_usage(_existing(_database_path(examination.db) or Path())).free
+    needed = examination.budget.sizes.disk if examination.budget.sizes else 0
+    detail = f"{size(needed)} for checkpoints, {size(free)} free"
+    remedy = "Free some space, or lower checkpoint.keep."
+    yield Check("disk", "ok", detail) if needed < free else Check("disk", "fail", detail, remedy)
+
+
+def check_database(examination: Examination) -> Iterator[Check]:
+    """Opened if it exists, else only whether it could be made; a network disk is a warning."""
+    from scrpo_cli.pool.db import Database
+
+    path = _database_path(examination.db)
+    if path is not None and not path.exists():
+        folder = _existing(path)
+        if not os.access(folder, os.W_OK):
+            yield Check("database", "fail", f"cannot write to {folder}", "Name another place with --db or SCRPO_DB.")
+            return
+        yield Check("database", "ok", f"{path} will be made")
+    else:
+        with Database.open(examination.db, create=False) as database:
+            yield Check("database", "ok", f"{database.where}: opened, schema up to date")
+    kind = _file_system(path) if path else ""
+    if kind in NETWORK_DISKS:
+        remedy = "Keep it on a local disk, or use PostgreSQL (--db postgresql://...) for several machines."
+        yield Check("database", "warn", f"{path} is on a network disk ({kind}), where SQLite may corrupt", remedy)
+
+
+def _database_path(db: str | None) -> Path | None:
+    """The file of an SQLite database; None for a server."""
+    from scrpo_cli.pool.db import DEFAULT_PATH, parse_url
+
+    url = parse_url(db or os.environ.get("SCRPO_DB") or DEFAULT_PATH)
+    return Path(url.database).absolute() if url.get_backend_name() == "sqlite" and url.database else None
+
+
+def _existing(path: Path) -> Path:
+    """The nearest directory above `path` that is there."""
+    return next(folder for folder in path.absolute().parents if folder.is_dir())
+
+
+def _file_system(path: Path) -> str:
+    """The kind of file system that holds `path`: that of the longest mount point above it."""
+    import psutil
+
+    mounts = [m for m in psutil.disk_partitions(all=True) if path.is_relative_to(m.mountpoint)]
+    return max(mounts, key=lambda m: len(m.mountpoint)).fstype if mounts else ""
+
+
+def check_wandb(examination: Examination) -> Iterator[Check]:
+    from scrpo_cli.tracking.wandb_sink import resolve_mode
+
+    asked = examination.recipe.tracking.wandb.mode
+    mode = resolve_mode(asked)
+    detail = {
+        "online": "online",
+        "offline": "offline: runs are kept on disk, and `wandb sync` uploads them",
+        "off": "off: metrics go to metrics.jsonl and the database",
+    }[mode]
+    remedy = "`wandb login` makes it online." if (asked, mode) == ("auto", "offline") else ""
+    yield Check("wandb", "ok", detail, remedy)
+
+
+CHECKS: dict[str, Callable[[Examination], Iterator[Check]]] = {
+    "python": check_python,
+    "packages": check_packages,
+    "vllm": check_vllm,
+    "device": check_device,
+    "threads": check_threads,
+    "model": check_model,
+    "template": check_template,
+    "data": check_data,
+    "prompt budget": check_budget,
+    "grader": check_grader,
+    "memory": check_memory,
+    "disk": check_disk,
+    "database": check_database,
+    "wandb": check_wandb,
+}
