@@ -1,7 +1,7 @@
 """Generated traces that the tiny model is pre-trained on: attempts with blind spots, reflections, repairs.
 
 The student of this world computes a line in one go and sometimes forgets the carry (or the borrow). It has
-*blind spots*: unit-digit pairs at which it forgets far more often than elsewhere, so errors stick to a problem
+*blind spots*: operations (such as "minus something with 7 units") at which it forgets far more often than elsewhere, so errors stick to a problem
 instead of being washed out by trying again. When it reflects it writes the digits out, which is longer and more
 reliable. What a trace may contain, and how often, is in `World`.
 """
@@ -22,21 +22,19 @@ RETRY = "Your answer is wrong. Solve again."
 class World:
     """Rates of the pre-training world; all are probabilities."""
 
-    blind_share: float = 0.5  # of the carrying (op, unit, unit) facts
     forget_blind: float = 0.85  # forget the carry at a blind spot, writing the line in one go
     forget: float = 0.07  # ... elsewhere
-    slip: float = 0.01  # any line: a random wrong digit
-    told_miss: float = 0.3  # told that it is wrong, reflecting: fails to see a wrong line
+    slip: float = 0.02  # any line: a random wrong digit
+    told_miss: float = 0.25  # told that it is wrong, reflecting: fails to see a wrong line
     told_false: float = 0.05  # ... and takes a right line for a wrong one
-    check_miss: float = 0.75  # asked to check: fails to see a wrong line
-    check_false: float = 0.12  # ... takes a right line for a wrong one
+    check_miss: float = 0.8  # asked to check: fails to see a wrong line
+    check_false: float = 0.25  # ... takes a right line for a wrong one
     seed: int = 0
 
     def blind(self, step: Step) -> bool:
-        if not step.carries:
-            return False
-        fact = f"blind:{self.seed}:{step.op}:{step.a % 10}:{step.b % 10}"
-        return random.Random(fact).random() < self.blind_share
+        """Whether this line is a blind spot: half of the unit digits 2 to 9 of the second number, for each operator."""
+        digits = random.Random(f"blind:{self.seed}:{step.op}").sample(range(2, 10), 4)
+        return step.carries and step.b % 10 in digits
 
 
 def forgotten(step: Step) -> int:

@@ -79,7 +79,7 @@ def split_of(text: str) -> Split:
     return "train" if bucket < 8 else "validation" if bucket == 8 else "test"
 
 
-def draw_chain(rng: random.Random, min_steps: int = 3, max_steps: int = 5) -> Chain:
+def draw_chain(rng: random.Random, min_steps: int = 3, max_steps: int = 4) -> Chain:
     """A random chain whose running results stay in 5..94."""
     value = start = rng.randint(10, 94)
     terms: list[tuple[str, int]] = []
@@ -94,7 +94,7 @@ def draw_chain(rng: random.Random, min_steps: int = 3, max_steps: int = 5) -> Ch
     return Chain(start, tuple(terms))
 
 
-def generate(split: Split, seed: int, index: int, min_steps: int = 3, max_steps: int = 5) -> Chain:
+def generate(split: Split, seed: int, index: int, min_steps: int = 3, max_steps: int = 4) -> Chain:
     """Problem number `index` of a split: a pure function of its arguments, so streams can resume anywhere."""
     rng = random.Random(f"tiny:{seed}:{split}:{index}")
     while True:
