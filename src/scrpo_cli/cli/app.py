@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -98,6 +99,8 @@ def root(
 def main(argv: Sequence[str] | None = None) -> None:
     """Console entry. Exit codes: 0 done, 1 failed, 2 the input is wrong, 130 interrupted with state saved."""
     args = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+    if "--debug" not in args:
+        warnings.simplefilter("ignore", FutureWarning)  # our dependencies' talk to each other
     try:
         code = typer.main.get_command(app).main(args, prog_name="scrpo", standalone_mode=False)
     except Exception as error:  # noqa: BLE001 the one place that turns any exception into an exit code
