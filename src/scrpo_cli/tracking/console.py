@@ -87,10 +87,10 @@ class ConsoleSink:
 
 def describe_step(step: int, steps: int, metrics: Mapping[str, float]) -> str:
     """One plain line: `step 3/60  reward 0.42  accuracy 42%  ...`, with what this step measured."""
-    parts = [f"step {step}/{steps}", *filter(None, (_cell(field, metrics) for field in FIELDS))]
+    parts = list(filter(None, (_cell(field, metrics) for field in FIELDS)))
     if "eval/accuracy" in metrics:
         parts.append(describe_eval(step, metrics))
-    return "  ".join(parts)
+    return "  ".join([f"step {step}/{steps}", *parts])
 
 
 def describe_eval(step: int, metrics: Mapping[str, float]) -> str:

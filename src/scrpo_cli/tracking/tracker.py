@@ -51,19 +51,21 @@ class Tracker:
         resume_step: int | None = None,
         console: HasConsole | None = None,
     ) -> Tracker:
-        """`resume_step`: the last step that the resumed checkpoint holds; later lines of metrics.jsonl are dropped."""
+        """`resume_step`: the last step that the resumed checkpoint holds; later lines of metrics.jsonl are dropped (-1:
+        all of them, None: none).
+        """
         tracker = cls([JsonlSink(run_dir, resume_step)])
         if console is not None:
             from scrpo_cli.tracking.console import ConsoleSink
 
-            tracker._sinks.append(ConsoleSink(console.console, recipe, start=resume_step or 0))
+            tracker._sinks.append(ConsoleSink(console.console, recipe, start=max(resume_step or 0, 0)))
         mode = resolve_mode(recipe.tracking.wandb.mode)
         if mode != "off":
             tracker._sinks.append(WandbSink(run_dir, run_id, recipe, mode, say=tracker.event))
         return tracker
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Record what step `step` measured (numbers, 0-d arrays or tensors). Every step is logged once."""
+        """Record what was measured at `step` (numbers, 0-d arrays or tensors): the step itself, or an evaluation."""
         numbers = {name: value if isinstance(value, int) else float(value) for name, value in metrics.items()}
         for sink in self._sinks:
             sink.log(step, numbers)

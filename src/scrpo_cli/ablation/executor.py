@@ -1,0 +1,129 @@
+"""Who runs the runs of a sweep: a small protocol, and this machine.
+
+An executor knows commands, not recipes. What a run did is read from the database afterwards, so another executor has
+only to start commands somewhere that reaches the same database and files.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import psutil
+
+POLL_SECONDS = 0.1
+SAVE_SECONDS = 120.0
+
+
+@dataclass(frozen=True)
+class Job:
+    """A `scrpo` command line, and the files that take its stdout (one JSON document) and stderr."""
+
+    name: str
+    arguments: tuple[str, ...]
+    result: Path
+    log: Path
+
+
+@dataclass(frozen=True)
+class Finished:
+    """How a job ended. `error` is what its JSON document says about a failure."""
+
+    job: Job
+    exit_code: int
+    seconds: float
+    error: str = ""
+
+
+class Executor(Protocol):
+    """Runs jobs and yields each as it starts (as a Job) and ends. Closing the iterator stops what is running."""
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[Job | Finished]: ...
+
+
+@dataclass
+class LocalExecutor:
+    """Subprocesses of this machine, `jobs` at a time, one CPU thread each unless OMP_NUM_THREADS says otherwise.
+
+    Children have a session of their own, so that Ctrl-C reaches them through us: each gets SIGINT, saves and exits.
+    """
+
+    jobs: int = 1
+    program: tuple[str, ...] = (sys.executable, "-m", "scrpo_cli")
+    save_seconds: float = SAVE_SECONDS
+    _running: dict[Job, tuple[subprocess.Popen, float]] = field(default_factory=dict, init=False)
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[Job | Finished]:
+        waiting = deque(jobs)
+        try:
+            while waiting or self._running:
+                while waiting and len(self._running) < self.jobs:
+                    job = waiting.popleft()
+                    self._running[job] = (self._start(job), time.monotonic())
+                    yield job
+                yield from self._reap()
+                time.sleep(POLL_SECONDS)
+        finally:
+            self._stop()
+
+    def _start(self, job: Job) -> subprocess.Popen:
+        job.log.parent.mkdir(parents=True, exist_ok=True)
+        environment = {"OMP_NUM_THREADS": "1", **os.environ}
+        with job.result.open("wb") as out, job.log.open("ab") as err:
+            return subprocess.Popen(
+                [*self.program, *job.arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                env=environment,
+                start_new_session=True,
+            )
+
+    def _reap(self) -> Iterator[Finished]:
+        for job, (process, start) in list(self._running.items()):
+            exit_code = process.poll()
+            if exit_code is not None:
+                del self._running[job]
+                yield Finished(job, exit_code, time.monotonic() - start, _error(job) if exit_code else "")
+
+    def _stop(self) -> None:
+        """SIGINT to all, time to save, then an end to whole process trees."""
+        running = [process for process, _ in self._running.values()]
+        self._running.clear()
+        for process in running:
+            process.send_signal(signal.SIGINT)
+        deadline = time.monotonic() + self.save_seconds
+        try:
+            for process in running:
+                process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            pass  # those that did not save in time are ended below, as after a second Ctrl-C
+        finally:
+            for process in running:
+                _kill_tree(process)
+
+
+def _kill_tree(process: subprocess.Popen) -> None:
+    if process.poll() is not None:
+        return
+    for child in psutil.Process(process.pid).children(recursive=True):
+        child.kill()
+    process.kill()
+    process.wait()
+
+
+def _error(job: Job) -> str:
+    """The first line of the job's error, or where to look."""
+    try:
+        return json.loads(job.result.read_bytes())["error"]["what"]
+    except (OSError, ValueError, KeyError, TypeError):  # ended without a document: killed, or before it could write
+        return f"see {job.log}"
