@@ -84,8 +84,6 @@ def _attempt_table(metadata: MetaData) -> None:
         *(Column(name, Integer, nullable=False) for name in ("turn", "sample")),
         Column("parent_id", Text),
         _text("model"),
-        *(Column(name, LargeBinary, nullable=False) for name in ("prompt_ids", "ids", "logprobs")),
-        _text("text"),
         *(Column(name, Integer, nullable=False) for name in ("n_prompt_tokens", "n_tokens")),
         _text("finish"),
         Column("policy_version", Integer, nullable=False),
@@ -93,6 +91,8 @@ def _attempt_table(metadata: MetaData) -> None:
         *(Column(name, Text) for name in ("extracted", "reason")),
         _text("grader"),
         Column("decision", Text),
+        _text("text"),
+        *(Column(name, LargeBinary, nullable=False) for name in ("prompt_ids", "ids", "logprobs")),
         ForeignKeyConstraint(["problem_source", "problem_id"], ["problem.source", "problem.id"]),
     )
 
@@ -108,7 +108,8 @@ def m002_indices(connection: Connection) -> None:
         "run_sweep ON run (sweep)",
         "attempt_run_step ON attempt (run_id, step)",
         "attempt_problem ON attempt (problem_source, problem_id)",
-        "attempt_parent ON attempt (parent_id, verdict, step)",
+        "attempt_parent ON attempt (parent_id, kind, verdict, step)",
+        "attempt_counts ON attempt (run_id, phase, kind, verdict, decision)",
         "pool_entry_alive ON pool_entry (pool, retired_step)",
         "pool_entry_attempt ON pool_entry (attempt_id)",
         "pool_entry_run ON pool_entry (run_id, added_step)",

@@ -56,7 +56,8 @@ class AttemptRow(SQLModel, table=True):
         ForeignKeyConstraint(["problem_source", "problem_id"], ["problem.source", "problem.id"]),
         Index("attempt_run_step", "run_id", "step"),
         Index("attempt_problem", "problem_source", "problem_id"),
-        Index("attempt_parent", "parent_id", "verdict", "step"),
+        Index("attempt_parent", "parent_id", "kind", "verdict", "step"),
+        Index("attempt_counts", "run_id", "phase", "kind", "verdict", "decision"),
     )
 
     id: str = Field(sa_type=Text, primary_key=True)
@@ -72,10 +73,6 @@ class AttemptRow(SQLModel, table=True):
     parent_id: str | None = Field(default=None, sa_type=Text)
     """The attempt that this one revises. No foreign key: parents may live in another database."""
     model: str = Field(sa_type=Text)
-    prompt_ids: bytes = Field(sa_type=LargeBinary)
-    ids: bytes = Field(sa_type=LargeBinary)
-    logprobs: bytes = Field(sa_type=LargeBinary)
-    text: str = Field(sa_type=Text)
     n_prompt_tokens: int
     n_tokens: int
     finish: str = Field(sa_type=Text)
@@ -86,6 +83,11 @@ class AttemptRow(SQLModel, table=True):
     grader: str = Field(sa_type=Text)
     decision: str | None = Field(default=None, sa_type=Text)
     """What the filter decided: `kept`, or why not; null when it did not look at this attempt."""
+    # The large columns come last: SQLite reads a row from its start and stops at the last column asked for.
+    text: str = Field(sa_type=Text)
+    prompt_ids: bytes = Field(sa_type=LargeBinary)
+    ids: bytes = Field(sa_type=LargeBinary)
+    logprobs: bytes = Field(sa_type=LargeBinary)
 
 
 class PoolEntryRow(SQLModel, table=True):

@@ -61,27 +61,41 @@ def start_run(
     arm: str | None = None,
 ) -> str:
     """Add a run with status `running`; its id begins with the UTC time, so ids sort by age."""
-    row = RunRow(
-        id=run_id or new_run_id(),
-        command=command,
-        status="running",
-        recipe_name=recipe.name,
-        recipe_json=recipe.model_dump_json(),
-        seed=recipe.seed,
-        directory=directory,
-        model=model,
-        sweep=sweep,
-        arm=arm,
-        scrpo_version=version("scrpo-cli"),
-        git_commit=git_commit(),
-        created_at=utc_now(),
-    )
+    row = new_run(command=command, recipe=recipe, directory=directory, model=model, sweep=sweep, arm=arm)
+    row.id = run_id or row.id
     try:
         with db.write() as connection:
             connection.execute(insert(RUN), row.model_dump())
     except IntegrityError:
         raise UserError(f"There is a run '{row.id}' already", db.where, "Choose another id, or resume it.") from None
     return row.id
+
+
+def new_run(
+    *,
+    command: str,
+    recipe: Recipe | None,
+    directory: str,
+    model: str,
+    sweep: str | None = None,
+    arm: str | None = None,
+) -> RunRow:
+    """A run that begins now under the code as it is now. `recipe` is none for commands without one."""
+    return RunRow(
+        id=new_run_id(),
+        command=command,
+        status="running",
+        recipe_name=recipe.name if recipe else "",
+        recipe_json=recipe.model_dump_json() if recipe else "{}",
+        seed=recipe.seed if recipe else 0,
+        directory=directory,
+        model=model,
+        scrpo_version=version("scrpo-cli"),
+        git_commit=git_commit(),
+        created_at=utc_now(),
+        sweep=sweep,
+        arm=arm,
+    )
 
 
 def finish_run(db: Database, run_id: str, status: str, summary: Mapping[str, Any]) -> None:
@@ -325,14 +339,14 @@ def waiting(db: Database, pool: str, now_step: int | None = None) -> list[PoolEn
     alive: ColumnElement[bool] = POOL_ENTRY.c.retired_step.is_(None)
     if now_step is not None:
         alive = (POOL_ENTRY.c.added_step <= now_step) & or_(alive, POOL_ENTRY.c.retired_step > now_step)
-    query = entries(now_step).where(POOL_ENTRY.c.pool == pool, alive)
+    query = select_entries(now_step).where(POOL_ENTRY.c.pool == pool, alive)
     with db.read() as connection:
         return [read_entry(dict(row)) for row in connection.execute(query).mappings()]
 
 
-def entries(now_step: int | None = None) -> Select:
+def select_entries(now_step: int | None = None) -> Select:
     """Pool entries with their attempt's and problem's columns, `uses` and `repairs`, by (added_step, attempt_id)."""
-    children = uses(now_step)
+    children = count_uses(now_step)
     joined = POOL_ENTRY.join(ATTEMPT, ATTEMPT.c.id == POOL_ENTRY.c.attempt_id).join(PROBLEM, ATTEMPT_OF_PROBLEM)
     columns = [column for column in ATTEMPT.c if column.name not in ("id", "run_id", "prompt_ids", "ids", "logprobs")]
     count = (func.coalesce(children.c[name], literal(0)).label(name) for name in ("uses", "repairs"))
@@ -341,7 +355,7 @@ def entries(now_step: int | None = None) -> Select:
     return query.order_by(POOL_ENTRY.c.added_step, POOL_ENTRY.c.attempt_id)
 
 
-def uses(now_step: int | None = None) -> Subquery:
+def count_uses(now_step: int | None = None) -> Subquery:
     """For each pooled attempt that was used: how many attempts have it as parent, and how many of them are correct."""
     repaired = func.sum(case((ATTEMPT.c.verdict == Verdict.CORRECT.value, 1), else_=0))
     query = select(ATTEMPT.c.parent_id, func.count().label("uses"), repaired.label("repairs"))

@@ -1,0 +1,195 @@
+"""Pool entries for people: listing, finding one with all that was tried on it, and pruning."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+from sqlalchemy import ColumnElement, Connection, delete, false, func, select, update
+
+from scrpo_cli.errors import UserError
+from scrpo_cli.pool.db import Database
+from scrpo_cli.pool.models import ATTEMPT, POOL_ENTRY
+from scrpo_cli.pool.queries import listing, select_entries
+from scrpo_cli.types import AttemptKind, FinishReason, Verdict
+
+PRUNED = "pruned"
+"""Why an entry was retired that a person pruned."""
+
+
+class Entry(BaseModel):
+    """A pool entry in the names of the interchange JSONL (the first seven fields) and its life in the pool."""
+
+    model_config = ConfigDict(strict=False, use_attribute_docstrings=True)
+
+    id: str
+    """Of the problem, unique inside `source`."""
+    problem: str
+    answer: str
+    response: str
+    sample: int = 0
+    turn: int = 1
+    model: str = ""
+    source: str
+    meta: dict[str, Any] = {}
+    attempt_id: str
+    step: int = 0
+    phase: str = "import"
+    kind: AttemptKind = AttemptKind.FIRST
+    parent: str | None = None
+    verdict: Verdict
+    extracted: str | None = None
+    reason: str | None = None
+    grader: str = ""
+    finish: FinishReason = FinishReason.UNKNOWN
+    policy_version: int = 0
+    decision: str | None = None
+    pool: str
+    run_id: str = ""
+    """The run that put it into the pool."""
+    added_step: int = 0
+    retired_step: int | None = None
+    retired_reason: str | None = None
+    uses: int = 0
+    repairs: int = 0
+    prompt_ids: list[int] | None = None
+    ids: list[int] | None = None
+    logprobs: list[float] | None = None
+
+
+def read_entry(row: Mapping[str, Any]) -> Entry:
+    """From a row of `select_entries`; with token columns if it has them."""
+    tokens = {}
+    if "ids" in row:
+        kinds = {"prompt_ids": "<u4", "ids": "<u4", "logprobs": "<f4"}
+        tokens = {name: np.frombuffer(row[name], dtype=kind).tolist() for name, kind in kinds.items()}
+    renamed = {
+        "id": row["problem_id"],
+        "problem": row["problem_text"],
+        "response": row["text"],
+        "source": row["problem_source"],
+        "meta": json.loads(row["meta_json"]),
+        "parent": row["parent_id"],
+    }
+    same = {name: row[name] for name in Entry.model_fields.keys() & row.keys() - renamed.keys() - tokens.keys()}
+    return Entry(**same, **renamed, **tokens)
+
+
+def list_entries(
+    db: Database, *, pool: str | None = None, source: str | None = None, alive: bool = True, limit: int | None = None
+) -> tuple[int, list[Entry]]:
+    """How many entries there are, and the first `limit` of them by (added_step, attempt_id)."""
+    chosen = [] if pool is None else [POOL_ENTRY.c.pool == known_pool(db, pool)]
+    chosen += [] if source is None else [ATTEMPT.c.problem_source == source]
+    chosen += [POOL_ENTRY.c.retired_step.is_(None)] if alive else []
+    query = select_entries().where(*chosen)
+    count = select(func.count()).select_from(POOL_ENTRY.join(ATTEMPT, ATTEMPT.c.id == POOL_ENTRY.c.attempt_id))
+    with db.read() as connection:
+        total = connection.scalar(count.where(*chosen)) or 0
+        rows = connection.execute(query.limit(limit)).mappings()
+        return total, [read_entry(dict(row)) for row in rows]
+
+
+def known_pool(db: Database, pool: str) -> str:
+    """`pool`, if anything was ever put into it; else UserError with the names that exist."""
+    with db.read() as connection:
+        pools = list(connection.scalars(select(POOL_ENTRY.c.pool).distinct().order_by(POOL_ENTRY.c.pool)))
+    if pool in pools:
+        return pool
+    fix = f"There are: {listing(pools, most=10)}." if pools else "`scrpo collect` fills one."
+    raise UserError(f"There is no pool '{pool}'", db.where, fix)
+
+
+@dataclass(frozen=True)
+class Use:
+    """An attempt that revises a pooled one."""
+
+    attempt_id: str
+    run_id: str
+    step: int
+    kind: str
+    verdict: str
+    extracted: str | None
+    finish: str
+    response: str
+
+
+def find_entries(db: Database, ref: str) -> list[Entry]:
+    """The entries of the pooled attempt with id `ref`, or with the only id that begins so: one for each pool."""
+    with db.read() as connection:
+        begins = POOL_ENTRY.c.attempt_id.startswith(ref, autoescape=True)
+        found = connection.scalars(select(POOL_ENTRY.c.attempt_id).where(begins).distinct()).all()
+        ids = sorted(name for name in found if name.startswith(ref))  # LIKE ignores case on SQLite
+        if ref in ids:
+            ids = [ref]
+        if len(ids) == 1:
+            rows = connection.execute(select_entries().where(POOL_ENTRY.c.attempt_id == ids[0])).mappings()
+            return [read_entry(dict(row)) for row in rows]
+    if ids:
+        raise UserError(f"'{ref}' begins {len(ids)} pooled attempts", db.where, f"Write more of it: {listing(ids)}.")
+    raise UserError(f"There is no pooled attempt '{ref}'", db.where, "`scrpo pool ls --all` lists them.")
+
+
+def uses_of(db: Database, attempt_id: str) -> list[Use]:
+    """Every attempt whose parent is `attempt_id`, in the order of runs and steps."""
+    names = ("run_id", "step", "kind", "verdict", "extracted", "finish")
+    columns = [ATTEMPT.c.id.label("attempt_id"), *(ATTEMPT.c[name] for name in names), ATTEMPT.c.text.label("response")]
+    query = select(*columns).where(ATTEMPT.c.parent_id == attempt_id)
+    with db.read() as connection:
+        rows = connection.execute(query.order_by(ATTEMPT.c.run_id, ATTEMPT.c.step, ATTEMPT.c.id)).mappings()
+        return [Use(**row) for row in rows]
+
+
+def last_step() -> ColumnElement[int]:
+    """The last recorded step of the run that added an entry: its age is this less `added_step`."""
+    steps = select(func.max(ATTEMPT.c.step)).where(ATTEMPT.c.run_id == POOL_ENTRY.c.run_id).correlate(POOL_ENTRY)
+    return func.coalesce(steps.scalar_subquery(), POOL_ENTRY.c.added_step)
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """How many entries were retired and how many rows of retired ones were deleted (or would be)."""
+
+    retired: int
+    deleted: int
+
+
+def prune(
+    db: Database,
+    *,
+    pool: str | None = None,
+    older_than_steps: int | None = None,
+    retired: bool = False,
+    dry_run: bool = False,
+) -> Pruned:
+    """Tidy pools; attempts and problems always stay.
+
+    `older_than_steps` retires living entries whose age (last step of the run that added them less added_step) is
+    above it; `retired` deletes the entries that were retired already; `pool` alone retires all that lives in it.
+    """
+    if pool is None and older_than_steps is None and not retired:
+        fix = "Say --older-than-steps N, --retired, or --pool NAME (all of it)."
+        raise UserError("Nothing was chosen to prune", "scrpo pool prune", fix)
+    mine = [] if pool is None else [POOL_ENTRY.c.pool == known_pool(db, pool)]
+    gone = [*mine, POOL_ENTRY.c.retired_step.is_not(None)]
+    alive: list[ColumnElement[bool]] = [*mine, POOL_ENTRY.c.retired_step.is_(None)]
+    if older_than_steps is not None:
+        alive.append(last_step() - POOL_ENTRY.c.added_step > older_than_steps)
+    elif retired:
+        alive.append(false())
+    with (db.read if dry_run else db.write)() as connection:
+        pruned = Pruned(_count(connection, alive), _count(connection, gone) if retired else 0)
+        if not dry_run and retired:
+            connection.execute(delete(POOL_ENTRY).where(*gone))
+        if not dry_run:
+            values = {"retired_step": last_step(), "retired_reason": PRUNED}
+            connection.execute(update(POOL_ENTRY).where(*alive).values(values))
+    return pruned
+
+
+def _count(connection: Connection, chosen: list[ColumnElement[bool]]) -> int:
+    return connection.scalar(select(func.count()).select_from(POOL_ENTRY).where(*chosen)) or 0
