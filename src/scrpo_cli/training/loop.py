@@ -10,7 +10,7 @@ from typing import Any
 
 from scrpo_cli.errors import Interrupted, RunError
 from scrpo_cli.methods.base import Plan, PoolChange
-from scrpo_cli.pool.queries import evaluation_of, record_evaluation, record_step, waiting
+from scrpo_cli.pool.queries import evaluations_of, record_evaluation, record_step, waiting
 from scrpo_cli.pool.records import StepRecord
 from scrpo_cli.rollout.groups import Origin, grade_groups, sample_asks
 from scrpo_cli.training import health
@@ -41,10 +41,10 @@ def train(run: Session) -> dict[str, Any]:
         run.engine.sync(run.policy.version)
         metrics = stats | health.step_metrics(plan, groups, credits, pool, step) | clock.metrics()
         commit(run, step, plan, groups, change, metrics)
-        if step % run.recipe.checkpoint.every == 0 or run.finished or run.stop.asked:
-            run.save()
         if run.recipe.eval.every and step % run.recipe.eval.every == 0 and not run.finished:
             evaluate(run, f"step{step}")
+        if step % run.recipe.checkpoint.every == 0 or run.finished or run.stop.asked:
+            run.save()
         if run.stop.asked and not run.finished:
             raise Interrupted(f"Stopped after step {step}; everything so far is saved.", str(run.directory), resume(run))
     evaluations["after"] = known(run, "after") or evaluate(run, "after")
@@ -88,8 +88,8 @@ def evaluate(run: Session, label: str) -> dict[str, Any] | None:
 
 def known(run: Session, label: str) -> dict[str, Any] | None:
     """An evaluation that an earlier part of this run has stored."""
-    found = run.benchmark()
-    return evaluation_of(run.db, run.run_id, f"{found[0]}:{label}") if found else None
+    stored = {e.benchmark.split(":")[-1]: e.metrics for e in evaluations_of(run.db, run.run_id)}
+    return stored.get(label)
 
 
 def resume(run: Session) -> str:

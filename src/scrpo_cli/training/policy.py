@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from peft import LoraConfig as PeftLoraConfig
 from peft import PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -17,6 +19,7 @@ from scrpo_cli.assets import embedded_model_dir
 from scrpo_cli.errors import UserError
 from scrpo_cli.recipe.models import ModelConfig
 
+transformers.utils.logging.disable_progress_bar()  # one bar a shard would tear our own display
 SMALL_MODEL = 50_000_000  # below this, several threads cost more than they bring and collapse on a busy machine
 
 
@@ -141,7 +144,8 @@ def add_adapter(base: Any, cfg: ModelConfig, seed: int) -> Any:
         target_modules=cfg.lora.targets,
         task_type="CAUSAL_LM",
     )
-    with torch.random.fork_rng():  # peft draws the adapter's start from the global stream
+    with torch.random.fork_rng(), warnings.catch_warnings():  # peft draws the adapter's start from the global stream
+        warnings.simplefilter("ignore", FutureWarning)  # peft still asks transformers by an older name
         torch.manual_seed(seed)
         return get_peft_model(base, lora)
 

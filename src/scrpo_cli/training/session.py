@@ -8,29 +8,22 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import Any
 
 from scrpo_cli.errors import UserError
 from scrpo_cli.evaluation.runner import Evaluator
 from scrpo_cli.methods.base import Method
 from scrpo_cli.methods.make import make_method
 from scrpo_cli.pool.db import Database
+from scrpo_cli.pool.queries import rewind
 from scrpo_cli.recipe.models import Recipe
-from scrpo_cli.rollout.base import Engine, Sampling
-from scrpo_cli.rollout.chat import Chat
 from scrpo_cli.rollout.prompts import TaskPrompts, check_prompt_budget
-from scrpo_cli.rollout.transformers_engine import TransformersEngine
-from scrpo_cli.tasks import make_task
-from scrpo_cli.tasks.base import Task
-from scrpo_cli.tracking.tracker import Tracker
+from scrpo_cli.tracking.tracker import HasConsole, Tracker
 from scrpo_cli.training import checkpoint
 from scrpo_cli.training.checkpoint import Progress
-from scrpo_cli.training.policy import Policy, load_policy
+from scrpo_cli.training.lab import Lab, open_lab
 from scrpo_cli.training.update import Updater
 from scrpo_cli.types import Problem
-
-if TYPE_CHECKING:
-    from scrpo_cli.tracking.tracker import HasConsole
 
 
 @dataclass
@@ -55,17 +48,12 @@ class Stop:
 
 
 @dataclass
-class Session:
-    """A run in memory. `pool` is the name of its own error pool, so that runs side by side do not mix."""
+class Session(Lab):
+    """A training run in memory. `pool` is the name of its own error pool, so that runs side by side do not mix."""
 
-    recipe: Recipe
     db: Database
     run_id: str
     directory: Path
-    policy: Policy
-    engine: Engine
-    chat: Chat
-    task: Task
     method: Method
     updater: Updater
     evaluator: Evaluator
@@ -80,10 +68,6 @@ class Session:
     @property
     def checkpoints(self) -> Path:
         return self.directory / "checkpoints"
-
-    @property
-    def sampling(self) -> Sampling:
-        return Sampling(self.recipe.rollout.temperature, self.recipe.rollout.max_tokens)
 
     @property
     def finished(self) -> bool:
@@ -109,10 +93,6 @@ class Session:
         cfg = self.recipe.checkpoint
         return checkpoint.save(self.checkpoints, self.progress, self.policy, self.updater.optimizer, cfg.keep)
 
-    def close(self) -> None:
-        self.engine.close()
-        self.task.close()
-
 
 def open_session(
     recipe: Recipe, db: Database, run_id: str, directory: Path, *, resume: bool, console: HasConsole | None
@@ -121,38 +101,41 @@ def open_session(
 
     Rows and metrics beyond that checkpoint are dropped, so that no step is counted twice and none is missing.
     """
-    from scrpo_cli.pool.queries import rewind
-
-    task = make_task(recipe.task)
-    problems = task.problems(recipe.task.train)
-    policy = load_policy(recipe.model, recipe.seed)
-    chat = Chat(policy.tokenizer)
-    check_prompt_budget(recipe, task, chat, problems)
-    check_context(recipe, policy)
-    engine = TransformersEngine(policy.model, policy.tokenizer, recipe.rollout.batch_size)
-    method = make_method(recipe, TaskPrompts(recipe, task, chat, problems))
-    updater = Updater(policy, recipe)
+    lab = open_lab(recipe)
+    problems = lab.task.problems(recipe.task.train)
+    check_prompt_budget(recipe, lab.task, lab.chat, problems)
+    check_context(recipe, lab.policy.model)
+    method = make_method(recipe, TaskPrompts(recipe, lab.task, lab.chat, problems))
+    updater = Updater(lab.policy, recipe)
     newest = checkpoint.newest(directory / "checkpoints") if resume else None
-    progress = checkpoint.load(newest, policy, updater.optimizer) if newest else Progress()
+    progress = checkpoint.load(newest, lab.policy, updater.optimizer) if newest else Progress()
     method.state |= progress.method
-    engine.sync(policy.version)
-    rewind(db, run_id, progress.step if newest else -1)
-    tracker = Tracker.open(
-        directory, run_id, recipe, resume_step=(progress.step if newest else -1) if resume else None, console=console
-    )
-    evaluator = Evaluator(recipe, engine, chat, task)
+    lab.engine.sync(lab.policy.version)
+    reached = progress.step if newest else -1
+    rewind(db, run_id, reached)
+    tracker = Tracker.open(directory, run_id, recipe, resume_step=reached if resume else None, console=console)
+    if resume:
+        tracker.event(f"Resumed {run_id} at step {progress.step} ({progress.generated_tokens:,} tokens generated).")
     return Session(
-        recipe, db, run_id, directory, policy, engine, chat, task, method, updater, evaluator, tracker, progress
+        **lab.parts(),
+        db=db,
+        run_id=run_id,
+        directory=directory,
+        method=method,
+        updater=updater,
+        evaluator=Evaluator(recipe, lab.engine, lab.chat, lab.task),
+        tracker=tracker,
+        progress=progress,
     )
 
 
-def check_context(recipe: Recipe, policy: Policy) -> None:
+def check_context(recipe: Recipe, model: Any) -> None:
     """A reflection prompt holds the problem and an earlier answer: prompt + answer + completion must fit the model."""
-    limit = getattr(policy.model.config, "max_position_embeddings", None)
-    shown = min(recipe.rollout.max_tokens, recipe.task.reflection.tail_tokens)
-    if recipe.task.reflection.show == "full":
-        shown = recipe.rollout.max_tokens
-    need = recipe.task.max_prompt_tokens + shown + recipe.rollout.max_tokens
+    limit = getattr(model.config, "max_position_embeddings", None)
+    reflection = recipe.task.reflection
+    longest = recipe.rollout.max_tokens
+    shown = longest if reflection.show == "full" else min(longest, reflection.tail_tokens)
+    need = recipe.task.max_prompt_tokens + shown + longest
     if limit is not None and need > limit:
         raise UserError(
             f"A reflection may need {need} tokens and the model has {limit} positions.",

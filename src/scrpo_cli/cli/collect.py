@@ -1,0 +1,98 @@
+"""`scrpo collect`: fill the error pool by sampling, or from answers made elsewhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from scrpo_cli.cli.common import DbOption, DebugOption, JsonOption, Output, QuietOption, RecipeOption, SetOption
+from scrpo_cli.errors import UserError
+from scrpo_cli.recipe.load import load_recipe
+
+if TYPE_CHECKING:
+    from scrpo_cli.pool.db import Database
+    from scrpo_cli.training.launch import Launch
+
+PoolOption = Annotated[str, typer.Option("--pool", metavar="NAME", help="The pool's name.")]
+LimitOption = Annotated[int | None, typer.Option("--limit", min=1, help="At most so many problems.")]
+MapOption = Annotated[
+    list[str] | None,
+    typer.Option("--map", metavar="OURS=THEIRS", help="Field names of the file, e.g. response=model_solution."),
+]
+FromOption = Annotated[Path | None, typer.Option("--from-jsonl", metavar="FILE", help="Answers made elsewhere.")]
+ResumeOption = Annotated[str | None, typer.Option("--resume", metavar="RUN", help="Continue an interrupted run.")]
+AdapterOption = Annotated[str | None, typer.Option("--adapter", metavar="DIR", help="A PEFT adapter to sample with.")]
+
+
+def collect(
+    recipe: RecipeOption = "tiny",
+    limit: LimitOption = None,
+    from_jsonl: FromOption = None,
+    map_: MapOption = None,
+    filter_: Annotated[
+        bool, typer.Option("--filter", help="With --from-jsonl: pool what the recipe's filter keeps, not every error.")
+    ] = False,
+    pool: PoolOption = "default",
+    adapter: AdapterOption = None,
+    resume: ResumeOption = None,
+    set_: SetOption = None,
+    db: DbOption = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Sample a policy on the recipe's training problems, grade, and keep the wrong answers in the error pool."""
+    from scrpo_cli.pool.db import Database
+    from scrpo_cli.training.collect import totals
+    from scrpo_cli.training.launch import launch, relaunch
+
+    output = Output(json, quiet)
+    resolved = load_recipe(recipe, [*(set_ or []), *([f"model.adapter={adapter}"] if adapter else [])])
+    rows = read_rows(from_jsonl, map_) if from_jsonl else None
+    if rows is not None and resume:
+        raise UserError("An import is one transaction and cannot be resumed.", f"--resume {resume}", "Run it again.")
+    database = Database.open(db)
+    start = relaunch(database, "collect", resume) if resume else launch(database, "collect", resolved)
+    with start as run:
+        if rows is not None:
+            import_rows(database, run, rows, pool, filter_)
+        else:
+            sample(database, run, pool, limit, output)
+        run.summary |= totals(database, run, pool)
+    output.result(run.summary, closing(run.summary))
+
+
+def read_rows(path: Path, map_: list[str] | None) -> list[Any]:
+    from scrpo_cli.tasks.responses import parse_map, read_responses
+    from scrpo_cli.training.collect import named_source
+
+    return named_source(read_responses(path, parse_map(map_ or [])), path)
+
+
+def import_rows(database: Database, run: Launch, rows: list[Any], pool: str, use_filter: bool) -> None:
+    from contextlib import closing as closed
+
+    from scrpo_cli.tasks import make_task
+    from scrpo_cli.training.collect import collect_rows
+
+    with closed(make_task(run.recipe.task)) as task:
+        collect_rows(database, run, task, rows, pool, use_filter=use_filter)
+
+
+def sample(database: Database, run: Launch, pool: str, limit: int | None, output: Output) -> None:
+    from scrpo_cli.training.collect import collect_samples
+    from scrpo_cli.training.lab import open_lab
+
+    with open_lab(run.recipe) as lab:
+        collect_samples(database, run, lab, pool, limit, output.say)
+
+
+def closing(summary: dict[str, Any]) -> str:
+    verdicts = ", ".join(f"{n} {verdict}" for verdict, n in sorted(summary["verdicts"].items()))
+    return (
+        f"{summary['attempts']} attempts: {verdicts}\n"
+        f"{summary['kept']} errors are in the pool '{summary['pool']}' (run {summary['run']})\n"
+        f"next: scrpo pool stats --pool {summary['pool']}   or   scrpo correct --pool {summary['pool']}"
+    )

@@ -1,0 +1,92 @@
+"""`scrpo train`: LoRA training by recipe."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from scrpo_cli.cli.common import DbOption, DebugOption, JsonOption, Output, QuietOption, RecipeOption, SetOption
+from scrpo_cli.errors import UserError
+from scrpo_cli.recipe.load import load_recipe
+from scrpo_cli.recipe.models import Recipe
+
+if TYPE_CHECKING:
+    from scrpo_cli.training.launch import Launch
+
+ReflectOption = Annotated[
+    str | None,
+    typer.Option("--reflect-every", metavar="N|never", help="A reflection step after every N trial steps."),
+]
+
+
+def train(
+    recipe: RecipeOption = "tiny",
+    reflect_every: ReflectOption = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Overrides the recipe's seed.")] = None,
+    set_: SetOption = None,
+    resume: Annotated[str | None, typer.Option("--resume", metavar="RUN", help="Continue a run: an id, a prefix or `last`.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe and its budget.")] = False,
+    run_id: Annotated[str | None, typer.Option("--run-id", hidden=True)] = None,
+    sweep: Annotated[str | None, typer.Option("--sweep", hidden=True)] = None,
+    arm: Annotated[str, typer.Option("--arm", hidden=True)] = "",
+    db: DbOption = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """LoRA training by recipe: ScRPO and the methods that it is held against. Ctrl-C saves; --resume continues."""
+    output = Output(json, quiet)
+    if resume is not None and (set_ or seed is not None or reflect_every):
+        fix = "Drop --set, --seed and --reflect-every, or start a new run."
+        raise UserError("A resumed run keeps the recipe that it was started with.", f"--resume {resume}", fix)
+    resolved = load_recipe(recipe, overrides(set_, seed, reflect_every))
+    if dry_run:
+        show_budget(resolved, output)
+        return
+    from scrpo_cli.pool.db import Database
+    from scrpo_cli.training.launch import launch, relaunch
+
+    database = Database.open(db)
+    start = (
+        relaunch(database, "train", resume)
+        if resume is not None
+        else launch(database, "train", resolved, run_id=run_id, sweep=sweep, arm=arm)
+    )
+    with start as run:
+        from scrpo_cli.training.run import run_training
+
+        run.summary |= run_training(database, run, output)
+    output.result(run.summary, closing(run, str(database.url)))
+
+
+def overrides(set_: list[str] | None, seed: int | None, reflect_every: str | None) -> list[str]:
+    """The options that are short for recipe keys, as --set items."""
+    extra = [] if seed is None else [f"seed={seed}"]
+    if reflect_every is not None:
+        extra.append(f"method.reflect_every={reflect_every}")
+    return [*(set_ or []), *extra]
+
+
+def show_budget(recipe: Recipe, output: Output) -> None:
+    import yaml
+    from rich.console import Group
+
+    from scrpo_cli.training.budget import estimate, render
+
+    data = recipe.model_dump(mode="json")
+    budget = estimate(recipe)
+    text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=100)
+    output.result({"recipe": data, "budget": budget.as_dict()}, Group(text, render(budget)))
+
+
+def closing(run: Launch, database: str) -> Any:
+    """Before and after in one table, and where everything lies."""
+    from rich.console import Group
+
+    from scrpo_cli.cli.tables import before_after, places
+
+    summary = run.summary
+    rows = {"run": run.run_id, "database": database, "adapter": summary["adapter"], "metrics": summary["metrics"]}
+    rows |= {"continue or look": f"scrpo runs show {run.run_id}"}
+    return Group(before_after(summary["eval"]), places(rows))

@@ -1,0 +1,84 @@
+"""`scrpo correct`: show the model its pooled errors, have it reflect and solve again, and measure what it repairs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from scrpo_cli.evaluation.metrics import repair_rate
+from scrpo_cli.evaluation.runner import outcome
+from scrpo_cli.pool.db import Database
+from scrpo_cli.pool.queries import attempts_of, record_step, steps_of, waiting
+from scrpo_cli.pool.records import StepRecord
+from scrpo_cli.rollout.chat import reflection_messages
+from scrpo_cli.rollout.groups import Origin, grade_groups, sample_asks
+from scrpo_cli.training.lab import Lab
+from scrpo_cli.training.launch import Launch
+from scrpo_cli.types import Ask, Attempt, AttemptKind, PoolEntry
+
+
+def correct_pool(
+    db: Database, run: Launch, lab: Lab, pool: str, limit: int | None, samples: int, report: Callable[[str], None]
+) -> dict[str, Any]:
+    """`samples` corrections of each living entry (the first `limit`); the entries stay alive, their uses are counted.
+
+    An interrupted run goes on with the first batch of errors that is not in the database.
+    """
+    entries = waiting(db, pool)[:limit]
+    done = {s.step for s in steps_of(db, run.run_id)}
+    size = lab.recipe.optim.prompts_per_step
+    for step, start in enumerate(range(0, len(entries), size), start=1):
+        if step in done:
+            continue
+        attempts = correct_batch(run, lab, entries[start : start + size], samples, step)
+        fixed = sum(a.reward for a in attempts)
+        metrics = {"correct/fix_rate": fixed / len(attempts)}
+        record_step(db, run.run_id, StepRecord(step, "correct", attempts, metrics=metrics))
+        report(f"{min(start + size, len(entries))}/{len(entries)} errors: {fixed:.0f} of {len(attempts)} repaired")
+    return summary(attempts_of(db, run.run_id, phase="correct"), run, pool)
+
+
+def correct_batch(run: Launch, lab: Lab, entries: Sequence[PoolEntry], samples: int, step: int) -> list[Attempt]:
+    asks = [ask(lab, entry, samples) for entry in entries]
+    origin = Origin(f"{run.run_id}:{step}", lab.recipe.seed, step, "correct")
+    completions = sample_asks(lab.engine, lab.chat, asks, lab.sampling, origin)
+    groups = grade_groups(lab.task, lab.recipe.task.reflection, asks, completions, origin)
+    return [a for g in groups for a in g.attempts]
+
+
+def ask(lab: Lab, entry: PoolEntry, samples: int) -> Ask:
+    first = lab.task.messages(entry.problem)
+    messages = reflection_messages(lab.recipe.task, first, entry.problem, entry.response, lab.chat.tokenizer)
+    return Ask(entry.problem, messages, samples, AttemptKind.CORRECTION, entry)
+
+
+def summary(attempts: Sequence[Attempt], run: Launch, pool: str) -> dict[str, Any]:
+    """The repair rate over errors, clustered by problem: each error counts with the mean of its corrections."""
+    by_error: dict[str, list[float]] = {}
+    by_problem: dict[tuple[str, str], list[str]] = {}
+    for attempt in attempts:
+        error = attempt.parent or ""
+        if error not in by_error:
+            by_problem.setdefault((attempt.problem.source, attempt.problem.id), []).append(error)
+        by_error.setdefault(error, []).append(outcome(attempt))
+    width = max((len(errors) for errors in by_problem.values()), default=0)
+    repaired_NK = np.full((len(by_problem), width), np.nan)
+    for i, errors in enumerate(by_problem.values()):
+        repaired_NK[i, : len(errors)] = [mean_graded(by_error[e]) for e in errors]
+    wrong_NK = np.where(np.isnan(repaired_NK), np.nan, 0.0)
+    rate = repair_rate(wrong_NK, repaired_NK) if by_problem else {"value": None, "ci95": None, "wrong": 0}
+    return {
+        "run": run.run_id,
+        "pool": pool,
+        "errors": len(by_error),
+        "corrections": len(attempts),
+        "repair_rate": rate,
+        "solved_by_any": sum(np.nanmax(r) > 0 for r in by_error.values() if not np.isnan(r).all()),
+    }
+
+
+def mean_graded(outcomes: Sequence[float]) -> float:
+    graded = [x for x in outcomes if not np.isnan(x)]
+    return float(np.mean(graded)) if graded else np.nan

@@ -1,0 +1,48 @@
+"""What every command that samples needs: a policy, an engine over it, its chat template and the task."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from scrpo_cli.recipe.models import Recipe
+from scrpo_cli.rollout.base import Engine, Sampling
+from scrpo_cli.rollout.chat import Chat
+from scrpo_cli.rollout.transformers_engine import TransformersEngine
+from scrpo_cli.tasks import make_task
+from scrpo_cli.tasks.base import Task
+from scrpo_cli.training.policy import Policy, load_policy
+
+
+@dataclass
+class Lab:
+    """A recipe with its policy loaded; use it as a context manager."""
+
+    recipe: Recipe
+    policy: Policy
+    engine: Engine
+    chat: Chat
+    task: Task
+
+    @property
+    def sampling(self) -> Sampling:
+        """How training (and `collect`, which feeds it) samples."""
+        return Sampling(self.recipe.rollout.temperature, self.recipe.rollout.max_tokens)
+
+    def parts(self) -> dict[str, Any]:
+        return {f.name: getattr(self, f.name) for f in fields(Lab)}
+
+    def __enter__(self) -> Any:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.engine.close()
+        self.task.close()
+
+
+def open_lab(recipe: Recipe) -> Lab:
+    """Load what the recipe names. The task comes first: a missing data set shows before a large model is loaded."""
+    task = make_task(recipe.task)
+    policy = load_policy(recipe.model, recipe.seed)
+    engine = TransformersEngine(policy.model, policy.tokenizer, recipe.rollout.batch_size)
+    return Lab(recipe, policy, engine, Chat(policy.tokenizer), task)

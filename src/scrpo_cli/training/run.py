@@ -1,0 +1,62 @@
+"""`scrpo train` below the command line: open or resume the session, run the loop, sum up."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from scrpo_cli.errors import Interrupted
+from scrpo_cli.evaluation.metrics import paired
+from scrpo_cli.evaluation.runner import outcome
+from scrpo_cli.pool.db import Database
+from scrpo_cli.pool.queries import attempts_of
+from scrpo_cli.tracking.tracker import HasConsole
+from scrpo_cli.training import checkpoint
+from scrpo_cli.training.launch import Launch
+from scrpo_cli.training.loop import resume, train
+from scrpo_cli.training.session import Session, open_session
+from scrpo_cli.types import AttemptKind
+
+
+def run_training(db: Database, run: Launch, console: HasConsole | None) -> dict[str, Any]:
+    """Train to the end of the recipe's budget and return the run's summary.
+
+    Raises Interrupted (exit 130) with the command that resumes, after the step in hand has been saved.
+    """
+    with open_session(run.recipe, db, run.run_id, run.directory, resume=run.resumed, console=console) as session:
+        try:
+            with session.tracker, session.stop.on_signals():
+                evaluations = train(session)
+                session.tracker.finish({k: v["avg"] for k, v in evaluations.items() if v})
+        except KeyboardInterrupt:
+            raise Interrupted("Stopped at once.", str(run.directory), f"Continue with `{resume(session)}`.") from None
+        if change := paired_change(session):
+            evaluations["change"] = change
+        return {
+            "run": run.run_id,
+            "status": "done",
+            "steps": session.progress.step,
+            "generated_tokens": session.progress.generated_tokens,
+            "adapter": str(checkpoint.newest(session.checkpoints)),
+            "metrics": str(run.directory / "metrics.jsonl"),
+            "eval": evaluations,
+        }
+
+
+def paired_change(run: Session) -> dict[str, Any] | None:
+    """After minus before on the same problems."""
+    found = run.benchmark()
+    if found is None:
+        return None
+    before, after = (outcome_matrix(run, f"eval:{found[0]}:{label}") for label in ("before", "after"))
+    return paired(before, after)
+
+
+def outcome_matrix(run: Session, phase: str) -> np.ndarray:
+    """(N, K) outcomes of the first answers of a stored evaluation, problems in a fixed order."""
+    attempts = attempts_of(run.db, run.run_id, phase=phase, kind=AttemptKind.FIRST.value)
+    rows: dict[str, list[float]] = {}
+    for attempt in sorted(attempts, key=lambda a: (a.problem.source, a.problem.id, a.sample)):
+        rows.setdefault(f"{attempt.problem.source}/{attempt.problem.id}", []).append(outcome(attempt))
+    return np.array(list(rows.values()))
