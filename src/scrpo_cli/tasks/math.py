@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from scrpo_cli.recipe.models import ProblemsConfig, TaskConfig
 from scrpo_cli.tasks.base import first_turn
 from scrpo_cli.tasks.grading.grade import MathGrader
-from scrpo_cli.tasks.grading.workers import GRADER
+from scrpo_cli.tasks.grading.workers import DEADLINE_S, GRADER
 from scrpo_cli.tasks.sources import load_problems
 from scrpo_cli.types import Grade, Message, Problem
 
@@ -18,9 +18,9 @@ class MathTask:
     name = "math"
     grader = GRADER
 
-    def __init__(self, cfg: TaskConfig, workers: int | None = None) -> None:
+    def __init__(self, cfg: TaskConfig, workers: int | None = None, deadline_s: float = DEADLINE_S) -> None:
         self._cfg = cfg
-        self._grader = MathGrader(workers)
+        self._grader = MathGrader(workers, deadline_s)
 
     def problems(self, cfg: ProblemsConfig) -> Sequence[Problem]:
         return load_problems(cfg)

@@ -13,6 +13,7 @@ from typing import Any
 
 from scrpo_cli.errors import UserError
 from scrpo_cli.tasks.sources import read_rows, text_field
+from scrpo_cli.types import Problem
 
 FIELDS = ("id", "problem", "answer", "response", "sample", "turn", "model", "gold", "pred", "source", "meta")
 REFUSED = "mend the line; the whole file is refused"
@@ -32,6 +33,12 @@ class ResponseRow:
     model: str | None = None
     source: str = "jsonl"
     meta: Mapping[str, Any] = field(default_factory=dict)
+
+    def as_problem(self) -> Problem:
+        """The problem that the response answers; UserError where the row has no reference answer."""
+        if self.answer is None:
+            raise UserError("the field 'answer' is missing", self.where, "name it with --map answer=THEIRS")
+        return Problem(self.id, self.source, self.problem or "", self.answer, self.meta)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,12 +9,14 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 from scrpo_cli.errors import UserError
 from scrpo_cli.recipe.models import ProblemsConfig
+from scrpo_cli.tasks.grading.equal import is_list
 from scrpo_cli.tasks.grading.extract import extract
 from scrpo_cli.types import Problem
 
@@ -23,6 +25,10 @@ SUFFIXES = (".jsonl", ".jsonl.gz")
 DATA_DIR = "SCRPO_DATA_DIR"
 REL_TOL = {"minerva_math": 0.01}
 """Answers of these sources are rounded measurements: 1%, our choice."""
+SOLUTION_SETS = ("math", "math500")
+"""Bare comma lists of these sources are sets of solutions, unless the problem asks for an order."""
+
+_ASKS_ORDER = re.compile(r"\b(?:increasing|decreasing|ascending|descending|the greatest|the least)\b|first write")
 
 
 def load_problems(cfg: ProblemsConfig) -> list[Problem]:
@@ -64,11 +70,13 @@ def read_rows(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
             for number, line in enumerate(lines, 1):
                 if line.strip():
                     row = json.loads(line)
+                    if "\\ud" in line:  # half a surrogate pair, which neither a database nor a terminal takes
+                        row = json.loads(json.dumps(row, ensure_ascii=False).encode(errors="replace"))
                     if not isinstance(row, dict):
                         raise UserError("the line is not a JSON object", f"{path}:{number}", refused)
                     yield row, f"{path}:{number}"
-    except json.JSONDecodeError as error:
-        raise UserError(f"the line is not JSON: {error.msg}", f"{path}:{number}", refused) from None
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise UserError(f"the line is not JSON: {error}", f"{path}:{number}", refused) from None
     except UnicodeDecodeError:
         raise UserError("the text is not UTF-8", f"{path}, after line {number}", refused) from None
     except FileNotFoundError:
@@ -118,9 +126,17 @@ def _load_dataset(name: str, cfg: ProblemsConfig, local: bool) -> Iterable[Mappi
 def _problem(row: Mapping[str, Any], where: str, source: str) -> Problem:
     values = [text_field(row, field, where) for field in ("id", "problem", "answer")]
     rest = {k: v for k, v in row.items() if k not in ("id", "problem", "answer", "source", "meta") and v is not None}
-    name = str(row.get("source", source))
-    tolerance = {"rel_tol": REL_TOL[name]} if name in REL_TOL else {}
-    return Problem(values[0], name, values[1], values[2], {**tolerance, **rest, **(row.get("meta") or {})})
+    name, (key, text, answer) = str(row.get("source", source)), values
+    return Problem(key, name, text, answer, {**_rules(name, text, answer), **rest, **(row.get("meta") or {})})
+
+
+def _rules(source: str, text: str, answer: str) -> dict[str, Any]:
+    """What the grader has to know about answers of a source, as meta."""
+    if source in REL_TOL:
+        return {"rel_tol": REL_TOL[source]}
+    if source in SOLUTION_SETS and is_list(answer) and not _ASKS_ORDER.search(text):
+        return {"is_multiple_answer": True}
+    return {}
 
 
 def text_field(row: Mapping[str, Any], field: str, where: str) -> str:

@@ -91,9 +91,10 @@ def _last_phrase(text: str) -> str | None:
         return None
     start = phrases[-1].end()
     if formula := _DOLLARS.match(text, start):
-        return next(part for part in formula.groups() if part is not None).strip() or None
-    sentence = _SENTENCE.match(text, start)
-    return _tidy(sentence[0]) or None if sentence else None
+        answer = next(part for part in formula.groups() if part is not None).strip()
+    else:
+        answer = _tidy(_SENTENCE.match(text, start)[0])  # type: ignore[index]  # it matches everywhere
+    return answer if answer and not _BOX.match(answer) else None  # the box was empty, or it had been found
 
 
 def _tidy(answer: str) -> str:

@@ -8,14 +8,18 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import sys
 import threading
 from collections.abc import Sequence
+from concurrent.futures import Future
 from concurrent.futures import TimeoutError as DeadlineExceeded
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from importlib.metadata import version
 
 from pebble import ProcessPool
 
+from scrpo_cli.errors import RunError
 from scrpo_cli.tasks.grading.equal import EXACT, GoldError, Rules, cheap, symbolic
 from scrpo_cli.types import Verdict
 
@@ -23,6 +27,7 @@ GRADER = f"math/1 math-verify={version('math-verify')} latex2sympy2-extended={ve
 DEADLINE_S = 5.0
 CACHE_ITEMS = 50_000
 MEMORY_BYTES = 4 << 30  # of one worker's address space: 10^10^10 is a 4 GB integer
+MAX_ANSWER = 10_000  # characters
 TASKS_PER_WORKER = 20_000  # then it is replaced: sympy's caches only grow
 
 
@@ -74,12 +79,16 @@ class Judge:
         futures = [self._pool.schedule(judge_hard, args=(q,), timeout=self.deadline_s) for q in questions]
         return [self._outcome(future) for future in futures]
 
-    def _outcome(self, future) -> Judgement:
+    def _outcome(self, future: Future[Judgement]) -> Judgement:
         error = future.exception()  # waits; every item ends by its own deadline
         if error is None:
             return future.result()
         if isinstance(error, DeadlineExceeded):
             return Judgement(Verdict.TIMEOUT, f"comparing took longer than {self.deadline_s:g} s")
+        if isinstance(error, BrokenProcessPool):
+            where = f"{self.workers} grading processes (multiprocessing spawn)"
+            fix = "a script that grades needs `if __name__ == '__main__':` around its own code; else check the memory"
+            raise RunError("the grading processes cannot start", where, fix) from error
         return Judgement(Verdict.ERROR, f"{type(error).__name__}: {error}"[:500])
 
     def _remember(self, decided: dict[Question, Judgement]) -> None:
@@ -98,13 +107,16 @@ class Judge:
 
 def judge_cheaply(question: Question) -> Judgement | None:
     """The judgement where it needs no worker."""
+    if len(question.pred) > MAX_ANSWER > len(question.gold):  # a runaway box; not worth a deadline
+        return Judgement(Verdict.WRONG, f"longer than any answer: {len(question.pred)} characters")
     try:
-        return _judgement(cheap(question.gold, question.pred, question.rules))
+        same = cheap(question.gold, question.pred, question.rules)
     except GoldError as error:
         return Judgement(Verdict.ERROR, str(error))
+    return None if same is None else _judgement(same)
 
 
-def judge_hard(question: Question) -> Judgement | None:
+def judge_hard(question: Question) -> Judgement:
     """math-verify's judgement; runs in a worker."""
     try:
         return _judgement(symbolic(question.gold, question.pred, question.rules))
@@ -112,14 +124,14 @@ def judge_hard(question: Question) -> Judgement | None:
         return Judgement(Verdict.ERROR, str(error))
 
 
-def _judgement(same: bool | None) -> Judgement | None:
-    return None if same is None else Judgement(Verdict.CORRECT if same else Verdict.WRONG)
+def _judgement(same: bool) -> Judgement:
+    return Judgement(Verdict.CORRECT if same else Verdict.WRONG)
 
 
 def _start_worker() -> None:
     """Before the first item, so that no item pays for the import: quiet logs, bounded memory, parser warm."""
     logging.disable(logging.ERROR)
-    if os.name == "posix":
+    if sys.platform == "linux":  # macOS refuses it
         import resource
 
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))

@@ -1,0 +1,95 @@
+"""`scrpo grade`: verdicts on answers given on the command line or in a file."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from scrpo_cli.cli.common import DbOption, DebugOption, JsonOption, Output, QuietOption
+from scrpo_cli.errors import UserError
+
+if TYPE_CHECKING:
+    from scrpo_cli.tasks import Task
+    from scrpo_cli.tasks.responses import PairRow, ResponseRow
+    from scrpo_cli.types import Grade
+
+
+def grade(
+    task: Annotated[Literal["math", "tiny"], typer.Option("--task", help="Whose grader.")] = "math",
+    gold: Annotated[str | None, typer.Option("--gold", metavar="G", help="The reference answer.")] = None,
+    answer: Annotated[str | None, typer.Option("--answer", metavar="A", help="The final answer to judge.")] = None,
+    from_jsonl: Annotated[
+        str | None, typer.Option("--from-jsonl", metavar="FILE", help="Responses, one JSON object a line (.gz too).")
+    ] = None,
+    map_: Annotated[
+        list[str] | None,
+        typer.Option("--map", metavar="OURS=THEIRS", help="Read our field from theirs, e.g. response=output; repeat."),
+    ] = None,
+    workers: Annotated[int | None, typer.Option("--workers", min=1, help="Grading processes.")] = None,
+    deadline: Annotated[float, typer.Option("--deadline", min=0.1, metavar="S", help="Seconds for each item.")] = 5.0,
+    db: DbOption = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Grade answers: one pair (--gold, --answer) or a file of responses (--from-jsonl).
+
+    A row with `answer` and `response` is graded as full model text; one with `gold` and `pred` holds two final
+    answers, and only equivalence is asked. Example:
+
+    scrpo grade --gold '\\frac{1}{2}' --answer 0.5
+    """
+    from scrpo_cli.recipe.models import TaskConfig
+    from scrpo_cli.tasks import make_task
+    from scrpo_cli.tasks.responses import PairRow
+
+    rows = _rows(gold, answer, from_jsonl, map_ or [])
+    grader = make_task(TaskConfig(name=task), workers, deadline)
+    try:
+        pairs = [row for row in rows if isinstance(row, PairRow)]
+        grades = iter(grader.compare([(row.gold, row.pred) for row in pairs]))
+        graded = iter(_grade_responses(grader, rows))
+        result = [(row, next(grades) if isinstance(row, PairRow) else next(graded)) for row in rows]
+    finally:
+        grader.close()
+    counts = Counter(str(g.verdict) for _, g in result)
+    data = {"task": task, "grader": grader.grader, "rows": [_row(row.id, g) for row, g in result], "counts": counts}
+    Output(json, quiet).result(data, _text(result, counts))
+
+
+def _rows(
+    gold: str | None, answer: str | None, file: str | None, maps: Sequence[str]
+) -> Sequence[ResponseRow | PairRow]:
+    from scrpo_cli.tasks.responses import PairRow, parse_map, read_responses
+
+    if file is not None and gold is None and answer is None:
+        return read_responses(file, parse_map(maps))
+    if file is None and gold is not None and answer is not None:
+        return [PairRow("answer", "--gold, --answer", gold, answer)]
+    raise UserError("nothing to grade", "scrpo grade", "give --gold G and --answer A, or --from-jsonl FILE")
+
+
+def _grade_responses(grader: Task, rows: Sequence[ResponseRow | PairRow]) -> list[Grade]:
+    from scrpo_cli.tasks.responses import ResponseRow
+
+    return grader.grade([(row.as_problem(), row.response) for row in rows if isinstance(row, ResponseRow)])
+
+
+def _row(key: str, grade: Grade) -> dict[str, Any]:
+    row = {"id": key, "verdict": str(grade.verdict), "extracted": grade.extracted}
+    return row | ({"reason": grade.reason} if grade.reason else {})
+
+
+def _text(result: Sequence[tuple[ResponseRow | PairRow, Grade]], counts: Counter[str]) -> Any:
+    if len(result) == 1:
+        ((_, only),) = result
+        return f"{only.verdict}" + (f" ({only.reason})" if only.reason else "")
+    from rich.table import Table
+
+    table = Table("verdict", "rows", "share", box=None, header_style="bold")
+    for verdict, n in counts.most_common():
+        table.add_row(verdict, str(n), f"{n / len(result):.1%}")
+    return table

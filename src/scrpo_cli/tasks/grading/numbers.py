@@ -1,0 +1,93 @@
+"""Plain numbers as they are written in answers: 1,234  $18.90  \\frac{3}{4}  137 \\frac{1}{2}  4.5e33  15\\text{ cm}^2.
+
+Units are dropped, never converted. Everything here is exact (fractions) and linear in the length of the text.
+"""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+
+MAX_CHARACTERS = 1000  # of a plain number: a longer one is left to the killable pass
+TEXT = re.compile(r"\\(?:text|textbf|textrm|mbox|mathrm|mathbf|operatorname)\s*\{([^{}]*)\}")
+
+_SPACE = re.compile(r"(?<!\\)(?:\\(?:[,;:>]|!\s*)|\\(?:left|right|displaystyle|[bB]igg?)(?![a-zA-Z]))")
+_WIDE_SPACE = re.compile(r"(?<!\\)(?:\\(?: |q?quad\b)|~)|\s+")
+_SIGNS = str.maketrans({"\N{MINUS SIGN}": "-", "\N{MULTIPLICATION SIGN}": "*"})
+_DEGREES = re.compile(r"\s*(?:\^\s*\{?\s*\\circ\s*\}?|\\degree\b|°)")
+_TEXT_UNIT = re.compile(r"\s*\\(?:text|mbox|mathrm)\s*\{[^{}]*\}(?:\s*\^\s*\{?\d\}?)?$")
+_NO_UNIT = "and|or|to|over|times|plus|minus|mod|pi|ln|log|sqrt|sin|cos|tan|dozen|hundred|thousand|million|billion"
+_WORD_UNIT = re.compile(
+    rf"(?<=[\d}}])\s+(?!(?:{_NO_UNIT})\b)(?:[A-Za-z]{{3,}}|cm|mm|km|kg|ml|ft|in|hr|mi|lb|oz)"
+    r"(?:(?:\s+|[/^.-])(?:[A-Za-z]+|[23]))*\.?$"
+)
+_CURRENCY = re.compile(r"^([+-]?)\s*(?:\\?\$|€|£)\s*(?=[\d.+-])")
+_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
+
+_PLAIN = r"[+-]?(?:\d+\.?\d*|\.\d+)"
+_DECIMAL = re.compile(_PLAIN)
+_SCIENTIFIC = re.compile(rf"({_PLAIN})[eE]([+-]?\d{{1,3}})")
+_POWER = re.compile(rf"(?:({_PLAIN})(?:\\times|\\cdot|\*|x))?10\^\{{?([+-]?\d{{1,3}})\}}?")
+_SLASHED = re.compile(rf"(?P<sign>)(?P<whole>)(?P<top>{_PLAIN})/(?P<bottom>[+-]?\d+)")
+_MIXED = re.compile(r"(?P<sign>[+-]?)(?P<whole>\d+) (?P<top>\d+)/(?P<bottom>\d+)")
+_FRAC = re.compile(
+    r"(?P<sign>[+-]?)\s*(?P<whole>\d*)\s*\\frac\s*"
+    r"(?:\{\s*(?P<top>[+-]?\d+)\s*\}|(?P<top1>\d))\s*(?:\{\s*(?P<bottom>[+-]?\d+)\s*\}|(?P<bottom1>\d))"
+)
+
+
+def normalize(answer: str) -> str:
+    """An answer without the markup that never changes its value: dollars around it, spacing, `\\left`, `\\dfrac`."""
+    answer = _unwrapped(answer)
+    answer = _SPACE.sub("", answer.replace("{,}", ","))
+    answer = answer.translate(_SIGNS).replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac")
+    return _WIDE_SPACE.sub(" ", answer).strip()
+
+
+def _unwrapped(answer: str) -> str:
+    answer = answer.strip().rstrip(".").strip()
+    for left, right in (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ("\\boxed{", "}")):
+        inner = answer[len(left) : -len(right)]
+        if answer.startswith(left) and answer.endswith(right) and inner and left not in inner:
+            answer = inner.strip().rstrip(".").strip()
+    return answer
+
+
+def without_unit(text: str) -> str:
+    """A normalised answer without degrees and a unit after it: `\\text{...}`, or a word after a digit or brace."""
+    bare = _WORD_UNIT.sub("", _TEXT_UNIT.sub("", _DEGREES.sub("", text))).strip()
+    return bare or text
+
+
+def number(text: str) -> Fraction | None:
+    """The exact value of a normalised plain number, units and currency dropped; None for anything else.
+
+    Percent signs are the caller's.
+    """
+    if len(text) > MAX_CHARACTERS:
+        return None
+    text = _CURRENCY.sub(r"\1", without_unit(_inner(text)))
+    text = _THOUSANDS.sub(lambda thousands: thousands[0].replace(",", ""), text)
+    if fraction := _MIXED.fullmatch(text) or _FRAC.fullmatch(text) or _SLASHED.fullmatch(text.replace(" ", "")):
+        return _fraction(fraction.groupdict())
+    text = text.replace(" ", "") if "\\" in text or "*" in text else text
+    if _DECIMAL.fullmatch(text):
+        return Fraction(text)
+    if power := _SCIENTIFIC.fullmatch(text) or _POWER.fullmatch(text):
+        return Fraction(power[1] or 1) * Fraction(10) ** int(power[2])
+    return None
+
+
+def _inner(text: str) -> str:
+    """What `\\text{...}` or a pair of parentheses holds, where that is all there is; `(1,234)` stays a tuple."""
+    if whole := TEXT.fullmatch(text):
+        text = whole[1].strip()
+    return text[1:-1] if text.startswith("(") and text.endswith(")") and "," not in text else text
+
+
+def _fraction(parts: dict[str, str | None]) -> Fraction | None:
+    top, bottom = parts["top"] or parts.get("top1") or "", parts["bottom"] or parts.get("bottom1") or ""
+    if not int(bottom):
+        return None
+    value = Fraction(parts["whole"] or 0) + Fraction(top) / Fraction(bottom)
+    return -value if parts["sign"] == "-" else value
