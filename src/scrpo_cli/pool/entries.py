@@ -100,7 +100,7 @@ def known_pool(db: Database, pool: str) -> str:
         pools = list(connection.scalars(select(POOL_ENTRY.c.pool).distinct().order_by(POOL_ENTRY.c.pool)))
     if pool in pools:
         return pool
-    fix = f"There are: {listing(pools, most=10)}." if pools else "`scrpo collect` fills one."
+    fix = f"There are: {listing(pools, most=10)}" if pools else "`scrpo collect` fills one."
     raise UserError(f"There is no pool '{pool}'", db.where, fix)
 
 
@@ -130,7 +130,7 @@ def find_entries(db: Database, ref: str) -> list[Entry]:
             rows = connection.execute(select_entries().where(POOL_ENTRY.c.attempt_id == ids[0])).mappings()
             return [read_entry(dict(row)) for row in rows]
     if ids:
-        raise UserError(f"'{ref}' begins {len(ids)} pooled attempts", db.where, f"Write more of it: {listing(ids)}.")
+        raise UserError(f"'{ref}' begins {len(ids)} pooled attempts", db.where, f"Write more of it: {listing(ids)}")
     raise UserError(f"There is no pooled attempt '{ref}'", db.where, "`scrpo pool ls --all` lists them.")
 
 

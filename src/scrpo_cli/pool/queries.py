@@ -130,10 +130,11 @@ def resolve_run(db: Database, ref: str, *, command: str | None = None) -> RunRow
     if len(found) == 1:
         return found[0]
     if found:
-        fix = f"Write more of it: {listing(run.id for run in found)}."
+        fix = f"Write more of it: {listing(run.id for run in found)}"
         raise UserError(f"'{ref}' begins the ids of {len(found)} {what}", db.where, fix)
     near = difflib.get_close_matches(ref, [run.id for run in runs], n=3) or [runs[0].id]
-    raise UserError(f"There is no run '{ref}'", db.where, f"Nearest: {listing(near)}. `scrpo runs ls` lists them.")
+    what = f"There is no `scrpo {command}` run '{ref}'" if command else f"There is no run '{ref}'"
+    raise UserError(what, db.where, f"`scrpo runs ls` lists them; nearest: {listing(near)}")
 
 
 def listing(names: Iterable[str], most: int = 4) -> str:

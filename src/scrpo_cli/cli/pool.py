@@ -1,0 +1,261 @@
+"""`scrpo pool`: look into the error pool, move it between databases, tidy it."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from scrpo_cli.cli.common import DbOption, DebugOption, JsonOption, Output, QuietOption
+
+if TYPE_CHECKING:
+    from scrpo_cli.pool.entries import Entry, Use
+
+app = typer.Typer(
+    help="Look into the error pool.", add_completion=False, context_settings={"help_option_names": ["-h", "--help"]}
+)
+
+PoolOption = Annotated[str | None, typer.Option("--pool", metavar="NAME", help="One pool; none: all of them.")]
+
+
+@app.command("ls")
+def ls(
+    pool: PoolOption = None,
+    source: Annotated[str | None, typer.Option(help="Only problems of this source.")] = None,
+    alive: Annotated[
+        bool, typer.Option("--alive/--all", help="Only entries that wait, or the retired ones too.")
+    ] = True,
+    limit: Annotated[int, typer.Option(min=1, help="Most rows to show.")] = 20,
+    db: DbOption = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """The pooled errors, oldest first."""
+    from scrpo_cli.pool.db import Database
+    from scrpo_cli.pool.entries import list_entries
+
+    with Database.open(db, create=False) as database:
+        total, entries = list_entries(database, pool=pool, source=source, alive=alive, limit=limit)
+    rows = [entry.model_dump(mode="json", exclude={"prompt_ids", "ids", "logprobs"}) for entry in entries]
+    table = _table("attempt", "problem", "gold", "answered", "pool", "added", "uses", "repairs", "state")
+    for column in table.columns:
+        column.no_wrap = True
+    table.columns[0].min_width = max((len(e.attempt_id) for e in entries), default=0)  # an id has to be copied whole
+    for e in entries:
+        answered = e.extracted if e.extracted is not None else e.verdict
+        life = (e.pool, e.added_step, e.uses, e.repairs, e.retired_reason or "alive")
+        table.add_row(*(_text(cell, 48) for cell in (e.attempt_id, e.problem, e.answer, answered, *life)))
+    foot = f"{len(entries)} of {total} {'waiting ' if alive else ''}entries"
+    Output(json, quiet).result({"total": total, "entries": rows}, Group(table, Text(foot, style="dim")))
+
+
+@app.command("show")
+def show(
+    attempt: Annotated[str, typer.Argument(metavar="ID", help="A pooled attempt: its id or a unique beginning of it.")],
+    db: DbOption = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """One error: the problem, the wrong answer, and every attempt to repair it."""
+    from scrpo_cli.pool.db import Database
+    from scrpo_cli.pool.entries import find_entries, uses_of
+
+    with Database.open(db, create=False) as database:
+        entries = find_entries(database, attempt)
+        uses = uses_of(database, entries[0].attempt_id)
+    life = {"pool", "run_id", "added_step", "retired_step", "retired_reason"}
+    data = {
+        "attempt": entries[0].model_dump(mode="json", exclude={*life, "prompt_ids", "ids", "logprobs"}),
+        "pools": [entry.model_dump(mode="json", include=life) for entry in entries],
+        "uses": [asdict(use) for use in uses],
+    }
+    Output(json, quiet).result(data, Group(*_shown(entries, uses)))
+
+
+def _shown(entries: list[Entry], uses: list[Use]) -> Iterator[RenderableType]:
+    """The parts of `pool show` for a reader."""
+    first = entries[0]
+    yield _heading(f"Problem {first.id} of {first.source}")
+    yield _text(first.problem)
+    yield Text(f"\ngold answer: {visible(first.answer)}", style="green")
+    origin = f"{first.model}, {first.phase} step {first.step}, {first.finish.value}"
+    yield _heading(f"\nAttempt {first.attempt_id} ({origin})")
+    yield _text(first.response)
+    answered = f"extracted {first.extracted!r}" if first.extracted is not None else first.reason or "no answer found"
+    yield Text(f"\n{first.verdict.value}: {visible(answered)} ({first.grader})", style="red")
+    for entry in entries:
+        end = f", {entry.retired_reason} at step {entry.retired_step}" if entry.retired_reason else ", waiting"
+        yield Text(f"pool {entry.pool}: added at step {entry.added_step} by {entry.run_id}{end}")
+    yield _heading(f"\nUsed {first.uses} times, repaired {first.repairs} times")
+    for use in uses:
+        style = "green" if use.verdict == "correct" else "red"
+        given = "" if use.extracted is None else f" {visible(use.extracted)!r}"
+        yield Text(f"\n{use.attempt_id} ({use.kind}, step {use.step}): {use.verdict}{given}", style=style)
+        yield _text(use.response)
+
+
+@app.command("stats")
+def stats(
+    pool: PoolOption = None,
+    db: DbOption = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Counts by verdict, filter decision, age and use; repair rates with 95% intervals; mistakes made again."""
+    from scrpo_cli.pool.db import Database
+    from scrpo_cli.pool.stats import pool_stats
+
+    with Database.open(db, create=False) as database:
+        found = pool_stats(database, pool)
+    Output(json, quiet).result(found, Group(*stats_tables(found)))
+
+
+def stats_tables(found: Mapping[str, Any]) -> Iterator[RenderableType]:
+    """The answer of `pool_stats` for a reader."""
+    from scrpo_cli.cli.tables import percent
+
+    yield _heading(f"Pool {found['pool']}" if found["pool"] else "All pools")
+    table = Table(box=None, show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    rate, entries, again = found["repair_rate"], found["entries_repaired"], found["repeated_mistakes"]
+    lines = {
+        "attempts": f"{found['attempts']:,}: {_counts(found['verdicts'])}",
+        "filter decisions": _counts(found["decisions"]),
+        "pool entries": f"{found['entries']:,}: {_counts({'alive': found['alive'], **found['retired']})}",
+        "age of the living": _ages(found["age_steps"]),
+        "uses": f"{found['uses']:,} attempts on {found['entries_used']:,} entries",
+        "repair rate": f"{percent(rate['value'], rate['ci95'])} of these attempts",
+        **{f"  {k}": percent(r["value"], r["ci95"]) for k, r in found["repair_rate_by_kind"].items()},
+        "entries repaired": f"{percent(entries['value'], entries['ci95'])} of those used",
+        "repeated mistakes": f"{again['mistakes']:,} wrong answers given more than once, in {again['attempts']:,} "
+        f"attempts ({percent(again['share_of_wrong'])} of the wrong ones)",
+    }
+    for label, value in lines.items():
+        table.add_row(label, Text(value))
+    yield table
+    if again["top"]:
+        yield _heading("\nMost repeated")
+        top = _table("problem", "source", "wrong answer", "times")
+        for row in again["top"]:
+            cells = (row["problem_id"], row["source"], row["extracted"], row["attempts"])
+            top.add_row(*(_text(cell, 48) for cell in cells))
+        yield top
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in counts.items()) or "none"
+
+
+def _ages(ages: Mapping[str, Any] | None) -> str:
+    if ages is None:
+        return "none"
+    bins = ", ".join(f"{label}: {count:,}" for label, count in ages["histogram"].items() if count)
+    return f"median {ages['median']:g}, 90% at most {ages['p90']:g}, oldest {ages['max']} steps ({bins})"
+
+
+@app.command("export")
+def export(
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The JSONL file to write.")],
+    pool: PoolOption = None,
+    alive: Annotated[
+        bool, typer.Option("--alive/--all", help="Only entries that wait, or the retired ones too.")
+    ] = False,
+    tokens: Annotated[bool, typer.Option("--tokens", help="With token ids and log-probs.")] = False,
+    db: DbOption = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Write pool entries as interchange JSONL, which `pool import` and other tools read."""
+    from scrpo_cli.pool.db import Database
+    from scrpo_cli.pool.exchange import export_pool
+
+    with Database.open(db, create=False) as database:
+        count = export_pool(database, output, pool, alive=alive, tokens=tokens)
+    Output(json, quiet).result({"file": str(output), "entries": count}, f"{count} entries written to {output}")
+
+
+@app.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(help="A JSONL file that `scrpo pool export` wrote.")],
+    pool: Annotated[
+        str | None, typer.Option("--pool", metavar="NAME", help="Into this pool; none: as the file says.")
+    ] = None,
+    db: DbOption = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Read exported entries: the whole file or, if any line is wrong, nothing. What is there already stays as it is,
+    so importing twice changes nothing. Ungraded answers go through `scrpo collect --from-jsonl`.
+    """
+    from scrpo_cli.pool.db import Database
+    from scrpo_cli.pool.exchange import import_pool
+
+    with Database.open(db) as database:
+        done = import_pool(database, file, pool)
+    text = f"{done.rows} lines: {done.entries} entries and {done.attempts} attempts were new"
+    text += f" (run {done.run_id})" if done.run_id else "; nothing was written"
+    Output(json, quiet).result(asdict(done), text)
+
+
+@app.command("prune")
+def prune(
+    older_than_steps: Annotated[
+        int | None, typer.Option(min=0, metavar="N", help="Retire waiting entries that are more than N steps old.")
+    ] = None,
+    retired: Annotated[bool, typer.Option("--retired", help="Delete the entries that were retired already.")] = False,
+    pool: Annotated[
+        str | None,
+        typer.Option("--pool", metavar="NAME", help="Only in this pool; alone: retire all that waits in it."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done and do nothing.")] = False,
+    db: DbOption = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Retire or delete pool entries. Attempts and problems always stay, so a run's record stays whole; but a run that
+    is resumed from before the prune finds its pool without the deleted entries.
+    """
+    from scrpo_cli.pool import entries
+    from scrpo_cli.pool.db import Database
+
+    with Database.open(db, create=False) as database:
+        done = entries.prune(database, pool=pool, older_than_steps=older_than_steps, retired=retired, dry_run=dry_run)
+    would = "would be " if dry_run else ""
+    text = f"{done.retired} waiting entries {would}retired, {done.deleted} retired ones {would}deleted"
+    Output(json, quiet).result({**asdict(done), "dry_run": dry_run}, f"{text}; no attempt {would}touched")
+
+
+def _table(*columns: str) -> Table:
+    return Table(*columns, box=None, header_style="bold")
+
+
+def _heading(text: str) -> Text:
+    return Text(text, style="bold")
+
+
+def _text(value: object, most: int | None = None) -> Text:
+    """A model's text as it is: no markup, no control codes; on one line and shortened if `most` is given."""
+    text = visible(str(value))
+    if most is not None:
+        text = " ".join(text.split())
+        text = text if len(text) <= most else text[: most - 1] + "…"
+    return Text(text)
+
+
+def visible(text: str) -> str:
+    """`text` without the control characters by which a model's answer could steer a terminal."""
+    return "".join(c if c in "\n\t" or unicodedata.category(c) != "Cc" else "\N{REPLACEMENT CHARACTER}" for c in text)

@@ -1,0 +1,169 @@
+"""`scrpo runs`: what was run, how it went, and where its files lie."""
+
+from __future__ import annotations
+
+import json as jsonlib
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from scrpo_cli.cli.common import DbOption, DebugOption, JsonOption, Output, QuietOption
+
+if TYPE_CHECKING:
+    from scrpo_cli.pool.models import RunRow
+    from scrpo_cli.pool.queries import Evaluation
+
+app = typer.Typer(
+    help="Look at earlier runs.", add_completion=False, context_settings={"help_option_names": ["-h", "--help"]}
+)
+
+
+@app.command("ls")
+def ls(
+    limit: Annotated[int, typer.Option(min=1, help="Most rows to show.")] = 20,
+    status: Annotated[str | None, typer.Option(help="running, done, failed or interrupted.")] = None,
+    sweep: Annotated[str | None, typer.Option(help="Only the runs of this sweep.")] = None,
+    db: DbOption = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Runs, newest first."""
+    from scrpo_cli.pool.db import Database
+    from scrpo_cli.pool.queries import list_runs
+
+    with Database.open(db, create=False) as database:
+        runs = list_runs(database, limit=limit, status=status, sweep=sweep)
+    table = Table("run", "command", "recipe", "model", "seed", "status", "started (UTC)", box=None, header_style="bold")
+    table.columns[0].no_wrap = True
+    for run in runs:
+        cells = (run.id, run.command, _recipe(run), run.model, str(run.seed), run.status, _minute(run.created_at))
+        table.add_row(*(Text(cell) for cell in cells))
+    Output(json, quiet).result({"runs": [run_dict(run) for run in runs]}, table)
+
+
+@app.command("show")
+def show(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="An id, a unique beginning of one, or `last`.")],
+    db: DbOption = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """One run: recipe, status, steps, the last metrics, evaluations with 95% intervals, and where its files lie."""
+    from scrpo_cli.pool.db import Database
+    from scrpo_cli.pool.queries import evaluations_of, resolve_run, steps_of
+
+    with Database.open(db, create=False) as database:
+        row = resolve_run(database, run)
+        steps, evaluations = steps_of(database, row.id), evaluations_of(database, row.id)
+    data = {
+        **run_dict(row),
+        "recipe": jsonlib.loads(row.recipe_json),
+        "steps": len(steps),
+        "last_step": asdict(steps[-1]) if steps else None,
+        "evaluations": [asdict(evaluation) for evaluation in evaluations],
+        "files": files_of(row),
+    }
+    Output(json, quiet).result(data, Group(*_shown(data, evaluations)))
+
+
+def run_dict(run: RunRow) -> dict[str, Any]:
+    """The run's columns, with its summary unpacked and without its recipe."""
+    return {**run.model_dump(exclude={"recipe_json", "summary_json"}), "summary": jsonlib.loads(run.summary_json)}
+
+
+def files_of(run: RunRow) -> dict[str, str]:
+    """What is there of the run's directory: metrics, and the newest adapter by the name of its folder."""
+    directory = Path(run.directory)
+    if not run.directory or not directory.is_dir():
+        return {}
+    adapters = sorted(config.parent for config in directory.rglob("adapter_config.json"))
+    found = {
+        "directory": directory,
+        "metrics": directory / "metrics.jsonl",
+        "adapter": adapters[-1] if adapters else None,
+    }
+    return {name: str(path) for name, path in found.items() if path and path.exists()}
+
+
+def _shown(data: Mapping[str, Any], evaluations: list[Evaluation]) -> Iterator[RenderableType]:
+    """The parts of `runs show` for a reader."""
+    table = _pairs()
+    for name in (
+        "id",
+        "command",
+        "recipe_name",
+        "seed",
+        "model",
+        "status",
+        "sweep",
+        "arm",
+        "created_at",
+        "finished_at",
+    ):
+        if data[name] not in (None, ""):
+            table.add_row(name.replace("_", " "), Text(str(data[name])))
+    table.add_row("version", Text(" ".join(filter(None, (data["scrpo_version"], data["git_commit"])))))
+    for name, path in data["files"].items():
+        table.add_row(name, Text(path))
+    table.add_row("steps", str(data["steps"]))
+    yield table
+    if data["summary"]:
+        yield from _section("Summary", data["summary"])
+    if last := data["last_step"]:
+        yield from _section(f"Metrics of step {last['step']} ({last['phase']})", last["metrics"])
+    if evaluations:
+        yield Text("\nEvaluations, with 95% intervals", style="bold")
+        yield _evaluations(evaluations)
+
+
+def _evaluations(evaluations: list[Evaluation]) -> Table:
+    """A row for each number that has an interval."""
+    from scrpo_cli.cli.tables import percent
+
+    table = Table("benchmark", "step", "measure", "value", box=None, header_style="bold")
+    for evaluation in evaluations:
+        for name, value, interval in estimates(evaluation.metrics):
+            table.add_row(Text(evaluation.benchmark), str(evaluation.step), name, percent(value, interval))
+    return table
+
+
+def estimates(metrics: Mapping[str, Any]) -> Iterator[tuple[str, float | None, Any]]:
+    """(name, value, interval): `avg` with `ci95`, and whatever is of the form {"value", "ci95"}."""
+    if "avg" in metrics:
+        yield "avg", metrics["avg"], metrics.get("ci95")
+    for name, value in metrics.items():
+        if isinstance(value, Mapping) and "value" in value:
+            yield name, value["value"], value.get("ci95")
+
+
+def _section(title: str, data: Mapping[str, Any]) -> Iterator[RenderableType]:
+    yield Text(f"\n{title}", style="bold")
+    table = _pairs()
+    for name, value in sorted(data.items()):
+        text = f"{value:.6g}" if isinstance(value, float) else value if isinstance(value, str) else jsonlib.dumps(value)
+        table.add_row(name, Text(text))
+    yield table
+
+
+def _pairs() -> Table:
+    table = Table(box=None, show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    return table
+
+
+def _recipe(run: RunRow) -> str:
+    return f"{run.recipe_name} ({run.arm})" if run.arm else run.recipe_name
+
+
+def _minute(timestamp: str) -> str:
+    """`2026-11-20 14:15` of `2026-11-20T14:15:03.123456Z`."""
+    return timestamp[:16].replace("T", " ")
