@@ -13,6 +13,7 @@ from scrpo_cli.recipe.load import load_recipe
 
 if TYPE_CHECKING:
     from scrpo_cli.pool.db import Database
+    from scrpo_cli.tasks.responses import ResponseRow
     from scrpo_cli.training.launch import Launch
 
 PoolOption = Annotated[str, typer.Option("--pool", metavar="NAME", help="The pool's name.")]
@@ -64,14 +65,14 @@ def collect(
     output.result(run.summary, closing(run.summary))
 
 
-def read_rows(path: Path, map_: list[str] | None) -> list[Any]:
-    from scrpo_cli.tasks.responses import parse_map, read_responses
-    from scrpo_cli.training.collect import named_source
+def read_rows(path: Path, map_: list[str] | None) -> list[ResponseRow]:
+    from scrpo_cli.rollout.imported import read_answers
+    from scrpo_cli.tasks.responses import parse_map
 
-    return named_source(read_responses(path, parse_map(map_ or [])), path)
+    return read_answers(path, parse_map(map_ or []))
 
 
-def import_rows(database: Database, run: Launch, rows: list[Any], pool: str, use_filter: bool) -> None:
+def import_rows(database: Database, run: Launch, rows: list[ResponseRow], pool: str, use_filter: bool) -> None:
     from contextlib import closing as closed
 
     from scrpo_cli.tasks import make_task

@@ -25,7 +25,9 @@ def train(
     reflect_every: ReflectOption = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Overrides the recipe's seed.")] = None,
     set_: SetOption = None,
-    resume: Annotated[str | None, typer.Option("--resume", metavar="RUN", help="Continue a run: an id, a prefix or `last`.")] = None,
+    resume: Annotated[
+        str | None, typer.Option("--resume", metavar="RUN", help="Continue a run: an id, a prefix or `last`.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe and its budget.")] = False,
     run_id: Annotated[str | None, typer.Option("--run-id", hidden=True)] = None,
     sweep: Annotated[str | None, typer.Option("--sweep", hidden=True)] = None,

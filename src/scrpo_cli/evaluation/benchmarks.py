@@ -1,18 +1,19 @@
-"""What `scrpo eval` runs: names of benchmarks to problems, answers made elsewhere to outcomes."""
+"""What `scrpo eval` runs: names of benchmarks to problems, answers made elsewhere to an evaluation."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from scrpo_cli.errors import UserError
 from scrpo_cli.evaluation.metrics import summarize, two_turn
-from scrpo_cli.evaluation.runner import Evaluation, as_entry, outcome
+from scrpo_cli.evaluation.runner import Evaluation, outcome
 from scrpo_cli.recipe.models import ProblemsConfig, Recipe
+from scrpo_cli.rollout.imported import attempts_of_rows, by_problem, row_key
 from scrpo_cli.tasks.base import Task
 from scrpo_cli.tasks.responses import ResponseRow
-from scrpo_cli.types import Attempt, AttemptKind, Completion, FinishReason, Problem
+from scrpo_cli.types import Attempt, AttemptKind, Problem
 
 
 def benchmark_problems(recipe: Recipe, task: Task, name: str) -> Sequence[Problem]:
@@ -21,81 +22,60 @@ def benchmark_problems(recipe: Recipe, task: Task, name: str) -> Sequence[Proble
     return problems[: recipe.eval.limit or len(problems)]
 
 
-def evaluate_rows(recipe: Recipe, task: Task, rows: Sequence[ResponseRow], prefix: str) -> Evaluation:
-    """Score answers made elsewhere, one or two turns; a second-turn row belongs to the first-turn row of its problem
-    with the same sample number.
-    """
-    first = [r for r in rows if r.turn == 1]
-    second = {(r.source, r.id, r.sample): r for r in rows if r.turn == 2}
-    columns = samples_by_problem(first)
-    attempts = graded(task, first, prefix, AttemptKind.FIRST, {})
-    by_key = {row_key(r): a for r, a in zip(first, attempts, strict=True)}
-    metrics = summarize(matrix(columns, by_key), None, [[by_key[row_key(r)].grade.extracted for r in c] for c in columns] if even(columns) else None)
-    if second:
-        missing = [r for r in first if row_key(r) not in second]
-        if missing or len(second) != len(first):
-            raise UserError(
-                "Every first-turn row needs a second-turn row with the same id and sample, and the reverse.",
-                (missing or list(second.values()))[0].where,
-                "Complete the file, or leave the second turns out.",
-            )
-        parents = {row_key(r): a for r, a in zip(first, attempts, strict=True)}
-        later = graded(task, [second[row_key(r)] for r in first], f"{prefix}:second", AttemptKind.CHECK, parents)
-        by_second = {row_key(r): a for r, a in zip(first, later, strict=True)}
-        metrics |= two_turn(matrix(columns, by_key), matrix(columns, by_second))
-        attempts += later
-    return Evaluation(metrics, attempts)
+def evaluate_rows(task: Task, rows: Sequence[ResponseRow], prefix: str) -> Evaluation:
+    """Score answers made elsewhere; a second-turn row revises the first-turn row of its problem with its sample."""
+    columns = by_problem([r for r in rows if r.turn == 1])
+    if not columns:
+        raise UserError("The file has no first-turn rows.", rows[0].where, "Give rows with turn 1 (the default).")
+    refuse_repeats([r for column in columns for r in column])
+    first = attempts_of_rows(task, columns, f"{prefix}:first")
+    metrics = summarize(outcomes(first), None, extracted(first))
+    later = [r for r in rows if r.turn == 2]
+    if not later:
+        return Evaluation(metrics, flat(first))
+    seconds = paired_columns(columns, later)
+    parents = {row_key(r): a.id for c, same in zip(columns, first, strict=True) for r, a in zip(c, same, strict=True)}
+    second = attempts_of_rows(task, seconds, f"{prefix}:second", AttemptKind.CHECK, parents)
+    return Evaluation(metrics | two_turn(outcomes(first), outcomes(second)), flat(first) + flat(second))
 
 
-def row_key(row: ResponseRow) -> tuple[str, str, int]:
-    return row.source, row.id, row.sample
-
-
-def samples_by_problem(rows: Sequence[ResponseRow]) -> list[list[ResponseRow]]:
-    """Rows of one problem together, by sample; two rows with the same key are refused."""
-    problems: dict[tuple[str, str], dict[int, ResponseRow]] = {}
+def refuse_repeats(rows: Sequence[ResponseRow]) -> None:
+    seen: set[tuple[str, str, int]] = set()
     for row in rows:
-        samples = problems.setdefault((row.source, row.id), {})
-        if row.sample in samples:
+        if row_key(row) in seen:
             fix = "Number the samples of a problem with `sample`: 0, 1, 2, ..."
             raise UserError(f"Problem {row.id} has sample {row.sample} twice.", row.where, fix)
-        samples[row.sample] = row
-    return [[samples[s] for s in sorted(samples)] for samples in problems.values()]
+        seen.add(row_key(row))
 
 
-def even(columns: Sequence[Sequence[ResponseRow]]) -> bool:
-    return len({len(c) for c in columns}) == 1
+def paired_columns(columns: Sequence[Sequence[ResponseRow]], later: Sequence[ResponseRow]) -> list[list[ResponseRow]]:
+    """The second-turn rows in the order of the first-turn ones; each must have exactly one partner."""
+    refuse_repeats(later)
+    by_key: Mapping[tuple[str, str, int], ResponseRow] = {row_key(r): r for r in later}
+    first = {row_key(r): r for column in columns for r in column}
+    if odd := first.keys() ^ by_key.keys():
+        lonely = next(r for key, r in [*first.items(), *by_key.items()] if key in odd)
+        raise UserError(
+            f"{len(odd)} rows have no partner in the other turn; the first is problem {lonely.id}.",
+            lonely.where,
+            "Give every problem and sample both turns, or only the first.",
+        )
+    return [[by_key[row_key(r)] for r in column] for column in columns]
 
 
-def matrix(columns: Sequence[Sequence[ResponseRow]], attempts: dict[tuple[str, str, int], Attempt]) -> np.ndarray:
+def outcomes(attempts: Sequence[Sequence[Attempt]]) -> np.ndarray:
     """(N, K) outcomes, NaN where a problem has fewer samples than others."""
-    outcomes_NK = np.full((len(columns), max(len(c) for c in columns)), np.nan)
-    for i, column in enumerate(columns):
-        outcomes_NK[i, : len(column)] = [outcome(attempts[row_key(r)]) for r in column]
+    outcomes_NK = np.full((len(attempts), max(len(same) for same in attempts)), np.nan)
+    for i, same in enumerate(attempts):
+        outcomes_NK[i, : len(same)] = [outcome(a) for a in same]
     return outcomes_NK
 
 
-def graded(
-    task: Task,
-    rows: Sequence[ResponseRow],
-    prefix: str,
-    kind: AttemptKind,
-    parents: dict[tuple[str, str, int], Attempt],
-) -> list[Attempt]:
-    problems = [problem_of(r) for r in rows]
-    grades = task.grade([(p, r.response) for p, r in zip(problems, rows, strict=True)])
-    attempts = []
-    for i, (row, problem, grade) in enumerate(zip(rows, problems, grades, strict=True)):
-        parent = parents.get(row_key(row))
-        completion = Completion([], [], [], row.response, FinishReason.UNKNOWN)
-        attempts.append(
-            Attempt(f"{prefix}:{i}:{row.sample}", problem, completion, grade, kind, row.turn, row.sample, as_entry(parent).attempt_id if parent else None)
-        )
-    return attempts
+def extracted(attempts: Sequence[Sequence[Attempt]]) -> list[list[str | None]]:
+    """(N, K) final answers, None where there is none."""
+    width = max(len(same) for same in attempts)
+    return [[a.grade.extracted for a in same] + [None] * (width - len(same)) for same in attempts]
 
 
-def problem_of(row: ResponseRow) -> Problem:
-    """The problem of a row; an answer is needed to grade it."""
-    if row.answer is None:
-        raise UserError("The row has no `answer`.", row.where, "Name the field with --map answer=THEIRS.")
-    return Problem(row.id, row.source, row.problem or "", row.answer, dict(row.meta))
+def flat(attempts: Sequence[Sequence[Attempt]]) -> list[Attempt]:
+    return [a for same in attempts for a in same]

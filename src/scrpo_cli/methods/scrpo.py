@@ -26,7 +26,7 @@ from scrpo_cli.methods.filters import KEPT, admit, evicted, expired
 from scrpo_cli.methods.grpo import trial_credit, trial_plan
 from scrpo_cli.recipe.models import ScrpoConfig
 from scrpo_cli.rng import generator
-from scrpo_cli.types import AttemptKind, Credit, Group, PoolEntry
+from scrpo_cli.types import Attempt, AttemptKind, Credit, Group, PoolEntry
 
 
 class Scrpo:
@@ -71,45 +71,41 @@ class Scrpo:
     def credit(self, groups: Sequence[Group]) -> Credits:
         if groups[0].ask.kind is not AttemptKind.CORRECTION:
             return trial_credit(groups, self.cfg.stage1, self.cfg.kl.beta)
-        rewards = [outcome_rewards(g) for g in groups]
-        baselines = [rewards[i] if same is None else same for i, same in enumerate(self.shared_baselines(groups))]
-        rows = [c for g, r_G, b in zip(groups, rewards, baselines, strict=True) for c in self.corrections(g, r_G, b)]
-        skipped = sum(not has_signal(b) for b in baselines)
+        advantages = self.advantages(groups)
+        rows = [c for group, a_G in zip(groups, advantages, strict=True) for c in self.corrections(group, a_G)]
+        skipped = sum(a_G is None for a_G in advantages)
         return Credits(rows, self.cfg.loss.normalizer, self.cfg.loss.stage2_weight, skipped)
 
-    def shared_baselines(self, groups: Sequence[Group]) -> list[np.ndarray | None]:
-        """group_by question: corrections of all errors of one question share their baseline; error: None, each its own."""
-        if self.cfg.stage2.group_by == "error":
-            return [None] * len(groups)
-        keys = [(g.ask.problem.source, g.ask.problem.id) for g in groups]
-        pooled = {k: np.concatenate([outcome_rewards(g) for g, q in zip(groups, keys, strict=True) if q == k]) for k in keys}
-        return [pooled[k] for k in keys]
+    def advantages(self, groups: Sequence[Group]) -> list[np.ndarray | None]:
+        """A_i of each group, None without signal. `group_by: question` shares the baseline among a question's errors."""
+        rewards = [outcome_rewards(g) for g in groups]
+        by_error = self.cfg.stage2.group_by == "error"
+        keys = [i if by_error else (g.ask.problem.source, g.ask.problem.id) for i, g in enumerate(groups)]
+        found: list[np.ndarray | None] = [None] * len(groups)
+        for key in dict.fromkeys(keys):
+            same = [i for i, k in enumerate(keys) if k == key]
+            pooled_N = np.concatenate([rewards[i] for i in same])
+            if has_signal(pooled_N):
+                relative_N = ADVANTAGES[self.cfg.loss.advantage](pooled_N)
+                splits = np.cumsum([len(rewards[i]) for i in same])[:-1]
+                for i, a_G in zip(same, np.split(relative_N, splits), strict=True):
+                    found[i] = a_G
+        return found
 
-    def corrections(self, group: Group, rewards_G: np.ndarray, baseline_N: np.ndarray) -> list[Credit]:
-        """m_{i,t} and A_i for the corrections of one error; `baseline_N` holds the rewards that they are relative to."""
-        lengths = [len(a.completion.ids) for a in group.attempts]
-        if not has_signal(baseline_N):
-            return [no_credit(n) for n in lengths]
-        # The group's rewards stand first, so the first G advantages are its own, relative to the whole baseline.
-        advantages_G = self.relative(rewards_G, baseline_N)
-        rows = []
-        for attempt, reward, advantage in zip(group.attempts, rewards_G, advantages_G, strict=True):
-            n = len(attempt.completion.ids)
-            failed = reward != 1 and self.cfg.loss.failed == "zero"
-            if np.isnan(reward) or failed or (attempt.truncated and self.cfg.stage1.overlong == "mask"):
-                rows.append(no_credit(n))
-            else:
-                mask_T = self.token_mask(attempt.completion.ids, attempt.completion.text)
-                rows.append(flat_credit(n, advantage, self.cfg.kl.beta, mask_T))
-        return rows
+    def corrections(self, group: Group, advantages_G: np.ndarray | None) -> list[Credit]:
+        """m_{i,t} and A_i of the corrections of one error."""
+        if advantages_G is None:
+            return [no_credit(len(a.completion.ids)) for a in group.attempts]
+        return [self.correction(a, float(A)) for a, A in zip(group.attempts, advantages_G, strict=True)]
 
-    def relative(self, rewards_G: np.ndarray, baseline_N: np.ndarray) -> np.ndarray:
-        """Advantages of a group's rewards inside a (possibly larger) baseline set."""
-        if baseline_N is rewards_G:
-            return ADVANTAGES[self.cfg.loss.advantage](rewards_G)
-        both = ADVANTAGES[self.cfg.loss.advantage](baseline_N)
-        by_reward = {float(r): float(a) for r, a in zip(baseline_N, both, strict=True) if not np.isnan(r)}
-        return np.array([by_reward.get(float(r), np.nan) for r in rewards_G])
+    def correction(self, attempt: Attempt, advantage: float) -> Credit:
+        """Success-conditioned: a failed correction teaches nothing unless `failed: negative`."""
+        ids, text = attempt.completion.ids, attempt.completion.text
+        failed = attempt.reward != 1 and self.cfg.loss.failed == "zero"
+        cut = attempt.truncated and self.cfg.stage1.overlong == "mask"
+        if np.isnan(advantage) or failed or cut:
+            return no_credit(len(ids))
+        return flat_credit(len(ids), advantage, self.cfg.kl.beta, self.token_mask(ids, text))
 
     def token_mask(self, ids: Sequence[int], text: str) -> np.ndarray:
         if self.cfg.loss.tokens == "all":
@@ -137,7 +133,7 @@ class Scrpo:
         return expired(waiting, step, self.cfg.pool.max_age_steps)
 
     def consumed(self, groups: Sequence[Group]) -> list[tuple[str, str]]:
-        """Entries that a reflection step uses up: all of them (once), the repaired ones (until_solved) or none (keep)."""
+        """Entries that a reflection step uses up: all (once), the repaired ones (until_solved) or none (keep)."""
         entries = [(g.ask.parent.attempt_id, bool(np.nansum(g.rewards_G))) for g in groups if g.ask.parent]
         if self.cfg.pool.consume == "once":
             return [(a, "used") for a, _ in entries]

@@ -73,7 +73,7 @@ def assistant(content: str) -> Message:
 
 
 def shown_part(response: str, cfg: ReflectionConfig, tokenizer: Any) -> str:
-    """What a reflection prompt shows of the earlier answer: the shortening is on the answer, never on the instruction."""
+    """What a reflection prompt shows of the earlier answer: the answer is shortened, never the instruction."""
     if cfg.show == "full":
         return response
     if cfg.show == "answer_part" and "</think>" in response:

@@ -22,7 +22,9 @@ class TaskPrompts:
     def __init__(self, recipe: Recipe, task: Task, chat: Chat, problems: Sequence[Problem]) -> None:
         self.recipe, self.task, self.chat, self.all = recipe, task, chat, problems
         self.per_step = recipe.optim.prompts_per_step
-        self._epoch = lru_cache(maxsize=2)(lambda epoch: generator(recipe.seed, epoch, "order").permutation(len(problems)))
+        self._epoch = lru_cache(maxsize=2)(
+            lambda epoch: generator(recipe.seed, epoch, "order").permutation(len(problems))
+        )
 
     def problems(self, step: int) -> list[Problem]:
         """Slots [step * P, (step + 1) * P) of an endless stream of shuffled epochs."""
@@ -44,7 +46,9 @@ class TaskPrompts:
 def check_prompt_budget(recipe: Recipe, task: Task, chat: Chat, problems: Sequence[Problem]) -> None:
     """Refuse a data set with a prompt over `task.max_prompt_tokens` before anything is sampled."""
     if not problems:
-        raise UserError("The data set is empty.", f"task: {recipe.task.train}", "Check task.train.source, split, limit.")
+        raise UserError(
+            "The data set is empty.", f"task: {recipe.task.train}", "Check task.train.source, split, limit."
+        )
     limit = recipe.task.max_prompt_tokens
     over = [(p, n) for p in problems if (n := len(chat.ids(task.messages(p)))) > limit]
     if over:

@@ -19,7 +19,7 @@ Generating and training do not overlap: the peak is weights + adapter + the larg
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +59,10 @@ class Budget:
     generated_tokens: int
     sizes: Sizes | None
     note: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for --json."""
+        return asdict(self)
 
 
 def estimate(recipe: Recipe) -> Budget:

@@ -8,12 +8,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from itertools import groupby
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scrpo_cli.errors import UserError
 from scrpo_cli.methods.base import outcome_rewards
 from scrpo_cli.methods.filters import KEPT, admit
 from scrpo_cli.pool.db import Database
@@ -21,17 +17,17 @@ from scrpo_cli.pool.queries import attempts_of, record_step, steps_of, waiting
 from scrpo_cli.pool.records import StepRecord
 from scrpo_cli.recipe.models import FilterConfig, PoolConfig, Recipe, ScrpoConfig
 from scrpo_cli.rollout.groups import Origin, grade_groups, sample_asks
+from scrpo_cli.rollout.imported import attempts_of_rows, by_problem
 from scrpo_cli.rollout.prompts import check_prompt_budget
 from scrpo_cli.tasks.base import Task
-from scrpo_cli.tasks.responses import PairRow, ResponseRow
+from scrpo_cli.tasks.responses import ResponseRow
 from scrpo_cli.training.launch import Launch
-from scrpo_cli.types import Ask, Attempt, Completion, FinishReason, Group, Problem
+from scrpo_cli.types import Ask, Group
 
 if TYPE_CHECKING:
     from scrpo_cli.training.lab import Lab  # loads torch, which an import of answers does not need
 
 Report = Callable[[str], None]
-IMPORT_CHUNK = 2000  # problems of one transaction when answers are imported
 
 
 def collect_samples(db: Database, run: Launch, lab: Lab, pool: str, limit: int | None, report: Report) -> None:
@@ -55,14 +51,20 @@ def collect_samples(db: Database, run: Launch, lab: Lab, pool: str, limit: int |
 
 
 def collect_rows(
-    db: Database, run: Launch, task: Task, rows: Sequence[ResponseRow | PairRow], pool: str, *, use_filter: bool
+    db: Database, run: Launch, task: Task, rows: Sequence[ResponseRow], pool: str, *, use_filter: bool
 ) -> None:
     """Grade answers made elsewhere and pool every wrong one (or, with `use_filter`, what the recipe's filter keeps)."""
-    groups, models = imported_groups(task, rows, run.run_id)
+    columns = by_problem([row for row in rows if row.turn == 1])
+    attempts = attempts_of_rows(task, columns, f"{run.run_id}:1")
+    groups = [Group(Ask(same[0].problem, task.messages(same[0].problem), len(same)), same) for same in attempts]
+    models = {
+        a.id: row.model
+        for same, column in zip(attempts, columns, strict=True)
+        for a, row in zip(same, column, strict=True)
+        if row.model
+    }
     flt, keep = filters(run.recipe) if use_filter else (FilterConfig(mode="none"), everything())
-    for step, start in enumerate(range(0, len(groups), IMPORT_CHUNK), start=1):
-        part = groups[start : start + IMPORT_CHUNK]
-        store(db, run, step, pool, part, decide(part, flt, keep, run.recipe.seed, step), models)
+    store(db, run, 1, pool, groups, decide(groups, flt, keep, run.recipe.seed, 1), models)
 
 
 def filters(recipe: Recipe) -> tuple[FilterConfig, PoolConfig]:
@@ -75,9 +77,7 @@ def everything() -> PoolConfig:
     return PoolConfig(per_prompt="all", include_truncated=True)
 
 
-def decide(
-    groups: Sequence[Group], flt: FilterConfig, pool: PoolConfig, seed: int, step: int
-) -> dict[str, str]:
+def decide(groups: Sequence[Group], flt: FilterConfig, pool: PoolConfig, seed: int, step: int) -> dict[str, str]:
     decisions: dict[str, str] = {}
     for i, group in enumerate(groups):
         decisions |= admit(group, outcome_rewards(group), flt, pool, seed, step, i)
@@ -103,61 +103,6 @@ def describe(groups: Sequence[Group], decisions: Mapping[str, str]) -> str:
     right = sum(a.reward for a in attempts)
     kept = sum(d == KEPT for d in decisions.values())
     return f"{right:.0f} of {len(attempts)} right, {kept} of {len(decisions)} errors kept"
-
-
-# -- answers made elsewhere --------------------------------------------------------------------------------------
-
-
-def imported_groups(
-    task: Task, rows: Sequence[ResponseRow | PairRow], prefix: str
-) -> tuple[list[Group], dict[str, str]]:
-    """One group a problem, with every first-turn answer to it, and attempt id -> model for answers that name one."""
-    first = [row for row in rows if complete(row).turn == 1]
-    by_problem = [list(same) for _, same in groupby(sorted(first, key=problem_key), key=problem_key)]
-    problems = [problem_of(same[0]) for same in by_problem]
-    pairs = [(p, row.response) for p, same in zip(problems, by_problem, strict=True) for row in same]
-    grades = iter(task.grade(pairs))
-    models: dict[str, str] = {}
-    groups = []
-    for g, (problem, same) in enumerate(zip(problems, by_problem, strict=True)):
-        attempts = []
-        for s, row in enumerate(same):
-            attempt_id = f"{prefix}:1:{g}:{s}"
-            attempts.append(Attempt(attempt_id, problem, imported(row.response), next(grades), sample=s))
-            if row.model:
-                models[attempt_id] = row.model
-        groups.append(Group(Ask(problem, task.messages(problem), len(same)), attempts))
-    return groups, models
-
-
-def complete(row: ResponseRow | PairRow) -> ResponseRow:
-    """A full response with its problem and answer, or a UserError that names the line."""
-    fix = "Name the fields with --map ours=theirs; the whole file is refused."
-    if isinstance(row, PairRow):
-        raise UserError("A pool needs full responses, and this row is a (gold, pred) pair.", row.where, fix)
-    if row.problem is None or row.answer is None:
-        missing = "problem" if row.problem is None else "answer"
-        raise UserError(f"The row has no `{missing}`.", row.where, fix)
-    return row
-
-
-def problem_key(row: ResponseRow) -> tuple[str, str]:
-    return row.source, row.id
-
-
-def problem_of(row: ResponseRow) -> Problem:
-    return Problem(row.id, row.source, row.problem or "", row.answer or "", dict(row.meta))
-
-
-def imported(text: str) -> Completion:
-    """A completion without token ids: it was sampled elsewhere."""
-    return Completion([], [], [], text, FinishReason.UNKNOWN)
-
-
-def named_source(rows: Sequence[ResponseRow | PairRow], path: Path) -> list[ResponseRow | PairRow]:
-    """Rows that do not name their source take the file's name, so that ids of two files do not meet."""
-    name = path.name.split(".")[0]
-    return [replace(r, source=name) if isinstance(r, ResponseRow) and r.source == "jsonl" else r for r in rows]
 
 
 def totals(db: Database, run: Launch, pool: str) -> dict[str, Any]:

@@ -71,14 +71,14 @@ def pick_dtype(cfg: ModelConfig, device: str) -> torch.dtype:
 
 def load_tokenizer(cfg: ModelConfig) -> Any:
     path = model_path(cfg.name)
+    fix = "Give a directory that holds tokenizer.json (or a hub name with network access)."
     try:
-        return AutoTokenizer.from_pretrained(path, revision=cfg.revision, trust_remote_code=cfg.trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(path, revision=cfg.revision, trust_remote_code=cfg.trust_remote_code)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as err:
-        raise UserError(
-            f"No tokenizer could be loaded: {first_line(err)}",
-            f"model.name: {cfg.name}",
-            "Give a directory that holds tokenizer.json (or a hub name with network access).",
-        ) from err
+        raise UserError(f"No tokenizer could be loaded: {first_line(err)}", f"model.name: {cfg.name}", fix) from err
+    if not tokenizer.encode("1", add_special_tokens=False):  # without files, transformers makes one without words
+        raise UserError("No tokenizer could be loaded: it knows no words.", f"model.name: {cfg.name}", fix)
+    return tokenizer
 
 
 def load_base_model(cfg: ModelConfig) -> Any:

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from scrpo_cli.errors import Interrupted
-from scrpo_cli.evaluation.metrics import paired
-from scrpo_cli.evaluation.runner import outcome
 from scrpo_cli.pool.db import Database
-from scrpo_cli.pool.queries import attempts_of
 from scrpo_cli.tracking.tracker import HasConsole
 from scrpo_cli.training import checkpoint
+from scrpo_cli.training.compare import first_outcomes, paired_outcomes
 from scrpo_cli.training.launch import Launch
 from scrpo_cli.training.loop import resume, train
 from scrpo_cli.training.session import Session, open_session
-from scrpo_cli.types import AttemptKind
 
 
 def run_training(db: Database, run: Launch, console: HasConsole | None) -> dict[str, Any]:
@@ -45,18 +40,9 @@ def run_training(db: Database, run: Launch, console: HasConsole | None) -> dict[
 
 
 def paired_change(run: Session) -> dict[str, Any] | None:
-    """After minus before on the same problems."""
+    """After minus before on the same problems; None without a benchmark."""
     found = run.benchmark()
     if found is None:
         return None
-    before, after = (outcome_matrix(run, f"eval:{found[0]}:{label}") for label in ("before", "after"))
-    return paired(before, after)
-
-
-def outcome_matrix(run: Session, phase: str) -> np.ndarray:
-    """(N, K) outcomes of the first answers of a stored evaluation, problems in a fixed order."""
-    attempts = attempts_of(run.db, run.run_id, phase=phase, kind=AttemptKind.FIRST.value)
-    rows: dict[str, list[float]] = {}
-    for attempt in sorted(attempts, key=lambda a: (a.problem.source, a.problem.id, a.sample)):
-        rows.setdefault(f"{attempt.problem.source}/{attempt.problem.id}", []).append(outcome(attempt))
-    return np.array(list(rows.values()))
+    before, after = (first_outcomes(run.db, run.run_id, f"{found[0]}:{label}") for label in ("before", "after"))
+    return paired_outcomes(before, after)

@@ -1,0 +1,54 @@
+"""One evaluation against another on the same problems, from what the database holds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from scrpo_cli.errors import UserError
+from scrpo_cli.evaluation.metrics import paired
+from scrpo_cli.evaluation.runner import outcome
+from scrpo_cli.pool.db import Database
+from scrpo_cli.pool.queries import attempts_of, evaluations_of, resolve_run
+from scrpo_cli.types import AttemptKind
+
+Outcomes = dict[tuple[str, str], list[float]]
+
+
+def first_outcomes(db: Database, run_id: str, benchmark: str) -> Outcomes:
+    """Outcomes of the first answers of a stored evaluation, by problem, samples in order."""
+    attempts = attempts_of(db, run_id, phase=f"eval:{benchmark}", kind=AttemptKind.FIRST.value)
+    found: Outcomes = {}
+    for attempt in sorted(attempts, key=lambda a: a.sample):
+        found.setdefault((attempt.problem.source, attempt.problem.id), []).append(outcome(attempt))
+    return found
+
+
+def paired_outcomes(before: Outcomes, after: Outcomes) -> dict[str, Any] | None:
+    """after - before over the problems that both have; None where they share none."""
+    shared = sorted(before.keys() & after.keys())
+    return paired(matrix(before, shared), matrix(after, shared)) if shared else None
+
+
+def matrix(outcomes: Outcomes, keys: list[tuple[str, str]]) -> np.ndarray:
+    """(N, K), NaN where a problem has fewer samples than others."""
+    rows_NK = np.full((len(keys), max(len(outcomes[k]) for k in keys)), np.nan)
+    for i, key in enumerate(keys):
+        rows_NK[i, : len(outcomes[key])] = outcomes[key]
+    return rows_NK
+
+
+def compare_runs(db: Database, run_id: str, against: str) -> dict[str, Any]:
+    """This eval run minus an earlier one, for every benchmark that both have scored."""
+    other = resolve_run(db, against, command="eval" if against == "last" else None)
+    theirs = {e.benchmark for e in evaluations_of(db, other.id)}
+    result = {}
+    for name in sorted({e.benchmark for e in evaluations_of(db, run_id)} & theirs):
+        change = paired_outcomes(first_outcomes(db, other.id, name), first_outcomes(db, run_id, name))
+        if change is not None:
+            result[name] = change | {"run": other.id}
+    if not result:
+        fix = f"It scored {', '.join(sorted(theirs)) or 'nothing'}; evaluate both on the same benchmark."
+        raise UserError(f"Run {other.id} shares no scored problem with this one.", f"--against {against}", fix)
+    return result
