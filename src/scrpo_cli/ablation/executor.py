@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -45,9 +45,9 @@ class Finished:
 
 
 class Executor(Protocol):
-    """Runs jobs and yields each as it starts (as a Job) and ends. Closing the iterator stops what is running."""
+    """Runs jobs and yields each as it starts (as a Job) and ends. Closing the generator stops what is running."""
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[Job | Finished]: ...
+    def run(self, jobs: Sequence[Job]) -> Generator[Job | Finished, None, None]: ...
 
 
 @dataclass
@@ -60,9 +60,11 @@ class LocalExecutor:
     jobs: int = 1
     program: tuple[str, ...] = (sys.executable, "-m", "scrpo_cli")
     save_seconds: float = SAVE_SECONDS
+    say: Callable[[str], None] = lambda text: None
+    """Takes lines for the reader."""
     _running: dict[Job, tuple[subprocess.Popen, float]] = field(default_factory=dict, init=False)
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[Job | Finished]:
+    def run(self, jobs: Sequence[Job]) -> Generator[Job | Finished, None, None]:
         waiting = deque(jobs)
         try:
             while waiting or self._running:
@@ -99,6 +101,8 @@ class LocalExecutor:
         """SIGINT to all, time to save, then an end to whole process trees."""
         running = [process for process, _ in self._running.values()]
         self._running.clear()
+        if running:
+            self.say(f"Stopping {len(running)} runs: each saves its step. Ctrl-C again ends them at once.")
         for process in running:
             process.send_signal(signal.SIGINT)
         deadline = time.monotonic() + self.save_seconds

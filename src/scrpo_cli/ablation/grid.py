@@ -74,8 +74,13 @@ def make_cells(arms: Sequence[Arm], seeds: Sequence[int]) -> list[Cell]:
 
 
 def check_arms(recipe: str | Path, sets: Sequence[str], arms: Sequence[Arm]) -> list[Recipe]:
-    """The recipe of each arm. UserError for one that is not valid, or when the arms do not share a token budget."""
+    """The recipe of each arm. UserError for one that is not valid or evaluates nothing, or when the arms do not share
+    a token budget.
+    """
     recipes = [load_recipe(recipe, [*sets, *arm.overrides]) for arm in arms]
+    if any(r.task.test is None and r.task.validation is None for r in recipes):
+        fix = "Name problems in task.test, the same for all arms."
+        raise UserError("The recipe evaluates nothing, so there is nothing to compare", "task.test", fix)
     budgets = {r.optim.max_generated_tokens for r in recipes}
     if None in budgets:
         fix = f"Give one, for example --set {BUDGET}=400000."

@@ -17,12 +17,13 @@ from filelock import FileLock, Timeout
 
 from scrpo_cli.ablation.executor import Job
 from scrpo_cli.ablation.grid import Arm, Cell, make_cells
-from scrpo_cli.errors import RunError, UserError
+from scrpo_cli.errors import UserError
 from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.models import RunRow
 from scrpo_cli.pool.queries import list_runs, new_run_id, resolve_run, start_run
-from scrpo_cli.recipe.load import recipe_json
+from scrpo_cli.recipe.load import load_recipe, recipe_json
 from scrpo_cli.recipe.models import Recipe
+from scrpo_cli.training.launch import runs_directory
 
 COMMAND = "ablate"
 GRID_FILE = "sweep.json"
@@ -43,10 +44,15 @@ class Sweep:
         return make_cells(self.arms, self.seeds)
 
 
-def start_sweep(db: Database, recipe: Recipe, arms: Sequence[Arm], seeds: Sequence[int], parent: Path) -> Sweep:
-    """Write the grid and the resolved recipe (later edits of the file change nothing) and add the sweep's row."""
+def start_sweep(db: Database, recipe: Recipe, arms: Sequence[Arm], seeds: Sequence[int]) -> Sweep:
+    """Write the grid and the resolved recipe (later edits of the file change nothing) and add the sweep's row.
+
+    W&B groups the runs under the sweep's id, unless the recipe names a group.
+    """
     sweep_id = new_run_id()
-    sweep = Sweep(sweep_id, (parent / sweep_id).resolve(), tuple(arms), tuple(seeds))
+    recipe = _grouped(recipe, sweep_id)
+    directory = runs_directory(db).parent / "sweeps" / sweep_id
+    sweep = Sweep(sweep_id, directory, tuple(arms), tuple(seeds))
     sweep.directory.mkdir(parents=True)
     (sweep.directory / RECIPE_FILE).write_text(recipe_json(recipe) + "\n", encoding="utf-8")  # JSON is YAML
     grid = {"arms": [asdict(arm) for arm in sweep.arms], "seeds": sweep.seeds}
@@ -61,6 +67,18 @@ def start_sweep(db: Database, recipe: Recipe, arms: Sequence[Arm], seeds: Sequen
         sweep=sweep_id,
     )
     return sweep
+
+
+def _grouped(recipe: Recipe, group: str) -> Recipe:
+    data = recipe.model_dump(mode="json")
+    data["tracking"]["wandb"]["group"] = recipe.tracking.wandb.group or group
+    return Recipe.model_validate(data)
+
+
+def budget_of(sweep: Sweep) -> int:
+    """Generated tokens that each run may spend (`check_arms` has seen to it that there is one)."""
+    recipe = load_recipe(sweep.directory / RECIPE_FILE, sweep.arms[0].overrides)
+    return recipe.optim.max_generated_tokens or 0
 
 
 def find_sweep(db: Database, ref: str) -> Sweep:
@@ -115,10 +133,6 @@ def _job(sweep: Sweep, cell: Cell, run: RunRow | None, db_url: str | None) -> Jo
     return Job(cell.name, tuple(arguments), logs / f"{stem}.json", logs / f"{stem}.log")
 
 
-def require_done(db: Database, sweep: Sweep) -> dict[Cell, RunRow]:
-    """The finished runs; RunError when there is none to report on."""
-    done = {cell: run for cell, run in runs_by_cell(db, sweep).items() if run.status == "done"}
-    if not done:
-        fix = f"Mend what the logs say, then `scrpo ablate --resume {sweep.id}`."
-        raise RunError("No run of the sweep finished", str(sweep.directory / "logs"), fix)
-    return done
+def done_runs(db: Database, sweep: Sweep) -> list[RunRow]:
+    """The finished runs, in the order of the grid."""
+    return [run for run in runs_by_cell(db, sweep).values() if run.status == "done"]

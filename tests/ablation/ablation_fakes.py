@@ -1,0 +1,111 @@
+"""A sweep without training: made-up outcomes, and an executor that writes made-up runs into a real database."""
+
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import numpy as np
+
+from scrpo_cli.ablation.executor import Finished
+from scrpo_cli.ablation.outcomes import Answers, RunOutcome
+from scrpo_cli.pool.db import Database
+from scrpo_cli.pool.queries import finish_run, record_evaluation, record_step, rewind, start_run
+from scrpo_cli.pool.records import StepRecord
+from scrpo_cli.recipe.load import load_recipe
+from scrpo_cli.types import Attempt, AttemptKind, Completion, FinishReason, Grade, Problem, Verdict
+
+PROBLEMS = [Problem(f"p{n}", "made-up", f"{n} + 1", str(n + 1)) for n in range(40)]
+SAMPLES = 4
+
+
+def attempt(key, problem, correct, sample=0, parent=None):
+    kind = AttemptKind.FIRST if parent is None else AttemptKind.CORRECTION
+    completion = Completion([1], [2, 3], [-0.1, -0.2], "text", FinishReason.STOP)
+    grade = Grade(Verdict.CORRECT if correct else Verdict.WRONG, "1", None, "fake")
+    return Attempt(key, problem, completion, grade, kind, 1 + (parent is not None), sample, parent)
+
+
+def answers(prefix, accuracy, repair, rng):
+    """First answers of every problem and a correction of each wrong one."""
+    attempts = []
+    for problem in PROBLEMS:
+        for sample in range(SAMPLES):
+            key = f"{prefix}:{problem.id}:{sample}"
+            first = attempt(key, problem, rng.random() < accuracy, sample)
+            attempts.append(first)
+            if not first.reward:
+                attempts.append(attempt(f"{key}:r", problem, rng.random() < repair, parent=key))
+    return attempts
+
+
+def option(arguments, name):
+    return arguments[arguments.index(name) + 1] if name in arguments else None
+
+
+@dataclass
+class FakeExecutor:
+    """`after` maps an arm's name to its accuracy after training; `fails` names jobs that end with exit code 1."""
+
+    after: dict[str, float]
+    fails: tuple[str, ...] = ()
+    stop_after: int | None = None
+    tokens: int = 1000
+    seen: list[tuple[str, ...]] = field(default_factory=list)
+
+    def run(self, jobs):
+        for job in jobs:
+            if len(self.seen) == self.stop_after:
+                raise KeyboardInterrupt
+            self.seen.append(job.arguments)
+            yield job
+            exit_code = self.train(job)
+            yield Finished(job, exit_code, 1.0, "out of memory" if exit_code else "")
+
+    def train(self, job):
+        arguments = list(job.arguments)
+        with Database.open(option(arguments, "--db")) as db:
+            if (run_id := option(arguments, "--resume")) is not None:
+                rewind(db, run_id, -1)
+                arm = job.name.partition(" seed=")[0]
+                seed = int(job.name.partition(" seed=")[2])
+            else:
+                run_id, arm, seed = (option(arguments, name) for name in ("--run-id", "--arm", "--seed"))
+                sets = [value for name, value in pairwise(arguments) if name == "--set"]
+                recipe = load_recipe(option(arguments, "--recipe"), [*sets, f"seed={seed}"])
+                sweep = option(arguments, "--sweep")
+                start_run(
+                    db, command="train", recipe=recipe, directory="d", model="m", run_id=run_id, sweep=sweep, arm=arm
+                )
+            failed = job.name in self.fails
+            if not failed:
+                self.write(db, run_id, arm, int(seed))
+            finish_run(db, run_id, "failed" if failed else "done", {})
+        return int(failed)
+
+    def write(self, db, run_id, arm, seed):
+        rng = np.random.default_rng(seed)
+        record_evaluation(db, run_id, 0, "test:before", {"avg": 0.3}, answers(f"{run_id}:b", 0.3, 0.4, rng))
+        for step in range(1, 5):
+            metrics = {"tokens/total": self.tokens * step / 4, "trial/accuracy": 0.3 + step / 20}
+            record_step(db, run_id, StepRecord(step, "trial", [], metrics=metrics))
+        rows = answers(f"{run_id}:a", self.after[arm], 0.6, rng)
+        record_evaluation(db, run_id, 4, "test:after", {"avg": self.after[arm]}, rows)
+
+
+NAN = np.nan
+N = 40
+
+
+def make_answers(correct_NK, repaired_NK=None, names=None):
+    correct_NK = np.asarray(correct_NK, dtype=float)
+    repaired_NK = np.full(correct_NK.shape, NAN) if repaired_NK is None else np.asarray(repaired_NK, dtype=float)
+    return Answers(tuple(names or (f"p{n:02d}" for n in range(len(correct_NK)))), correct_NK, repaired_NK)
+
+
+def run(arm, seed, after_NK, before_NK=None, tokens=1000, **options):
+    before = make_answers(np.zeros((len(after_NK), 1)) if before_NK is None else before_NK)
+    return RunOutcome(arm, seed, f"{arm}-{seed}", tokens, before, make_answers(after_NK, **options))
+
+
+def first_solved(k):
+    """The first k of N problems are solved, in one sample."""
+    return np.array([[float(n < k)] for n in range(N)])

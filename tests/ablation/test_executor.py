@@ -1,0 +1,115 @@
+import os
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from scrpo_cli.ablation.executor import Finished, Job, LocalExecutor
+
+DEADLINE = 60.0
+
+WRITE = "import sys, os; print('{}'); print(os.environ['OMP_NUM_THREADS'], file=sys.stderr)"
+FAIL = 'import sys; print(\'{"error": {"what": "Out of memory"}}\'); sys.exit(1)'
+CRASH = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+MEET = """
+import os, sys, time
+open(sys.argv[1], "w").close()
+while not os.path.exists(sys.argv[2]): time.sleep(0.02)
+"""
+SAVE = """
+import signal, sys, time
+def save(*_):
+    open(sys.argv[1] + ".saved", "w").close()
+    sys.exit(130)
+signal.signal(signal.SIGINT, save)
+open(sys.argv[1], "w").close()
+time.sleep(600)
+"""
+STUBBORN = """
+import signal, subprocess, sys, time
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+with open(sys.argv[1] + ".new", "w") as file: file.write(str(child.pid))
+import os; os.rename(sys.argv[1] + ".new", sys.argv[1])
+time.sleep(600)
+"""
+
+
+@pytest.fixture
+def job(tmp_path):
+    def make(name, *arguments):
+        return Job(name, arguments, tmp_path / "logs" / f"{name}.json", tmp_path / "logs" / f"{name}.log")
+
+    return make
+
+
+def python(code, **options):
+    return LocalExecutor(program=(sys.executable, "-c", code), **options)
+
+
+def finished(executor, jobs):
+    return {event.job.name: event for event in executor.run(jobs) if isinstance(event, Finished)}
+
+
+def wait_for(path):
+    deadline = time.monotonic() + DEADLINE
+    while not Path(path).exists():
+        assert time.monotonic() < deadline, f"{path} did not appear"
+        time.sleep(0.02)
+
+
+def run_until_started(executor, jobs, *paths):
+    """Start all jobs by pulling their start events; returns the generator, suspended."""
+    events = executor.run(jobs)
+    for _ in jobs:
+        assert isinstance(next(events), Job)
+    for path in paths:
+        wait_for(path)
+    return events
+
+
+def test_output_and_threads(job, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    one = job("one")
+    ends = finished(python(WRITE), [one])
+    assert (ends["one"].exit_code, ends["one"].error) == (0, "")
+    assert one.result.read_text() == "{}\n"
+    assert one.log.read_text() == "1\n"
+
+
+def test_failures_say_why_and_do_not_stop_the_others(job):
+    assert finished(python(FAIL), [job("a"), job("b")])["a"].error == "Out of memory"
+    crashed = finished(python(CRASH), [job("c")])["c"]
+    assert crashed.exit_code == -9
+    assert crashed.error.endswith("c.log")
+
+
+def test_jobs_at_a_time(job, tmp_path):
+    a, b = str(tmp_path / "a"), str(tmp_path / "b")  # each waits for the other: done only when both run at once
+    ends = finished(python(MEET, jobs=2), [job("a", a, b), job("b", b, a)])
+    assert [end.exit_code for end in ends.values()] == [0, 0]
+
+
+def test_one_at_a_time_in_order(job):
+    events = list(python("pass", jobs=1).run([job("a"), job("b")]))
+    assert [e.name if isinstance(e, Job) else f"{e.job.name} done" for e in events] == ["a", "a done", "b", "b done"]
+
+
+def test_stopping_lets_the_children_save(job, tmp_path):
+    said, paths = [], [str(tmp_path / "a"), str(tmp_path / "b")]
+    executor = python(SAVE, jobs=2, say=said.append)
+    events = run_until_started(executor, [job(Path(p).name, p) for p in paths], *paths)
+    events.close()
+    assert all(os.path.exists(path + ".saved") for path in paths)
+    assert "Stopping 2 runs" in said[0]
+
+
+def test_a_child_that_does_not_stop_is_ended_with_its_children(job, tmp_path):
+    path = tmp_path / "pid"
+    events = run_until_started(python(STUBBORN, save_seconds=0.1), [job("a", str(path))], path)
+    grandchild = psutil.Process(int(path.read_text()))
+    events.close()
+    gone, _ = psutil.wait_procs([grandchild], timeout=DEADLINE)
+    assert gone == [grandchild] or grandchild.status() == psutil.STATUS_ZOMBIE

@@ -1,0 +1,152 @@
+"""`scrpo ablate` through the real command line and a real database, with an executor that only pretends to train."""
+
+import json
+import shlex
+
+import pytest
+from filelock import FileLock
+
+from scrpo_cli.cli.app import main
+from scrpo_cli.pool.db import Database
+from scrpo_cli.pool.queries import list_runs
+
+AFTER = {"reflect_every=5": 0.35, "reflect_every=10": 0.4, "reflect_every=never": 0.8}
+TWO_SEEDS = "--reflect-every 5,10,never --seeds 2 --set optim.max_generated_tokens=1000"
+
+
+@pytest.fixture
+def scrpo(tmp_path, capsys, monkeypatch):
+    """Runs a command line; returns (exit code, the JSON document, stderr)."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SCRPO_DB", str(tmp_path / "scrpo.db"))
+
+    def run(line):
+        with pytest.raises(SystemExit) as exit_:
+            main([*shlex.split(line), "--json"])
+        out, err = capsys.readouterr()
+        return exit_.value.code, json.loads(out), err
+
+    return run
+
+
+def runs_in(tmp_path, **filters):
+    with Database.open(str(tmp_path / "scrpo.db")) as db:
+        return [row for row in list_runs(db, **filters) if row.command == "train"]
+
+
+def test_a_sweep(scrpo, executor, tmp_path):
+    fake = executor(after=AFTER)
+    code, answer, err = scrpo(f"ablate {TWO_SEEDS}")
+    assert code == 0, err
+    assert [arm["arm"] for arm in answer["arms"]] == list(AFTER)
+    assert [arm["seeds"] for arm in answer["arms"]] == [[0, 1]] * 3
+    assert answer["problems"] == 40
+    never = answer["arms"][2]
+    assert never["difference"]["ci95"][0] > 0
+    assert never["generated_tokens"] == [1000, 1000]
+    assert never["repair_after"]["wrong"] > 0
+    assert answer["notes"] == []
+    assert {(row.arm, row.seed) for row in runs_in(tmp_path, sweep=answer["sweep"])} == {
+        (arm, seed) for arm in AFTER for seed in (0, 1)
+    }
+    with open(answer["plot"], "rb") as file:
+        assert file.read(4) == b"\x89PNG"
+    assert len(fake.seen) == 6
+    assert "6 of 6 runs to do" in err
+
+
+def test_children_are_ordinary_train_commands(scrpo, executor, tmp_path):
+    fake = executor(after=AFTER)
+    scrpo(f"ablate {TWO_SEEDS} --set seed=7")
+    assert fake.seen[0][0] == "train"
+    assert [line[line.index("--seed") + 1] for line in fake.seen] == ["7"] * 3 + ["8"] * 3
+    recipe = json.loads(runs_in(tmp_path)[0].recipe_json)
+    assert recipe["optim"]["max_generated_tokens"] == 1000
+    assert recipe["tracking"]["wandb"]["group"] == runs_in(tmp_path)[0].sweep
+
+
+def test_interrupted_and_resumed(scrpo, executor, tmp_path):
+    executor(after=AFTER, stop_after=4)
+    code, answer, _ = scrpo(f"ablate {TWO_SEEDS}")
+    assert code == 130
+    again = answer["error"]["fix"]
+    assert again.startswith("scrpo ablate --resume ")
+    before = {row.id for row in runs_in(tmp_path)}
+    fake = executor(after=AFTER)
+    code, answer, err = scrpo(again.removeprefix("scrpo "))
+    assert code == 0, err
+    assert len(fake.seen) == 2  # only what is missing
+    assert before < {row.id for row in runs_in(tmp_path)}
+    assert [arm["seeds"] for arm in answer["arms"]] == [[0, 1]] * 3
+
+
+def test_failed_runs_are_reported_and_taken_up_again(scrpo, executor, tmp_path):
+    executor(after=AFTER, fails=("reflect_every=10 seed=1",))
+    code, answer, err = scrpo(f"ablate {TWO_SEEDS}")
+    assert code == 1
+    assert answer["error"]["what"] == "1 of 6 runs failed; reflect_every=10 seed=1: out of memory"
+    assert "reflect_every=never" in err  # the table of what is done
+    failed = runs_in(tmp_path, status="failed")[0]
+    fake = executor(after=AFTER)
+    code, answer, _ = scrpo("ablate --resume last")
+    assert code == 0
+    assert [line[line.index("--resume") + 1] for line in fake.seen] == [failed.id]
+    assert [arm["seeds"] for arm in answer["arms"]] == [[0, 1]] * 3
+
+
+def test_a_finished_sweep_is_only_reported(scrpo, executor):
+    executor(after=AFTER)
+    _, first, _ = scrpo(f"ablate {TWO_SEEDS}")
+    fake = executor(after=AFTER)
+    code, second, _ = scrpo(f"ablate --resume {first['sweep'][:-1]}")
+    assert (code, fake.seen) == (0, [])
+    assert second == first
+
+
+def test_editing_the_recipe_does_not_change_a_sweep(scrpo, executor, tmp_path):
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("extends: tiny\noptim: {lr: 0.002}\n")
+    executor(after=AFTER, stop_after=1)
+    scrpo(f"ablate --recipe mine.yaml {TWO_SEEDS}")
+    recipe.write_text("extends: tiny\noptim: {lr: 0.5}\n")
+    executor(after=AFTER)
+    scrpo("ablate --resume last")
+    assert {json.loads(row.recipe_json)["optim"]["lr"] for row in runs_in(tmp_path)} == {0.002}
+
+
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [
+        ("ablate", "Nothing is varied"),
+        ("ablate --reflect-every 5,sometimes", "reflect_every"),
+        ("ablate --reflect-every 5,10 --set optim.max_generated_tokens=null", "no budget"),
+        ("ablate --reflect-every 5,10 --executor moon", "no executor 'moon'"),
+        ("ablate --resume last --vary optim.lr=1,2", "keeps its arms"),
+    ],
+)
+def test_bad_input_exits_2_and_leaves_nothing(scrpo, executor, tmp_path, line, what):
+    fake = executor(after=AFTER)
+    code, answer, _ = scrpo(line)
+    assert code == 2
+    assert what in answer["error"]["what"]
+    assert answer["error"]["fix"]
+    assert fake.seen == []
+    assert not (tmp_path / "sweeps").exists()
+
+
+def test_resuming_what_is_not_there(scrpo, executor):
+    executor(after=AFTER)
+    assert scrpo("ablate --resume last")[0] == 2  # no database yet
+    scrpo(f"ablate {TWO_SEEDS}")
+    code, answer, _ = scrpo("ablate --resume nosuch")
+    assert code == 2
+    assert "nosuch" in answer["error"]["what"]
+
+
+def test_a_sweep_runs_once_at_a_time(scrpo, executor):
+    executor(after=AFTER)
+    _, answer, _ = scrpo(f"ablate {TWO_SEEDS}")
+    with FileLock(f"{answer['directory']}/.lock"):
+        code, answer, _ = scrpo("ablate --resume last")
+    assert code == 2
+    assert "Another process" in answer["error"]["what"]
