@@ -237,17 +237,15 @@ def check_grader(examination: Examination) -> Iterator[Check]:
 
 def check_memory(examination: Examination) -> Iterator[Check]:
     """The estimate of training's peak against what is free."""
-    if (sizes := examination.budget.sizes) is None:
-        return
     import psutil
+    import torch
 
     from scrpo_cli.training.budget import size
 
-    free = psutil.virtual_memory().available
-    if sizes.device == "cuda":
-        import torch
-
-        free = torch.cuda.mem_get_info()[0]
+    sizes = examination.budget.sizes
+    if sizes is None or (sizes.device == "cuda" and not torch.cuda.is_available()):
+        return
+    free = torch.cuda.mem_get_info()[0] if sizes.device == "cuda" else psutil.virtual_memory().available
     detail = f"{size(sizes.peak)} at the peak (estimate), {size(free)} free on {sizes.device}"
     remedy = "Lower rollout.batch_size and optim.tokens_per_microbatch, or set model.gradient_checkpointing=true."
     yield Check("memory", "ok", detail) if sizes.peak < free else Check("memory", "warn", detail, remedy)
