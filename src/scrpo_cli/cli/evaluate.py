@@ -18,27 +18,26 @@ if TYPE_CHECKING:
     from scrpo_cli.training.launch import Launch
 
 
+RecipeOrRun = Annotated[
+    str | None, typer.Option("--recipe", "-r", metavar="R", help="A recipe; default: the run's, else tiny.")
+]
+RunOption = Annotated[str | None, typer.Option("--run", metavar="RUN", help="A training run: its newest adapter.")]
+BenchmarksOption = Annotated[str | None, typer.Option("--benchmarks", metavar="A,B", help="For eval.benchmarks.")]
+TurnsOption = Annotated[int | None, typer.Option("--turns", min=1, max=2, help="2: also ask to check and correct.")]
+AgainstOption = Annotated[str | None, typer.Option("--against", metavar="RUN", help="Compare with an earlier run.")]
+
+
 def evaluate(
-    recipe: Annotated[
-        str | None, typer.Option("--recipe", "-r", metavar="R", help="A recipe; default: the run's, else tiny.")
-    ] = None,
-    run_ref: Annotated[
-        str | None, typer.Option("--run", metavar="RUN", help="A training run: its newest adapter.")
-    ] = None,
+    recipe: RecipeOrRun = None,
+    run_ref: RunOption = None,
     adapter: AdapterOption = None,
-    benchmarks: Annotated[
-        str | None, typer.Option("--benchmarks", metavar="A,B", help="Overrides eval.benchmarks.")
-    ] = None,
+    benchmarks: BenchmarksOption = None,
     samples: Annotated[int | None, typer.Option("--samples", min=1, help="Answers a problem.")] = None,
-    turns: Annotated[
-        int | None, typer.Option("--turns", min=1, max=2, help="2: also ask to check and correct.")
-    ] = None,
+    turns: TurnsOption = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="At most so many problems a benchmark.")] = None,
     from_jsonl: FromOption = None,
     map_: MapOption = None,
-    against: Annotated[
-        str | None, typer.Option("--against", metavar="RUN", help="Compare with an earlier eval run.")
-    ] = None,
+    against: AgainstOption = None,
     set_: SetOption = None,
     db: DbOption = None,
     json: JsonOption = False,

@@ -48,23 +48,28 @@ def places(rows: Mapping[str, str]) -> Table:
     return table
 
 
+TWO_TURNS = {"t1": "t1", "t2": "t2", "delta": "delta(t1, t2)", "i2c": "i->c", "c2i": "c->i", "fix_rate": "fix rate"}
+
+
 def benchmark_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
-    """One line a benchmark; second-turn and repair columns appear where there is one."""
-    two_turns = any("delta" in r for r in results.values())
-    repairs = any(r.get("repair_rate") for r in results.values())
-    columns = ["benchmark", "avg@k", "pass@k", "truncated", "n x k"]
-    columns += ["t1", "t2", "delta", "i->c", "c->i", "fix rate"] if two_turns else []
-    columns += ["repair rate"] if repairs else []
-    table = Table(*columns, box=None, header_style="bold")
-    for name, r in results.items():
-        best = max(r["pass_at"], key=int)
-        row = [name, percent(r["avg"], r["ci95"]), f"@{best} {percent(r['pass_at'][best])}"]
-        row += [percent(r.get("truncated")), f"{r['n']} x {r['samples']}"]
-        if two_turns:
-            keys = ("t1", "t2", "delta", "i2c", "c2i", "fix_rate")
-            row += [percent(r[k]["value"], r[k]["ci95"]) if k in r else "-" for k in keys]
-        if repairs:
-            repair = r.get("repair_rate") or {"value": None, "ci95": None}
-            row.append(percent(repair["value"], repair["ci95"]))
-        table.add_row(*row)
+    """One column a benchmark; the rows of second turns and repairs appear where there are any."""
+    rows: dict[str, list[str]] = {}
+    for column, r in enumerate(results.values()):
+        for label, cell in benchmark_cells(r).items():
+            rows.setdefault(label, ["-"] * len(results))[column] = cell
+    table = Table("", *results, box=None, header_style="bold")
+    for label, cells in rows.items():
+        table.add_row(label, *cells)
     return table
+
+
+def benchmark_cells(r: Mapping[str, Any]) -> dict[str, str]:
+    cells = {"problems x samples": f"{r['n']} x {r['samples']}", "avg@k": percent(r["avg"], r["ci95"])}
+    intervals = r.get("pass_at_ci95") or {}
+    cells |= {f"pass@{k}": percent(v, intervals.get(k)) for k, v in r["pass_at"].items() if int(k) > 1}
+    if r.get("truncated") is not None:
+        cells["truncated"] = percent(r["truncated"])
+    estimates = {label: r[key] for key, label in TWO_TURNS.items() if key in r}
+    if "repair_rate" in r:
+        estimates["repair rate"] = r["repair_rate"]
+    return cells | {label: percent(e["value"], e["ci95"]) for label, e in estimates.items()}

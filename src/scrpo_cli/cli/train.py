@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from scrpo_cli.cli.collect import ResumeOption
 from scrpo_cli.cli.common import DbOption, DebugOption, JsonOption, Output, QuietOption, RecipeOption, SetOption
 from scrpo_cli.errors import UserError
 from scrpo_cli.recipe.load import load_recipe
@@ -25,9 +26,7 @@ def train(
     reflect_every: ReflectOption = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Overrides the recipe's seed.")] = None,
     set_: SetOption = None,
-    resume: Annotated[
-        str | None, typer.Option("--resume", metavar="RUN", help="Continue a run: an id, a prefix or `last`.")
-    ] = None,
+    resume: ResumeOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe and its budget.")] = False,
     run_id: Annotated[str | None, typer.Option("--run-id", hidden=True)] = None,
     sweep: Annotated[str | None, typer.Option("--sweep", hidden=True)] = None,

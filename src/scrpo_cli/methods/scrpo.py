@@ -77,7 +77,7 @@ class Scrpo:
         return Credits(rows, self.cfg.loss.normalizer, self.cfg.loss.stage2_weight, skipped)
 
     def advantages(self, groups: Sequence[Group]) -> list[np.ndarray | None]:
-        """A_i of each group, None without signal. `group_by: question` shares the baseline among a question's errors."""
+        """A_i of each group, None without signal. `group_by: question`: a question's errors share their baseline."""
         rewards = [outcome_rewards(g) for g in groups]
         by_error = self.cfg.stage2.group_by == "error"
         keys = [i if by_error else (g.ask.problem.source, g.ask.problem.id) for i, g in enumerate(groups)]

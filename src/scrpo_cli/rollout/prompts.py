@@ -22,14 +22,15 @@ class TaskPrompts:
     def __init__(self, recipe: Recipe, task: Task, chat: Chat, problems: Sequence[Problem]) -> None:
         self.recipe, self.task, self.chat, self.all = recipe, task, chat, problems
         self.per_step = recipe.optim.prompts_per_step
-        self._epoch = lru_cache(maxsize=2)(
-            lambda epoch: generator(recipe.seed, epoch, "order").permutation(len(problems))
-        )
+        self._order = lru_cache(maxsize=2)(self.order)
 
     def problems(self, step: int) -> list[Problem]:
         """Slots [step * P, (step + 1) * P) of an endless stream of shuffled epochs."""
         slots = range(step * self.per_step, (step + 1) * self.per_step)
-        return [self.all[int(self._epoch(slot // len(self.all))[slot % len(self.all)])] for slot in slots]
+        return [self.all[int(self._order(slot // len(self.all))[slot % len(self.all)])] for slot in slots]
+
+    def order(self, epoch: int) -> np.ndarray:
+        return generator(self.recipe.seed, epoch, "order").permutation(len(self.all))
 
     def first(self, problem: Problem, samples: int) -> Ask:
         return Ask(problem, self.task.messages(problem), samples)
@@ -46,9 +47,8 @@ class TaskPrompts:
 def check_prompt_budget(recipe: Recipe, task: Task, chat: Chat, problems: Sequence[Problem]) -> None:
     """Refuse a data set with a prompt over `task.max_prompt_tokens` before anything is sampled."""
     if not problems:
-        raise UserError(
-            "The data set is empty.", f"task: {recipe.task.train}", "Check task.train.source, split, limit."
-        )
+        where = f"task.train: {recipe.task.train.source}, split {recipe.task.train.split}"
+        raise UserError("The data set is empty.", where, "Check its source, split and limit.")
     limit = recipe.task.max_prompt_tokens
     over = [(p, n) for p in problems if (n := len(chat.ids(task.messages(p)))) > limit]
     if over:

@@ -46,9 +46,8 @@ def train(run: Session) -> dict[str, Any]:
         if step % run.recipe.checkpoint.every == 0 or run.finished or run.stop.asked:
             run.save()
         if run.stop.asked and not run.finished:
-            raise Interrupted(
-                f"Stopped after step {step}; everything so far is saved.", str(run.directory), resume(run)
-            )
+            what = f"Stopped after step {step}; everything so far is saved."
+            raise Interrupted(what, str(run.directory), f"Continue with `{resume(run)}`.")
     evaluations["after"] = known(run, "after") or evaluate(run, "after")
     return evaluations
 

@@ -1,4 +1,4 @@
-"""One optimizer step (or a few) from a batch of credited completions: micro-batches by token budget, one denominator."""
+"""An optimizer step from a batch of credited completions: micro-batches by token budget, one global denominator."""
 
 from __future__ import annotations
 
