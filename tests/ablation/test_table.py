@@ -15,9 +15,9 @@ NAN = np.nan
 
 
 def text_of(result):
-    recorder = Console(width=250, record=True, file=io.StringIO())
+    recorder = Console(width=80, record=True, file=io.StringIO())
     recorder.print(render(result))
-    return recorder.export_text()
+    return recorder.export_text().replace("\n", " ")
 
 
 def test_paired_by_seed_and_problem():
@@ -50,8 +50,8 @@ def test_verdicts():
         return tabulate(runs, ["a", "b"], 1000).arms[1].difference["verdict"]
 
     assert verdict(11) == UNDECIDED
-    assert verdict(25) == "higher in these runs; 1 seed(s) cannot say it of the setting"
-    assert verdict(25, 40, 12) == "higher in these runs; 3 seed(s) cannot say it of the setting"
+    assert verdict(25) == "higher in these runs; 1 seed cannot say it of the setting"
+    assert verdict(25, 40, 12) == "higher in these runs; 3 seeds cannot say it of the setting"
     assert verdict(25, 26, 24, 25) == "higher"
     assert verdict(0, 0, 1, 0) == "lower"
 
@@ -96,8 +96,13 @@ def test_result_is_json_and_a_table():
     result = tabulate(runs, ["a", "b"], 1000)
     json.dumps(result.as_dict(), allow_nan=False)
     text = text_of(result)
-    for part in ("25.0 [", "62.5 [", "37.5 [", "1,000", "higher in these runs", "40 problems"):
+    for part in ("25.0% [", "62.5% [", "b against a: +37.5 points [", "1,000", "higher in these runs", "40 problems"):
         assert part in text
+
+
+def test_brackets_in_an_arm_are_not_markup():
+    runs = [run("lora.targets=[q_proj]", 0, first_solved(10)), run("b", 0, first_solved(25))]
+    assert text_of(tabulate(runs, ["lora.targets=[q_proj]", "b"], 1000)).count("[q_proj]") == 2
 
 
 def test_answers_of_attempts():

@@ -19,7 +19,7 @@ from scrpo_cli.evaluation.metrics import UNDECIDED, paired, repair_rate, summari
 from scrpo_cli.evaluation.stats import mean_estimate
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import Group
 
 BUDGET_SHARE = 0.95  # a run that generated less of its budget is pointed out
 
@@ -106,8 +106,12 @@ def _verdict(result: dict[str, Any]) -> str:
     if result["verdict"] == UNDECIDED:
         return UNDECIDED
     if low <= 0 <= high:
-        return f"{result['verdict']} in these runs; {len(result['seeds'])} seed(s) cannot say it of the setting"
+        return f"{result['verdict']} in these runs; {_seeds(result['seeds'])} cannot say it of the setting"
     return result["verdict"]
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    return "1 seed" if len(seeds) == 1 else f"{len(seeds)} seeds"
 
 
 def _common_problems(outcomes: Sequence[RunOutcome]) -> list[str]:
@@ -150,35 +154,37 @@ def _notes(by_arm: dict[str, list[RunOutcome]], budget: int) -> list[str]:
     return notes
 
 
-def render(result: SweepResult) -> Table:
-    """The table for a terminal; percentages, differences in points."""
+def render(result: SweepResult) -> Group:
+    """For a terminal of 80 columns: a table of the arms in percent, then the differences in points, then the notes."""
+    from rich.console import Group
     from rich.table import Table
+    from rich.text import Text
 
-    first = result.arms[0].arm
-    caption = f"{result.problems} problems, 95% intervals over problems; differences are paired with {first}"
-    table = Table(title=f"Equal budget: {result.budget:,} generated tokens", caption=caption, header_style="bold")
-    for header in ("arm", "seeds", "tokens", "before", "after", "gain", "repairs before", "after", f"against {first}"):
-        table.add_column(header, overflow="fold")
+    title = f"{result.problems} problems, {result.budget:,} generated tokens a run; 95% intervals over problems"
+    table = Table("arm", "", "first answers", "repairs of wrong ones", title=title, title_justify="left", box=None)
     for arm in result.arms:
-        numbers = (arm.before, arm.after, _as_number(arm.gain), arm.repair_before, arm.repair_after)
-        tokens = f"{np.mean(arm.generated_tokens):,.0f}"
-        table.add_row(arm.arm, str(len(arm.seeds)), tokens, *map(percent, numbers), _against(arm.difference))
-    return table
+        table.add_row(Text(arm.arm), "before", percent(arm.before), percent(arm.repair_before))
+        table.add_row(f"  {_seeds(arm.seeds)}", "after", percent(arm.after), percent(arm.repair_after))
+        table.add_row("", "gain", points(arm.gain), "", end_section=True)
+    first = result.arms[0].arm
+    against = [f"{arm.arm} against {first}: {_in_words(arm.difference)}" for arm in result.arms if arm.difference]
+    return Group(table, *map(Text, [*against, *result.notes]))
 
 
 def percent(number: dict[str, Any]) -> str:
-    """`55.1 [48.0, 62.2]`; a dash where there is no such number."""
+    """`55.1% [48.0, 62.2]`; a dash where there is no such number."""
     if number["value"] is None:
         return "-"
     low, high = number["ci95"]
-    return f"{100 * number['value']:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+    return f"{100 * number['value']:.1f}% [{100 * low:.1f}, {100 * high:.1f}]"
 
 
-def _as_number(difference: dict[str, Any]) -> dict[str, Any]:
-    return {"value": difference["difference"], "ci95": difference["ci95"]}
+def points(difference: dict[str, Any]) -> str:
+    """`+7.5 points [+0.5, +14.5]`."""
+    low, high = difference["ci95"]
+    return f"{100 * difference['difference']:+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}]"
 
 
-def _against(difference: dict[str, Any] | None) -> str:
-    if difference is None:
-        return "-"
-    return f"{percent(_as_number(difference))} p={difference['p']:.3f}: {difference['verdict']}"
+def _in_words(difference: dict[str, Any]) -> str:
+    p = f"p = {difference['p']:.3f}" if difference["p"] >= 0.001 else "p < 0.001"
+    return f"{points(difference)}, {p}: {difference['verdict']}"

@@ -152,8 +152,9 @@ def answer(sweep: Sweep, result: SweepResult) -> dict[str, Any]:
 
 def tables(sweep: Sweep, result: SweepResult) -> Any:
     from rich.console import Group
+    from rich.text import Text
 
     from scrpo_cli.ablation.results import PLOT_FILE
     from scrpo_cli.ablation.table import render
 
-    return Group(render(result), *result.notes, f"plot: {sweep.directory / PLOT_FILE}")
+    return Group(render(result), Text(f"plot: {sweep.directory / PLOT_FILE}"))
