@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from scrpo_cli.errors import ScrpoError
-from scrpo_cli.recipe.models import ProblemsConfig, Recipe
+from scrpo_cli.recipe.models import Recipe
 from scrpo_cli.types import Problem, Verdict
 
 NETWORK_DISKS = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse.sshfs", "9p", "beegfs", "lustre", "ceph"}
@@ -200,15 +200,17 @@ def check_template(examination: Examination) -> Iterator[Check]:
 
 def check_data(examination: Examination) -> Iterator[Check]:
     """The recipe's problems, and the benchmarks that can be read here."""
+    from scrpo_cli.evaluation.benchmarks import benchmark_problems
+
     task = examination.recipe.task
     train = task.train
     yield Check("data", "ok", f"{train.source} ({train.split}): {len(examination.problems):,} problems")
-    if task.validation:
-        validation, count = task.validation, len(examination.task.problems(task.validation))
-        yield Check("data", "ok", f"{validation.source} ({validation.split}): {count:,} problems")
+    for held_out in filter(None, (task.validation, task.test)):
+        count = len(examination.task.problems(held_out))
+        yield Check("data", "ok", f"{held_out.source} ({held_out.split}): {count:,} problems")
     for name in examination.recipe.eval.benchmarks:
         try:
-            examination.task.problems(ProblemsConfig(source=name, split="test"))
+            benchmark_problems(examination.recipe, examination.task, name)
         except ScrpoError as error:
             yield Check("benchmark", "warn", error.what, error.fix)
 

@@ -31,7 +31,7 @@ from scrpo_cli.recipe.models import ModelConfig, Recipe, ScrpoConfig
 from scrpo_cli.training.policy import add_adapter, first_line, model_path, pick_device, pick_dtype
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import RenderableType
 
 
 @dataclass(frozen=True)
@@ -158,9 +158,11 @@ def layer_activations(config: Any, a: int, k: int, b: int) -> int:
     return 28 * h + (2 * b + 4) * a + 2 * b * k + (3 * b + 4) * f
 
 
-def render(budget: Budget) -> Table:
-    """The budget as a two-column table."""
+def render(budget: Budget) -> RenderableType:
+    """The budget as a two-column table; where the sizes are not known, the reason under it."""
+    from rich.console import Group
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(title="Budget", title_justify="left", box=None, show_header=False, pad_edge=False)
     table.add_column()
@@ -172,8 +174,7 @@ def render(budget: Budget) -> Table:
     table.add_row("rollouts, at most", f"{budget.rollouts:,}")
     table.add_row("generated tokens, at most", f"{budget.generated_tokens:,}")
     if budget.sizes is None:
-        table.caption, table.caption_justify = budget.note, "left"
-        return table
+        return Group(table, Text(budget.note))
     s = budget.sizes
     table.add_row("model parameters", f"{s.parameters:,}")
     table.add_row("adapter parameters", f"{s.adapter_parameters:,}")
