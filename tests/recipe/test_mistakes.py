@@ -40,6 +40,8 @@ def mistake(path: Path, *sets: str) -> UserError:
         ("optim:\n  ", 1, "'optim' is a section of keys, got nothing", "schema"),
         ("task:\n  train:\n    split: x", 2, "'task.train.source' is missing", "Add it"),
         ("rollout:\n  top_p: 0.9", 1, "rollout.top_p must be 1", "schema"),
+        ("task:\n  prompt: '{problm}'", 2, "task.prompt must contain {problem}", "schema"),
+        ("method:\n  filter: {band: [0.9, 0.1]}", 2, "[low, high]", "schema"),
         ("eval:\n  benchmarks: [a, {b: 1}]", 2, "'eval.benchmarks.1' should be a valid string", "schema"),
         ("model: {trust_remote_code: maybe}", 1, "should be a valid boolean", "schema"),
         ("1: 2", 1, "Unknown key '1'", "Legal here"),

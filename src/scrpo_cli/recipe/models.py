@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 PositiveInt = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -103,6 +103,13 @@ class TaskConfig(Section):
     reflection: ReflectionConfig = ReflectionConfig()
     max_prompt_tokens: PositiveInt = 1024
 
+    @field_validator("prompt")
+    @classmethod
+    def _shows_the_problem(cls, prompt: str) -> str:
+        if "{problem}" not in prompt:
+            raise ValueError("task.prompt must contain {problem}: without it no model sees the problem")
+        return prompt
+
 
 class RolloutConfig(Section):
     engine: Literal["transformers"] = "transformers"
@@ -158,6 +165,13 @@ class FilterConfig(Section):
     """Inclusive pass-rate band of `pass_rate_band` [I]."""
     reward: Literal["correctness", "total"] = "correctness"
     """`total` would add length or format terms; today both are the outcome [I]."""
+
+    @field_validator("band")
+    @classmethod
+    def _low_to_high(cls, band: tuple[float, float]) -> tuple[float, float]:
+        if band[0] > band[1]:
+            raise ValueError("method.filter.band is [low, high]: this one keeps nothing")
+        return band
 
 
 class PoolConfig(Section):
