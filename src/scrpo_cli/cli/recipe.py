@@ -21,7 +21,10 @@ def ls(db: DbOption = None, json: JsonOption = False, quiet: QuietOption = False
     from rich.table import Table
 
     rows = [_row(name, load_recipe(path), str(path)) for name, path in shipped_recipes().items()]
-    table = Table("name", "model", "task", "method", "description", box=None, header_style="bold")
+    table = Table(box=None, header_style="bold")
+    for column in ("name", "model", "task", "method"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("description")
     for row in rows:
         table.add_row(row["name"], row["model"], row["task"], row["method"], row["description"])
     Output(json, quiet).result({"recipes": rows}, table)
