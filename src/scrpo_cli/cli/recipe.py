@@ -21,12 +21,10 @@ def ls(db: DbOption = None, json: JsonOption = False, quiet: QuietOption = False
     from rich.table import Table
 
     rows = [_row(name, load_recipe(path), str(path)) for name, path in shipped_recipes().items()]
-    table = Table(box=None, header_style="bold")
-    for column in ("name", "model", "task", "method"):
-        table.add_column(column, no_wrap=True)
-    table.add_column("description")
+    table = Table("name", "task", "method", "model, and what it is for", box=None, header_style="bold")
     for row in rows:
-        table.add_row(row["name"], row["model"], row["task"], row["method"], row["description"])
+        about = f"{row['model']}\n{row['description']}"
+        table.add_row(row["name"], row["task"], row["method"], about)
     Output(json, quiet).result({"recipes": rows}, table)
 
 
