@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -45,16 +45,24 @@ def ls(
     with Database.open(db, create=False) as database:
         total, entries = list_entries(database, pool=pool, source=source, alive=alive, limit=limit)
     rows = [entry.model_dump(mode="json", exclude={"prompt_ids", "ids", "logprobs"}) for entry in entries]
-    table = _table("attempt", "problem", "gold", "answered", "pool", "added", "uses", "repairs", "state")
+    table = _entries_table(entries, with_pool=pool is None, with_state=not alive)
+    foot = f"{len(entries)} of {total} {'waiting ' if alive else ''}entries"
+    Output(json, quiet).result({"total": total, "entries": rows}, Group(table, Text(foot, style="dim")))
+
+
+def _entries_table(entries: Sequence[Entry], with_pool: bool, with_state: bool) -> Table:
+    columns = ["attempt", "problem", "gold", "given", "added", "repaired"]
+    columns += ["pool"] * with_pool + ["state"] * with_state
+    table = _table(*columns)
     for column in table.columns:
         column.no_wrap = True
     table.columns[0].min_width = max((len(e.attempt_id) for e in entries), default=0)  # an id has to be copied whole
     for e in entries:
-        answered = e.extracted if e.extracted is not None else e.verdict
-        life = (e.pool, e.added_step, e.uses, e.repairs, e.retired_reason or "alive")
-        table.add_row(*(_text(cell, 48) for cell in (e.attempt_id, e.problem, e.answer, answered, *life)))
-    foot = f"{len(entries)} of {total} {'waiting ' if alive else ''}entries"
-    Output(json, quiet).result({"total": total, "entries": rows}, Group(table, Text(foot, style="dim")))
+        given = e.extracted if e.extracted is not None else e.verdict
+        cells: list[object] = [e.attempt_id, e.problem, e.answer, given, e.added_step, f"{e.repairs}/{e.uses}"]
+        cells += [e.pool] * with_pool + [e.retired_reason or "alive"] * with_state
+        table.add_row(*(_text(cell, 48) for cell in cells))
+    return table
 
 
 @app.command("show")
@@ -81,7 +89,7 @@ def show(
     Output(json, quiet).result(data, Group(*_shown(entries, uses)))
 
 
-def _shown(entries: list[Entry], uses: list[Use]) -> Iterator[RenderableType]:
+def _shown(entries: Sequence[Entry], uses: Sequence[Use]) -> Iterator[RenderableType]:
     """The parts of `pool show` for a reader."""
     first = entries[0]
     yield _heading(f"Problem {first.id} of {first.source}")

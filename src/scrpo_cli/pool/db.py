@@ -23,7 +23,8 @@ DEFAULT_PATH = ".scrpo/scrpo.db"
 BUSY_TIMEOUT_S = 30.0
 """How long a writer waits for another; `sqlite:///FILE?timeout=S` says otherwise."""
 INSERTS: dict[str, Callable[[Table], Any]] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
-MIGRATION_LOCK = 0x5C290
+MIGRATION_LOCK = 0x5C290  # any number that other programs on the same server do not lock
+URL_FIX = "Write a path, sqlite:///PATH, or postgresql://USER@HOST/NAME."
 
 
 class Database:
@@ -43,7 +44,7 @@ class Database:
         parsed = parse_url(url or os.environ.get("SCRPO_DB") or DEFAULT_PATH)
         if parsed.get_backend_name() == "sqlite":
             _check_file(parsed, create)
-        database = cls(_engine(parsed))
+        database = cls(make_engine(parsed))
         try:
             database._prepare()
         except BaseException:
@@ -122,16 +123,14 @@ def parse_url(text: str) -> URL:
     """A path or URL as an SQLAlchemy URL of a database that the program can use."""
     if "://" not in text:
         return URL.create("sqlite", database=text)
-    fix = "Write a path, sqlite:///PATH, or postgresql://USER@HOST/NAME."
     try:
         url = sqlalchemy.make_url(text)
-        if url.drivername == "postgresql":
-            url = url.set(drivername="postgresql+psycopg")  # the driver of our extra, whatever SQLAlchemy's default
-        backend = url.get_backend_name()
-    except (ArgumentError, NoSuchModuleError) as error:
-        raise UserError("Not a database URL", str(error).split("(Background")[0].strip(), fix) from None
-    if backend not in INSERTS:
-        raise UserError(f"Databases of kind '{backend}' are not supported", _where(url), fix)
+    except ArgumentError as error:
+        raise UserError("Not a database URL", str(error), URL_FIX) from None
+    if (backend := url.get_backend_name()) not in INSERTS:
+        raise UserError(f"Databases of kind '{backend}' are not supported", _where(url), URL_FIX)
+    if url.drivername == "postgresql":  # the driver of our extra, whatever SQLAlchemy's default is
+        return url.set(drivername="postgresql+psycopg")
     return url
 
 
@@ -163,15 +162,18 @@ def _check_file(url: URL, create: bool) -> None:
         raise UserError(f"Cannot make the database's directory: {error.strerror}", str(path.parent), fix) from None
 
 
-def _engine(url: URL) -> Engine:
-    if url.get_backend_name() != "sqlite":
-        try:
+def make_engine(url: URL) -> Engine:
+    """SQLAlchemy's engine with our transactions; nothing is opened yet."""
+    try:
+        if url.get_backend_name() != "sqlite":
             return sqlalchemy.create_engine(url, pool_pre_ping=True)
-        except ModuleNotFoundError as error:
-            fix = "pip install 'scrpo-cli[postgres]'"
-            raise UserError(f"The database driver {error.name} is not installed", _where(url), fix) from None
-    arguments = {} if "timeout" in url.query else {"timeout": BUSY_TIMEOUT_S}
-    engine = sqlalchemy.create_engine(url, connect_args=arguments)
+        arguments = {} if "timeout" in url.query else {"timeout": BUSY_TIMEOUT_S}
+        engine = sqlalchemy.create_engine(url, connect_args=arguments)
+    except NoSuchModuleError:
+        raise UserError(f"There is no database driver '{url.drivername}'", _where(url), URL_FIX) from None
+    except ModuleNotFoundError as error:
+        fix = "pip install 'scrpo-cli[postgres]'"
+        raise UserError(f"The database driver {error.name} is not installed", _where(url), fix) from None
     event.listen(engine, "connect", _on_connect)
     event.listen(engine, "begin", _on_begin)
     return engine

@@ -213,8 +213,9 @@ def insert_attempts(db: Database, connection: Connection, run_id: str, record: S
 
 def insert_problems(db: Database, connection: Connection, problems: Iterable[Problem]) -> None:
     """Store new problems; refuse one that is known by the same key with another text or answer."""
-    unique = {(problem.source, problem.id, problem.text, problem.answer): problem for problem in problems}
-    db.insert_new(connection, PROBLEM, [problem_row(problem) for problem in unique.values()])
+    rows = [problem_row(problem) for problem in {(p.source, p.id, p.text, p.answer): p for p in problems}.values()]
+    db.insert_new(connection, PROBLEM, rows)
+    unique = {(row["source"], row["id"], row["text"], row["answer"]) for row in rows}
     columns = (PROBLEM.c.source, PROBLEM.c.id, PROBLEM.c.text, PROBLEM.c.answer)
     for source, keys in groupby(sorted(unique), key=lambda key: key[0]):
         ids = [key[1] for key in keys]
@@ -222,9 +223,9 @@ def insert_problems(db: Database, connection: Connection, problems: Iterable[Pro
             chunk = PROBLEM.c.id.in_(ids[start : start + CHUNK])
             stored = connection.execute(select(*columns).where(PROBLEM.c.source == source, chunk))
             for key in stored:
-                unique.pop(tuple(key), None)
+                unique.discard(tuple(key))
     if unique:
-        source, problem_id = next(iter(unique))[:2]
+        source, problem_id = min(unique)[:2]
         fix = "Give the changed problem another id or source, or use another database."
         raise UserError(
             f"Problem '{problem_id}' of '{source}' has another text or answer in the database", db.where, fix
@@ -269,8 +270,9 @@ def attempts_of(db: Database, run_id: str, **filters: Any) -> list[Attempt]:
     query = select(ATTEMPT, *PROBLEM_COLUMNS).join_from(ATTEMPT, PROBLEM, ATTEMPT_OF_PROBLEM)
     query = query.where(ATTEMPT.c.run_id == run_id, *(_matches(name, value) for name, value in filters.items()))
     with db.read() as connection:
-        rows = connection.execute(query.order_by(ATTEMPT.c.step, ATTEMPT.c.id)).mappings()
-        return [read_attempt(dict(row)) for row in rows]
+        rows = connection.execute(query).mappings().all()
+    rows = sorted(rows, key=lambda row: (row["step"], row["id"]))  # not by the server's collation
+    return [read_attempt(dict(row)) for row in rows]
 
 
 def _matches(name: str, value: Any) -> Any:
@@ -342,7 +344,8 @@ def waiting(db: Database, pool: str, now_step: int | None = None) -> list[PoolEn
         alive = (POOL_ENTRY.c.added_step <= now_step) & or_(alive, POOL_ENTRY.c.retired_step > now_step)
     query = select_entries(now_step).where(POOL_ENTRY.c.pool == pool, alive)
     with db.read() as connection:
-        return [read_entry(dict(row)) for row in connection.execute(query).mappings()]
+        found = [read_entry(dict(row)) for row in connection.execute(query).mappings()]
+    return sorted(found, key=lambda entry: (entry.added_step, entry.attempt_id))  # not by the server's collation
 
 
 def select_entries(now_step: int | None = None) -> Select:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from pydantic_core import to_json
 
 from scrpo_cli.types import Attempt, AttemptKind, Completion, FinishReason, Grade, Problem, Verdict
 
@@ -35,14 +35,28 @@ class StepRecord:
 
 
 def json_text(data: Mapping[str, Any]) -> str:
-    """JSON with sorted keys; NaN and infinities, which JSON lacks, become null; numpy values become numbers."""
-    plain = json.loads(to_json(data, inf_nan_mode="null", fallback=lambda value: value.tolist()))
-    return json.dumps(plain, sort_keys=True, ensure_ascii=False)
+    """JSON in ASCII with sorted keys. NaN and infinities, which JSON lacks, become null; numpy values are unpacked."""
+    return json.dumps(_plain(data), sort_keys=True)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.ndarray | np.generic):
+        return _plain(value.tolist())
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def storable(text: str) -> str:
+    """`text` as every database takes it: lone surrogates (SQLite) and NUL (PostgreSQL) become replacement marks."""
+    return text.encode("utf-8", "replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
 def problem_row(problem: Problem) -> dict[str, Any]:
     row = {"source": problem.source, "id": problem.id, "text": problem.text, "answer": problem.answer}
-    return row | {"meta_json": json_text(problem.meta)}
+    return {name: storable(text) for name, text in row.items()} | {"meta_json": json_text(problem.meta)}
 
 
 def attempt_row(attempt: Attempt) -> dict[str, Any]:
@@ -50,8 +64,8 @@ def attempt_row(attempt: Attempt) -> dict[str, Any]:
     completion, grade = attempt.completion, attempt.grade
     return {
         "id": attempt.id,
-        "problem_source": attempt.problem.source,
-        "problem_id": attempt.problem.id,
+        "problem_source": storable(attempt.problem.source),
+        "problem_id": storable(attempt.problem.id),
         "kind": attempt.kind.value,
         "turn": attempt.turn,
         "sample": attempt.sample,
@@ -59,14 +73,14 @@ def attempt_row(attempt: Attempt) -> dict[str, Any]:
         "prompt_ids": np.asarray(completion.prompt_ids, dtype="<u4").tobytes(),
         "ids": np.asarray(completion.ids, dtype="<u4").tobytes(),
         "logprobs": np.asarray(completion.logprobs, dtype="<f4").tobytes(),
-        "text": completion.text,
+        "text": storable(completion.text),
         "n_prompt_tokens": len(completion.prompt_ids),
         "n_tokens": len(completion.ids),
         "finish": completion.finish.value,
         "policy_version": completion.policy_version,
         "verdict": grade.verdict.value,
-        "extracted": grade.extracted,
-        "reason": grade.reason,
+        "extracted": None if grade.extracted is None else storable(grade.extracted),
+        "reason": None if grade.reason is None else storable(grade.reason),
         "grader": grade.grader,
     }
 

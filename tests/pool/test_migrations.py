@@ -1,0 +1,130 @@
+"""Every old schema, empty and with rows, becomes the schema of models.py."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from sqlalchemy import MetaData, Table, inspect, text
+from sqlmodel import SQLModel
+
+from scrpo_cli.errors import RunError
+from scrpo_cli.pool import migrations
+from scrpo_cli.pool.db import Database, make_engine, parse_url
+from scrpo_cli.pool.migrations import MIGRATIONS
+from scrpo_cli.pool.models import RUN
+
+OURS = ("run", "problem", "attempt", "pool_entry", "step", "evaluation", "migration")
+RUN_ROW = {
+    "id": "r", "command": "train", "status": "done", "recipe_name": "tiny", "recipe_json": "{}", "seed": 3,
+    "directory": "d", "model": "tiny", "scrpo_version": "0", "created_at": "2026-11-20T00:00:00Z", "summary_json": "{}",
+}  # fmt: skip
+ATTEMPT_ROW = {
+    "id": "r:0:0:0", "run_id": "r", "step": 0, "phase": "trial", "problem_source": "tiny", "problem_id": "1",
+    "kind": "first", "turn": 1, "sample": 0, "model": "tiny", "n_prompt_tokens": 0, "n_tokens": 1, "finish": "stop",
+    "policy_version": 0, "verdict": "wrong", "grader": "g", "text": "7", "prompt_ids": b"", "ids": b"\1\0\0\0",
+    "logprobs": b"\0\0\0\0",
+}  # fmt: skip
+ROWS = {
+    "run": RUN_ROW,
+    "problem": {"source": "tiny", "id": "1", "text": "1+1", "answer": "2", "meta_json": "{}"},
+    "attempt": ATTEMPT_ROW,
+    "pool_entry": {"pool": "p", "attempt_id": "r:0:0:0", "run_id": "r", "added_step": 0},
+    "step": {"run_id": "r", "step": 0, "phase": "trial", "metrics_json": "{}"},
+    "evaluation": {"run_id": "r", "step": 0, "benchmark": "tiny", "metrics_json": "{}"},
+}
+
+
+def old_database(path: Path, length: int, with_rows: bool) -> None:
+    """The database of a program that knew the first `length` migrations."""
+    with unmigrated(path) as db, db.write() as connection:
+        migrations.migrate(connection, MIGRATIONS[:length])
+        for name, row in ROWS.items() if with_rows and length else ():
+            table = Table(name, MetaData(), autoload_with=connection)
+            connection.execute(table.insert().values({k: v for k, v in row.items() if k in table.c}))
+
+
+def unmigrated(path: Path) -> Database:
+    return Database(make_engine(parse_url(str(path))))
+
+
+def schema(db: Database) -> dict:
+    """Columns with type, null and key, foreign keys and indices of every table."""
+    with db.read() as connection:
+        look = inspect(connection)
+        return {
+            name: {
+                "columns": [
+                    (c["name"], str(c["type"]), c["nullable"], c["primary_key"]) for c in look.get_columns(name)
+                ],
+                "keys": sorted((f["constrained_columns"], f["referred_table"]) for f in look.get_foreign_keys(name)),
+                "indices": sorted((i["name"], i["column_names"]) for i in look.get_indexes(name)),
+            }
+            for name in sorted(look.get_table_names())
+        }
+
+
+@pytest.mark.parametrize("with_rows", [False, True])
+@pytest.mark.parametrize("length", range(len(MIGRATIONS) + 1))
+def test_from_every_old_schema(tmp_path: Path, length: int, with_rows: bool) -> None:
+    path = tmp_path / "scrpo.db"
+    old_database(path, length, with_rows)
+    with Database.open(str(path)) as db, Database.open(str(tmp_path / "new.db")) as new:
+        assert schema(db) == schema(new)
+        with db.read() as connection:
+            assert migrations.applied(connection) == [m.__name__ for m in MIGRATIONS]
+            for name, row in ROWS.items() if with_rows and length else ():
+                stored = connection.execute(text(f"SELECT * FROM {name}")).mappings().one()
+                assert {key: stored[key] for key in row} == row
+    backups = [p.name for p in tmp_path.glob("scrpo.db.before-*")]
+    assert backups == ([f"scrpo.db.before-{MIGRATIONS[length].__name__}"] if 0 < length < len(MIGRATIONS) else [])
+
+
+def test_the_migrated_schema_is_that_of_the_models(tmp_path: Path) -> None:
+    with Database.open(str(tmp_path / "scrpo.db")) as db, unmigrated(tmp_path / "models.db") as models:
+        with models.write() as connection:
+            SQLModel.metadata.create_all(connection, tables=[SQLModel.metadata.tables[name] for name in OURS])
+        assert schema(db) == schema(models)
+
+
+def test_names_are_ordered() -> None:
+    names = [migration.__name__ for migration in MIGRATIONS]
+    assert all(re.fullmatch(rf"m{number:03}_[a-z_]+", name) for number, name in enumerate(names, 1))
+
+
+def test_the_backup_is_the_database_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "scrpo.db"
+    old_database(path, 1, with_rows=True)
+    Database.open(str(path)).dispose()
+    with closing(sqlite3.connect(tmp_path / "scrpo.db.before-m002_indices")) as copy:
+        assert copy.execute("SELECT name FROM migration").fetchall() == [("m001_tables",)]
+        assert copy.execute("SELECT id, text FROM attempt").fetchall() == [("r:0:0:0", "7")]
+        assert copy.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def test_a_migration_that_fails_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "scrpo.db"
+    old_database(path, 1, with_rows=True)
+
+    def m003_broken(connection) -> None:
+        connection.execute(text("DROP TABLE pool_entry"))
+        connection.execute(text("ALTER TABLE nowhere ADD COLUMN x TEXT"))
+
+    monkeypatch.setattr(migrations, "MIGRATIONS", [*MIGRATIONS, m003_broken])
+    with pytest.raises(RunError, match="nowhere"):
+        Database.open(str(path))
+    monkeypatch.setattr(migrations, "MIGRATIONS", MIGRATIONS)
+    with Database.open(str(path)) as db, db.read() as connection:
+        assert connection.scalar(text("SELECT count(*) FROM pool_entry")) == 1
+        assert connection.scalar(RUN.select()) == "r"
+
+
+def test_migrating_twice_changes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "scrpo.db"
+    Database.open(str(path)).dispose()
+    before = path.read_bytes()
+    Database.open(str(path)).dispose()
+    assert path.read_bytes() == before
