@@ -97,7 +97,7 @@ def _row(row: Mapping[str, Any], where: str) -> ResponseRow | PairRow:
         turn=_whole(row, "turn", 1, where),
         model=_text(row, "model", where),
         source=_text(row, "source", where) or "jsonl",
-        meta=row.get("meta") or {},
+        meta=_meta(row, where),
     )
 
 
@@ -109,6 +109,13 @@ def _text(row: Mapping[str, Any], name: str, where: str) -> str | None:
     if value is not None and not isinstance(value, str):
         raise UserError(f"the field {name!r} is no text", where, REFUSED)
     return value
+
+
+def _meta(row: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    meta = row.get("meta") or {}
+    if not isinstance(meta, Mapping):
+        raise UserError("the field 'meta' is no object", where, REFUSED)
+    return meta
 
 
 def _whole(row: Mapping[str, Any], name: str, default: int, where: str) -> int:

@@ -126,8 +126,11 @@ def _load_dataset(name: str, cfg: ProblemsConfig, local: bool) -> Iterable[Mappi
 def _problem(row: Mapping[str, Any], where: str, source: str) -> Problem:
     values = [text_field(row, field, where) for field in ("id", "problem", "answer")]
     rest = {k: v for k, v in row.items() if k not in ("id", "problem", "answer", "source", "meta") and v is not None}
+    meta = row.get("meta") or {}
+    if not isinstance(meta, Mapping):
+        raise UserError("the field 'meta' is no object", where, "mend the line; the whole file is refused")
     name, (key, text, answer) = str(row.get("source", source)), values
-    return Problem(key, name, text, answer, {**_rules(name, text, answer), **rest, **(row.get("meta") or {})})
+    return Problem(key, name, text, answer, {**_rules(name, text, answer), **rest, **meta})
 
 
 def _rules(source: str, text: str, answer: str) -> dict[str, Any]:

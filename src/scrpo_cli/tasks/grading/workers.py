@@ -92,7 +92,8 @@ class Judge:
         return Judgement(Verdict.ERROR, f"{type(error).__name__}: {error}"[:500])
 
     def _remember(self, decided: dict[Question, Judgement]) -> None:
-        self._cache.update(decided)
+        """Errors are asked again: a worker may have died of something else than its item."""
+        self._cache.update((q, judgement) for q, judgement in decided.items() if judgement.verdict != Verdict.ERROR)
         for oldest in list(self._cache)[: max(0, len(self._cache) - CACHE_ITEMS)]:
             del self._cache[oldest]
 
