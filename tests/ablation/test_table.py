@@ -73,9 +73,12 @@ def test_problems_are_matched_by_name():
 
 
 def test_notes_name_what_is_missing_or_not_at_equal_budget():
-    notes = tabulate([run("a", 3, first_solved(10), tokens=500)], ["a", "b"], 1000).notes
-    assert "b: no run finished." in notes
-    assert any("a seed 3 used 50% of the token budget" in note for note in notes)
+    runs = [run("a", seed, first_solved(10), tokens=tokens) for seed, tokens in enumerate((500, 1000, 1040, 1400))]
+    assert tabulate(runs, ["a", "b"], 1000).notes == [
+        "b: no run finished.",
+        "a seed 0 used 50% of the token budget; it ran out of steps: raise optim.steps.",
+        "a seed 3 used 140% of the token budget; one step is much of it: raise the budget.",
+    ]
 
 
 @pytest.mark.parametrize("after", [None, make_answers([[1.0]], names=("elsewhere",))])

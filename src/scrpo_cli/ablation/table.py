@@ -21,7 +21,7 @@ from scrpo_cli.evaluation.stats import mean_estimate
 if TYPE_CHECKING:
     from rich.console import Group
 
-BUDGET_SHARE = 0.95  # a run that generated less of its budget is pointed out
+BUDGET_SLACK = 0.05  # a run that generated less or more of its budget than this is pointed out
 
 
 @dataclass(frozen=True)
@@ -145,12 +145,10 @@ def _accuracy(correct_NK: np.ndarray) -> dict[str, Any]:
 def _notes(by_arm: dict[str, list[RunOutcome]], budget: int) -> list[str]:
     notes = [f"{arm}: no run finished." for arm, runs in by_arm.items() if not runs]
     for run in (run for runs in by_arm.values() for run in runs):
-        if run.generated_tokens < BUDGET_SHARE * budget:
-            share = run.generated_tokens / budget
-            notes.append(
-                f"{run.arm} seed {run.seed} used {share:.0%} of the token budget, so it is not compared at equal "
-                "tokens: raise optim.steps."
-            )
+        share = run.generated_tokens / budget
+        if abs(share - 1) > BUDGET_SLACK:
+            why = "it ran out of steps: raise optim.steps" if share < 1 else "one step is much of it: raise the budget"
+            notes.append(f"{run.arm} seed {run.seed} used {share:.0%} of the token budget; {why}.")
     return notes
 
 
