@@ -29,8 +29,6 @@ COMMANDS = {
     "grade": ("grade:grade", "Grade answers."),
     "pool": ("pool:app", "Look into the error pool."),
     "runs": ("runs:app", "Look at earlier runs."),
-    "report": ("report:report", "One HTML page about a run or a sweep."),
-    "export": ("export:export", "Save a run's adapter, or the merged model."),
 }
 """Name -> (module of this package:attribute, one line of help). The attribute is a function or a `typer.Typer`."""
 

@@ -50,7 +50,7 @@ class Evaluator:
         metrics, attempts = first_metrics(first), flat(first)
         if cfg.turns == 2:
             second = self.second_turns(first, prefix, name)
-            metrics |= two_turn(outcomes(first), np.array([a.reward for a in second]).reshape(len(first), -1))
+            metrics |= two_turn(outcomes(first), np.array([outcome(a) for a in second]).reshape(len(first), -1))
             attempts += second
         if cfg.repair:
             repairs = self.repairs(first, prefix, name)

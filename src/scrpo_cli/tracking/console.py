@@ -54,8 +54,7 @@ class ConsoleSink:
         self._latest.update(shown)
         if math.isfinite(metrics.get("trial/accuracy", math.nan)):
             self._accuracy.append(metrics["trial/accuracy"])
-        if "eval/accuracy" in metrics:
-            self._evals.append(describe_eval(step, metrics))
+        self._evals += describe_evals(step, metrics)
         self._progress.update(self._bars["steps"], completed=step)
         if "tokens" in self._bars and "tokens/total" in metrics:
             self._progress.update(self._bars["tokens"], completed=metrics["tokens/total"])
@@ -88,18 +87,20 @@ class ConsoleSink:
 def describe_step(step: int, steps: int, metrics: Mapping[str, float]) -> str:
     """One plain line: `step 3/60  reward 0.42  accuracy 42%  ...`, with what this step measured."""
     parts = list(filter(None, (_cell(field, metrics) for field in FIELDS)))
-    if "eval/accuracy" in metrics:
-        parts.append(describe_eval(step, metrics))
-    return "  ".join([f"step {step}/{steps}", *parts])
+    return "  ".join([f"step {step}/{steps}", *parts, *describe_evals(step, metrics)])
 
 
-def describe_eval(step: int, metrics: Mapping[str, float]) -> str:
-    """`eval at step 40: 55.1% [48.0, 62.2], repairs 41.0%`."""
-    text = f"eval at step {step}: {metrics['eval/accuracy']:.1%}"
-    if "eval/accuracy_lo" in metrics:
-        text += f" [{100 * metrics['eval/accuracy_lo']:.1f}, {100 * metrics['eval/accuracy_hi']:.1f}]"
-    if "eval/repair_rate" in metrics:
-        text += f", repairs {metrics['eval/repair_rate']:.1%}"
+def describe_evals(step: int, metrics: Mapping[str, float]) -> list[str]:
+    """`eval at step 40: 55.1% [48.0, 62.2], repairs 41.0%` for each evaluation that the metrics hold."""
+    return [describe_eval(step, metrics, kind) for kind in ("eval", "validation") if f"{kind}/accuracy" in metrics]
+
+
+def describe_eval(step: int, metrics: Mapping[str, float], kind: str) -> str:
+    text = f"{kind} at step {step}: {metrics[f'{kind}/accuracy']:.1%}"
+    if f"{kind}/accuracy_lo" in metrics:
+        text += f" [{100 * metrics[f'{kind}/accuracy_lo']:.1f}, {100 * metrics[f'{kind}/accuracy_hi']:.1f}]"
+    if f"{kind}/repair_rate" in metrics:
+        text += f", repairs {metrics[f'{kind}/repair_rate']:.1%}"
     return text
 
 

@@ -28,13 +28,13 @@ if TYPE_CHECKING:
     from scrpo_cli.training.lab import Lab  # loads torch, which an import of answers does not need
 
 Report = Callable[[str], None]
+SHOWN = 4  # problems of a step that are shown with the verdicts on their answers
 
 
-def collect_samples(db: Database, run: Launch, lab: Lab, pool: str, limit: int | None, report: Report) -> None:
-    """Sample `rollout.group_size` first answers of each training problem (the first `limit`) and pool the errors."""
+def collect_samples(db: Database, run: Launch, lab: Lab, report: Report) -> None:
+    """Sample `rollout.group_size` first answers of each training problem and keep the errors in the run's pool."""
     recipe = lab.recipe
     problems = lab.task.problems(recipe.task.train)
-    problems = problems[: limit if limit is not None else len(problems)]
     check_prompt_budget(recipe, lab.task, lab.chat, problems)
     done = {s.step for s in steps_of(db, run.run_id)}
     size = recipe.optim.prompts_per_step
@@ -46,15 +46,14 @@ def collect_samples(db: Database, run: Launch, lab: Lab, pool: str, limit: int |
         completions = sample_asks(lab.engine, lab.chat, asks, lab.sampling, origin)
         groups = grade_groups(lab.task, recipe.task.reflection, asks, completions, origin)
         decisions = decide(groups, *filters(recipe), recipe.seed, step)
-        store(db, run, step, pool, groups, decisions)
+        store(db, run, step, groups, decisions)
+        report("\n".join(glance(g) for g in groups[:SHOWN]))
         report(f"{min(start + size, len(problems))}/{len(problems)} problems: {describe(groups, decisions)}")
 
 
-def collect_rows(
-    db: Database, run: Launch, task: Task, rows: Sequence[ResponseRow], pool: str, *, use_filter: bool
-) -> None:
+def collect_rows(db: Database, run: Launch, task: Task, rows: Sequence[ResponseRow], *, use_filter: bool) -> None:
     """Grade answers made elsewhere and pool every wrong one (or, with `use_filter`, what the recipe's filter keeps)."""
-    columns = by_problem([row for row in rows if row.turn == 1])
+    columns = by_problem([row for row in rows if row.turn == 1])[: run.recipe.task.train.limit]
     attempts = attempts_of_rows(task, columns, f"{run.run_id}:1")
     groups = [Group(Ask(same[0].problem, task.messages(same[0].problem), len(same)), same) for same in attempts]
     models = {
@@ -64,7 +63,7 @@ def collect_rows(
         if row.model
     }
     flt, keep = filters(run.recipe) if use_filter else (FilterConfig(mode="none"), everything())
-    store(db, run, 1, pool, groups, decide(groups, flt, keep, run.recipe.seed, 1), models)
+    store(db, run, 1, groups, decide(groups, flt, keep, run.recipe.seed, 1), models)
 
 
 def filters(recipe: Recipe) -> tuple[FilterConfig, PoolConfig]:
@@ -88,14 +87,21 @@ def store(
     db: Database,
     run: Launch,
     step: int,
-    pool: str,
     groups: Sequence[Group],
     decisions: Mapping[str, str],
     models: Mapping[str, str] | None = None,
 ) -> None:
     attempts = [a for g in groups for a in g.attempts]
     metrics = {"collect/accuracy": sum(a.reward for a in attempts) / len(attempts), "collect/attempts": len(attempts)}
+    pool = run.summary["pool"]
     record_step(db, run.run_id, StepRecord(step, "collect", attempts, decisions, pool, [], metrics, models or {}))
+
+
+def glance(group: Group) -> str:
+    """A problem in one line, with a mark for each answer: `47+38=?   right ..x.x   answer 85`."""
+    text = " ".join(group.ask.problem.text.split())
+    marks = "".join("." if a.reward else "x" for a in group.attempts)
+    return f"  {text[:60] + ('...' if len(text) > 60 else ''):<24} {marks}  (. right, x wrong; answer {group.ask.problem.answer})"
 
 
 def describe(groups: Sequence[Group], decisions: Mapping[str, str]) -> str:
@@ -105,13 +111,12 @@ def describe(groups: Sequence[Group], decisions: Mapping[str, str]) -> str:
     return f"{right:.0f} of {len(attempts)} right, {kept} of {len(decisions)} errors kept"
 
 
-def totals(db: Database, run: Launch, pool: str) -> dict[str, Any]:
+def totals(db: Database, run: Launch) -> dict[str, Any]:
     """Counts of a collection from the database: attempts by verdict, entries that it added to the pool."""
     attempts = attempts_of(db, run.run_id, phase="collect")
     return {
         "run": run.run_id,
-        "pool": pool,
         "attempts": len(attempts),
         "verdicts": dict(Counter(a.grade.verdict.value for a in attempts)),
-        "kept": sum(e.attempt_id.startswith(f"{run.run_id}:") for e in waiting(db, pool)),
+        "kept": sum(e.attempt_id.startswith(f"{run.run_id}:") for e in waiting(db, run.summary["pool"])),
     }

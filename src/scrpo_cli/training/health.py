@@ -43,18 +43,18 @@ def step_metrics(
     return {k: float(v) for k, v in metrics.items()}
 
 
-def evaluation_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """The headline numbers of an evaluation, as they appear in the tracker."""
+def evaluation_metrics(metrics: Mapping[str, Any], prefix: str) -> dict[str, float]:
+    """The headline numbers of an evaluation in the tracker: `eval/...` before and after, `validation/...` between."""
     low, high = metrics["ci95"]
-    found = {"eval/accuracy": metrics["avg"], "eval/accuracy_lo": low, "eval/accuracy_hi": high}
+    found = {"accuracy": metrics["avg"], "accuracy_lo": low, "accuracy_hi": high}
     if metrics.get("truncated") is not None:
-        found["eval/truncated"] = metrics["truncated"]
+        found["truncated"] = metrics["truncated"]
     repair = (metrics.get("repair_rate") or {}).get("value")
     if repair is not None:
-        found["eval/repair_rate"] = repair
+        found["repair_rate"] = repair
     if "delta" in metrics:
-        found |= {f"eval/{k}": metrics[k]["value"] for k in ("t1", "t2", "delta", "i2c", "c2i")}
-    return found
+        found |= {k: metrics[k]["value"] for k in ("t1", "t2", "delta", "i2c", "c2i")}
+    return {f"{prefix}/{name}": value for name, value in found.items()}
 
 
 def memory_mb() -> float:

@@ -13,7 +13,9 @@ from scrpo_cli.methods.base import Plan, PoolChange
 from scrpo_cli.pool.queries import evaluations_of, record_evaluation, record_step, waiting
 from scrpo_cli.pool.records import StepRecord
 from scrpo_cli.rollout.groups import Origin, grade_groups, sample_asks
+from scrpo_cli.tracking.jsonl import read_metrics
 from scrpo_cli.training import health
+from scrpo_cli.training.launch import resume_command
 from scrpo_cli.training.session import Session
 from scrpo_cli.types import Group
 
@@ -48,7 +50,7 @@ def train(run: Session) -> dict[str, Any]:
         if run.stop.asked and not run.finished:
             what = f"Stopped after step {step}; everything so far is saved."
             raise Interrupted(what, str(run.directory), f"Continue with `{resume(run)}`.")
-    evaluations["after"] = known(run, "after") or evaluate(run, "after")
+    evaluations["after"] = evaluate(run, "after")
     return evaluations
 
 
@@ -63,7 +65,7 @@ def commit(
         raise RunError(
             f"Step {step} measured NaN in {', '.join(bad)}; nothing of it was kept.",
             str(run.directory),
-            f"Lower optim.lr or raise kl.beta, then {resume(run)}",
+            "Start a new run with a lower optim.lr or a higher kl.beta.",
         )
     record_step(
         run.db,
@@ -75,16 +77,24 @@ def commit(
 
 
 def evaluate(run: Session, label: str) -> dict[str, Any] | None:
-    """Evaluate on the run's benchmark, store every sample, log the headline numbers; None without a benchmark."""
-    found = run.benchmark() if label in ("before", "after") else run.problems_of("validation")
+    """Evaluate on the run's benchmark, store every sample, log the headline numbers; None without a benchmark.
+
+    The last evaluation comes after the last checkpoint: what of it was done before a kill is not done again.
+    """
+    kind = "eval" if label in ("before", "after") else "validation"
+    found = run.benchmark() if kind == "eval" else run.problems_of("validation")
     if found is None:
         return None
     name, problems = found
     step = run.progress.step
-    result = run.evaluator.run(problems, f"{run.run_id}:{step}:{name}:{label}", name)
-    record_evaluation(run.db, run.run_id, step, f"{name}:{label}", result.metrics, result.attempts)
-    run.tracker.log(step, health.evaluation_metrics(result.metrics))
-    return result.metrics
+    metrics = known(run, label)
+    if metrics is None:
+        result = run.evaluator.run(problems, f"{run.run_id}:{step}:{name}:{label}", name)
+        record_evaluation(run.db, run.run_id, step, f"{name}:{label}", result.metrics, result.attempts)
+        metrics = result.metrics
+    if not any(row["step"] == step and f"{kind}/accuracy" in row for row in read_metrics(run.directory)):
+        run.tracker.log(step, health.evaluation_metrics(metrics, kind))
+    return metrics
 
 
 def known(run: Session, label: str) -> dict[str, Any] | None:
@@ -94,7 +104,7 @@ def known(run: Session, label: str) -> dict[str, Any] | None:
 
 
 def resume(run: Session) -> str:
-    return f"scrpo train --resume {run.run_id}"
+    return resume_command(run.db, "train", run.run_id)
 
 
 class Clock:

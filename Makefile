@@ -1,0 +1,49 @@
+# make demo   install and run the main job       make test   install and run the tests
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+# A machine without a GPU: TORCH_INDEX=https://download.pytorch.org/whl/cpu keeps CUDA out, where pip's own
+# configuration does not already offer a CPU build of torch.
+TORCH_INDEX ?=
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: setup demo test test-slow lint bench bench-setup tiny-model docs clean
+
+setup: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -c 'import sys; v = sys.version_info; assert (3, 11) <= v < (3, 14), "Python 3.11 to 3.13 is needed: make PYTHON=python3.12"'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -e '.[dev]'
+	touch $@
+
+demo: setup
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash tools/demo.sh
+
+test: setup lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+test-slow: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench-setup: setup
+	$(BIN)/python -m pip install -q -e '.[bench]'
+
+bench: bench-setup
+	OMP_NUM_THREADS=1 $(BIN)/python bench/step.py
+	OMP_NUM_THREADS=1 $(BIN)/python bench/trl_race.py
+
+tiny-model: setup
+	OMP_NUM_THREADS=1 $(BIN)/python tools/tiny_model/build.py --out src/scrpo_cli/assets/tiny-model
+	OMP_NUM_THREADS=1 $(BIN)/python tools/tiny_model/measure.py --model src/scrpo_cli/assets/tiny-model
+
+docs: setup
+	$(BIN)/python tools/cli_reference.py
+
+clean:
+	rm -rf $(VENV)

@@ -1,0 +1,61 @@
+"""Groups without an engine: completions whose tokens are characters."""
+
+from __future__ import annotations
+
+from scrpo_cli.types import (
+    Ask,
+    Attempt,
+    AttemptKind,
+    Completion,
+    FinishReason,
+    Grade,
+    Group,
+    PoolEntry,
+    Problem,
+    Verdict,
+)
+
+
+class CharTokenizer:
+    """Token ids are code points."""
+
+    def decode(self, ids):
+        return "".join(chr(i) for i in ids)
+
+    def encode(self, text, add_special_tokens=False):
+        return [ord(c) for c in text]
+
+
+def problem(name: str = "p") -> Problem:
+    return Problem(name, "test", f"question {name}", "1")
+
+
+def entry(name: str = "p", added_step: int = 0) -> PoolEntry:
+    return PoolEntry(f"bad-{name}-{added_step}", problem(name), "wrong", "2", added_step)
+
+
+def attempt(
+    reward: float,
+    text: str = "abcd",
+    name: str = "a",
+    cut: bool = False,
+    kind: AttemptKind = AttemptKind.FIRST,
+    verdict: Verdict | None = None,
+) -> Attempt:
+    verdict = verdict or (Verdict.CORRECT if reward else Verdict.WRONG)
+    ids = [ord(c) for c in text]
+    finish = FinishReason.LENGTH if cut else FinishReason.STOP
+    return Attempt(name, problem(), Completion([1], ids, [-1.0] * len(ids), text, finish), Grade(verdict), kind)
+
+
+def trial(rewards, name: str = "p", **fields) -> Group:
+    attempts = [attempt(r, name=f"{name}{i}", **fields) for i, r in enumerate(rewards)]
+    return Group(Ask(problem(name), [], len(attempts)), attempts)
+
+
+def correction(rewards, texts, error: PoolEntry | None = None) -> Group:
+    attempts = [
+        attempt(r, text=t, name=f"c{i}", kind=AttemptKind.CORRECTION) for i, (r, t) in enumerate(zip(rewards, texts))
+    ]
+    error = error or entry()
+    return Group(Ask(error.problem, [], len(attempts), AttemptKind.CORRECTION, error), attempts)

@@ -1,0 +1,254 @@
+"""GRPO and ScRPO: the credit of each token, the trigger, and the life of pool entries."""
+
+import numpy as np
+import pytest
+from methods.builders import CharTokenizer, correction, entry, problem, trial
+
+from scrpo_cli.methods.grpo import Grpo
+from scrpo_cli.methods.scrpo import Scrpo
+from scrpo_cli.methods.segments import graded_text, reflection_mask
+from scrpo_cli.recipe.models import GrpoConfig, ReflectionConfig, ScrpoConfig
+from scrpo_cli.types import Ask, AttemptKind, Verdict
+
+SEGMENTS = ReflectionConfig()
+GOOD = "Analysis: x Corrected Solution: 1"
+REFLECTION = len("Analysis: x Corrected Solution:")
+
+
+class FakePrompts:
+    def problems(self, step):
+        return [problem(f"{step}-{i}") for i in range(4)]
+
+    def first(self, p, samples):
+        return Ask(p, [], samples)
+
+    def reflection(self, e, samples):
+        return Ask(e.problem, [], samples, AttemptKind.CORRECTION, e)
+
+    def reflection_mask(self, ids, text):
+        return reflection_mask(ids, text, SEGMENTS, CharTokenizer())
+
+
+def scrpo(**cfg) -> Scrpo:
+    return Scrpo(ScrpoConfig(**cfg), FakePrompts(), group_size=8, prompts_per_step=4, seed=0)
+
+
+def trained(credits):
+    """(row, token) pairs with weight, and their advantages."""
+    return {(i, t): c.advantage_T[t] for i, c in enumerate(credits.rows) for t in np.flatnonzero(c.mask_T)}
+
+
+# -- GRPO ---------------------------------------------------------------------------------------------------------
+
+
+def test_grpo_gives_every_token_of_a_completion_the_same_group_normalised_advantage():
+    credits = Grpo(GrpoConfig(), FakePrompts(), 4).credit([trial([1, 0, 0, 0])])
+    for row, want in zip(credits.rows, [1.7321, -0.5774, -0.5774, -0.5774]):
+        assert row.advantage_T == pytest.approx([want] * 4, rel=1e-3)
+        assert row.mask_T == pytest.approx([1] * 4)
+        assert row.kl_T == pytest.approx([0.001] * 4)
+
+
+def test_groups_without_signal_are_skipped_and_counted():
+    credits = Grpo(GrpoConfig(), FakePrompts(), 2).credit([trial([1, 1]), trial([0, 0]), trial([1, 0])])
+    assert credits.skipped_groups == 2
+    assert [bool(r.mask_T.any()) for r in credits.rows] == [False] * 4 + [True] * 2
+
+
+def test_truncated_completions_earn_nothing_but_stay_in_the_baseline():
+    group = trial([1, 0, 0, 0], cut=True)
+    masked = Grpo(GrpoConfig(), FakePrompts(), 4).credit([group])
+    assert not any(r.mask_T.any() for r in masked.rows)
+    kept = Grpo(GrpoConfig(loss={"overlong": "keep"}), FakePrompts(), 4).credit([group])
+    assert all(r.mask_T.all() for r in kept.rows)
+
+
+def test_a_grader_failure_is_left_out_of_its_group():
+    group = trial([1, 0])
+    broken = trial([0], verdict=Verdict.ERROR).attempts[0]
+    credits = Grpo(GrpoConfig(loss={"advantage": "group_mean"}), FakePrompts(), 3).credit(
+        [type(group)(group.ask, [*group.attempts, broken])]
+    )
+    assert [r.advantage_T[0] for r in credits.rows] == pytest.approx([0.5, -0.5, 0])
+    assert not credits.rows[2].mask_T.any()
+
+
+# -- ScRPO's reflection credit --------------------------------------------------------------------------------------
+
+
+def test_only_the_reflection_of_the_one_success_is_trained_with_weight_1_7321():
+    credits = scrpo().credit([correction([1, 0, 0, 0], [GOOD] * 4)])
+    found = trained(credits)
+    assert set(found) == {(0, t) for t in range(REFLECTION)}
+    assert list(found.values()) == pytest.approx([1.7321] * REFLECTION, rel=1e-3)
+
+
+@pytest.mark.parametrize("rewards", [[1, 1, 1, 1], [0, 0, 0, 0]])
+def test_corrections_that_all_end_alike_give_no_gradient(rewards):
+    credits = scrpo().credit([correction(rewards, [GOOD] * 4)])
+    assert trained(credits) == {}
+    assert credits.skipped_groups == 1
+
+
+def test_token_switch():
+    group = correction([1, 0], [GOOD] * 2)
+    whole = set(range(len(GOOD)))
+    by_switch = {"reflection": set(range(REFLECTION)), "solution": whole - set(range(REFLECTION)), "all": whole}
+    for tokens, want in by_switch.items():
+        credits = scrpo(loss={"tokens": tokens}).credit([group])
+        assert {t for _, t in trained(credits)} == want
+
+
+def test_failed_corrections_are_pushed_down_only_on_request():
+    group = correction([1, 0], [GOOD] * 2)
+    assert {i for i, _ in trained(scrpo().credit([group]))} == {0}
+    found = trained(scrpo(loss={"failed": "negative"}).credit([group]))
+    assert {i for i, _ in found} == {0, 1}
+    assert found[1, 0] == pytest.approx(-1, rel=1e-3)
+
+
+def test_group_by_question_shares_the_baseline():
+    groups = [correction([1, 1], [GOOD] * 2, entry("q", 1)), correction([0, 0], [GOOD] * 2, entry("q", 2))]
+    assert trained(scrpo().credit(groups)) == {}
+    found = trained(scrpo(stage2={"group_by": "question"}).credit(groups))
+    assert {i for i, _ in found} == {0, 1}
+    assert list(found.values()) == pytest.approx([1.0] * len(found), rel=1e-3)
+
+
+def test_stage_two_weight_and_normalizer_are_handed_on():
+    credits = scrpo(loss={"stage2_weight": 0.5, "normalizer": "constant"}).credit([correction([1, 0], [GOOD] * 2)])
+    assert (credits.scale, credits.normalizer) == (0.5, "constant")
+
+
+# -- segments -------------------------------------------------------------------------------------------------------
+
+
+def mask_of(text, **cfg):
+    ids = CharTokenizer().encode(text)
+    return reflection_mask(ids, text, ReflectionConfig(**cfg), CharTokenizer())
+
+
+def test_the_marker_belongs_to_the_reflection_and_the_rest_to_the_solution():
+    assert mask_of(GOOD).sum() == REFLECTION
+    assert graded_text(GOOD, SEGMENTS) == " 1"
+
+
+def test_without_a_marker_all_is_reflection_and_nothing_is_graded():
+    assert mask_of("no heading").all()
+    assert graded_text("no heading", SEGMENTS) is None
+    assert graded_text("no heading", ReflectionConfig(require_marker=False)) == "no heading"
+
+
+def test_a_marker_rehearsed_while_thinking_does_not_count():
+    text = "<think>Corrected Solution: 9</think>Analysis: y Corrected Solution: 1"
+    assert graded_text(text, SEGMENTS) == " 1"
+    assert mask_of(text).sum() == len(text) - 2
+    assert graded_text("<think>Corrected Solution: 9</think>no", SEGMENTS) is None
+
+
+def test_thinking_can_be_left_out_of_the_reflection():
+    text = "<think>hm</think>Analysis: y Corrected Solution: 1"
+    mask = mask_of(text, think_is_reflection=False)
+    assert not mask[: len("<think>hm</think>")].any()
+    assert mask.sum() == len("Analysis: y Corrected Solution:")
+
+
+# -- the trigger ----------------------------------------------------------------------------------------------------
+
+
+def phases(method, steps, pool_size):
+    """Phases of `steps` steps over a pool that always holds `pool_size` entries."""
+    seen = []
+    for step in range(1, steps + 1):
+        pool = [entry(str(i), step) for i in range(pool_size)]
+        plan = method.plan(step, pool)
+        seen.append(plan.phase[0])
+        groups = [trial([1, 0])] if plan.phase == "trial" else [correction([1, 0], [GOOD] * 2, e) for e in pool[:4]]
+        method.curate(step, groups, pool)
+    return "".join(seen)
+
+
+def test_every_n_steps_is_n_trials_and_then_a_reflection():
+    assert phases(scrpo(reflect_every=2), 9, pool_size=4) == "ttrttrttr"
+    assert phases(scrpo(reflect_every=1), 4, pool_size=4) == "trtr"
+
+
+def test_never_and_an_empty_pool_never_reflect():
+    assert phases(scrpo(reflect_every="never"), 5, pool_size=4) == "ttttt"
+    assert phases(scrpo(reflect_every=1), 5, pool_size=0) == "ttttt"
+
+
+def test_pool_size_fires_on_a_full_batch():
+    assert phases(scrpo(), 3, pool_size=3) == "ttt"
+    assert phases(scrpo(), 3, pool_size=4) == "rrr"
+    assert phases(scrpo(trigger={"mode": "pool_size", "size": 2}), 2, pool_size=2) == "rr"
+
+
+def test_ratio_is_the_share_of_steps_that_reflect():
+    seen = phases(scrpo(trigger={"mode": "ratio", "ratio": 0.25}), 40, pool_size=4)
+    assert seen.count("r") == 10
+
+
+def test_several_reflection_steps_at_a_trigger():
+    method = scrpo(trigger={"mode": "every_n_steps", "n": 3}, stage2={"steps_per_trigger": 2})
+    assert phases(method, 10, pool_size=9) == "tttrrtttrr"
+
+
+def test_drain_reflects_until_less_than_a_batch_is_left():
+    method = scrpo(trigger={"mode": "every_n_steps", "n": 2}, stage2={"steps_per_trigger": "drain"})
+    pool, seen = [entry(str(i), 0) for i in range(10)], []
+    for step in range(1, 7):
+        plan = method.plan(step, pool)
+        seen.append(plan.phase[0])
+        used = [correction([1, 0], [GOOD] * 2, a.parent) for a in plan.asks] if plan.phase == "reflect" else None
+        change = method.curate(step, used or [trial([1, 1])], pool)
+        gone = {a for a, _ in change.retired}
+        pool = [e for e in pool if e.attempt_id not in gone]
+    assert "".join(seen) == "ttrrtt"  # 10 errors: 4, 4, and 2 are less than a batch of 4
+
+
+def test_the_trigger_goes_on_from_a_stored_state():
+    first, second = scrpo(reflect_every=3), scrpo(reflect_every=3)
+    head = phases(first, 5, pool_size=4)
+    second.state |= first.state
+    assert head + phases(second, 3, pool_size=4) == phases(scrpo(reflect_every=3), 8, pool_size=4)
+
+
+# -- the life of an entry -------------------------------------------------------------------------------------------
+
+
+def retired(method, rewards):
+    groups = [correction(r, [GOOD] * 2, entry(str(i), 1)) for i, r in enumerate(rewards)]
+    return method.curate(2, groups, [g.ask.parent for g in groups]).retired
+
+
+def test_consumption():
+    outcomes = [[1, 0], [0, 0]]
+    assert retired(scrpo(), outcomes) == [("bad-0-1", "used"), ("bad-1-1", "used")]
+    assert retired(scrpo(pool={"consume": "until_solved"}), outcomes) == [("bad-0-1", "repaired")]
+    assert retired(scrpo(pool={"consume": "keep"}), outcomes) == []
+
+
+def test_old_entries_expire_and_are_not_drawn():
+    method = scrpo(reflect_every=1, pool={"max_age_steps": 3})
+    method.state["trials_since"] = 1
+    pool = [entry("old", 1), entry("new", 9)]
+    plan = method.plan(10, pool)
+    assert [a.parent.attempt_id for a in plan.asks] == ["bad-new-9"]
+    assert ("bad-old-1", "expired") in method.curate(10, [trial([1, 0])], pool).retired
+
+
+def test_capacity_evicts_the_oldest():
+    method = scrpo(pool={"capacity": 2})
+    change = method.curate(5, [trial([1, 0], "x"), trial([1, 0], "y")], [entry("a", 1), entry("b", 2)])
+    assert sum(d == "kept" for d in change.decisions.values()) == 2
+    assert change.retired == [("bad-a-1", "evicted"), ("bad-b-2", "evicted")]
+
+
+def test_a_reflection_plan_draws_each_error_once():
+    method = scrpo(reflect_every=1)
+    method.state["trials_since"] = 1
+    plan = method.plan(3, [entry(str(i), 1) for i in range(9)])
+    drawn = [a.parent.attempt_id for a in plan.asks]
+    assert len(drawn) == len(set(drawn)) == 4
+    assert all(a.samples == 8 and a.kind is AttemptKind.CORRECTION for a in plan.asks)

@@ -1,0 +1,153 @@
+"""Log-probs of completion tokens: right positions, right temperature, the same alone, padded, batched and chunked."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from training.tiny_policy import VOCABULARY, random_policy
+
+from scrpo_cli.rollout.base import RowKey, Sampling
+from scrpo_cli.rollout.transformers_engine import TransformersEngine
+from scrpo_cli.training.logprobs import completion_logprobs
+
+POLICY = random_policy()
+IDS = st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_size=12)
+ROWS = st.lists(st.tuples(IDS, IDS), min_size=1, max_size=5)
+
+
+def oracle(prompt, completion, temperature):
+    """Full logits of one unpadded row, one token at a time."""
+    with torch.no_grad():
+        logits = POLICY.model(input_ids=torch.tensor([[*prompt, *completion]])).logits[0].double() / temperature
+    logp = torch.log_softmax(logits, -1)
+    return [logp[len(prompt) - 1 + t, token].item() for t, token in enumerate(completion)]
+
+
+@settings(max_examples=25, deadline=None)
+@given(ROWS, st.sampled_from([0.5, 1.0, 1.7]), st.sampled_from([1, 3, 1000]))
+def test_batched_and_chunked_log_probs_equal_those_of_each_row_alone(rows, temperature, chunk):
+    with torch.no_grad():
+        logp_N, _ = completion_logprobs(POLICY.model, rows, temperature, chunk)
+    alone = [x for prompt, completion in rows for x in oracle(prompt, completion, temperature)]
+    assert logp_N.numpy() == pytest.approx(alone, abs=2e-5)
+
+
+def test_a_token_equal_to_the_padding_or_end_token_counts_like_any_other():
+    pad, eos = POLICY.tokenizer.pad_token_id, POLICY.tokenizer.eos_token_id
+    rows = [([5, pad, 6], [pad, eos, pad]), ([7] * 9, [eos])]
+    with torch.no_grad():
+        logp_N, _ = completion_logprobs(POLICY.model, rows, 1.0, 4)
+    alone = [x for row in rows for x in oracle(*row, 1.0)]
+    assert logp_N.numpy() == pytest.approx(alone, abs=2e-5)
+
+
+def test_entropy_is_that_of_the_distribution_at_the_temperature():
+    rows = [([3, 4], [5, 6])]
+    with torch.no_grad():
+        _, entropy_N = completion_logprobs(POLICY.model, rows, 2.0, 1)
+        logits = POLICY.model(input_ids=torch.tensor([[3, 4, 5, 6]])).logits[0, 1:3] / 2.0
+    want = torch.distributions.Categorical(logits=logits).entropy()
+    assert entropy_N.numpy() == pytest.approx(want.numpy(), rel=1e-4)
+
+
+def test_chunks_do_not_change_the_gradient():
+    rows = [([1, 2, 3], [4, 5, 6, 7]), ([8], [9, 10])]
+
+    def gradient(chunk):
+        POLICY.model.zero_grad()
+        completion_logprobs(POLICY.model, rows, 1.0, chunk)[0].sum().backward()
+        return np.concatenate([p.grad.flatten().numpy() for p in POLICY.trainable()])
+
+    assert gradient(1) == pytest.approx(gradient(100), abs=1e-5)
+
+
+def test_with_the_adapter_off_the_base_model_answers():
+    rows = [([1, 2, 3], [4, 5])]
+    with torch.no_grad():
+        on, _ = completion_logprobs(POLICY.model, rows, 1.0, 8)
+        with POLICY.reference():
+            off, _ = completion_logprobs(POLICY.model, rows, 1.0, 8)
+        again, _ = completion_logprobs(POLICY.model, rows, 1.0, 8)
+    assert (on - off).abs().max() > 1e-3
+    assert torch.equal(on, again)
+
+
+# -- the engine ------------------------------------------------------------------------------------------------------
+
+
+def keys(n, step=0):
+    return [RowKey(0, step, "test", i) for i in range(n)]
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.0])
+def test_sampled_log_probs_equal_the_trainers(temperature):
+    engine = TransformersEngine(POLICY.model, POLICY.tokenizer, batch_size=3)
+    prompts = [[5, 6, 7], [8] * 11, [9], [10, 11], [12] * 6]
+    sampled = engine.generate(prompts, Sampling(temperature, 20), keys(5))
+    with torch.no_grad():
+        logp_N, _ = completion_logprobs(POLICY.model, [(c.prompt_ids, c.ids) for c in sampled], temperature, 64)
+    assert np.concatenate([c.logprobs for c in sampled]) == pytest.approx(logp_N.numpy(), abs=3e-5)
+
+
+def test_what_shares_the_batch_does_not_change_a_row():
+    prompts = [[5, 6, 7], [8] * 11, [9], [10, 11]]
+    wide = TransformersEngine(POLICY.model, POLICY.tokenizer, 8).generate(prompts, Sampling(1.0, 16), keys(4))
+    narrow = TransformersEngine(POLICY.model, POLICY.tokenizer, 1).generate(prompts, Sampling(1.0, 16), keys(4))
+    assert [c.ids for c in wide] == [c.ids for c in narrow]
+    assert [c.prompt_ids for c in wide] == prompts
+
+
+def test_sampling_follows_the_distribution():
+    """2,000 first tokens against the exact probabilities: chi-square far below its 0.1% limit."""
+    engine = TransformersEngine(POLICY.model, POLICY.tokenizer, 500)
+    prompt = [5, 6, 7]
+    sampled = engine.generate([prompt] * 2000, Sampling(1.0, 1), keys(2000))
+    with torch.no_grad():
+        p = torch.softmax(POLICY.model(input_ids=torch.tensor([prompt])).logits[0, -1].double(), -1).numpy()
+    counts = np.bincount([c.ids[0] for c in sampled], minlength=VOCABULARY)
+    top = np.argsort(-p)[:20]
+    observed = np.append(counts[top], counts.sum() - counts[top].sum())
+    expected = 2000 * np.append(p[top], 1 - p[top].sum())
+    chi2 = ((observed - expected) ** 2 / expected).sum()
+    assert chi2 < 45.3  # 0.1% point at 20 degrees of freedom
+
+
+def test_greedy_takes_the_likeliest_token_and_top_p_stays_in_the_nucleus():
+    engine = TransformersEngine(POLICY.model, POLICY.tokenizer)
+    prompt = [5, 6, 7]
+    with torch.no_grad():
+        p = torch.softmax(POLICY.model(input_ids=torch.tensor([prompt])).logits[0, -1], -1).numpy()
+    [greedy] = engine.generate([prompt], Sampling(0.0, 1), keys(1))
+    assert greedy.ids == [int(p.argmax())]
+    order = np.argsort(-p)
+    nucleus = set(order[: int(np.searchsorted(p[order].cumsum(), 0.3)) + 1].tolist())
+    sampled = engine.generate([prompt] * 200, Sampling(1.0, 1, top_p=0.3), keys(200))
+    assert {c.ids[0] for c in sampled} <= nucleus
+
+
+def test_the_models_own_generation_config_has_no_say():
+    from transformers import GenerationConfig
+
+    from training.tiny_policy import random_model
+
+    model, plain = random_model(), random_model()
+    model.generation_config = GenerationConfig(
+        do_sample=True, temperature=0.1, top_k=1, top_p=0.1, repetition_penalty=5.0, eos_token_id=1
+    )
+    prompts = [[5, 6, 7]] * 4
+    ours = TransformersEngine(model, POLICY.tokenizer).generate(prompts, Sampling(1.0, 12), keys(4))
+    assert ours == TransformersEngine(plain, POLICY.tokenizer).generate(prompts, Sampling(1.0, 12), keys(4))
+
+
+def test_rows_end_at_their_end_token_and_truncation_is_a_finish_reason():
+    engine = TransformersEngine(POLICY.model, POLICY.tokenizer)
+    sampled = engine.generate([[5, 6]] * 300, Sampling(1.0, 30), keys(300))
+    eos = POLICY.tokenizer.eos_token_id
+    for c in sampled:
+        ended = c.finish == "stop"
+        assert ended == (c.ids[-1] == eos)
+        assert eos not in c.ids[:-1]
+        assert ended or len(c.ids) == 30
+        assert len(c.logprobs) == len(c.ids)
+    assert {c.finish for c in sampled} == {"stop", "length"}

@@ -1,0 +1,133 @@
+"""The optimizer step: the same gradient however the batch is cut, and no cost for rows without credit."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from training.tiny_policy import VOCABULARY, random_policy
+
+from scrpo_cli.methods.base import Credits, flat_credit, no_credit
+from scrpo_cli.recipe.models import Recipe
+from scrpo_cli.training.update import Updater, learning_rate, microbatches, minibatches, weighted_rows
+from scrpo_cli.types import Completion, FinishReason
+
+POLICY = random_policy()
+
+
+def recipe(**optim) -> Recipe:
+    optim = {"lr": 1e-3, **optim}
+    return Recipe.model_validate({"rollout": {"max_tokens": 16}, "optim": optim, "method": {"name": "grpo"}})
+
+
+def rows(seed: int, n: int = 7):
+    """Completions of random length with random masks, advantages and KL coefficients; old log-probs off-policy."""
+    rng = np.random.default_rng(seed)
+    completions, credits = [], []
+    for _ in range(n):
+        prompt, ids = rng.integers(0, VOCABULARY, rng.integers(1, 9)), rng.integers(0, VOCABULARY, rng.integers(1, 12))
+        old = rng.normal(-6, 0.3, len(ids))
+        completions.append(Completion(prompt.tolist(), ids.tolist(), old.tolist(), "", FinishReason.STOP))
+        mask_T = rng.integers(0, 2, len(ids)).astype(np.float32)
+        credits.append(flat_credit(len(ids), rng.normal(), 0.05, mask_T))
+    return completions, credits
+
+
+def gradient(completions, credits, normalizer, tokens):
+    """Accumulated gradient before the optimizer step, with micro-batches of at most `tokens`."""
+    cfg = recipe(tokens_per_microbatch=tokens)
+    updater = Updater(POLICY, cfg)
+    POLICY.model.zero_grad()
+    batch = weighted_rows(completions, credits, Credits(credits, normalizer), cfg)
+    for micro in microbatches(batch, tokens):
+        updater.backward(micro)
+    return np.concatenate([p.grad.flatten().numpy() for p in POLICY.trainable()])
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.integers(0, 1000), st.sampled_from(["masked_tokens", "all_tokens", "constant", "sequence_mean"]))
+def test_the_same_batch_split_differently_gives_the_same_gradient(seed, normalizer):
+    completions, credits = rows(seed)
+    if not any(c.mask_T.any() for c in credits):
+        return
+    whole = gradient(completions, credits, normalizer, tokens=10_000)
+    scale = np.abs(whole).max()
+    for tokens in (1, 25, 60):
+        assert gradient(completions, credits, normalizer, tokens) == pytest.approx(whole, abs=float(1e-5 * scale + 1e-9))
+
+
+def test_order_of_rows_does_not_matter():
+    completions, credits = rows(3)
+    forward = gradient(completions, credits, "masked_tokens", 40)
+    backward = gradient(completions[::-1], credits[::-1], "masked_tokens", 40)
+    assert backward == pytest.approx(forward, abs=float(1e-5 * np.abs(forward).max()))
+
+
+def test_masked_tokens_have_no_gradient():
+    """A token outside the mask may carry any advantage: nothing changes."""
+    completions, credits = rows(5)
+    wild = [type(c)(np.where(c.mask_T > 0, c.advantage_T, 1e6), c.mask_T, c.kl_T) for c in credits]
+    plain = gradient(completions, credits, "masked_tokens", 50)
+    assert np.array_equal(gradient(completions, wild, "masked_tokens", 50), plain)
+
+
+def test_rows_without_credit_are_dropped_and_still_counted_in_the_denominator():
+    completions, credits = rows(2, n=4)
+    credits[0] = no_credit(len(completions[0].ids))
+    kept = weighted_rows(completions, credits, Credits(credits, "sequence_mean"), recipe())
+    assert len(kept) == 3
+    assert sum(r.weight_T.sum() for r in kept) == pytest.approx(3 / 4)
+
+
+def test_a_batch_without_any_credit_leaves_the_policy_alone():
+    policy = random_policy()
+    completions, _ = rows(1)
+    before, version = policy.adapter_hash(), policy.version
+    credits = Credits([no_credit(len(c.ids)) for c in completions], "masked_tokens")
+    metrics = Updater(policy, recipe()).update(1, completions, credits)
+    assert (policy.adapter_hash(), policy.version) == (before, version)
+    assert metrics["train/tokens"] == 0
+
+
+def test_an_update_raises_what_was_rewarded_and_lowers_what_was_punished():
+    policy = random_policy()
+    good, bad = ([5, 6], [7, 8, 9]), ([5, 6], [10, 11, 12])
+    from scrpo_cli.training.logprobs import completion_logprobs
+
+    def logps():
+        with torch.no_grad():
+            return completion_logprobs(policy.model, [good, bad], 1.0, 64)[0].numpy()
+
+    before = logps()
+    completions = [
+        Completion(p, c, before[3 * i : 3 * i + 3].tolist(), "", FinishReason.STOP) for i, (p, c) in enumerate([good, bad])
+    ]
+    credits = Credits([flat_credit(3, 1.0, 0.0), flat_credit(3, -1.0, 0.0)], "masked_tokens")
+    metrics = Updater(policy, recipe(lr=1e-2)).update(1, completions, credits)
+    change = logps() - before
+    assert change[:3].sum() > 0 > change[3:].sum()
+    assert policy.version == 1
+    assert metrics["train/drift_max"] < 1e-4
+    assert metrics["train/clip_share"] == 0
+
+
+def test_minibatches_cover_every_row_once():
+    parts = minibatches(10, 3)
+    assert sorted(np.concatenate(parts)) == list(range(10))
+    assert len(minibatches(2, 5)) == 2
+
+
+def test_microbatches_respect_the_token_budget():
+    completions, credits = rows(4, n=12)
+    batch = weighted_rows(completions, credits, Credits(credits, "all_tokens"), recipe())
+    for micro in microbatches(batch, 40):
+        assert len(micro) == 1 or max(r.length for r in micro) * len(micro) <= 40
+
+
+def test_learning_rate_schedules():
+    cfg = recipe(lr=1.0, warmup_steps=4, steps=10)
+    assert [learning_rate(s, cfg) for s in (1, 2, 4, 9)] == pytest.approx([0.25, 0.5, 1, 1])
+    linear = recipe(lr=1.0, schedule="linear", steps=10)
+    assert [learning_rate(s, linear) for s in (1, 6, 10)] == pytest.approx([1, 0.5, 0.1])
+    cosine = recipe(lr=1.0, schedule="cosine", steps=10)
+    assert learning_rate(6, cosine) == pytest.approx(0.5)
