@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from scrpo_cli.cli.common import DbOption, DebugOption, JsonOption, Output, QuietOption, RecipeOption, SetOption
+from scrpo_cli.cli.common import (
+    DbOption,
+    DebugOption,
+    JsonOption,
+    Output,
+    QuietOption,
+    RecipeOption,
+    SetOption,
+    refuse_with_resume,
+)
 from scrpo_cli.errors import UserError
 from scrpo_cli.recipe.load import load_recipe
 
@@ -16,7 +25,10 @@ if TYPE_CHECKING:
     from scrpo_cli.tasks.responses import ResponseRow
     from scrpo_cli.training.launch import Launch
 
-PoolOption = Annotated[str, typer.Option("--pool", metavar="NAME", help="The pool's name.")]
+DEFAULT_POOL = "default"
+PoolOption = Annotated[
+    str | None, typer.Option("--pool", metavar="NAME", show_default=DEFAULT_POOL, help="The pool's name.")
+]
 LimitOption = Annotated[int | None, typer.Option("--limit", min=1, help="At most so many problems.")]
 MapOption = Annotated[
     list[str] | None,
@@ -35,7 +47,7 @@ def collect(
     filter_: Annotated[
         bool, typer.Option("--filter", help="With --from-jsonl: pool what the recipe's filter keeps, not every error.")
     ] = False,
-    pool: PoolOption = "default",
+    pool: PoolOption = None,
     adapter: AdapterOption = None,
     resume: ResumeOption = None,
     set_: SetOption = None,
@@ -50,19 +62,30 @@ def collect(
     from scrpo_cli.training.launch import launch, relaunch
 
     output = Output(json, quiet)
-    resolved = load_recipe(recipe, [*(set_ or []), *([f"model.adapter={adapter}"] if adapter else [])])
+    started_with = {"--from-jsonl": from_jsonl, "--pool": pool, "--limit": limit, "--adapter": adapter}
+    refuse_with_resume(resume, {**started_with, "--set": set_ or None})
+    resolved = load_recipe(recipe, [*(set_ or []), *overrides(limit, adapter)])
     rows = read_rows(from_jsonl, map_) if from_jsonl else None
-    if rows is not None and resume:
-        raise UserError("An import is one transaction and cannot be resumed.", f"--resume {resume}", "Run it again.")
     database = Database.open(db)
-    start = relaunch(database, "collect", resume) if resume else launch(database, "collect", resolved)
+    options = {"pool": pool or DEFAULT_POOL, "from": str(from_jsonl) if from_jsonl else None}
+    start = (
+        relaunch(database, "collect", resume)
+        if resume
+        else launch(database, "collect", resolved, summary=options, resumable=rows is None)
+    )
     with start as run:
         if rows is not None:
-            import_rows(database, run, rows, pool, filter_)
+            import_rows(database, run, rows, filter_)
         else:
-            sample(database, run, pool, limit, output)
-        run.summary |= totals(database, run, pool)
+            sample(database, run, output)
+        run.summary |= totals(database, run)
     output.result(run.summary, closing(run.summary))
+
+
+def overrides(limit: int | None, adapter: str | None) -> list[str]:
+    """The options that are short for recipe keys, as --set items."""
+    given = {"task.train.limit": limit, "model.adapter": adapter}
+    return [f"{key}={value}" for key, value in given.items() if value is not None]
 
 
 def read_rows(path: Path, map_: list[str] | None) -> list[ResponseRow]:
@@ -72,22 +95,24 @@ def read_rows(path: Path, map_: list[str] | None) -> list[ResponseRow]:
     return read_answers(path, parse_map(map_ or []))
 
 
-def import_rows(database: Database, run: Launch, rows: list[ResponseRow], pool: str, use_filter: bool) -> None:
+def import_rows(database: Database, run: Launch, rows: list[ResponseRow], use_filter: bool) -> None:
     from contextlib import closing as closed
 
     from scrpo_cli.tasks import make_task
     from scrpo_cli.training.collect import collect_rows
 
     with closed(make_task(run.recipe.task)) as task:
-        collect_rows(database, run, task, rows, pool, use_filter=use_filter)
+        collect_rows(database, run, task, rows, use_filter=use_filter)
 
 
-def sample(database: Database, run: Launch, pool: str, limit: int | None, output: Output) -> None:
+def sample(database: Database, run: Launch, output: Output) -> None:
     from scrpo_cli.training.collect import collect_samples
     from scrpo_cli.training.lab import open_lab
 
+    if run.summary["from"]:
+        raise UserError("An import is one transaction and cannot be resumed.", run.run_id, "Run it again.")
     with open_lab(run.recipe) as lab:
-        collect_samples(database, run, lab, pool, limit, output.say)
+        collect_samples(database, run, lab, output.say)
 
 
 def closing(summary: dict[str, Any]) -> str:

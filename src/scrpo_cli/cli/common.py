@@ -70,6 +70,13 @@ class Output:
         Console(highlight=False).print(text, markup=False, soft_wrap=isinstance(text, str))
 
 
+def refuse_with_resume(resume: str | None, given: Mapping[str, Any]) -> None:
+    """UserError when --resume stands beside options (name -> value, if given) that the run was started with."""
+    if resume is not None and (extra := [name for name, value in given.items() if value is not None]):
+        fix = f"Drop {', '.join(extra)}, or start a new run."
+        raise UserError("A resumed run keeps the recipe and options of its start.", f"--resume {resume}", fix)
+
+
 def write_json(data: Mapping[str, Any]) -> None:
     """One JSON document on stdout. Infinities and NaN, which JSON lacks, become null; numpy values are unpacked."""
     document = to_json(data, indent=2, inf_nan_mode="null", fallback=_unpack)

@@ -56,7 +56,7 @@ def evaluate(
     sets = [*(set_ or []), *overrides(benchmarks, samples, turns, limit, trained)]
     resolved = with_sets(base, sets) if base and recipe is None else load_recipe(recipe or "tiny", sets)
     rows = read_rows(from_jsonl, map_) if from_jsonl else None
-    with launch(database, "eval", resolved) as run:
+    with launch(database, "eval", resolved, resumable=False) as run:
         results = score_rows(database, run, rows) if rows is not None else sample(database, run, output)
         run.summary |= {"run": run.run_id, "benchmarks": results}
         if against:

@@ -7,8 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from scrpo_cli.cli.collect import ResumeOption
-from scrpo_cli.cli.common import DbOption, DebugOption, JsonOption, Output, QuietOption, RecipeOption, SetOption
-from scrpo_cli.errors import UserError
+from scrpo_cli.cli.common import (
+    DbOption,
+    DebugOption,
+    JsonOption,
+    Output,
+    QuietOption,
+    RecipeOption,
+    SetOption,
+    refuse_with_resume,
+)
 from scrpo_cli.recipe.load import load_recipe
 from scrpo_cli.recipe.models import Recipe
 
@@ -38,9 +46,7 @@ def train(
 ) -> None:
     """LoRA training by recipe: ScRPO and the methods that it is held against. Ctrl-C saves; --resume continues."""
     output = Output(json, quiet)
-    if resume is not None and (set_ or seed is not None or reflect_every):
-        fix = "Drop --set, --seed and --reflect-every, or start a new run."
-        raise UserError("A resumed run keeps the recipe that it was started with.", f"--resume {resume}", fix)
+    refuse_with_resume(resume, {"--set": set_ or None, "--seed": seed, "--reflect-every": reflect_every})
     resolved = load_recipe(recipe, overrides(set_, seed, reflect_every))
     if dry_run:
         show_budget(resolved, output)

@@ -59,10 +59,14 @@ def start_run(
     run_id: str | None = None,
     sweep: str | None = None,
     arm: str | None = None,
+    summary: Mapping[str, Any] | None = None,
 ) -> str:
-    """Add a run with status `running`; its id begins with the UTC time, so ids sort by age."""
+    """Add a run with status `running`; its id begins with the UTC time, so ids sort by age. `summary`: what is known
+    from the start.
+    """
     row = new_run(command=command, recipe=recipe, directory=directory, model=model, sweep=sweep, arm=arm)
     row.id = run_id or row.id
+    row.summary_json = json_text(summary or {})
     try:
         with db.write() as connection:
             connection.execute(insert(RUN), row.model_dump())

@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from peft import set_peft_model_state_dict
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from scrpo_cli.errors import RunError
@@ -55,15 +56,17 @@ def save(root: Path, progress: Progress, policy: Policy, optimizer: torch.optim.
         seal(temporary)
         shutil.rmtree(final, ignore_errors=True)  # an incomplete leftover of the same step
         temporary.rename(final)
-    except (OSError, RuntimeError) as err:  # torch.save reports a full disk as RuntimeError
+    except (OSError, RuntimeError, SafetensorError) as err:  # a full disk, in the words of each writer
         shutil.rmtree(temporary, ignore_errors=True)
         raise RunError(
             f"The checkpoint of step {progress.step} could not be written: {err}",
             f"{root} ({free_mib(root):.0f} MiB free)",
-            "Free some space, then `scrpo train --resume` continues from the last complete checkpoint.",
+            f"Free some space, then `scrpo train --resume {root.parent.name}` continues from the last complete one.",
         ) from err
-    for old in complete_checkpoints(root)[:-keep]:
-        shutil.rmtree(old)
+    kept = complete_checkpoints(root)[-keep:]
+    for other in [*root.glob("step-*"), *root.glob(".tmp-*")]:  # the latter, and incomplete ones, if we were killed
+        if other not in kept:
+            shutil.rmtree(other)
     return final
 
 

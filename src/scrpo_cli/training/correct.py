@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from scrpo_cli.errors import UserError
 from scrpo_cli.evaluation.metrics import repair_rate
 from scrpo_cli.evaluation.runner import outcome
 from scrpo_cli.pool.db import Database
@@ -19,29 +20,35 @@ from scrpo_cli.training.launch import Launch
 from scrpo_cli.types import Ask, Attempt, AttemptKind, PoolEntry
 
 
-def correct_pool(
-    db: Database, run: Launch, lab: Lab, pool: str, limit: int | None, samples: int, report: Callable[[str], None]
-) -> dict[str, Any]:
-    """`samples` corrections of each living entry (the first `limit`); the entries stay alive, their uses are counted.
+def errors_to_correct(db: Database, run: Launch) -> list[PoolEntry]:
+    """The living entries of the run's pool (its first `limit`) that this run has not tried yet."""
+    pool, limit = run.summary["pool"], run.summary["limit"]
+    entries = waiting(db, pool)
+    if not entries:
+        fix = "Fill it with `scrpo collect`, or name another one (`scrpo pool stats`)."
+        raise UserError(f"The pool '{pool}' holds no living errors.", db.where, fix)
+    tried = {a.parent for a in attempts_of(db, run.run_id)}
+    rest = [e for e in entries if e.attempt_id not in tried]
+    return rest if limit is None else rest[: limit - len(tried)]
 
-    An interrupted run goes on with the first batch of errors that is not in the database.
-    """
-    entries = waiting(db, pool)[:limit]
-    done = {s.step for s in steps_of(db, run.run_id)}
+
+def correct_pool(
+    db: Database, run: Launch, lab: Lab, entries: Sequence[PoolEntry], report: Callable[[str], None]
+) -> dict[str, Any]:
+    """The run's `samples` corrections of each entry; the entries stay alive, their uses are counted."""
     size = lab.recipe.optim.prompts_per_step
-    for step, start in enumerate(range(0, len(entries), size), start=1):
-        if step in done:
-            continue
-        attempts = correct_batch(run, lab, entries[start : start + size], samples, step)
+    first_step = len(steps_of(db, run.run_id)) + 1
+    for step, start in enumerate(range(0, len(entries), size), start=first_step):
+        attempts = correct_batch(run, lab, entries[start : start + size], step)
         fixed = sum(a.reward for a in attempts)
         metrics = {"correct/fix_rate": fixed / len(attempts)}
         record_step(db, run.run_id, StepRecord(step, "correct", attempts, metrics=metrics))
         report(f"{min(start + size, len(entries))}/{len(entries)} errors: {fixed:.0f} of {len(attempts)} repaired")
-    return summary(attempts_of(db, run.run_id, phase="correct"), run, pool)
+    return summary(attempts_of(db, run.run_id, phase="correct"), run)
 
 
-def correct_batch(run: Launch, lab: Lab, entries: Sequence[PoolEntry], samples: int, step: int) -> list[Attempt]:
-    asks = [ask(lab, entry, samples) for entry in entries]
+def correct_batch(run: Launch, lab: Lab, entries: Sequence[PoolEntry], step: int) -> list[Attempt]:
+    asks = [ask(lab, entry, run.summary["samples"]) for entry in entries]
     origin = Origin(f"{run.run_id}:{step}", lab.recipe.seed, step, "correct")
     completions = sample_asks(lab.engine, lab.chat, asks, lab.sampling, origin)
     groups = grade_groups(lab.task, lab.recipe.task.reflection, asks, completions, origin)
@@ -54,7 +61,7 @@ def ask(lab: Lab, entry: PoolEntry, samples: int) -> Ask:
     return Ask(entry.problem, messages, samples, AttemptKind.CORRECTION, entry)
 
 
-def summary(attempts: Sequence[Attempt], run: Launch, pool: str) -> dict[str, Any]:
+def summary(attempts: Sequence[Attempt], run: Launch) -> dict[str, Any]:
     """The repair rate over errors, clustered by problem: each error counts with the mean of its corrections."""
     by_error: dict[str, list[float]] = {}
     by_problem: dict[tuple[str, str], list[str]] = {}
@@ -71,7 +78,6 @@ def summary(attempts: Sequence[Attempt], run: Launch, pool: str) -> dict[str, An
     rate = repair_rate(wrong_NK, repaired_NK) if by_problem else {"value": None, "ci95": None, "wrong": 0}
     return {
         "run": run.run_id,
-        "pool": pool,
         "errors": len(by_error),
         "corrections": len(attempts),
         "repair_rate": rate,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,27 +12,38 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from scrpo_cli.errors import Interrupted, UserError
-from scrpo_cli.pool.db import Database
+from scrpo_cli.pool.db import DEFAULT_PATH, Database
 from scrpo_cli.pool.queries import finish_run, new_run_id, resolve_run, start_run
 from scrpo_cli.recipe.models import Recipe
 
 
 @dataclass
 class Launch:
-    """A run that is under way; `summary` is stored when it ends."""
+    """A run that is under way. `summary` is stored when it starts and again when it ends; `again` says how to go on
+    after an interruption.
+    """
 
     run_id: str
     directory: Path
     recipe: Recipe
     resumed: bool
+    again: str
     summary: dict[str, Any] = field(default_factory=dict)
 
 
 @contextmanager
 def launch(
-    db: Database, command: str, recipe: Recipe, *, run_id: str | None = None, sweep: str | None = None, arm: str = ""
+    db: Database,
+    command: str,
+    recipe: Recipe,
+    *,
+    run_id: str | None = None,
+    sweep: str | None = None,
+    arm: str = "",
+    summary: Mapping[str, Any] | None = None,
+    resumable: bool = True,
 ) -> Iterator[Launch]:
-    """A new run of `command` under `recipe`."""
+    """A new run of `command` under `recipe`. `summary` holds the options that a resumed run has to know again."""
     run_id = run_id or new_run_id()
     directory = runs_directory(db) / run_id
     directory.mkdir(parents=True, exist_ok=True)
@@ -46,20 +58,26 @@ def launch(
             run_id=run_id,
             sweep=sweep,
             arm=arm or None,
+            summary=summary,
         )
-        with closed_at_end(db, Launch(run_id, directory, recipe, resumed=False)) as run:
+        again = f"Continue with `{resume_command(db, command, run_id)}`." if resumable else "Run it again."
+        with closed_at_end(db, Launch(run_id, directory, recipe, False, again, dict(summary or {}))) as run:
             yield run
 
 
 @contextmanager
 def relaunch(db: Database, command: str, ref: str) -> Iterator[Launch]:
-    """An earlier run of `command`, taken up again under the recipe that it was started with."""
+    """An earlier run of `command`, taken up again under the recipe and the options that it was started with."""
     row = resolve_run(db, ref, command=command)
     directory = Path(row.directory)
-    directory.mkdir(parents=True, exist_ok=True)
+    if not directory.is_dir():  # starting over would drop the rows of a run whose checkpoints were only moved
+        fix = "Put it back where it was, or start a new run."
+        raise UserError(f"The directory of run {row.id} is gone.", row.directory, fix)
     with locked(directory, row.id):
         recipe = Recipe.model_validate_json(row.recipe_json)
-        with closed_at_end(db, Launch(row.id, directory, recipe, resumed=True)) as run:
+        again = f"Continue with `{resume_command(db, command, row.id)}`."
+        run = Launch(row.id, directory, recipe, True, again, json.loads(row.summary_json))
+        with closed_at_end(db, run):
             yield run
 
 
@@ -70,9 +88,12 @@ def closed_at_end(db: Database, run: Launch) -> Iterator[Launch]:
     try:
         yield run
         status = "done"
-    except (Interrupted, KeyboardInterrupt):
+    except Interrupted:
         status = "interrupted"
         raise
+    except KeyboardInterrupt:
+        status = "interrupted"
+        raise Interrupted("Stopped; what was recorded is safe.", str(run.directory), run.again) from None
     finally:
         finish_run(db, run.run_id, status, run.summary)
 
@@ -86,6 +107,11 @@ def locked(directory: Path, run_id: str) -> Iterator[None]:
     except Timeout:
         fix = "Wait for it, or end it; then resume."
         raise UserError(f"Another process is working on run {run_id}.", str(directory), fix) from None
+
+
+def resume_command(db: Database, command: str, run_id: str) -> str:
+    """What to type to take a run up again."""
+    return f"scrpo {command} --resume {run_id}" + ("" if db.where == DEFAULT_PATH else f" --db {db.where}")
 
 
 def runs_directory(db: Database) -> Path:

@@ -4,28 +4,25 @@ from __future__ import annotations
 
 from typing import Any
 
-from scrpo_cli.errors import Interrupted
 from scrpo_cli.pool.db import Database
 from scrpo_cli.tracking.tracker import HasConsole
 from scrpo_cli.training import checkpoint
 from scrpo_cli.training.compare import first_outcomes, paired_outcomes
 from scrpo_cli.training.launch import Launch
-from scrpo_cli.training.loop import resume, train
+from scrpo_cli.training.loop import train
 from scrpo_cli.training.session import Session, open_session
 
 
 def run_training(db: Database, run: Launch, console: HasConsole | None) -> dict[str, Any]:
     """Train to the end of the recipe's budget and return the run's summary.
 
-    Raises Interrupted (exit 130) with the command that resumes, after the step in hand has been saved.
+    Raises Interrupted with the command that resumes, after the step in hand has been saved, and KeyboardInterrupt
+    when a second signal asks not to wait for that.
     """
     with open_session(run.recipe, db, run.run_id, run.directory, resume=run.resumed, console=console) as session:
-        try:
-            with session.tracker, session.stop.on_signals():
-                evaluations = train(session)
-                session.tracker.finish({k: v["avg"] for k, v in evaluations.items() if v})
-        except KeyboardInterrupt:
-            raise Interrupted("Stopped at once.", str(run.directory), f"Continue with `{resume(session)}`.") from None
+        with session.tracker, session.stop.on_signals():
+            evaluations = train(session)
+            session.tracker.finish({k: v["avg"] for k, v in evaluations.items() if v})
         if change := paired_change(session):
             evaluations["change"] = change
         return {
