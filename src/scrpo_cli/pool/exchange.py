@@ -4,6 +4,7 @@ fields of a pool entry behind it.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,7 +21,10 @@ from scrpo_cli.pool.queries import CHUNK, insert_problems, new_run, select_entri
 from scrpo_cli.pool.records import attempt_row, json_text
 from scrpo_cli.types import Attempt, Completion, Grade, Problem, Verdict
 
-REFUSED = "Nothing was imported. Mend the line, or write the file with `scrpo pool export`."
+REFUSED = (
+    "Nothing was imported. Mend the line (`scrpo pool export` writes such files; answers without a verdict go through "
+    "`scrpo collect --from-jsonl`)."
+)
 
 
 def export_pool(db: Database, path: Path, pool: str | None = None, *, alive: bool = False, tokens: bool = False) -> int:
@@ -30,20 +34,22 @@ def export_pool(db: Database, path: Path, pool: str | None = None, *, alive: boo
     is full.
     """
     unfinished = path.with_name(f"{path.name}.tmp")
-    n = 0
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with unfinished.open("w", encoding="utf-8") as file:
-            for entry in _exported(db, pool, alive, tokens):
-                file.write(entry.model_dump_json(exclude_none=True) + "\n")
-                n += 1
-        unfinished.replace(path)
+        try:
+            with unfinished.open("w", encoding="utf-8") as file:
+                count = sum(bool(file.write(_line(entry))) for entry in _exported(db, pool, alive, tokens))
+            unfinished.replace(path)
+        finally:
+            unfinished.unlink(missing_ok=True)
     except OSError as error:
-        kind = RunError if error.errno in (28, 122) else UserError  # no space, over quota
+        kind = RunError if error.errno in (errno.ENOSPC, errno.EDQUOT) else UserError
         raise kind(f"Cannot write the file: {error.strerror}", str(path), "Name another place with -o.") from None
-    finally:
-        unfinished.unlink(missing_ok=True)
-    return n
+    return count
+
+
+def _line(entry: Entry) -> str:
+    return entry.model_dump_json(exclude_none=True) + "\n"
 
 
 def _exported(db: Database, pool: str | None, alive: bool, tokens: bool) -> Iterator[Entry]:
@@ -77,6 +83,8 @@ def import_pool(db: Database, path: Path, pool: str | None = None) -> Imported:
     made. Errors: UserError with the line.
     """
     rows = list(read_entries(path, pool))
+    if not rows:
+        raise UserError("The file has no entries", str(path), "Write it with `scrpo pool export`.")
     attempts = {entry.attempt_id: to_attempt(entry) for _, entry in rows}
     run = new_run(command="pool import", recipe=None, directory=str(path.resolve().parent), model="")
     with db.write() as connection:
