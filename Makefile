@@ -40,7 +40,7 @@ bench: bench-setup
 
 tiny-model: setup
 	OMP_NUM_THREADS=1 $(BIN)/python tools/tiny_model/build.py --out src/scrpo_cli/assets/tiny-model
-	OMP_NUM_THREADS=1 $(BIN)/python tools/tiny_model/measure.py --model src/scrpo_cli/assets/tiny-model
+	OMP_NUM_THREADS=1 $(BIN)/python tools/tiny_model/measure.py --model src/scrpo_cli/assets/tiny-model --card
 
 docs: setup
 	$(BIN)/python tools/cli_reference.py

@@ -127,9 +127,8 @@ def test_greedy_takes_the_likeliest_token_and_top_p_stays_in_the_nucleus():
 
 
 def test_the_models_own_generation_config_has_no_say():
-    from transformers import GenerationConfig
-
     from training.tiny_policy import random_model
+    from transformers import GenerationConfig
 
     model, plain = random_model(), random_model()
     model.generation_config = GenerationConfig(

@@ -53,7 +53,9 @@ def test_the_same_batch_split_differently_gives_the_same_gradient(seed, normaliz
     whole = gradient(completions, credits, normalizer, tokens=10_000)
     scale = np.abs(whole).max()
     for tokens in (1, 25, 60):
-        assert gradient(completions, credits, normalizer, tokens) == pytest.approx(whole, abs=float(1e-5 * scale + 1e-9))
+        assert gradient(completions, credits, normalizer, tokens) == pytest.approx(
+            whole, abs=float(1e-5 * scale + 1e-9)
+        )
 
 
 def test_order_of_rows_does_not_matter():
@@ -100,7 +102,8 @@ def test_an_update_raises_what_was_rewarded_and_lowers_what_was_punished():
 
     before = logps()
     completions = [
-        Completion(p, c, before[3 * i : 3 * i + 3].tolist(), "", FinishReason.STOP) for i, (p, c) in enumerate([good, bad])
+        Completion(p, c, before[3 * i : 3 * i + 3].tolist(), "", FinishReason.STOP)
+        for i, (p, c) in enumerate([good, bad])
     ]
     credits = Credits([flat_credit(3, 1.0, 0.0), flat_credit(3, -1.0, 0.0)], "masked_tokens")
     metrics = Updater(policy, recipe(lr=1e-2)).update(1, completions, credits)

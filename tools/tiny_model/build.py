@@ -86,7 +86,9 @@ def batches(tokenizer: PreTrainedTokenizerFast, world: World, seed: int, rows: i
     """Endless (input_ids, labels) of `rows` conversations, bucketed by length so that little is padding."""
     rng = random.Random(f"traces:{seed}")
     while True:
-        pool = sorted((encode(tokenizer, draw_conversation(world, rng)) for _ in range(16 * rows)), key=lambda r: len(r[0]))
+        pool = sorted(
+            (encode(tokenizer, draw_conversation(world, rng)) for _ in range(16 * rows)), key=lambda r: len(r[0])
+        )
         starts = list(range(0, len(pool), rows))
         rng.shuffle(starts)
         for start in starts:

@@ -95,7 +95,7 @@ def describe_evals(step: int, metrics: Mapping[str, float]) -> list[str]:
     return [describe_eval(step, metrics, kind) for kind in ("eval", "validation") if f"{kind}/accuracy" in metrics]
 
 
-def describe_eval(step: int, metrics: Mapping[str, float], kind: str) -> str:
+def describe_eval(step: int, metrics: Mapping[str, float], kind: str = "eval") -> str:
     text = f"{kind} at step {step}: {metrics[f'{kind}/accuracy']:.1%}"
     if f"{kind}/accuracy_lo" in metrics:
         text += f" [{100 * metrics[f'{kind}/accuracy_lo']:.1f}, {100 * metrics[f'{kind}/accuracy_hi']:.1f}]"

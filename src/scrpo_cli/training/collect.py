@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 from scrpo_cli.methods.base import outcome_rewards
@@ -99,9 +100,10 @@ def store(
 
 def glance(group: Group) -> str:
     """A problem in one line, with a mark for each answer: `47+38=?   right ..x.x   answer 85`."""
-    text = " ".join(group.ask.problem.text.split())
+    problem = group.ask.problem
+    text = shorten(problem.text, 60, placeholder="...")
     marks = "".join("." if a.reward else "x" for a in group.attempts)
-    return f"  {text[:60] + ('...' if len(text) > 60 else ''):<24} {marks}  (. right, x wrong; answer {group.ask.problem.answer})"
+    return f"  {text:<24} {marks}  (. right, x wrong; answer {problem.answer})"
 
 
 def describe(groups: Sequence[Group], decisions: Mapping[str, str]) -> str:

@@ -101,7 +101,7 @@ def load_base_model(cfg: ModelConfig) -> Any:
     refuse_scaled_logits(model)
     set_threads(cfg, sum(p.numel() for p in model.parameters()))
     model.requires_grad_(False)
-    return model.to(torch.device(device))
+    return model.to(device)  # type: ignore[arg-type]  # a decorator hides the method's own signature
 
 
 def refuse_scaled_logits(model: Any) -> None:

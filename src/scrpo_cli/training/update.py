@@ -128,10 +128,10 @@ def flat(parts: Sequence[np.ndarray], device: torch.device) -> torch.Tensor:
 
 
 def learning_rate(step: int, recipe: Recipe) -> float:
-    """Linear warm-up over warmup_steps, then constant, or linear or cosine decay to 0 at the last step."""
+    """Linear warm-up over warmup_steps, then constant, or linear or cosine decay; `step` counts from 1."""
     cfg = recipe.optim
-    warm = min(1.0, (step + 1) / cfg.warmup_steps) if cfg.warmup_steps else 1.0
-    done = min(1.0, step / cfg.steps)
+    warm = min(1.0, step / cfg.warmup_steps) if cfg.warmup_steps else 1.0
+    done = min(1.0, (step - 1) / cfg.steps)
     decay = {"constant": 1.0, "linear": 1.0 - done, "cosine": 0.5 * (1.0 + float(np.cos(np.pi * done)))}[cfg.schedule]
     return cfg.lr * warm * decay
 
