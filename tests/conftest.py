@@ -1,0 +1,39 @@
+"""What tests of several rooms share: `scrpo` in a process of its own, and the real data."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from processes import ENVIRONMENT, UNSET, Outcome, run_scrpo, start_server
+
+
+@pytest.fixture(scope="session")
+def scrpo_server() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in ENVIRONMENT.items():
+            patch.setenv(name, value)
+        for name in UNSET:
+            patch.delenv(name, raising=False)
+        start_server()
+
+
+@pytest.fixture
+def scrpo_process(scrpo_server: None, tmp_path: Path) -> Callable[..., Outcome]:
+    """Run `scrpo ARGS` as a process in an empty directory, with hooks that limit or kill it."""
+
+    def run(*args: object, hooks: tuple[Callable[[], None], ...] = (), directory: Path = tmp_path) -> Outcome:
+        return run_scrpo(args, directory, hooks)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The directory of real benchmark data; skips where there is none."""
+    root = Path(os.environ.get("SCRPO_DATA_DIR") or Path(__file__).parents[2] / "shared" / "data")
+    if not (root / "gsm8k").is_dir():
+        pytest.skip(f"no benchmark data at {root}; set SCRPO_DATA_DIR")
+    return root.resolve()

@@ -1,0 +1,209 @@
+"""A run that was killed anywhere and resumed ends like one that was not: the same weights, the same rows."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import signal
+import sqlite3
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from signal import SIGINT
+from typing import Any
+
+import pytest
+import torch
+from filelock import FileLock
+from processes import Outcome, SignalAt, run_scrpo, small
+
+SIZES = small(optim__steps=8, checkpoint__every=2, eval__every=4, eval__repair="false", rollout__max_tokens=160)
+TRAIN = ("train", "--reflect-every", "2", "--json", *SIZES)
+
+# Lines of metrics.jsonl: 1 evaluation before, 2-5 steps 1-4, 6 validation, 7-10 steps 5-8, 11 evaluation after.
+KILLS = {
+    "sampling-of-step-1": SignalAt("scrpo_cli.training.loop:sample_asks", 1),
+    "after-an-optimizer-step": SignalAt("scrpo_cli.training.update:Updater.step", 3, "after"),
+    "inside-the-transaction-of-step-5": SignalAt("scrpo_cli.pool.queries:_retire", 5),
+    "between-evaluation-row-and-its-line": SignalAt("scrpo_cli.tracking.jsonl:JsonlSink.log", 6),
+    "checkpoint-without-manifest": SignalAt("scrpo_cli.training.checkpoint:seal", 3),
+    "checkpoint-not-renamed": SignalAt("scrpo_cli.training.checkpoint:seal", 2, "after"),
+    "between-last-evaluation-and-its-line": SignalAt("scrpo_cli.tracking.jsonl:JsonlSink.log", 11),
+}
+
+
+@dataclass(frozen=True)
+class Remains:
+    """Everything of a run that must not depend on whether it was interrupted."""
+
+    weights: bytes
+    optimizer: dict[str, Any]
+    progress: dict[str, Any]
+    rows: dict[str, list[dict[str, Any]]]
+    lines: list[dict[str, Any]]
+    checkpoints: list[str]
+
+
+def remains(directory: Path) -> Remains:
+    """Of the one run in `directory`."""
+    (run,) = (directory / ".scrpo/runs").iterdir()
+    last = sorted((run / "checkpoints").glob("step-*"))[-1]
+    return Remains(
+        weights=(last / "adapter_model.safetensors").read_bytes(),
+        optimizer=torch.load(last / "optimizer.pt", weights_only=True),
+        progress=json.loads((last / "state.json").read_text()),
+        rows=rows(directory / ".scrpo/scrpo.db", run.name),
+        lines=[measured(json.loads(line)) for line in (run / "metrics.jsonl").read_text().splitlines()],
+        checkpoints=sorted(p.name for p in (run / "checkpoints").iterdir()),
+    )
+
+
+def rows(database: Path, run_id: str) -> dict[str, list[dict[str, Any]]]:
+    """All rows of all tables but `run`, in a fixed order, with the run's id taken out."""
+    tables = {"problem": "source, id", "attempt": "id", "pool_entry": "attempt_id"}
+    tables |= {"step": "step", "evaluation": "step, benchmark"}
+    with closing(sqlite3.connect(database)) as connection:
+        connection.row_factory = sqlite3.Row
+        return {
+            table: [plain(row, run_id) for row in connection.execute(f"SELECT * FROM {table} ORDER BY {order}")]
+            for table, order in tables.items()
+        }
+
+
+def plain(row: sqlite3.Row, run_id: str) -> dict[str, Any]:
+    values = {k: v.replace(run_id, "RUN") if isinstance(v, str) else v for k, v in dict(row).items()}
+    return values | ({"metrics_json": measured(json.loads(values["metrics_json"]))} if "metrics_json" in values else {})
+
+
+def measured(metrics: dict[str, Any]) -> dict[str, Any]:
+    """Metrics without what the clock and the machine decide."""
+    return {k: v for k, v in metrics.items() if k != "time" and not k.startswith(("seconds/", "memory/"))}
+
+
+def assert_same(found: Remains, expected: Remains) -> None:
+    assert found.lines == expected.lines
+    for table, there in expected.rows.items():
+        assert len(found.rows[table]) == len(there), table
+        for mine, other in zip(found.rows[table], there, strict=True):
+            assert mine == other, table
+    assert found.weights == expected.weights
+    torch.testing.assert_close(found.optimizer, expected.optimizer, rtol=0, atol=0)
+    assert (found.progress, found.checkpoints) == (expected.progress, expected.checkpoints)
+
+
+@dataclass(frozen=True)
+class Undisturbed:
+    directory: Path
+    remains: Remains
+
+
+@pytest.fixture(scope="session")
+def undisturbed(scrpo_server: None, tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
+    directory = tmp_path_factory.mktemp("undisturbed")
+    outcome = run_scrpo(TRAIN, directory)
+    assert outcome.code == 0, outcome.err
+    found = remains(directory)
+    assert (len(found.lines), found.checkpoints) == (11, ["step-000006", "step-000008"])
+    assert [row["phase"] for row in found.rows["step"]].count("reflect") == 2
+    return Undisturbed(directory, found)
+
+
+@pytest.fixture
+def finished(undisturbed: Undisturbed, tmp_path: Path) -> Path:
+    """The directory of a copy of the undisturbed run."""
+    shutil.copytree(undisturbed.directory / ".scrpo", tmp_path / ".scrpo")
+    (run,) = (tmp_path / ".scrpo/runs").iterdir()
+    execute(tmp_path, "UPDATE run SET directory = ?", str(run))
+    return run
+
+
+def execute(directory: Path, statement: str, *values: str) -> list[Any]:
+    with closing(sqlite3.connect(directory / ".scrpo/scrpo.db")) as connection, connection:
+        return connection.execute(statement, values).fetchall()
+
+
+def status(directory: Path) -> str:
+    ((found,),) = execute(directory, "SELECT status FROM run")
+    return found
+
+
+def assert_finishes(resumed: Outcome) -> None:
+    assert resumed.code == 0, resumed.err
+    assert (resumed.json["status"], resumed.json["steps"]) == ("done", 8)
+
+
+def command_in(err: str) -> list[str]:
+    """The arguments of the `scrpo` command that the last line of an error names."""
+    words = re.findall(r"`scrpo (train --resume \S+)`", err.splitlines()[-1])
+    assert words, err
+    return words[0].split()
+
+
+@pytest.mark.parametrize("kill", KILLS.values(), ids=KILLS)
+def test_a_killed_run_ends_like_an_undisturbed_one(scrpo_process, tmp_path, undisturbed, kill) -> None:
+    killed = scrpo_process(*TRAIN, hooks=(kill,))
+    assert killed.code == -signal.SIGKILL, killed.err
+    assert_finishes(scrpo_process("train", "--resume", "last", "--json"))
+    assert_same(remains(tmp_path), undisturbed.remains)
+
+
+def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(scrpo_process, tmp_path, undisturbed) -> None:
+    stopped = scrpo_process(*TRAIN, hooks=(SignalAt("scrpo_cli.training.update:Updater.step", 3, "after", SIGINT),))
+    assert stopped.code == 130, stopped.err
+    assert "Stopped after step 3" in stopped.err
+    assert status(tmp_path) == "interrupted"
+    assert remains(tmp_path).checkpoints == ["step-000002", "step-000003"]
+    assert_finishes(scrpo_process(*command_in(stopped.err), "--json"))
+    assert_same(remains(tmp_path), undisturbed.remains)
+
+
+def test_a_second_ctrl_c_stops_at_once(scrpo_process, tmp_path, undisturbed) -> None:
+    in_update = SignalAt("scrpo_cli.training.update:Updater.step", 3, "after", SIGINT)
+    in_transaction = SignalAt("scrpo_cli.pool.queries:_retire", 3, "before", SIGINT)
+    stopped = scrpo_process(*TRAIN, hooks=(in_update, in_transaction))
+    assert stopped.code == 130, stopped.err
+    assert status(tmp_path) == "interrupted"
+    assert execute(tmp_path, "SELECT max(step) FROM attempt") == [(2,)]
+    assert_finishes(scrpo_process(*command_in(stopped.err), "--json"))
+    assert_same(remains(tmp_path), undisturbed.remains)
+
+
+def test_ctrl_c_before_the_first_step_says_how_to_go_on(scrpo_process, tmp_path) -> None:
+    stopped = scrpo_process(*TRAIN, hooks=(SignalAt("scrpo_cli.training.lab:load_policy", 1, "after", SIGINT),))
+    assert stopped.code == 130, stopped.err
+    assert len(stopped.err.splitlines()) == 3
+    assert command_in(stopped.err)[:2] == ["train", "--resume"]
+    assert status(tmp_path) == "interrupted"
+
+
+def test_a_damaged_checkpoint_is_passed_over(scrpo_process, tmp_path, undisturbed, finished) -> None:
+    weights = finished / "checkpoints/step-000008/adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    resumed = scrpo_process("train", "--resume", "last", "--json")
+    assert_finishes(resumed)
+    assert "at step 6" in resumed.err
+    assert_same(remains(tmp_path), undisturbed.remains)
+
+
+def test_resuming_a_finished_run_changes_nothing(scrpo_process, tmp_path, undisturbed, finished) -> None:
+    resumed = scrpo_process("train", "--resume", finished.name[:-2], "--json")
+    assert_finishes(resumed)
+    assert_same(remains(tmp_path), undisturbed.remains)
+
+
+def test_one_process_at_a_time_works_on_a_run(scrpo_process, tmp_path, undisturbed, finished) -> None:
+    with FileLock(finished / ".lock"):
+        second = scrpo_process("train", "--resume", "last")
+    assert second.code == 2, second.err
+    assert second.err.startswith(f"Error: Another process is working on run {finished.name}.")
+    assert_same(remains(tmp_path), undisturbed.remains)
+    assert status(tmp_path) == "done"
+
+
+def test_a_run_whose_directory_is_gone_keeps_its_rows(scrpo_process, tmp_path, undisturbed, finished) -> None:
+    finished.rename(tmp_path / "elsewhere")
+    resumed = scrpo_process("train", "--resume", "last")
+    assert resumed.code == 2, resumed.err
+    assert resumed.err.splitlines()[1].endswith(str(finished))
+    assert rows(tmp_path / ".scrpo/scrpo.db", finished.name) == undisturbed.remains.rows
