@@ -24,7 +24,9 @@ class Section(BaseModel):
 
 class LoraConfig(Section):
     r: PositiveInt = 8
+    """Rank."""
     alpha: PositiveInt = 16
+    """The adapter's output is scaled by alpha / r."""
     dropout: Share = 0.0
     targets: str | list[str] = "all-linear"
     """Module names, or `all-linear` for every linear layer but the output layer."""
@@ -38,12 +40,16 @@ class ModelConfig(Section):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """`auto`: bfloat16 on CUDA, float32 on CPU."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto`: CUDA where there is a usable GPU."""
     threads: PositiveInt | None = None
     """CPU threads of torch; none: 1 for models below 50M parameters (several threads collapse on a busy machine),
     else torch's own default."""
     attn: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    """The attention implementation of transformers; the last one needs the flash-attn package."""
     trust_remote_code: bool = False
+    """Run the code that comes with the model."""
     gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass: less memory, more time."""
     adapter: str | None = None
     """A PEFT adapter directory to start from; none: a fresh adapter."""
     lora: LoraConfig = LoraConfig()
@@ -54,6 +60,7 @@ class ProblemsConfig(Section):
     """`tiny`; a data set of SCRPO_DATA_DIR (`gsm8k`, `math`, ...); a path to a JSONL file; or `hub:owner/name`."""
     split: str = "train"
     limit: PositiveInt | None = None
+    """Only the first so many problems."""
     revision: str | None = None
     """Hub revision, required for `hub:` sources."""
 
@@ -80,12 +87,15 @@ class ReflectionConfig(Section):
 
 class TaskConfig(Section):
     name: Literal["tiny", "math"] = "tiny"
+    """How problems are read and answers graded."""
     train: ProblemsConfig = ProblemsConfig(source="tiny", split="train")
+    """What training and `collect` sample on."""
     validation: ProblemsConfig | None = None
     """Evaluated every eval.every steps."""
     test: ProblemsConfig | None = None
     """Evaluated before the first and after the last step; none: validation."""
     system: str | None = None
+    """A system message before the first turn."""
     prompt: str = "{problem}"
     """First turn; `{problem}` is replaced."""
     reflect_prompt: str = (
@@ -102,6 +112,7 @@ class TaskConfig(Section):
     """Second turn without reflection, the control of a reflection [I]."""
     reflection: ReflectionConfig = ReflectionConfig()
     max_prompt_tokens: PositiveInt = 1024
+    """A problem whose first prompt is longer is refused before anything is sampled."""
 
     @field_validator("prompt")
     @classmethod
@@ -114,9 +125,12 @@ class TaskConfig(Section):
 class RolloutConfig(Section):
     engine: Literal["transformers"] = "transformers"
     temperature: Positive = 1.0
+    """Of sampling and of the log-probs that training computes."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     max_tokens: PositiveInt = 1024
+    """Generated tokens of one completion at most; one that reaches it is truncated."""
     group_size: PositiveInt = 8
+    """Completions of one prompt."""
     batch_size: PositiveInt = 128
     """Rows of one generate call (memory, not mathematics)."""
 
@@ -129,13 +143,16 @@ class RolloutConfig(Section):
 
 class KlConfig(Section):
     beta: NonNegative = 0.001
+    """Coefficient of the KL penalty on every trained token; 0 leaves out the reference model."""
     estimator: Literal["k2", "k3"] = "k3"
     """k3 (GRPO) has the gradient of KL(ref||policy), k2 that of KL(policy||ref)."""
 
 
 class ClipConfig(Section):
     low: Positive = 0.2
+    """The probability ratio is clipped below at 1 - low."""
     high: Positive = 0.2
+    """And above at 1 + high."""
 
 
 class GrpoLoss(Section):
@@ -159,6 +176,7 @@ class FilterConfig(Section):
     """Which errors may enter the pool, decided on their group (ScRPO's variance-based filter [S])."""
 
     mode: Literal["variance", "pass_rate_band", "nonzero", "none"] = "variance"
+    """By var_min; by band; not all right and not all wrong; every error."""
     var_min: Annotated[float, Field(ge=0, le=0.25)] = 0.10
     """Population variance p(1-p) of the binary reward, inclusive [I]."""
     band: tuple[Share, Share] = (0.125, 0.875)
@@ -178,17 +196,22 @@ class PoolConfig(Section):
     per_prompt: PositiveInt | Literal["all"] = 1
     """How many wrong answers of one group are kept, uniformly [I]."""
     include_truncated: bool = False
+    """Whether answers that were cut off count as errors [I]."""
     capacity: PositiveInt | None = None
     """Most entries alive at once; none: 4 x the reflection batch [I]."""
     evict: Literal["fifo", "random"] = "fifo"
+    """Who leaves a full pool: the oldest, or a uniform draw [I]."""
     consume: Literal["once", "until_solved", "keep"] = "once"
+    """An error leaves the pool after one use; once a correction of it was right; by age or eviction only [I]."""
     max_age_steps: PositiveInt | None = 50
+    """Older errors are retired unused; none: no limit [I]."""
 
 
 class TriggerConfig(Section):
     """When a reflection step comes instead of a trial step."""
 
     mode: Literal["pool_size", "every_n_steps", "ratio", "never"] = "pool_size"
+    """Summaries say only that stage 2 is periodic [S]; `never` is plain GRPO that keeps a pool."""
     size: PositiveInt | None = None
     """pool_size: fire when so many entries wait; none: the trial prompt batch [I]."""
     n: PositiveInt = 10
@@ -199,11 +222,13 @@ class TriggerConfig(Section):
 
 class Stage2Config(Section):
     steps_per_trigger: PositiveInt | Literal["drain"] = 1
+    """Reflection steps in a row; `drain`: until the pool holds less than one batch [I]."""
     prompts: PositiveInt | None = None
     """Errors of one reflection step; none: the trial prompt batch [I]."""
     group_size: PositiveInt | None = None
     """Corrections sampled of each error; none: as in stage 1 [I]."""
     group_by: Literal["error", "question"] = "error"
+    """Whose corrections share a baseline: those of one error, or of all errors of one question [I]."""
 
 
 class ScrpoLoss(Section):
@@ -212,8 +237,11 @@ class ScrpoLoss(Section):
     failed: Literal["zero", "negative"] = "zero"
     """Failed corrections: no gradient (success-conditioned [S]) or their negative advantage (ordinary GRPO)."""
     advantage: Literal["group_norm", "group_mean", "raw"] = "group_norm"
+    """As in stage 1 [I]."""
     normalizer: Literal["masked_tokens", "all_tokens", "constant"] = "masked_tokens"
+    """As in stage 1; with masked_tokens only the tokens that `tokens` and `failed` leave are counted [I]."""
     stage2_weight: Positive = 1.0
+    """Factor on the loss of reflection steps [I]."""
 
 
 class ScrpoConfig(Section):
@@ -246,10 +274,13 @@ MethodConfig = Annotated[GrpoConfig | ScrpoConfig, Field(discriminator="name")]
 
 class OptimConfig(Section):
     lr: Positive = 1e-6
+    """Learning rate of AdamW."""
     steps: PositiveInt = 500
+    """Trial and reflection steps together, at most."""
     max_generated_tokens: PositiveInt | None = None
     """Budget: stop after the step that reaches so many generated tokens, however many steps are left."""
     prompts_per_step: PositiveInt = 128
+    """Problems of one trial step."""
     minibatches: PositiveInt = 1
     """Optimizer steps per batch of rollouts; above 1 the later ones are off-policy and the clip matters."""
     tokens_per_microbatch: PositiveInt = 32768
@@ -259,8 +290,11 @@ class OptimConfig(Section):
     weight_decay: NonNegative = 0.0
     betas: tuple[Share, Share] = (0.9, 0.999)
     grad_clip: Positive = 1.0
+    """Largest norm of the gradient."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """Of the learning rate over `steps`, after the warm-up."""
     warmup_steps: Annotated[int, Field(ge=0)] = 0
+    """Steps in which the learning rate rises linearly."""
 
 
 class EvalConfig(Section):
@@ -269,8 +303,11 @@ class EvalConfig(Section):
     benchmarks: list[str] = []
     """What `scrpo eval` runs: data set names, each graded by the task."""
     limit: PositiveInt | None = None
+    """Only the first so many problems of each benchmark."""
     samples: PositiveInt = 4
+    """Answers to each problem."""
     turns: Literal[1, 2] = 1
+    """2: after each first answer also ask task.check_prompt."""
     repair: bool = False
     """Also show each wrong first answer to the model, have it reflect, and report the repair rate."""
     temperature: NonNegative = 0.6
@@ -282,7 +319,9 @@ class EvalConfig(Section):
 
 class CheckpointConfig(Section):
     every: PositiveInt = 10
+    """Steps between checkpoints; the last step always has one."""
     keep: PositiveInt = 2
+    """The newest so many are kept."""
 
 
 class WandbConfig(Section):
@@ -302,8 +341,10 @@ class Recipe(Section):
     """A whole experiment."""
 
     name: str = "unnamed"
+    """Without one, a recipe is called like its file."""
     description: str = ""
     seed: int = 0
+    """Every random choice of a run depends on it."""
     model: ModelConfig = ModelConfig()
     task: TaskConfig = TaskConfig()
     rollout: RolloutConfig = RolloutConfig()
