@@ -11,6 +11,9 @@ from typing import Any, TypedDict
 
 import numpy as np
 
+KEPT = "kept"
+"""The filter decision that puts an attempt into the error pool; any other says why it stays out."""
+
 
 class Message(TypedDict):
     """One chat message, in the form that chat templates take."""

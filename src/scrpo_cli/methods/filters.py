@@ -8,9 +8,7 @@ import numpy as np
 
 from scrpo_cli.recipe.models import FilterConfig, PoolConfig
 from scrpo_cli.rng import generator
-from scrpo_cli.types import Attempt, Group, PoolEntry, Verdict
-
-KEPT = "kept"
+from scrpo_cli.types import KEPT, Attempt, Group, PoolEntry, Verdict
 
 
 def group_decision(rewards_G: np.ndarray, cfg: FilterConfig) -> str:

@@ -22,11 +22,11 @@ import numpy as np
 
 from scrpo_cli.methods.advantages import ADVANTAGES, has_signal
 from scrpo_cli.methods.base import Credits, Plan, PoolChange, Prompts, flat_credit, no_credit, outcome_rewards
-from scrpo_cli.methods.filters import KEPT, admit, evicted, expired
+from scrpo_cli.methods.filters import admit, evicted, expired
 from scrpo_cli.methods.grpo import trial_credit, trial_plan
 from scrpo_cli.recipe.models import ScrpoConfig
 from scrpo_cli.rng import generator
-from scrpo_cli.types import Attempt, AttemptKind, Credit, Group, PoolEntry
+from scrpo_cli.types import KEPT, Attempt, AttemptKind, Credit, Group, PoolEntry
 
 
 class Scrpo:

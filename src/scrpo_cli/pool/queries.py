@@ -34,9 +34,9 @@ from sqlalchemy.exc import IntegrityError
 from scrpo_cli.errors import RunError, UserError
 from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.models import ATTEMPT, EVALUATION, POOL_ENTRY, PROBLEM, RUN, STEP, RunRow
-from scrpo_cli.pool.records import KEPT, StepRecord, attempt_row, json_text, problem_row, read_attempt, read_problem
+from scrpo_cli.pool.records import StepRecord, attempt_row, json_text, problem_row, read_attempt, read_problem
 from scrpo_cli.recipe.models import Recipe
-from scrpo_cli.types import Attempt, PoolEntry, Problem, Verdict
+from scrpo_cli.types import KEPT, Attempt, PoolEntry, Problem, Verdict
 
 RUN_STATUSES = ("running", "done", "failed", "interrupted")
 SUFFIX_LETTERS = "abcdefghijkmnpqrstuvwxyz23456789"  # none that are mistaken for another

@@ -12,9 +12,6 @@ import numpy as np
 
 from scrpo_cli.types import Attempt, AttemptKind, Completion, FinishReason, Grade, Problem, Verdict
 
-KEPT = "kept"
-"""The filter decision that puts an attempt into the pool."""
-
 
 @dataclass(frozen=True)
 class StepRecord:

@@ -12,7 +12,7 @@ from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 from scrpo_cli.methods.base import outcome_rewards
-from scrpo_cli.methods.filters import KEPT, admit
+from scrpo_cli.methods.filters import admit
 from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.queries import attempts_of, record_step, steps_of, waiting
 from scrpo_cli.pool.records import StepRecord
@@ -23,7 +23,7 @@ from scrpo_cli.rollout.prompts import check_prompt_budget
 from scrpo_cli.tasks.base import Task
 from scrpo_cli.tasks.responses import ResponseRow
 from scrpo_cli.training.launch import Launch
-from scrpo_cli.types import Ask, Group
+from scrpo_cli.types import KEPT, Ask, Group
 
 if TYPE_CHECKING:
     from scrpo_cli.training.lab import Lab  # loads torch, which an import of answers does not need
