@@ -2,8 +2,8 @@
 
 The student of this world computes a line in one go and sometimes forgets the carry (or the borrow). It has
 *blind spots*: operations (such as minus a number that ends in 7) at which it forgets far more often than elsewhere, so
-errors stick to a problem instead of being washed out by trying again. When it reflects it writes the digits out, which is longer and more
-reliable. What a trace may contain, and how often, is in `World`.
+errors stick to a problem instead of being washed out by trying again. When it reflects it writes the digits out, which
+is longer and more reliable. What a trace may contain, and how often, is in `World`.
 """
 
 from __future__ import annotations
