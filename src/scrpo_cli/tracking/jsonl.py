@@ -7,6 +7,7 @@ skip and a resumed run removes.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -45,7 +46,8 @@ class JsonlSink:
         """Lines for the reader are not metrics."""
 
     def finish(self, summary: Mapping[str, Any], failed: bool) -> None:
-        self._file.close()
+        with contextlib.suppress(OSError):  # every line was flushed; a line that could not be is reported by log()
+            self._file.close()
 
 
 def read_metrics(run_dir: Path) -> list[dict[str, Any]]:

@@ -71,6 +71,8 @@ def pick_dtype(cfg: ModelConfig, device: str) -> torch.dtype:
 
 def load_tokenizer(cfg: ModelConfig) -> Any:
     path = model_path(cfg.name)
+    if path.startswith((".", "/", "~")) and not Path(path).is_dir():  # no hub name
+        raise UserError("The model directory does not exist.", f"model.name: {cfg.name}", "Check the path.")
     fix = "Give a directory that holds tokenizer.json (or a hub name with network access)."
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, revision=cfg.revision, trust_remote_code=cfg.trust_remote_code)
