@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import torch
-from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
+from tests_tokenizer import TOKENIZER
+from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from scrpo_cli.assets import embedded_model_dir
 from scrpo_cli.recipe.models import LoraConfig, ModelConfig
 from scrpo_cli.training.policy import Policy, add_adapter
 
-TOKENIZER = AutoTokenizer.from_pretrained(embedded_model_dir())
 VOCABULARY = 384
 
 

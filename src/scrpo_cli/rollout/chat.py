@@ -35,21 +35,17 @@ class Chat:
         """Prompt token ids; the template writes special tokens itself, so none are added."""
         return self.tokenizer.encode(self.render(messages), add_special_tokens=False)
 
-    def suffix(self, messages: Sequence[Message], follow_up: str) -> str | None:
-        """What the template writes between an assistant's answer (its end token included) and the next one, or None
-        where the template does not keep the earlier turns, or where no end token follows the answer.
+    def suffix(self, messages: Sequence[Message], answer: str, follow_up: str) -> str | None:
+        """What the template writes between this answer (its end token included) and the next one, or None where it
+        does not keep the prompt and the answer as they are, or writes no end token after the answer.
         """
-        probe = "<probe answer>"
-        first = self.render(messages) + probe
-        both = self.render([*messages, assistant(probe), user(follow_up)])
-        end = self.tokenizer.eos_token or ""
-        if not both.startswith(first + end):
-            return None
-        return both[len(first + end) :]
+        kept = self.render(messages) + answer + (self.tokenizer.eos_token or "")
+        both = self.render([*messages, assistant(answer), user(follow_up)])
+        return both[len(kept) :] if both.startswith(kept) else None
 
     def second_turn(self, messages: Sequence[Message], completion: Completion, follow_up: str) -> list[int]:
         """Prompt ids of a second turn after a sampled first one: an extension of its ids where that is possible."""
-        suffix = self.suffix(messages, follow_up)
+        suffix = self.suffix(messages, completion.text, follow_up)
         extends = completion.finish is FinishReason.STOP and completion.ids[-1] == self.tokenizer.eos_token_id
         if suffix is None or not extends:
             return self.ids([*messages, assistant(completion.text), user(follow_up)])
@@ -58,10 +54,7 @@ class Chat:
     @property
     def keeps_turns(self) -> bool:
         """Whether the template keeps an earlier exchange, thinking included, as a prefix of the next prompt."""
-        messages = [user("q")]
-        thinking = assistant("<think>t</think>a")
-        text = self.render([*messages, thinking, user("f")])
-        return self.suffix(messages, "f") is not None and "<think>t</think>a" in text
+        return self.suffix([user("q")], "<think>t</think>a", "f") is not None
 
 
 def user(content: str) -> Message:
