@@ -1,0 +1,118 @@
+"""The decode loop against transformers' own generate, on batches whose rows end at very different times."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    DynamicCache,
+    GenerationConfig,
+    GPT2Config,
+    LlamaConfig,
+    MistralConfig,
+    PretrainedConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+from scrpo_cli.rollout.base import Sampling
+from scrpo_cli.rollout.decode import ROOM, InverseCdfSampler, RoomyLayer, decode, roomy_cache
+
+VOCABULARY, STOP, LIMIT = 24, [1, 7], 90
+SHAPE = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "initializer_range": 0.3,  # wide, so that greedy answers differ from prompt to prompt
+    "max_position_embeddings": 256,
+}
+CONFIGS: dict[str, PretrainedConfig] = {
+    "qwen2": Qwen2Config(**SHAPE),
+    "qwen3": Qwen3Config(**SHAPE),
+    "llama": LlamaConfig(**SHAPE),
+    "mistral_sliding_window": MistralConfig(**SHAPE, sliding_window=8),
+    "gpt2": GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, initializer_range=0.3, n_positions=256),
+}
+PROMPTS = [np.random.default_rng(n).integers(8, VOCABULARY, n).tolist() for n in range(1, 25)]
+    torch.randint(8, VOCABULARY, (n,), generator=torch.Generator().manual_seed(n)).tolist() for n in range(1, 25)
+]
+
+
+def model_of(config: PretrainedConfig) -> Any:
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="sdpa").eval()
+    model.generation_config = GenerationConfig(eos_token_id=None, pad_token_id=0)
+    return model
+
+
+def sampler(rows: int, temperature: float = 1.0) -> InverseCdfSampler:
+    uniforms_BT = np.random.default_rng(0).random((rows, LIMIT))
+    return InverseCdfSampler(Sampling(temperature, LIMIT), uniforms_BT, torch.device("cpu"))
+
+
+def cut(ids_T: np.ndarray) -> list[int]:
+    ends = np.flatnonzero(np.isin(ids_T, STOP))
+    return ids_T[: ends[0] + 1].tolist() if len(ends) else ids_T.tolist()
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_greedy_decoding_equals_generate(name: str) -> None:
+    model = model_of(CONFIGS[name])
+    new_BT, _ = decode(model, PROMPTS, sampler(len(PROMPTS), 0.0), STOP, LIMIT)
+    for prompt, ids_T in zip(PROMPTS, new_BT, strict=True):
+        out = model.generate(
+            torch.tensor([prompt]),
+            attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+            generation_config=GenerationConfig(
+                do_sample=False, max_new_tokens=LIMIT, eos_token_id=STOP, pad_token_id=0
+            ),
+        )
+        assert cut(ids_T) == out[0, len(prompt) :].tolist()
+
+
+def test_rows_that_leave_the_batch_do_not_change_the_others() -> None:
+    """Sampled rows end anywhere between the first token and the limit, beyond the first growth of the cache."""
+    model = model_of(CONFIGS["qwen3"])
+    draw = sampler(len(PROMPTS))
+    new_BT, logp_BT = decode(model, PROMPTS, draw, STOP, LIMIT)
+    lengths = [len(cut(ids_T)) for ids_T in new_BT]
+    assert min(lengths) < 8
+    assert max(lengths) > 40
+    for i, prompt in enumerate(PROMPTS):
+        alone = InverseCdfSampler(Sampling(1.0, LIMIT), draw.uniforms_BT[i : i + 1].numpy(), torch.device("cpu"))
+        new_1T, logp_1T = decode(model, [prompt], alone, STOP, LIMIT)
+        assert cut(new_BT[i]) == cut(new_1T[0])
+        assert logp_BT[i, : lengths[i]] == pytest.approx(logp_1T[0, : lengths[i]], abs=1e-5)
+
+
+def test_a_roomy_layer_holds_what_a_plain_one_holds() -> None:
+    """Through growth, and through cuts of the batch."""
+    config = CONFIGS["qwen2"]
+    roomy, plain = roomy_cache(config), DynamicCache(config=config)
+    assert all(isinstance(layer, RoomyLayer) for layer in roomy.layers)
+    rows = 5
+    for step in range(2 * ROOM):
+        length = 3 if step == 0 else 1
+        states = torch.randn(2, rows, 2, length, 8)
+        mine = roomy.update(states[0], states[1], 0)
+        theirs = plain.update(states[0], states[1], 0)
+        assert all(torch.equal(a, b) for a, b in zip(mine, theirs, strict=True))
+        if step in (1, ROOM + 3):
+            keep = torch.arange(0, rows, 2)
+            rows = len(keep)
+            roomy.layers[0].batch_select_indices(keep)
+            plain.layers[0].batch_select_indices(keep)
+    assert roomy.get_seq_length() == plain.get_seq_length() == 2 * ROOM + 2
+
+
+def test_sliding_windows_keep_their_own_cache() -> None:
+    layers = roomy_cache(CONFIGS["mistral_sliding_window"]).layers
+    assert not any(isinstance(layer, RoomyLayer) for layer in layers)
