@@ -42,8 +42,6 @@ CONFIGS: dict[str, PretrainedConfig] = {
     "gpt2": GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, initializer_range=0.3, n_positions=256),
 }
 PROMPTS = [np.random.default_rng(n).integers(8, VOCABULARY, n).tolist() for n in range(1, 25)]
-    torch.randint(8, VOCABULARY, (n,), generator=torch.Generator().manual_seed(n)).tolist() for n in range(1, 25)
-]
 
 
 def model_of(config: PretrainedConfig) -> Any:
