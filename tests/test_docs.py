@@ -1,0 +1,205 @@
+"""What the documentation says holds: generated pages are fresh, links lead somewhere, shown commands and recipes are
+valid, defaults in the method pages are the real ones, and the worked example of ScRPO's credit is what the code does.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shlex
+import sys
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from scrpo_cli.cli.app import load_command
+from scrpo_cli.methods.advantages import group_norm
+from scrpo_cli.methods.segments import reflection_mask
+from scrpo_cli.recipe.load import load_recipe, shipped_recipes
+from scrpo_cli.recipe.models import GrpoConfig, Recipe, ScrpoConfig
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *sorted(p for folder in ("docs", "bench", "src") for p in (ROOT / folder).rglob("*.md"))]
+BLOCK = re.compile(r"^```(.*)\n((?:.*\n)*?)^```$", re.MULTILINE)
+INDENTED = re.compile(r"(?:(?<=\n\n)|\A)((?:(?: {4}.*)?\n)+)")
+INLINE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
+LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
+ASSIGNMENTS = re.compile(r"^(?:\$ )?(?:[A-Z_]+=\S+ )*")
+PAGE_IDS = [str(p.relative_to(ROOT)) for p in PAGES]
+pages = pytest.mark.parametrize("page", PAGES, ids=PAGE_IDS)
+
+
+def generator() -> ModuleType:
+    """tools/cli_reference.py, which is no part of the package."""
+    spec = importlib.util.spec_from_file_location("cli_reference", ROOT / "tools/cli_reference.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+REFERENCE = generator()
+OPTIONS = {command.words: command.options for command in REFERENCE.commands()}
+
+
+def blocks(text: str) -> Iterator[tuple[str, str]]:
+    """(info string, content) of every fenced block, then every indented one."""
+    yield from BLOCK.findall(text)
+    for block in INDENTED.findall(BLOCK.sub("", text)):
+        yield "", block
+
+
+def command_lines(text: str) -> Iterator[str]:
+    """What follows `scrpo ` in every code line of a page, continued lines joined, pipes and comments cut off."""
+    for _, content in blocks(text):
+        for line in content.replace("\\\n", " ").splitlines():
+            bare = ASSIGNMENTS.sub("", line.strip())
+            if bare.startswith("scrpo "):
+                yield re.split(r"\s+[|>]\s|\s{2,}#|\s#\s", bare)[0].removeprefix("scrpo ")
+
+
+def inline_commands(text: str) -> Iterator[str]:
+    for code in INLINE.findall(BLOCK.sub("", text)):
+        if code.startswith("scrpo ") and not code.startswith("scrpo COMMAND"):
+            yield code.removeprefix("scrpo ")
+
+
+def split_command(line: str) -> tuple[tuple[str, ...], list[str]]:
+    """(the command's words, its arguments); the words are as many as name a command."""
+    words = shlex.split(line)
+    for count in (2, 1):
+        if tuple(words[:count]) in OPTIONS:
+            return tuple(words[:count]), words[count:]
+    groups = {group for group, *rest in OPTIONS if rest}
+    assert words[0] in groups or words[0].startswith("-"), f"no such command: scrpo {line}"
+    assert len(words) == 1, f"no such command: scrpo {line}"
+    return tuple(words), []
+
+
+def parse(line: str) -> None:
+    """Parse a whole line as the command line would, without running it; raises for what it would refuse."""
+    words, arguments = split_command(line)
+    command = load_command(words[0])
+    command = command.commands[words[1]] if len(words) == 2 else command
+    command.make_context(" ".join(words), arguments)
+    recipe = option(arguments, "--recipe", "-r") or "tiny"
+    if recipe in shipped_recipes() and "--set" in OPTIONS[words]:
+        load_recipe(recipe, [b for a, b in pairwise(arguments) if a == "--set"])
+
+
+def option(arguments: list[str], *names: str) -> str | None:
+    return next((b for a, b in pairwise(arguments) if a in names), None)
+
+
+@pytest.mark.parametrize("path", REFERENCE.pages(), ids=lambda path: path.name)
+def test_generated_pages_are_fresh(path: Path) -> None:
+    assert path.read_text() == REFERENCE.pages()[path], "stale: run `make docs`"
+
+
+@pages
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in LINK.findall(BLOCK.sub("", page.read_text())):
+        if "://" in target:
+            continue
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        assert file.exists(), f"{target} does not exist"
+        if anchor:
+            assert anchor in anchors(file.read_text()), f"{target}: no such heading"
+
+
+def anchors(text: str) -> set[str]:
+    """The names that GitHub gives to the headings of a page."""
+    headings = re.findall(r"^#+ (.*)$", BLOCK.sub("", text), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pages
+def test_shown_command_lines_parse(page: Path) -> None:
+    for line in command_lines(page.read_text()):
+        parse(line)
+
+
+@pages
+def test_commands_named_in_the_text_exist(page: Path) -> None:
+    for line in inline_commands(page.read_text()):
+        words, arguments = split_command(line)
+        names = {argument.split("=")[0] for argument in arguments if re.match(r"--?[a-z]", argument)}
+        assert names <= OPTIONS.get(words, {"--help", "--version"}) | {"--help"}, line
+
+
+@pages
+def test_shown_make_targets_exist(page: Path) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    text = page.read_text()
+    code = [line for _, content in blocks(text) for line in content.splitlines()] + INLINE.findall(text)
+    shown = {words[1] for line in code if (words := line.strip().split())[:1] == ["make"] and len(words) > 1}
+    assert {word for word in shown if "=" not in word} <= targets
+
+
+@pages
+def test_shown_recipes_are_valid(page: Path, tmp_path: Path) -> None:
+    for info, content in blocks(page.read_text()):
+        if info == "yaml":
+            path = tmp_path / "shown.yaml"
+            path.write_text(content)
+            load_recipe(path)
+
+
+def test_the_checks_above_can_fail() -> None:
+    text = "    scrpo train --reflect-evry 5\n\n`scrpo pol ls`\n"
+    (line,), (inline,) = command_lines(text), inline_commands(text)
+    with pytest.raises(Exception, match="reflect-evry"):
+        parse(line)
+    with pytest.raises(AssertionError, match="no such command"):
+        split_command(inline)
+
+
+@pytest.mark.parametrize(("page", "config"), [("grpo", GrpoConfig()), ("scrpo", ScrpoConfig())])
+def test_switches_of_a_method_page_are_complete_with_their_defaults(page: str, config: Any) -> None:
+    """Rows `| key | default | mark | ...` stand for `method.key`, or `task.reflection.key` with its full name."""
+    rows = re.findall(
+        r"^\| `([\w.]+)` \| `(.+?)` \| (\[.*?\]) \|", (ROOT / f"docs/methods/{page}.md").read_text(), re.M
+    )
+    given = {key: yaml.safe_load(default) for key, default, _ in rows}
+    everything = flat(config.model_dump(mode="json")) | flat(Recipe().model_dump(mode="json"))
+    assert given == {key: everything[key] for key in given}
+    assert {key for key in given if not key.startswith("task.")} == set(flat(config.model_dump())) - {"name"}
+    assert all(re.fullmatch(r"\[[CSI]\]", mark) for *_, mark in rows)
+
+
+def flat(data: dict[str, Any], path: str = "") -> dict[str, Any]:
+    """Nested sections as dotted keys."""
+    found: dict[str, Any] = {}
+    for key, value in data.items():
+        found |= flat(value, f"{path}{key}.") if isinstance(value, dict) else {f"{path}{key}": value}
+    return found
+
+
+def test_worked_example_of_scrpo_credit() -> None:
+    """The blocks `text reflection` and `text solution` of the page are the trained and the untrained tokens."""
+    from transformers import AutoTokenizer
+
+    from scrpo_cli.assets import embedded_model_dir
+
+    page = (ROOT / "docs/methods/scrpo.md").read_text()
+    reflection, solution = (dict(BLOCK.findall(page))[f"text {part}"] for part in ("reflection", "solution"))
+    text = f"{reflection}{solution}".rstrip("\n")
+    tokenizer = AutoTokenizer.from_pretrained(embedded_model_dir())
+    ids = [*tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id]
+    mask_T = reflection_mask(ids, text, load_recipe("tiny").task.reflection, tokenizer)
+
+    assert tokenizer.decode([i for i, m in zip(ids, mask_T, strict=True) if m]) == reflection.rstrip("\n")
+    assert re.search(rf"{mask_T.sum():.0f} of\s+{len(ids)} tokens", page), f"{mask_T.sum():.0f} of {len(ids)} tokens"
+
+    rewards_G = np.array(yaml.safe_load(re.search(r"r = (\[.*?\])", page)[1]))  # type: ignore[index]
+    shown = [float(x) for x in re.search(r"A = ([\d.]+) where .* and (-[\d.]+) where", page).groups()]  # type: ignore[union-attr]
+    assert shown == pytest.approx([group_norm(rewards_G).max(), group_norm(rewards_G).min()], abs=5e-4)
