@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from processes import ENVIRONMENT, UNSET, Outcome, run_scrpo, start_server
@@ -22,10 +23,10 @@ def scrpo_server() -> None:
 
 @pytest.fixture
 def scrpo_process(scrpo_server: None, tmp_path: Path) -> Callable[..., Outcome]:
-    """Run `scrpo ARGS` as a process in an empty directory, with hooks that limit or kill it."""
+    """Run `scrpo ARGS` as a process in an empty directory; `hooks` limit, signal or kill it."""
 
-    def run(*args: object, hooks: tuple[Callable[[], None], ...] = (), directory: Path = tmp_path) -> Outcome:
-        return run_scrpo(args, directory, hooks)
+    def run(*args: object, directory: Path = tmp_path, **options: Any) -> Outcome:
+        return run_scrpo(args, directory, **options)
 
     return run
 

@@ -13,7 +13,7 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ SMALL = {
 }
 """A recipe's sizes for a test: seconds on one core."""
 SECONDS = 300  # a hang is a failure
-SERVER = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
+SERVER: Any = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
 Hook = Callable[[], None]
 """Called in the new process before `scrpo` starts; a module-level function or an object that can be pickled."""
 
@@ -110,10 +110,13 @@ def start_server() -> None:
         forkserver.ensure_running()
 
 
-def run_scrpo(args: Sequence[object], directory: Path, hooks: Sequence[Hook] = ()) -> Outcome:
+def run_scrpo(
+    args: Sequence[object], directory: Path, hooks: Sequence[Hook] = (), environment: Mapping[str, str] | None = None
+) -> Outcome:
     """`scrpo ARGS` in `directory`, to its end."""
     files = [directory / ".stdout", directory / ".stderr"]
-    process = SERVER.Process(target=_main, args=([str(a) for a in args], directory, files, list(hooks)))
+    given = ([str(a) for a in args], directory, files, list(hooks), ENVIRONMENT | dict(environment or {}))
+    process = SERVER.Process(target=_main, args=given)
     process.start()
     process.join(SECONDS)
     if process.exitcode is None:
@@ -123,11 +126,11 @@ def run_scrpo(args: Sequence[object], directory: Path, hooks: Sequence[Hook] = (
     return Outcome(int(process.exitcode or 0), out, err)
 
 
-def _main(args: list[str], directory: Path, files: list[Path], hooks: list[Hook]) -> None:
+def _main(args: list[str], directory: Path, files: list[Path], hooks: list[Hook], environment: dict[str, str]) -> None:
     os.chdir(directory)
-    os.environ.update(ENVIRONMENT)
     for name in UNSET:
         os.environ.pop(name, None)
+    os.environ.update(environment)
     for descriptor, file in enumerate(files, start=1):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), descriptor)
     from scrpo_cli.cli.app import main

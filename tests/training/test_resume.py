@@ -6,8 +6,6 @@ import json
 import re
 import shutil
 import signal
-import sqlite3
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from signal import SIGINT
@@ -17,6 +15,7 @@ import pytest
 import torch
 from filelock import FileLock
 from processes import Outcome, SignalAt, run_scrpo, small
+from run_rows import Rows, all_rows, assert_same_rows, execute, lines
 
 SIZES = small(optim__steps=8, checkpoint__every=2, eval__every=4, eval__repair="false", rollout__max_tokens=160)
 TRAIN = ("train", "--reflect-every", "2", "--json", *SIZES)
@@ -40,7 +39,7 @@ class Remains:
     weights: bytes
     optimizer: dict[str, Any]
     progress: dict[str, Any]
-    rows: dict[str, list[dict[str, Any]]]
+    rows: Rows
     lines: list[dict[str, Any]]
     checkpoints: list[str]
 
@@ -53,40 +52,15 @@ def remains(directory: Path) -> Remains:
         weights=(last / "adapter_model.safetensors").read_bytes(),
         optimizer=torch.load(last / "optimizer.pt", weights_only=True),
         progress=json.loads((last / "state.json").read_text()),
-        rows=rows(directory / ".scrpo/scrpo.db", run.name),
-        lines=[measured(json.loads(line)) for line in (run / "metrics.jsonl").read_text().splitlines()],
+        rows=all_rows(directory),
+        lines=lines(run / "metrics.jsonl"),
         checkpoints=sorted(p.name for p in (run / "checkpoints").iterdir()),
     )
 
 
-def rows(database: Path, run_id: str) -> dict[str, list[dict[str, Any]]]:
-    """All rows of all tables but `run`, in a fixed order, with the run's id taken out."""
-    tables = {"problem": "source, id", "attempt": "id", "pool_entry": "attempt_id"}
-    tables |= {"step": "step", "evaluation": "step, benchmark"}
-    with closing(sqlite3.connect(database)) as connection:
-        connection.row_factory = sqlite3.Row
-        return {
-            table: [plain(row, run_id) for row in connection.execute(f"SELECT * FROM {table} ORDER BY {order}")]
-            for table, order in tables.items()
-        }
-
-
-def plain(row: sqlite3.Row, run_id: str) -> dict[str, Any]:
-    values = {k: v.replace(run_id, "RUN") if isinstance(v, str) else v for k, v in dict(row).items()}
-    return values | ({"metrics_json": measured(json.loads(values["metrics_json"]))} if "metrics_json" in values else {})
-
-
-def measured(metrics: dict[str, Any]) -> dict[str, Any]:
-    """Metrics without what the clock and the machine decide."""
-    return {k: v for k, v in metrics.items() if k != "time" and not k.startswith(("seconds/", "memory/"))}
-
-
 def assert_same(found: Remains, expected: Remains) -> None:
     assert found.lines == expected.lines
-    for table, there in expected.rows.items():
-        assert len(found.rows[table]) == len(there), table
-        for mine, other in zip(found.rows[table], there, strict=True):
-            assert mine == other, table
+    assert_same_rows(found.rows, expected.rows)
     assert found.weights == expected.weights
     torch.testing.assert_close(found.optimizer, expected.optimizer, rtol=0, atol=0)
     assert (found.progress, found.checkpoints) == (expected.progress, expected.checkpoints)
@@ -116,11 +90,6 @@ def finished(undisturbed: Undisturbed, tmp_path: Path) -> Path:
     (run,) = (tmp_path / ".scrpo/runs").iterdir()
     execute(tmp_path, "UPDATE run SET directory = ?", str(run))
     return run
-
-
-def execute(directory: Path, statement: str, *values: str) -> list[Any]:
-    with closing(sqlite3.connect(directory / ".scrpo/scrpo.db")) as connection, connection:
-        return connection.execute(statement, values).fetchall()
 
 
 def status(directory: Path) -> str:
@@ -206,4 +175,4 @@ def test_a_run_whose_directory_is_gone_keeps_its_rows(scrpo_process, tmp_path, u
     resumed = scrpo_process("train", "--resume", "last")
     assert resumed.code == 2, resumed.err
     assert resumed.err.splitlines()[1].endswith(str(finished))
-    assert rows(tmp_path / ".scrpo/scrpo.db", finished.name) == undisturbed.remains.rows
+    assert_same_rows(all_rows(tmp_path), undisturbed.remains.rows)

@@ -57,10 +57,11 @@ def save(root: Path, progress: Progress, policy: Policy, optimizer: torch.optim.
         shutil.rmtree(final, ignore_errors=True)  # an incomplete leftover of the same step
         temporary.rename(final)
     except (OSError, RuntimeError, SafetensorError) as err:  # a full disk, in the words of each writer
+        where = f"{root} ({free_mib(root):.0f} MiB free)"
         shutil.rmtree(temporary, ignore_errors=True)
         raise RunError(
             f"The checkpoint of step {progress.step} could not be written: {err}",
-            f"{root} ({free_mib(root):.0f} MiB free)",
+            where,
             f"Free some space, then `scrpo train --resume {root.parent.name}` continues from the last complete one.",
         ) from err
     kept = complete_checkpoints(root)[-keep:]
