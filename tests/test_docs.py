@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import yaml
 
+from scrpo_cli.ablation.grid import check_arms, make_arms
 from scrpo_cli.cli.app import load_command
 from scrpo_cli.methods.advantages import group_norm
 from scrpo_cli.methods.segments import reflection_mask
@@ -92,11 +93,19 @@ def parse(line: str) -> None:
     command.make_context(" ".join(words), arguments)
     recipe = option(arguments, "--recipe", "-r") or "tiny"
     if recipe in shipped_recipes() and "--set" in OPTIONS[words]:
-        load_recipe(recipe, [b for a, b in pairwise(arguments) if a == "--set"])
+        load_recipe(recipe, values(arguments, "--set"))
+    if words == ("ablate",) and "--resume" not in arguments:
+        arms = make_arms(option(arguments, "--reflect-every"), values(arguments, "--vary"))
+        check_arms(recipe, values(arguments, "--set"), arms)
+
+
+def values(arguments: list[str], *names: str) -> list[str]:
+    """What follows each of these options."""
+    return [b for a, b in pairwise(arguments) if a in names]
 
 
 def option(arguments: list[str], *names: str) -> str | None:
-    return next((b for a, b in pairwise(arguments) if a in names), None)
+    return next(iter(values(arguments, *names)), None)
 
 
 @pytest.mark.parametrize("path", REFERENCE.pages(), ids=lambda path: path.name)
