@@ -90,7 +90,7 @@ def parse(line: str) -> None:
     words, arguments = split_command(line)
     command = load_command(words[0])
     command = command.commands[words[1]] if len(words) == 2 else command
-    command.make_context(" ".join(words), arguments)
+    command.make_context(" ".join(words), [*arguments])  # parsing empties the list
     recipe = option(arguments, "--recipe", "-r") or "tiny"
     if recipe in shipped_recipes() and "--set" in OPTIONS[words]:
         load_recipe(recipe, values(arguments, "--set"))
@@ -163,13 +163,20 @@ def test_shown_recipes_are_valid(page: Path, tmp_path: Path) -> None:
             load_recipe(path)
 
 
-def test_the_checks_above_can_fail() -> None:
-    text = "    scrpo train --reflect-evry 5\n\n`scrpo pol ls`\n"
-    (line,), (inline,) = command_lines(text), inline_commands(text)
-    with pytest.raises(Exception, match="reflect-evry"):
-        parse(line)
-    with pytest.raises(AssertionError, match="no such command"):
-        split_command(inline)
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("scrpo train --reflect-evry 5", "reflect-evry"),
+        ("scrpo train --seed one", "one"),
+        ("scrpo pol ls", "no such command"),
+        ("scrpo train --set optim.l=1", "optim.l"),
+        ("scrpo ablate --vary method.loss.tokens=reflection,al", "method.loss.tokens"),
+    ],
+)
+def test_a_wrong_line_is_found(line: str, message: str) -> None:
+    (found,) = command_lines(f"Text\n\n    {line}   # why\n\nText\n")
+    with pytest.raises(Exception, match=message):
+        parse(found)
 
 
 @pytest.mark.parametrize(("page", "config"), [("grpo", GrpoConfig()), ("scrpo", ScrpoConfig())])
