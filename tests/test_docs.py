@@ -167,7 +167,7 @@ def test_shown_recipes_are_valid(page: Path, tmp_path: Path) -> None:
     ("line", "message"),
     [
         ("scrpo train --reflect-evry 5", "reflect-evry"),
-        ("scrpo train --seed one", "one"),
+        ("scrpo train --seed one", "integer"),
         ("scrpo pol ls", "no such command"),
         ("scrpo train --set optim.l=1", "optim.l"),
         ("scrpo ablate --vary method.loss.tokens=reflection,al", "method.loss.tokens"),
