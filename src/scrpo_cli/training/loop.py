@@ -36,8 +36,9 @@ def train(run: Session) -> dict[str, Any]:
             completions = sample_asks(run.engine, run.chat, plan.asks, run.sampling, origin)
         with clock("grade"):
             groups = grade_groups(run.task, run.recipe.task.reflection, plan.asks, completions, origin)
-        change = run.method.curate(step, groups, pool)
-        credits = run.method.credit(groups)
+        with clock("credit"):
+            change = run.method.curate(step, groups, pool)
+            credits = run.method.credit(groups)
         with clock("train"):
             stats = run.updater.update(step, [c for group in completions for c in group], credits)
         run.engine.sync(run.policy.version)
