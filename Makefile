@@ -2,9 +2,11 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-# A machine without a GPU: TORCH_INDEX=https://download.pytorch.org/whl/cpu keeps CUDA out, where pip's own
-# configuration does not already offer a CPU build of torch.
-TORCH_INDEX ?=
+# Without a GPU, torch comes from PyTorch's CPU index, so that no CUDA is pulled, unless pip's configuration names a
+# folder of wheels of its own. TORCH_INDEX= (empty) takes the registry's build.
+NO_GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 || echo yes)
+WHEELS := $(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null)
+TORCH_INDEX ?= $(if $(NO_GPU),$(if $(WHEELS),,https://download.pytorch.org/whl/cpu))
 export TOKENIZERS_PARALLELISM := false
 
 .PHONY: setup demo test test-slow lint bench bench-setup tiny-model docs clean

@@ -46,6 +46,8 @@ def evaluate(
 ) -> None:
     """Benchmarks with 95% intervals clustered by problem; every sample is kept in the database."""
     from scrpo_cli.pool.db import Database
+    from scrpo_cli.pool.queries import resolve_run
+    from scrpo_cli.training.compare import compare_runs
     from scrpo_cli.training.launch import launch
 
     if run_ref and adapter:
@@ -56,13 +58,12 @@ def evaluate(
     sets = [*(set_ or []), *overrides(benchmarks, samples, turns, limit, trained)]
     resolved = with_sets(base, sets) if base and recipe is None else load_recipe(recipe or "tiny", sets)
     rows = read_rows(from_jsonl, map_) if from_jsonl else None
+    other = resolve_run(database, against, command="eval" if against == "last" else None).id if against else None
     with launch(database, "eval", resolved, resumable=False) as run:
         results = score_rows(database, run, rows) if rows is not None else sample(database, run, output)
         run.summary |= {"run": run.run_id, "benchmarks": results}
-        if against:
-            from scrpo_cli.training.compare import compare_runs
-
-            run.summary["against"] = compare_runs(database, run.run_id, against)
+        if other is not None:
+            run.summary["against"] = compare_runs(database, run.run_id, other)
     output.result(run.summary, closing(run.summary))
 
 

@@ -115,8 +115,8 @@ def _shown(data: Mapping[str, Any], evaluations: list[Evaluation]) -> Iterator[R
         table.add_row(name, Text(path))
     table.add_row("steps", str(data["steps"]))
     yield table
-    if data["summary"]:
-        yield from _section("Summary", data["summary"])
+    if plain := {name: value for name, value in data["summary"].items() if not isinstance(value, Mapping)}:
+        yield from _section("Summary", plain)  # evaluations have a table of their own below
     if last := data["last_step"]:
         yield from _section(f"Metrics of step {last['step']} ({last['phase']})", last["metrics"])
     if evaluations:

@@ -64,7 +64,7 @@ class AttemptRow(SQLModel, table=True):
     run_id: str = Field(sa_type=Text, foreign_key="run.id")
     step: int
     phase: str = Field(sa_type=Text)
-    """What the step did (`trial`, `reflection`, ...); `eval:BENCHMARK` for the answers of an evaluation."""
+    """What the step did (`trial`, `reflect`, ...); `eval:BENCHMARK` for the answers of an evaluation."""
     problem_source: str = Field(sa_type=Text)
     problem_id: str = Field(sa_type=Text)
     kind: str = Field(sa_type=Text)

@@ -58,3 +58,17 @@ def check_prompt_budget(recipe: Recipe, task: Task, chat: Chat, problems: Sequen
             f"task.max_prompt_tokens; the longest is {worst.source} {worst.id} with {tokens} tokens",
             f"Raise it (--set task.max_prompt_tokens={tokens}) or leave such problems out of the data.",
         )
+
+
+def check_context(recipe: Recipe, positions: int | None) -> None:
+    """A reflection prompt holds the problem and an earlier answer: prompt + answer + completion must fit the model."""
+    reflection = recipe.task.reflection
+    longest = recipe.rollout.max_tokens
+    shown = longest if reflection.show == "full" else min(longest, reflection.tail_tokens)
+    need = recipe.task.max_prompt_tokens + shown + longest
+    if positions is not None and need > positions:
+        raise UserError(
+            f"A reflection may need {need} tokens and the model has {positions} positions.",
+            "task.max_prompt_tokens + what is shown of the earlier answer + rollout.max_tokens",
+            "Lower task.max_prompt_tokens, rollout.max_tokens or task.reflection.tail_tokens.",
+        )

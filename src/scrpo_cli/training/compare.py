@@ -10,7 +10,7 @@ from scrpo_cli.errors import UserError
 from scrpo_cli.evaluation.metrics import paired
 from scrpo_cli.evaluation.runner import outcome
 from scrpo_cli.pool.db import Database
-from scrpo_cli.pool.queries import attempts_of, evaluations_of, resolve_run
+from scrpo_cli.pool.queries import attempts_of, evaluations_of
 from scrpo_cli.types import AttemptKind
 
 Outcomes = dict[tuple[str, str], list[float]]
@@ -39,16 +39,15 @@ def matrix(outcomes: Outcomes, keys: list[tuple[str, str]]) -> np.ndarray:
     return rows_NK
 
 
-def compare_runs(db: Database, run_id: str, against: str) -> dict[str, Any]:
-    """This eval run minus an earlier one, for every benchmark that both have scored."""
-    other = resolve_run(db, against, command="eval" if against == "last" else None)
-    theirs = {e.benchmark for e in evaluations_of(db, other.id)}
+def compare_runs(db: Database, run_id: str, other: str) -> dict[str, Any]:
+    """An eval run minus an earlier one, for every benchmark that both have scored."""
+    theirs = {e.benchmark for e in evaluations_of(db, other)}
     result = {}
     for name in sorted({e.benchmark for e in evaluations_of(db, run_id)} & theirs):
-        change = paired_outcomes(first_outcomes(db, other.id, name), first_outcomes(db, run_id, name))
+        change = paired_outcomes(first_outcomes(db, other, name), first_outcomes(db, run_id, name))
         if change is not None:
-            result[name] = change | {"run": other.id}
+            result[name] = change | {"run": other}
     if not result:
         fix = f"It scored {', '.join(sorted(theirs)) or 'nothing'}; evaluate both on the same benchmark."
-        raise UserError(f"Run {other.id} shares no scored problem with this one.", f"--against {against}", fix)
+        raise UserError(f"Run {other} shares no scored problem with this one.", f"--against {other}", fix)
     return result

@@ -8,16 +8,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
-from scrpo_cli.errors import UserError
 from scrpo_cli.evaluation.runner import Evaluator
 from scrpo_cli.methods.base import Method
 from scrpo_cli.methods.make import make_method
 from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.queries import rewind
 from scrpo_cli.recipe.models import Recipe
-from scrpo_cli.rollout.prompts import TaskPrompts, check_prompt_budget
+from scrpo_cli.rollout.prompts import TaskPrompts, check_context, check_prompt_budget
 from scrpo_cli.tracking.tracker import HasConsole, Tracker
 from scrpo_cli.training import checkpoint
 from scrpo_cli.training.checkpoint import Progress
@@ -104,7 +102,7 @@ def open_session(
     lab = open_lab(recipe)
     problems = lab.task.problems(recipe.task.train)
     check_prompt_budget(recipe, lab.task, lab.chat, problems)
-    check_context(recipe, lab.policy.model)
+    check_context(recipe, getattr(lab.policy.model.config, "max_position_embeddings", None))
     method = make_method(recipe, TaskPrompts(recipe, lab.task, lab.chat, problems))
     updater = Updater(lab.policy, recipe)
     newest = checkpoint.newest(directory / "checkpoints") if resume else None
@@ -127,18 +125,3 @@ def open_session(
         tracker=tracker,
         progress=progress,
     )
-
-
-def check_context(recipe: Recipe, model: Any) -> None:
-    """A reflection prompt holds the problem and an earlier answer: prompt + answer + completion must fit the model."""
-    limit = getattr(model.config, "max_position_embeddings", None)
-    reflection = recipe.task.reflection
-    longest = recipe.rollout.max_tokens
-    shown = longest if reflection.show == "full" else min(longest, reflection.tail_tokens)
-    need = recipe.task.max_prompt_tokens + shown + longest
-    if limit is not None and need > limit:
-        raise UserError(
-            f"A reflection may need {need} tokens and the model has {limit} positions.",
-            "task.max_prompt_tokens + what is shown of the earlier answer + rollout.max_tokens",
-            "Lower task.max_prompt_tokens, rollout.max_tokens or task.reflection.tail_tokens.",
-        )
