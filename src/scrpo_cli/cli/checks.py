@@ -217,11 +217,14 @@ def check_data(examination: Examination) -> Iterator[Check]:
 
 def check_budget(examination: Examination) -> Iterator[Check]:
     """Every prompt of the training set against task.max_prompt_tokens."""
-    from scrpo_cli.rollout.prompts import check_prompt_budget
+    from scrpo_cli.rollout.prompts import check_context, check_prompt_budget
 
     check_prompt_budget(examination.recipe, examination.task, examination.chat, examination.problems)
     limit = examination.recipe.task.max_prompt_tokens
     yield Check("prompt budget", "ok", f"all {len(examination.problems):,} prompts have at most {limit} tokens")
+    if sizes := examination.budget.sizes:
+        check_context(examination.recipe, sizes.positions)
+        yield Check("context", "ok", f"a reflection with its prompt fits the model's {sizes.positions} positions")
 
 
 def check_grader(examination: Examination) -> Iterator[Check]:

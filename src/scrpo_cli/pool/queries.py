@@ -111,6 +111,12 @@ def finish_run(db: Database, run_id: str, status: str, summary: Mapping[str, Any
         connection.execute(update(RUN).where(RUN.c.id == run_id).values(values))
 
 
+def reopen_run(db: Database, run_id: str) -> None:
+    """Mark a run that is taken up again as running."""
+    with db.write() as connection:
+        connection.execute(update(RUN).where(RUN.c.id == run_id).values(status="running", finished_at=None))
+
+
 def list_runs(
     db: Database, *, limit: int | None = None, status: str | None = None, sweep: str | None = None
 ) -> list[RunRow]:

@@ -85,7 +85,8 @@ def _row(row: Mapping[str, Any], where: str) -> ResponseRow | PairRow:
     if "id" not in row and "problem" not in row:
         raise UserError("the line has neither 'id' nor 'problem'", where, f"name them with --map, or {REFUSED}")
     if "response" not in row:
-        raise UserError(f"the field 'response' is missing (there: {', '.join(row)})", where, f"name it with --map, or {REFUSED}")
+        what = f"the field 'response' is missing (there: {', '.join(row)})"
+        raise UserError(what, where, f"name it with --map, or {REFUSED}")
     key = text_field(row, "id" if "id" in row else "problem", where)
     return ResponseRow(
         id=key,

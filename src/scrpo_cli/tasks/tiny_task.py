@@ -60,7 +60,8 @@ class TinyTask:
 
     def problems(self, cfg: ProblemsConfig) -> Sequence[Problem]:
         if cfg.source != "tiny":
-            raise UserError(f"the task 'tiny' has no source {cfg.source!r}", "task source", "use source: tiny, or a recipe whose task is math")
+            fix = "use source: tiny, or a recipe whose task is math"
+            raise UserError(f"the task 'tiny' has no source {cfg.source!r}", "task source", fix)
         if cfg.split not in SPLITS:
             fix = f"use one of {', '.join(SPLITS)}"
             raise UserError(f"the source 'tiny' has no split {cfg.split!r}", "task split", fix)

@@ -46,6 +46,8 @@ class Sizes:
     peak: int
     dtype: str
     device: str
+    positions: int | None
+    """How long a sequence the model can take."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,7 @@ def model_sizes(recipe: Recipe) -> Sizes:
         peak=memory["weights"] + memory["adapter"] + max(training, generating),
         dtype=str(dtype).removeprefix("torch."),
         device=device,
+        positions=getattr(config.get_text_config(), "max_position_embeddings", None),
     )
 
 

@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 
 from scrpo_cli.errors import Interrupted, UserError
 from scrpo_cli.pool.db import DEFAULT_PATH, Database
-from scrpo_cli.pool.queries import finish_run, new_run_id, resolve_run, start_run
+from scrpo_cli.pool.queries import finish_run, new_run_id, reopen_run, resolve_run, start_run
 from scrpo_cli.recipe.models import Recipe
 
 
@@ -77,6 +77,7 @@ def relaunch(db: Database, command: str, ref: str) -> Iterator[Launch]:
         recipe = Recipe.model_validate_json(row.recipe_json)
         again = f"Continue with `{resume_command(db, command, row.id)}`."
         run = Launch(row.id, directory, recipe, True, again, json.loads(row.summary_json))
+        reopen_run(db, row.id)
         with closed_at_end(db, run):
             yield run
 
