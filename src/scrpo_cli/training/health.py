@@ -23,6 +23,7 @@ def step_metrics(
     ages = np.array([step - e.added_step for e in pool])
     metrics = {
         f"{plan.phase}/reward": right.mean(),
+        f"{plan.phase}/tokens": lengths.sum(),
         f"{plan.phase}/length": lengths.mean(),
         f"{plan.phase}/truncated": np.mean([a.truncated for a in attempts]),
         f"{plan.phase}/unparsable": np.mean([a.grade.verdict is Verdict.UNPARSABLE for a in attempts]),
