@@ -1,0 +1,38 @@
+"""The Python part of the GPU smoke run, on a CPU with a two-layer model: it must find both kinds of step trained."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import smoke
+
+
+def test_smoke_run_on_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.setattr("sys.argv", ["smoke.py", "--shape", "two-layers", "--steps", "2", "--out", str(tmp_path)])
+    assert smoke.main() == 0
+    [path] = tmp_path.glob("gpu-smoke-*.json")
+    data = json.loads(path.read_text())
+    trial, reflection = data["steps"]
+    assert trial["train/tokens"] > 0
+    assert reflection["train/tokens"] > 0
+    assert 0 < trial["trial/reward"] < 1
+    assert data["failures"] == []
+    assert str(path) in capsys.readouterr().out
+
+
+def step(kind: str, **values: float) -> dict[str, float]:
+    return {"step": 1, f"{kind}/reward": 0.5, "train/tokens": 10.0, **values}
+
+
+@pytest.mark.parametrize("bad", [{"train/loss": math.nan}, {"train/loss": None}, {"train/tokens": 0.0}])
+def test_what_a_smoke_run_calls_a_failure(bad: dict[str, float]) -> None:
+    good = [step("trial"), step("reflect")]
+    assert smoke.failures(good) == []
+    assert len(smoke.failures([step("trial"), step("reflect", **bad)])) == 1
+
+
+def test_a_run_without_a_reflection_step_fails() -> None:
+    assert smoke.failures([step("trial")]) == ["no reflect step trained a token"]
