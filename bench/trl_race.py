@@ -74,7 +74,9 @@ class Ours:
         origin = Origin("race", self.recipe.seed, step, "rollout")
         completions = sample_asks(lab.engine, lab.chat, asks, lab.sampling, origin)
         sampled = time.perf_counter()
-        credits = self.method.credit(grade_groups(lab.task, self.recipe.task.reflection, asks, completions, origin))
+        reflection = self.recipe.task.reflection
+        groups = grade_groups(lab.task, reflection, asks, completions, origin, lab.chat.prefill)
+        credits = self.method.credit(groups)
         credited = time.perf_counter()
         flat = [c for group in completions for c in group]
         self.updater.update(step, flat, credits)

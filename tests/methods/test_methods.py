@@ -144,6 +144,7 @@ def test_a_marker_rehearsed_while_thinking_does_not_count():
     assert graded_text(text, SEGMENTS) == " 1"
     assert mask_of(text).sum() == len(text) - 2
     assert graded_text("<think>Corrected Solution: 9</think>no", SEGMENTS) is None
+    assert graded_text("<think>Corrected Solution: 9", SEGMENTS) is None
 
 
 def test_thinking_can_be_left_out_of_the_reflection():

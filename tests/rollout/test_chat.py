@@ -87,3 +87,9 @@ def test_a_reflection_prompt_says_that_the_answer_was_wrong_and_not_what_is_righ
     assert reflection_messages(told, FIRST, problem, "3", TOKENIZER)[2]["content"].endswith("The right answer is 2.")
     silent = TaskConfig(reflection=ReflectionConfig(reveal_wrong=False))
     assert reflection_messages(silent, FIRST, problem, "3", TOKENIZER)[2]["content"] == silent.check_prompt
+
+
+def test_thinking_that_the_template_opens_is_found():
+    opens = TOKENIZER.chat_template.replace("'<|assistant|>'", "'<|assistant|><think>\\n'")
+    assert with_template(opens).prefill == "<think>"
+    assert Chat(TOKENIZER).prefill == ""

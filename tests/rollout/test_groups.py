@@ -11,6 +11,7 @@ from scrpo_cli.rollout.fake import FakeEngine
 from scrpo_cli.rollout.groups import Origin, grade_groups, sample_asks
 from scrpo_cli.rollout.prompts import TaskPrompts, check_prompt_budget
 from scrpo_cli.tasks import make_task
+from scrpo_cli.tasks.math import MathTask
 from scrpo_cli.types import AttemptKind, PoolEntry, Verdict
 
 RECIPE = load_recipe("tiny", ["optim.prompts_per_step=3"])
@@ -44,7 +45,7 @@ def test_asks_become_groups_with_deterministic_ids_and_the_right_grades():
         return f"\\boxed{{{PROBLEMS[key.index // 3].answer if key.index % 3 else 1000}}}"
 
     completions = sample_asks(FakeEngine(TOKENIZER, answer), CHAT, asks, Sampling(1.0, 50), ORIGIN)
-    groups = grade_groups(TASK, RECIPE.task.reflection, asks, completions, ORIGIN)
+    groups = grade_groups(TASK, RECIPE.task.reflection, asks, completions, ORIGIN, "")
     assert [[a.id for a in g.attempts] for g in groups] == [[f"run:1:{g}:{s}" for s in range(3)] for g in range(2)]
     assert [list(g.rewards_G) for g in groups] == [[0, 1, 1]] * 2
     assert all(a.turn == 1 and a.parent is None for g in groups for a in g.attempts)
@@ -64,7 +65,7 @@ def test_of_a_correction_only_the_solution_segment_is_graded(text, verdict):
     ask = prompts().reflection(entry, 1)
     engine = FakeEngine(TOKENIZER, lambda prompt, key: text.replace("RIGHT", PROBLEMS[0].answer))
     completions = sample_asks(engine, CHAT, [ask], Sampling(1.0, 200), ORIGIN)
-    [attempt] = grade_groups(TASK, RECIPE.task.reflection, [ask], completions, ORIGIN)[0].attempts
+    [attempt] = grade_groups(TASK, RECIPE.task.reflection, [ask], completions, ORIGIN, "")[0].attempts
     assert attempt.grade.verdict is verdict
     assert (attempt.kind, attempt.turn, attempt.parent) == (AttemptKind.CORRECTION, 2, "bad")
 
@@ -88,3 +89,13 @@ def test_prompts_over_the_budget_are_refused_before_anything_is_sampled():
         check_prompt_budget(small, TASK, CHAT, PROBLEMS[:50])
     with pytest.raises(UserError, match="empty"):
         check_prompt_budget(RECIPE, TASK, CHAT, [])
+
+
+def test_a_box_inside_an_unfinished_thought_is_no_answer_where_the_template_opened_it():
+    ask = prompts().first(PROBLEMS[0], 2)
+    texts = ["hm \\boxed{RIGHT} but", "hm </think>\\boxed{RIGHT}"]
+    engine = FakeEngine(TOKENIZER, lambda prompt, key: texts[key.index].replace("RIGHT", PROBLEMS[0].answer))
+    completions = sample_asks(engine, CHAT, [ask], Sampling(1.0, 200), ORIGIN)
+    cfg = load_recipe("scrpo-base").task
+    [group] = grade_groups(MathTask(cfg), cfg.reflection, [ask], completions, ORIGIN, "<think>")
+    assert [a.grade.verdict for a in group.attempts] == [Verdict.UNPARSABLE, Verdict.CORRECT]

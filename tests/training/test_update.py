@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from training.tiny_policy import VOCABULARY, random_policy
 
+from scrpo_cli.errors import RunError
 from scrpo_cli.methods.base import Credits, flat_credit, no_credit
 from scrpo_cli.recipe.models import Recipe
 from scrpo_cli.training.update import Updater, learning_rate, microbatches, minibatches, weighted_rows
@@ -134,3 +135,28 @@ def test_learning_rate_schedules():
     assert [learning_rate(s, linear) for s in (1, 6, 10)] == pytest.approx([1, 0.5, 0.1])
     cosine = recipe(lr=1.0, schedule="cosine", steps=10)
     assert learning_rate(6, cosine) == pytest.approx(0.5)
+
+
+def test_out_of_cuda_memory_halves_the_micro_batches_and_keeps_the_gradient(monkeypatch):
+    completions, credits = rows(6)
+    whole = gradient(completions, credits, "masked_tokens", tokens=10_000)
+    updater = Updater(POLICY, recipe(tokens_per_microbatch=100))
+    backward = updater.backward
+
+    def small_card(micro):
+        loss = backward(micro)
+        if max(r.length for r in micro) * len(micro) > 30:
+            raise torch.cuda.OutOfMemoryError("too much")
+        return loss
+
+    monkeypatch.setattr(updater, "backward", small_card)
+    POLICY.model.zero_grad()
+    batch = weighted_rows(completions, credits, Credits(credits, "masked_tokens"), recipe())
+    with pytest.warns(UserWarning, match="micro-batches of 25 tokens now"):
+        updater.accumulate(batch)
+    got = np.concatenate([p.grad.flatten().numpy() for p in POLICY.trainable()])
+    assert got == pytest.approx(whole, abs=float(1e-5 * np.abs(whole).max()))
+    updater.microbatch_tokens = 1
+    monkeypatch.setattr(updater, "backward", lambda micro: (_ for _ in ()).throw(torch.cuda.OutOfMemoryError()))
+    with pytest.raises(RunError, match="single row"):
+        updater.accumulate(batch)

@@ -61,7 +61,7 @@ class Evaluator:
     def sample(self, asks: Sequence[Ask], prefix: str, name: str, part: str) -> list[Group]:
         origin = Origin(f"{prefix}:{part}", self.recipe.seed, 0, f"eval:{name}:{part}")
         completions = sample_asks(self.engine, self.chat, asks, self.sampling, origin)
-        return grade_groups(self.task, self.recipe.task.reflection, asks, completions, origin)
+        return grade_groups(self.task, self.recipe.task.reflection, asks, completions, origin, self.chat.prefill)
 
     def second_turns(self, first: Sequence[Group], prefix: str, name: str) -> list[Attempt]:
         """One second turn of every first answer, without a word on whether it was right (SCoRe)."""
@@ -72,7 +72,9 @@ class Evaluator:
         prompts = [self.chat.second_turn(messages[a.problem.id], a.completion, follow_up) for a in parents]
         completions = sample_prompts(self.engine, prompts, self.sampling, origin)
         asks = [Ask(a.problem, [user(follow_up)], 1, AttemptKind.CHECK, as_entry(a)) for a in parents]
-        groups = grade_groups(self.task, self.recipe.task.reflection, asks, [[c] for c in completions], origin)
+        groups = grade_groups(
+            self.task, self.recipe.task.reflection, asks, [[c] for c in completions], origin, self.chat.prefill
+        )
         return flat(groups)
 
     def repairs(self, first: Sequence[Group], prefix: str, name: str) -> list[Group]:

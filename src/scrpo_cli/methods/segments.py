@@ -15,8 +15,10 @@ def solution_start(text: str, cfg: ReflectionConfig) -> int | None:
 
     The last marker outside a thinking block counts: a model that thinks may rehearse the headings.
     """
-    after_think = text.rfind("</think>") + 1
-    at = text.rfind(cfg.solution, after_think)
+    closed = text.rfind("</think>")
+    if text.rfind("<think>") > closed:
+        return None  # cut off while thinking
+    at = text.rfind(cfg.solution, closed + 1)
     return None if at < 0 else at + len(cfg.solution)
 
 

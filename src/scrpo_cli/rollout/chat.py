@@ -8,6 +8,7 @@ that drop earlier `<think>` blocks), the second prompt is rendered as a sequence
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 from scrpo_cli.errors import UserError
@@ -50,6 +51,13 @@ class Chat:
         if suffix is None or not extends:
             return self.ids([*messages, assistant(completion.text), user(follow_up)])
         return [*completion.prompt_ids, *completion.ids, *self.tokenizer.encode(suffix, add_special_tokens=False)]
+
+    @cached_property
+    def prefill(self) -> str:
+        """`<think>` where the template writes it at the start of every answer (R1 models), else nothing. It belongs
+        to the answer's text though it was not sampled.
+        """
+        return "<think>" if self.render([user("q")]).rstrip().endswith("<think>") else ""
 
     @property
     def keeps_turns(self) -> bool:

@@ -49,10 +49,14 @@ def grade_groups(
     asks: Sequence[Ask],
     completions: Sequence[Sequence[Completion]],
     origin: Origin,
+    prefill: str,
 ) -> list[Group]:
-    """Grade all completions at once (the task does it in parallel) and put them into groups."""
+    """Grade all completions at once (the task does it in parallel) and put them into groups.
+
+    What is graded is `prefill` (`Chat.prefill`) + completion: a box inside an unfinished thought is no answer.
+    """
     pairs = [(ask, c) for ask, group in zip(asks, completions, strict=True) for c in group]
-    grades = iter(grade_texts(task, reflection, [(ask.problem, ask.kind, c.text) for ask, c in pairs]))
+    grades = iter(grade_texts(task, reflection, [(ask.problem, ask.kind, prefill + c.text) for ask, c in pairs]))
     groups = []
     for g, (ask, sampled) in enumerate(zip(asks, completions, strict=True)):
         parent = ask.parent.attempt_id if ask.parent else None

@@ -45,7 +45,7 @@ def collect_samples(db: Database, run: Launch, lab: Lab, report: Report) -> None
         asks = [Ask(p, lab.task.messages(p), recipe.rollout.group_size) for p in problems[start : start + size]]
         origin = Origin(f"{run.run_id}:{step}", recipe.seed, step, "collect")
         completions = sample_asks(lab.engine, lab.chat, asks, lab.sampling, origin)
-        groups = grade_groups(lab.task, recipe.task.reflection, asks, completions, origin)
+        groups = grade_groups(lab.task, recipe.task.reflection, asks, completions, origin, lab.chat.prefill)
         decisions = decide(groups, *filters(recipe), recipe.seed, step)
         store(db, run, step, groups, decisions)
         report("\n".join(glance(g) for g in groups[:SHOWN]))

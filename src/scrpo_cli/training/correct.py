@@ -51,7 +51,7 @@ def correct_batch(run: Launch, lab: Lab, entries: Sequence[PoolEntry], step: int
     asks = [ask(lab, entry, run.summary["samples"]) for entry in entries]
     origin = Origin(f"{run.run_id}:{step}", lab.recipe.seed, step, "correct")
     completions = sample_asks(lab.engine, lab.chat, asks, lab.sampling, origin)
-    groups = grade_groups(lab.task, lab.recipe.task.reflection, asks, completions, origin)
+    groups = grade_groups(lab.task, lab.recipe.task.reflection, asks, completions, origin, lab.chat.prefill)
     return [a for g in groups for a in g.attempts]
 
 

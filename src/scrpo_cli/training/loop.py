@@ -35,7 +35,9 @@ def train(run: Session) -> dict[str, Any]:
             origin = Origin(f"{run.run_id}:{step}", run.recipe.seed, step, "rollout")
             completions = sample_asks(run.engine, run.chat, plan.asks, run.sampling, origin)
         with clock("grade"):
-            groups = grade_groups(run.task, run.recipe.task.reflection, plan.asks, completions, origin)
+            groups = grade_groups(
+                run.task, run.recipe.task.reflection, plan.asks, completions, origin, run.chat.prefill
+            )
         with clock("credit"):
             change = run.method.curate(step, groups, pool)
             credits = run.method.credit(groups)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from scrpo_cli.errors import RunError
 from scrpo_cli.methods.advantages import token_weights
 from scrpo_cli.methods.base import Credits
 from scrpo_cli.recipe.models import Recipe
@@ -37,6 +39,7 @@ class Updater:
     def __init__(self, policy: Policy, recipe: Recipe) -> None:
         self.policy, self.recipe, self.optim = policy, recipe, recipe.optim
         cfg = recipe.optim
+        self.microbatch_tokens = cfg.tokens_per_microbatch
         self.optimizer = torch.optim.AdamW(
             policy.trainable(), lr=cfg.lr, betas=cfg.betas, weight_decay=cfg.weight_decay
         )
@@ -51,10 +54,25 @@ class Updater:
             rows = weighted_rows([completions[i] for i in part], [credits.rows[i] for i in part], credits, self.recipe)
             if not rows:
                 continue
-            for micro in microbatches(rows, self.optim.tokens_per_microbatch):
-                stats.append(self.backward(micro))
+            stats += self.accumulate(rows)
             norms.append(self.step())
         return summary(stats, norms) | {"train/lr": learning_rate(step, self.recipe)}
+
+    def accumulate(self, rows: Sequence[TrainRow]) -> list[dict[str, torch.Tensor]]:
+        """Gradients of one optimizer step. Out of CUDA memory, it starts over with half the tokens a micro-batch."""
+        try:
+            return [self.backward(micro) for micro in microbatches(rows, self.microbatch_tokens)]
+        except torch.cuda.OutOfMemoryError as err:
+            self.optimizer.zero_grad(set_to_none=True)
+            torch.cuda.empty_cache()
+            longest = max(row.length for row in rows)
+            if self.microbatch_tokens <= longest:
+                what = f"Out of CUDA memory with a single row of {longest} tokens."
+                fix = "Set model.gradient_checkpointing, or lower rollout.max_tokens or optim.logits_chunk."
+                raise RunError(what, f"model.name: {self.recipe.model.name}", fix) from err
+            self.microbatch_tokens //= 2
+            warnings.warn(f"out of CUDA memory: micro-batches of {self.microbatch_tokens} tokens now", stacklevel=2)
+        return self.accumulate(rows)
 
     def backward(self, rows: Sequence[TrainRow]) -> dict[str, torch.Tensor]:
         """Forward and backward of one micro-batch; gradients add up in the parameters."""
