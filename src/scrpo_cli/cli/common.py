@@ -60,14 +60,15 @@ class Output:
         """A line (plain text: brackets stay brackets) or a Rich renderable on stderr."""
         self.console.print(text, markup=False, soft_wrap=isinstance(text, str))
 
-    def result(self, data: Mapping[str, Any], text: RenderableType) -> None:
-        """The answer: `data` as one JSON document under --json, else `text` for a reader."""
+    def result(self, data: Mapping[str, Any], *parts: RenderableType) -> None:
+        """The answer: `data` as one JSON document under --json, else `parts` for a reader; strings are not folded."""
         if self.json:
             write_json(data)
             return
         from rich.console import Console
 
-        Console(highlight=False).print(text, markup=False, soft_wrap=isinstance(text, str))
+        for part in parts:
+            Console(highlight=False).print(part, markup=False, soft_wrap=isinstance(part, str))
 
 
 def refuse_with_resume(resume: str | None, given: Mapping[str, Any]) -> None:

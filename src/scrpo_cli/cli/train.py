@@ -77,14 +77,12 @@ def overrides(set_: list[str] | None, seed: int | None, reflect_every: str | Non
 
 def show_budget(recipe: Recipe, output: Output) -> None:
     import yaml
-    from rich.console import Group
-
     from scrpo_cli.training.budget import estimate, render
 
     data = recipe.model_dump(mode="json")
     budget = estimate(recipe)
     text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=100)
-    output.result({"recipe": data, "budget": budget.as_dict()}, Group(text, render(budget)))
+    output.result({"recipe": data, "budget": budget.as_dict()}, text, render(budget))
 
 
 def closing(run: Launch, database: str) -> Any:
