@@ -77,6 +77,7 @@ def overrides(set_: list[str] | None, seed: int | None, reflect_every: str | Non
 
 def show_budget(recipe: Recipe, output: Output) -> None:
     import yaml
+
     from scrpo_cli.training.budget import estimate, render
 
     data = recipe.model_dump(mode="json")
