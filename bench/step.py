@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import torch
 from measuring import machine, save, shown, spread
 from rich.console import Console
 from rich.table import Table
@@ -84,6 +85,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="K=V", help="override a recipe key")
     parser.add_argument("--out", type=Path, help="where the JSON file goes (default bench/results)")
     args = parser.parse_args()
+    torch.set_num_threads(1)
     repeats = 2 if args.quick else args.repeats
     recipe = load_recipe("tiny", [*FIXED, f"optim.steps={2 * repeats + 2}", *args.set])  # the first two warm up
     before, steps = machine(), measured(recipe)[1:]

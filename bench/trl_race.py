@@ -270,6 +270,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="K=V", help="override a recipe key")
     parser.add_argument("--out", type=Path, help="where the JSON file goes (default bench/results)")
     args = parser.parse_args()
+    torch.set_num_threads(1)
     console, skip = Console(), 1 if args.quick else 2
     recipe = load_recipe("tiny-grpo", [*FIXED, *args.set])
     before = machine()
