@@ -38,14 +38,10 @@ def before_after(evaluations: Mapping[str, Any]) -> Table:
     return table
 
 
-def places(rows: Mapping[str, str]) -> Table:
-    """Where things lie: label and path."""
-    table = Table(box=None, show_header=False)
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    for label, path in rows.items():
-        table.add_row(label, path)
-    return table
+def places(rows: Mapping[str, str]) -> str:
+    """Where things lie: label and path, a line each, never folded so that paths can be copied."""
+    width = max(len(label) for label in rows)
+    return "\n".join(f"{label:<{width}}  {path}" for label, path in rows.items())
 
 
 TWO_TURNS = {"t1": "t1", "t2": "t2", "delta": "delta(t1, t2)", "i2c": "i->c", "c2i": "c->i", "fix_rate": "fix rate"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,6 +21,8 @@ from scrpo_cli.recipe.load import load_recipe
 from scrpo_cli.recipe.models import Recipe
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from scrpo_cli.training.launch import Launch
 
 ReflectOption = Annotated[
@@ -64,7 +66,7 @@ def train(
         from scrpo_cli.training.run import run_training
 
         run.summary |= run_training(database, run, output)
-    output.result(run.summary, closing(run, str(database.url)))
+    output.result(run.summary, *closing(run, str(database.url)))
 
 
 def overrides(set_: list[str] | None, seed: int | None, reflect_every: str | None) -> list[str]:
@@ -86,13 +88,11 @@ def show_budget(recipe: Recipe, output: Output) -> None:
     output.result({"recipe": data, "budget": budget.as_dict()}, text, render(budget))
 
 
-def closing(run: Launch, database: str) -> Any:
+def closing(run: Launch, database: str) -> tuple[RenderableType, str]:
     """Before and after in one table, and where everything lies."""
-    from rich.console import Group
-
     from scrpo_cli.cli.tables import before_after, places
 
     summary = run.summary
     rows = {"run": run.run_id, "database": database, "adapter": summary["adapter"], "metrics": summary["metrics"]}
-    rows |= {"continue or look": f"scrpo runs show {run.run_id}"}
-    return Group(before_after(summary["eval"]), places(rows))
+    rows |= {"more": f"scrpo runs show {run.run_id}"}
+    return before_after(summary["eval"]), places(rows)
