@@ -127,6 +127,7 @@ def run_scrpo(
 
 
 def _main(args: list[str], directory: Path, files: list[Path], hooks: list[Hook], environment: dict[str, str]) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite that runs in the background inherits "ignore"
     os.chdir(directory)
     for name in UNSET:
         os.environ.pop(name, None)

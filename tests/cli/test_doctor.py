@@ -114,7 +114,8 @@ def test_data_that_is_not_there(doctor, monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_benchmark_that_is_not_there_is_a_warning(doctor, tmp_path: Path) -> None:
     row = {"id": "1", "problem": "1+1?", "answer": "2"}
     (tmp_path / "mine.jsonl").write_text(json.dumps(row))
-    sets = ("--set", "task.name=math", "--set", "task.train={source: mine.jsonl}", "--set", "task.validation=")
+    sets = ("--set", "task.name=math", "--set", "task.train={source: mine.jsonl}")
+    sets += ("--set", "task.validation=", "--set", "task.test=")
     outcome, found = doctor(*sets, "--set", "eval.benchmarks=[no-such-set]")
     assert (outcome.code, statuses(found)["benchmark"]) == (0, ["warn"])
 
