@@ -4,7 +4,7 @@ Nothing is downloaded. Random weights answer every problem wrong, and a group wi
 nothing; so the model first learns 16 problems by heart, half of its examples wrong. Its tokenizer is the embedded one
 and emits small ids only; the embedding has the real number of rows, so that logits have their real size.
 
-    python bench/gpu/smoke.py [--shape qwen2.5-0.5b] [--steps 4] [--out DIR]
+    python bench/gpu/smoke.py [--shape qwen2.5-0.5b] [--steps 4] [--set K=V ...] [--out DIR]
 """
 
 from __future__ import annotations
@@ -107,12 +107,12 @@ def answer(problem: Problem, off: int) -> str:
 
 def warm_up(model: Any, data: Sequence[Example], lr: float, console: Console) -> tuple[float, int]:
     """Supervised steps until the examples are known by heart (0.1 nats a token, of which the coin toss between right
-    and wrong is about 0.02), 600 at most. Returns the last loss and the number of steps.
+    and wrong is about 0.02), 1,000 at most. Returns the last loss and the number of steps.
     """
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.0)
     order = torch.Generator().manual_seed(0)
     recent = math.inf
-    for step in range(1, 601):
+    for step in range(1, 1001):
         for group in optimizer.param_groups:
             group["lr"] = lr * min(1.0, step / 20)
         rows = [data[i] for i in torch.randperm(len(data), generator=order)[:16].tolist()]
@@ -132,10 +132,12 @@ def warm_up(model: Any, data: Sequence[Example], lr: float, console: Console) ->
     return recent, step
 
 
-def train(model: Path, steps: int, directory: Path) -> list[dict[str, float]]:
+def train(model: Path, steps: int, directory: Path, sets: Sequence[str]) -> list[dict[str, float]]:
     """`scrpo train` in a process of its own; the metrics of each step. Raises CalledProcessError where it fails."""
     command = [sys.executable, "-m", "scrpo_cli", "train", "--recipe", str(RECIPE), "--json", "--debug"]
-    command += ["--db", str(directory / "smoke.db"), "--set", f"model.name={model}", "--set", f"optim.steps={steps}"]
+    command += ["--db", str(directory / "smoke.db")]
+    for item in (*sets, f"model.name={model}", f"optim.steps={steps}"):
+        command += ["--set", item]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     metrics = Path(json.loads(done.stdout)["metrics"])
     return [json.loads(line) for line in metrics.read_text().splitlines()]
@@ -165,16 +167,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--shape", choices=SHAPES, default="qwen2.5-0.5b")
     parser.add_argument("--steps", type=int, default=4, help="trial and reflection in turn (default 4)")
+    parser.add_argument("--set", action="append", default=[], metavar="K=V", help="override a recipe key")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "out")
     args = parser.parse_args()
     console, before = Console(), machine()
     with tempfile.TemporaryDirectory() as directory:
         model = Path(directory) / "model"
-        built = build(args.shape, model, load_recipe(RECIPE), console)
+        built = build(args.shape, model, load_recipe(RECIPE, args.set), console)
         console.print(f"{built['parameters']:,} parameters, warmed up in {built['warm_up']['seconds']:.0f} s")
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        steps = train(model, args.steps, Path(directory))
+        steps = train(model, args.steps, Path(directory), args.set)
     console.print(table(steps))
     wrong = failures(steps)
     console.print("\n".join(wrong) if wrong else "Every value is finite; both kinds of step trained.")

@@ -11,7 +11,9 @@ import smoke
 
 
 def test_smoke_run_on_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    monkeypatch.setattr("sys.argv", ["smoke.py", "--shape", "two-layers", "--steps", "2", "--out", str(tmp_path)])
+    few = ["--set", "task.train.limit=4", "--set", "optim.prompts_per_step=4"]
+    args = ["smoke.py", "--shape", "two-layers", "--steps", "2", *few, "--out", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", args)
     assert smoke.main() == 0
     [path] = tmp_path.glob("gpu-smoke-*.json")
     data = json.loads(path.read_text())
