@@ -121,7 +121,9 @@ def test_editing_the_recipe_does_not_change_a_sweep(scrpo, executor, tmp_path):
         ("ablate --reflect-every 5,sometimes", "reflect_every"),
         ("ablate --reflect-every 5,10 --set optim.max_generated_tokens=null", "no budget"),
         ("ablate --reflect-every 5,10 --executor moon", "no executor 'moon'"),
-        ("ablate --resume last --vary optim.lr=1,2", "keeps its arms"),
+        ("ablate --resume last --vary optim.lr=1,2", "keeps the recipe and options"),
+        ("ablate --resume last --recipe tiny-grpo", "keeps the recipe and options"),
+        ("ablate --resume last --seeds 3", "keeps the recipe and options"),
     ],
 )
 def test_bad_input_exits_2_and_leaves_nothing(scrpo, executor, tmp_path, line, what):

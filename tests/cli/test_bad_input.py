@@ -71,6 +71,7 @@ def test_a_recipe_error_names_file_line_and_nearest_key(scrpo, tmp_path, text, w
         ("train -r tiny-grpo --reflect-every 5", "Unknown key 'method.reflect_every'", "--set method.reflect_every=5"),
         ("train --reflect-every 0", "or 'never', got 0", "--set method.reflect_every=0"),
         ("train --resume x --set seed=1 --seed 2", "keeps the recipe and options", "--resume x"),
+        ("train --resume x --recipe tiny", "keeps the recipe and options", "--resume x"),
         ("collect --resume x --pool p --limit 3", "keeps the recipe and options", "--resume x"),
         ("correct --resume x --samples 2", "keeps the recipe and options", "--resume x"),
         ("collect --limit 0", "Invalid value for '--limit'", "scrpo collect"),

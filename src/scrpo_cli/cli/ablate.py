@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from scrpo_cli.cli.common import DbOption, DebugOption, JsonOption, Output, QuietOption, RecipeOption, SetOption
+from scrpo_cli.cli.common import (
+    DEFAULT_RECIPE,
+    DbOption,
+    DebugOption,
+    JsonOption,
+    Output,
+    QuietOption,
+    RecipeOption,
+    SetOption,
+    refuse_with_resume,
+)
 from scrpo_cli.errors import Interrupted, RunError, UserError
 from scrpo_cli.recipe.load import load_recipe
 
@@ -28,12 +38,20 @@ VaryOption = Annotated[
     list[str] | None, typer.Option("--vary", metavar="K=a,b", help="Arms: values of a recipe key; repeat for a grid.")
 ]
 
+DEFAULT_SEEDS = 2
+SeedsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--seeds", min=1, show_default=str(DEFAULT_SEEDS), help="Runs of each arm, from the recipe's seed on."
+    ),
+]
+
 
 def ablate(
-    recipe: RecipeOption = "tiny",
+    recipe: RecipeOption = None,
     reflect_every: ReflectOption = None,
     vary: VaryOption = None,
-    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Runs of each arm, from the recipe's seed on.")] = 2,
+    seeds: SeedsOption = None,
     jobs: Annotated[int, typer.Option("--jobs", min=1, help="Runs at a time.")] = 1,
     executor: Annotated[str, typer.Option("--executor", help="Where runs run: local.")] = "local",
     resume: Annotated[
@@ -53,14 +71,13 @@ def ablate(
     output = Output(json, quiet)
     if executor not in EXECUTORS:
         raise UserError(f"There is no executor '{executor}'", "--executor", f"One of: {', '.join(EXECUTORS)}.")
-    if resume is not None and (reflect_every or vary or set_):
-        fix = "Drop --reflect-every, --vary and --set, or start a new sweep."
-        raise UserError("A resumed sweep keeps its arms and its recipe", f"--resume {resume}", fix)
+    started_with = {"--recipe": recipe, "--reflect-every": reflect_every, "--vary": vary or None, "--seeds": seeds}
+    refuse_with_resume(resume, {**started_with, "--set": set_ or None})
     if resume is not None:
         with Database.open(db, create=False) as database:
             sweep = find_sweep(database, resume)
     else:
-        sweep = new_sweep(recipe, reflect_every, vary or (), seeds, set_ or (), db)
+        sweep = new_sweep(recipe or DEFAULT_RECIPE, reflect_every, vary or (), seeds or DEFAULT_SEEDS, set_ or (), db)
     with Database.open(db) as database, locked(sweep):
         finish(database, sweep, LocalExecutor(jobs, say=output.say), db, output)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from scrpo_cli.cli.common import (
+    DEFAULT_RECIPE,
     DbOption,
     DebugOption,
     JsonOption,
@@ -40,7 +41,7 @@ AdapterOption = Annotated[str | None, typer.Option("--adapter", metavar="DIR", h
 
 
 def collect(
-    recipe: RecipeOption = "tiny",
+    recipe: RecipeOption = None,
     limit: LimitOption = None,
     from_jsonl: FromOption = None,
     map_: MapOption = None,
@@ -63,8 +64,8 @@ def collect(
 
     output = Output(json, quiet)
     started_with = {"--from-jsonl": from_jsonl, "--pool": pool, "--limit": limit, "--adapter": adapter}
-    refuse_with_resume(resume, {**started_with, "--set": set_ or None})
-    resolved = load_recipe(recipe, [*(set_ or []), *overrides(limit, adapter)])
+    refuse_with_resume(resume, {**started_with, "--recipe": recipe, "--set": set_ or None})
+    resolved = load_recipe(recipe or DEFAULT_RECIPE, [*(set_ or []), *overrides(limit, adapter)])
     rows = read_rows(from_jsonl, map_) if from_jsonl else None
     database = Database.open(db)
     options = {"pool": pool or DEFAULT_POOL, "from": str(from_jsonl) if from_jsonl else None}

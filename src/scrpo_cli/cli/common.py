@@ -31,8 +31,16 @@ DbOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, all else on stderr.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but the answer and errors.")]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
+DEFAULT_RECIPE = "tiny"
 RecipeOption = Annotated[
-    str, typer.Option("--recipe", "-r", metavar="R", help="A shipped recipe (`scrpo recipe ls`) or a YAML file.")
+    str | None,
+    typer.Option(
+        "--recipe",
+        "-r",
+        metavar="R",
+        show_default=DEFAULT_RECIPE,
+        help="A shipped recipe (`scrpo recipe ls`) or a YAML file.",
+    ),
 ]
 SetOption = Annotated[
     list[str] | None,

@@ -8,6 +8,7 @@ import typer
 
 from scrpo_cli.cli.collect import DEFAULT_POOL, AdapterOption, PoolOption, ResumeOption
 from scrpo_cli.cli.common import (
+    DEFAULT_RECIPE,
     DbOption,
     DebugOption,
     JsonOption,
@@ -21,7 +22,7 @@ from scrpo_cli.recipe.load import load_recipe
 
 
 def correct(
-    recipe: RecipeOption = "tiny",
+    recipe: RecipeOption = None,
     pool: PoolOption = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="At most so many errors.")] = None,
     samples: Annotated[
@@ -41,8 +42,10 @@ def correct(
 
     output = Output(json, quiet)
     started_with = {"--pool": pool, "--limit": limit, "--samples": samples, "--adapter": adapter}
-    refuse_with_resume(resume, {**started_with, "--set": set_ or None})
-    resolved = load_recipe(recipe, [*(set_ or []), *([f"model.adapter={adapter}"] if adapter else [])])
+    refuse_with_resume(resume, {**started_with, "--recipe": recipe, "--set": set_ or None})
+    resolved = load_recipe(
+        recipe or DEFAULT_RECIPE, [*(set_ or []), *([f"model.adapter={adapter}"] if adapter else [])]
+    )
     database = Database.open(db)
     options = {"pool": pool or DEFAULT_POOL, "limit": limit, "samples": samples or 1}
     start = relaunch(database, "correct", resume) if resume else launch(database, "correct", resolved, summary=options)

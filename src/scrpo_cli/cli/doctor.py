@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from scrpo_cli.cli.common import DbOption, DebugOption, JsonOption, Output, QuietOption, RecipeOption, SetOption
+from scrpo_cli.cli.common import (
+    DEFAULT_RECIPE,
+    DbOption,
+    DebugOption,
+    JsonOption,
+    Output,
+    QuietOption,
+    RecipeOption,
+    SetOption,
+)
 from scrpo_cli.recipe.load import load_recipe
 
 if TYPE_CHECKING:
@@ -19,7 +28,7 @@ STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 
 
 def doctor(
-    recipe: RecipeOption = "tiny",
+    recipe: RecipeOption = None,
     set_: SetOption = None,
     db: DbOption = None,
     json: JsonOption = False,
@@ -29,7 +38,7 @@ def doctor(
     """Check what works on this machine for a recipe, with a remedy for what does not. Exit code 1 if a check fails."""
     from scrpo_cli.cli.checks import Examination
 
-    resolved = load_recipe(recipe, set_ or ())
+    resolved = load_recipe(recipe or DEFAULT_RECIPE, set_ or ())
     checks = list(Examination(resolved, db).run())
     failed = sum(check.status == "fail" for check in checks)
     result = {"recipe": resolved.name, "ok": not failed, "checks": [asdict(check) for check in checks]}

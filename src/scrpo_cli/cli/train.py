@@ -8,6 +8,7 @@ import typer
 
 from scrpo_cli.cli.collect import ResumeOption
 from scrpo_cli.cli.common import (
+    DEFAULT_RECIPE,
     DbOption,
     DebugOption,
     JsonOption,
@@ -32,7 +33,7 @@ ReflectOption = Annotated[
 
 
 def train(
-    recipe: RecipeOption = "tiny",
+    recipe: RecipeOption = None,
     reflect_every: ReflectOption = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Overrides the recipe's seed.")] = None,
     set_: SetOption = None,
@@ -48,8 +49,10 @@ def train(
 ) -> None:
     """LoRA training by recipe: ScRPO and the methods that it is held against. Ctrl-C saves; --resume continues."""
     output = Output(json, quiet)
-    refuse_with_resume(resume, {"--set": set_ or None, "--seed": seed, "--reflect-every": reflect_every})
-    resolved = load_recipe(recipe, overrides(set_, seed, reflect_every))
+    refuse_with_resume(
+        resume, {"--recipe": recipe, "--set": set_ or None, "--seed": seed, "--reflect-every": reflect_every}
+    )
+    resolved = load_recipe(recipe or DEFAULT_RECIPE, overrides(set_, seed, reflect_every))
     if dry_run:
         show_budget(resolved, output)
         return
