@@ -55,6 +55,15 @@ def test_groups_without_signal_are_skipped_and_counted():
     assert [bool(r.mask_T.any()) for r in credits.rows] == [False] * 4 + [True] * 2
 
 
+def test_without_a_baseline_a_group_that_is_all_right_still_teaches():
+    plain = Grpo(GrpoConfig(loss={"advantage": "raw"}), FakePrompts(), 2)
+    credits = plain.credit([trial([1, 1]), trial([0, 0]), trial([1, 0])])
+    assert credits.skipped_groups == 1
+    assert [r.advantage_T[0] for r in credits.rows] == [1, 1, 0, 0, 1, 0]
+    found = trained(scrpo(loss={"advantage": "raw"}).credit([correction([1, 1], [GOOD] * 2)]))
+    assert {i for i, _ in found} == {0, 1}
+
+
 def test_truncated_completions_earn_nothing_but_stay_in_the_baseline():
     group = trial([1, 0, 0, 0], cut=True)
     masked = Grpo(GrpoConfig(), FakePrompts(), 4).credit([group])

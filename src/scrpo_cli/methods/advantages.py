@@ -14,9 +14,14 @@ from scrpo_cli.types import Credit
 EPS = 1e-4  # keeps (r - mean) / std finite; small beside the std of any group that is not skipped
 
 
-def has_signal(rewards_G: np.ndarray) -> bool:
-    """Whether the group's raw outcomes differ. Exact equality on the raw outcome, never on a shaped reward."""
+def has_signal(rewards_G: np.ndarray, advantage: str = "group_norm") -> bool:
+    """Whether the group teaches anything: its raw outcomes differ or, without a baseline (`raw`), one is not 0.
+
+    Exact equality on the raw outcome, never on a shaped reward.
+    """
     valid_G = rewards_G[~np.isnan(rewards_G)]
+    if advantage == "raw":
+        return bool(np.any(valid_G != 0))
     return valid_G.size > 1 and bool(np.any(valid_G != valid_G[0]))
 
 

@@ -46,14 +46,14 @@ def trial_plan(prompts: Prompts, step: int, group_size: int) -> Plan:
 
 def trial_credit(groups: Sequence[Group], loss: GrpoLoss, kl_beta: float) -> Credits:
     rows = [credit for group in groups for credit in group_credit(group, loss, kl_beta)]
-    skipped = sum(not has_signal(outcome_rewards(g)) for g in groups)
+    skipped = sum(not has_signal(outcome_rewards(g), loss.advantage) for g in groups)
     return Credits(rows, loss.normalizer, skipped_groups=skipped)
 
 
 def group_credit(group: Group, loss: GrpoLoss, kl_beta: float) -> list[Credit]:
     rewards_G = outcome_rewards(group)
     lengths = [len(a.completion.ids) for a in group.attempts]
-    if not has_signal(rewards_G):
+    if not has_signal(rewards_G, loss.advantage):
         return [no_credit(n) for n in lengths]
     advantages_G = ADVANTAGES[loss.advantage](rewards_G)
     dropped_G = np.isnan(rewards_G) | [loss.overlong == "mask" and a.truncated for a in group.attempts]

@@ -85,7 +85,7 @@ class Scrpo:
         for key in dict.fromkeys(keys):
             same = [i for i, k in enumerate(keys) if k == key]
             pooled_N = np.concatenate([rewards[i] for i in same])
-            if has_signal(pooled_N):
+            if has_signal(pooled_N, self.cfg.loss.advantage):
                 relative_N = ADVANTAGES[self.cfg.loss.advantage](pooled_N)
                 splits = np.cumsum([len(rewards[i]) for i in same])[:-1]
                 for i, a_G in zip(same, np.split(relative_N, splits), strict=True):
