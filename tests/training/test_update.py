@@ -160,3 +160,17 @@ def test_out_of_cuda_memory_halves_the_micro_batches_and_keeps_the_gradient(monk
     monkeypatch.setattr(updater, "backward", lambda micro: (_ for _ in ()).throw(torch.cuda.OutOfMemoryError()))
     with pytest.raises(RunError, match="single row"):
         updater.accumulate(batch)
+
+
+def test_each_minibatch_is_an_optimizer_step_with_a_denominator_of_its_own():
+    policy = random_policy()
+    completions, credits = rows(8, n=6)
+    cfg = recipe(minibatches=2)
+    seen = []
+    updater = Updater(policy, cfg)
+    backward = updater.backward
+    updater.backward = lambda micro: seen.extend(micro) or backward(micro)
+    metrics = updater.update(1, completions, Credits(credits, "masked_tokens"))
+    assert policy.version == 2
+    assert sum(r.weight_T.sum() for r in seen) == pytest.approx(2)  # each minibatch's weights add up to 1
+    assert np.isfinite(list(metrics.values())).all()
