@@ -109,6 +109,11 @@ class Attempt:
         return self.grade.verdict.reward
 
     @property
+    def outcome(self) -> float:
+        """The reward, or NaN where the grader itself failed: such an attempt leaves every baseline and average."""
+        return float("nan") if self.grade.verdict is Verdict.ERROR else self.reward
+
+    @property
     def truncated(self) -> bool:
         return self.completion.finish is FinishReason.LENGTH
 

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from scrpo_cli.evaluation.metrics import padded
 from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.models import RunRow
 from scrpo_cli.pool.queries import attempts_of, evaluations_of, steps_of
-from scrpo_cli.types import Attempt, AttemptKind, Verdict
+from scrpo_cli.types import Attempt, AttemptKind
 
 
 @dataclass(frozen=True)
@@ -66,28 +67,19 @@ def read_outcome(db: Database, row: RunRow) -> RunOutcome:
 
 def answers_of(attempts: Sequence[Attempt]) -> Answers:
     """First answers by problem, each with the outcome of the correction that names it as its parent."""
-    repairs = {a.parent: _outcome(a) for a in attempts if a.kind is AttemptKind.CORRECTION}
+    repairs = {a.parent: a.outcome for a in attempts if a.kind is AttemptKind.CORRECTION}
     by_problem: dict[str, list[Attempt]] = defaultdict(list)
     for attempt in sorted(attempts, key=lambda a: a.sample):
         if attempt.kind is AttemptKind.FIRST:
             by_problem[f"{attempt.problem.source}/{attempt.problem.id}"].append(attempt)
     problems = tuple(sorted(by_problem))
     rows = [by_problem[problem] for problem in problems]
-    first_NK = _padded([[_outcome(a) for a in row] for row in rows])
-    return Answers(problems, first_NK, _padded([[repairs.get(a.id, np.nan) for a in row] for row in rows]))
+    first_NK = padded([[a.outcome for a in row] for row in rows])
+    return Answers(problems, first_NK, padded([[repairs.get(a.id, np.nan) for a in row] for row in rows]))
 
 
 def _answers(db: Database, run_id: str, benchmark: str | None) -> Answers | None:
     return None if benchmark is None else answers_of(attempts_of(db, run_id, phase=f"eval:{benchmark}"))
-
-
-def _outcome(attempt: Attempt) -> float:
-    return np.nan if attempt.grade.verdict is Verdict.ERROR else attempt.reward
-
-
-def _padded(rows: Sequence[Sequence[float]]) -> np.ndarray:
-    width = max(map(len, rows), default=0)
-    return np.array([[*row, *[np.nan] * (width - len(row))] for row in rows]).reshape(len(rows), width)
 
 
 def _curve(db: Database, run_id: str, tokens: dict[int, float]) -> Curve | None:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from scrpo_cli.cli.collect import AdapterOption, FromOption, MapOption
-from scrpo_cli.cli.common import DbOption, DebugOption, JsonOption, Output, QuietOption, SetOption
+from scrpo_cli.cli.collect import AdapterOption, FromOption, MapOption, read_rows
+from scrpo_cli.cli.common import DEFAULT_RECIPE, DbOption, DebugOption, JsonOption, Output, QuietOption, SetOption
 from scrpo_cli.errors import UserError
 from scrpo_cli.recipe.load import load_recipe
 from scrpo_cli.recipe.models import Recipe
@@ -56,7 +56,7 @@ def evaluate(
     database = Database.open(db)
     base, trained = of_run(database, run_ref) if run_ref else (None, adapter)
     sets = [*(set_ or []), *overrides(benchmarks, samples, turns, limit, trained)]
-    resolved = with_sets(base, sets) if base and recipe is None else load_recipe(recipe or "tiny", sets)
+    resolved = with_sets(base, sets) if base and recipe is None else load_recipe(recipe or DEFAULT_RECIPE, sets)
     rows = read_rows(from_jsonl, map_) if from_jsonl else None
     other = resolve_run(database, against, command="eval" if against == "last" else None).id if against else None
     with launch(database, "eval", resolved, resumable=False) as run:
@@ -64,7 +64,7 @@ def evaluate(
         run.summary |= {"run": run.run_id, "benchmarks": results}
         if other is not None:
             run.summary["against"] = compare_runs(database, run.run_id, other)
-    output.result(run.summary, closing(run.summary))
+    output.result(run.summary, *closing(run.summary))
 
 
 def overrides(
@@ -104,12 +104,6 @@ def with_sets(recipe: Recipe, sets: list[str]) -> Recipe:
         return load_recipe(handle.name, sets)
 
 
-def read_rows(path: Path, map_: list[str] | None) -> list[Any]:
-    from scrpo_cli.cli.collect import read_rows as read
-
-    return read(path, map_)
-
-
 def score_rows(database: Database, run: Launch, rows: list[Any]) -> dict[str, Any]:
     from contextlib import closing as closed
 
@@ -147,9 +141,7 @@ def sample(database: Database, run: Launch, output: Output) -> dict[str, Any]:
     return results
 
 
-def closing(summary: dict[str, Any]) -> Any:
-    from rich.console import Group
-
+def closing(summary: dict[str, Any]) -> list[Any]:
     from scrpo_cli.cli.tables import benchmark_table
 
     parts: list[Any] = [benchmark_table(summary["benchmarks"])]
@@ -158,4 +150,4 @@ def closing(summary: dict[str, Any]) -> Any:
         words = f"{100 * change['difference']:+.1f} points [{low:+.1f}, {high:+.1f}], p = {change['p']:.2g}"
         parts.append(f"{name} against {change['run']}: {words}: {change['verdict']}")
     parts.append(f"95% intervals, clustered by problem; every sample is in run {summary['run']}")
-    return Group(*parts)
+    return parts

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from scrpo_cli.errors import UserError
-from scrpo_cli.evaluation.metrics import summarize, two_turn
-from scrpo_cli.evaluation.runner import Evaluation, outcome
+from scrpo_cli.evaluation.metrics import padded, summarize, two_turn
+from scrpo_cli.evaluation.runner import Evaluation
 from scrpo_cli.recipe.models import ProblemsConfig, Recipe
 from scrpo_cli.rollout.imported import attempts_of_rows, by_problem, row_key
 from scrpo_cli.tasks.base import Task
@@ -18,8 +18,7 @@ from scrpo_cli.types import Attempt, AttemptKind, Problem
 
 def benchmark_problems(recipe: Recipe, task: Task, name: str) -> Sequence[Problem]:
     """The test split of a data set, cut at `eval.limit`."""
-    problems = task.problems(ProblemsConfig(source=name, split="test"))
-    return problems[: recipe.eval.limit or len(problems)]
+    return task.problems(ProblemsConfig(source=name, split="test"))[: recipe.eval.limit]
 
 
 def evaluate_rows(task: Task, rows: Sequence[ResponseRow], prefix: str) -> Evaluation:
@@ -65,10 +64,7 @@ def paired_columns(columns: Sequence[Sequence[ResponseRow]], later: Sequence[Res
 
 def outcomes(attempts: Sequence[Sequence[Attempt]]) -> np.ndarray:
     """(N, K) outcomes, NaN where a problem has fewer samples than others."""
-    outcomes_NK = np.full((len(attempts), max(len(same) for same in attempts)), np.nan)
-    for i, same in enumerate(attempts):
-        outcomes_NK[i, : len(same)] = [outcome(a) for a in same]
-    return outcomes_NK
+    return padded([[a.outcome for a in same] for same in attempts])
 
 
 def extracted(attempts: Sequence[Sequence[Attempt]]) -> list[list[str | None]]:

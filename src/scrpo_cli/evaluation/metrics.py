@@ -71,6 +71,14 @@ def majority_at_k(correct_NK: np.ndarray, answers_NK: Sequence[Sequence[str | No
     return float(np.mean(votes))
 
 
+def padded(rows: Sequence[Sequence[float]]) -> np.ndarray:
+    """(N, K) from rows of uneven length; NaN where a problem has fewer samples than others."""
+    outcomes_NK = np.full((len(rows), max(map(len, rows), default=0)), np.nan)
+    for i, row in enumerate(rows):
+        outcomes_NK[i, : len(row)] = row
+    return outcomes_NK
+
+
 def two_turn(first_NK: np.ndarray, second_NK: np.ndarray) -> dict[str, dict[str, Any]]:
     """Self-correction after SCoRe (arXiv 2409.12917, section 3), each number as {"value", "ci95"}.
 

@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 
 from scrpo_cli.evaluation.metrics import repair_rate, summarize, two_turn
+from scrpo_cli.methods.filters import is_reasoning_error
 from scrpo_cli.recipe.models import Recipe
 from scrpo_cli.rollout.base import Engine, Sampling
-from scrpo_cli.rollout.chat import Chat, reflection_messages, user
+from scrpo_cli.rollout.chat import Chat, user
 from scrpo_cli.rollout.groups import Origin, grade_groups, sample_asks, sample_prompts
+from scrpo_cli.rollout.prompts import reflection_ask
 from scrpo_cli.tasks.base import Task
-from scrpo_cli.types import Ask, Attempt, AttemptKind, Group, PoolEntry, Problem, Verdict
+from scrpo_cli.types import Ask, Attempt, AttemptKind, Group, PoolEntry, Problem
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Evaluator:
         metrics, attempts = first_metrics(first), flat(first)
         if cfg.turns == 2:
             second = self.second_turns(first, prefix, name)
-            metrics |= two_turn(outcomes(first), np.array([outcome(a) for a in second]).reshape(len(first), -1))
+            metrics |= two_turn(outcomes(first), np.array([a.outcome for a in second]).reshape(len(first), -1))
             attempts += second
         if cfg.repair:
             repairs = self.repairs(first, prefix, name)
@@ -66,12 +68,10 @@ class Evaluator:
     def second_turns(self, first: Sequence[Group], prefix: str, name: str) -> list[Attempt]:
         """One second turn of every first answer, without a word on whether it was right (SCoRe)."""
         origin = Origin(f"{prefix}:second", self.recipe.seed, 0, f"eval:{name}:second")
-        parents = flat(first)
-        messages = {g.ask.problem.id: g.ask.messages for g in first}
         follow_up = self.recipe.task.check_prompt
-        prompts = [self.chat.second_turn(messages[a.problem.id], a.completion, follow_up) for a in parents]
+        prompts = [self.chat.second_turn(g.ask.messages, a.completion, follow_up) for g in first for a in g.attempts]
         completions = sample_prompts(self.engine, prompts, self.sampling, origin)
-        asks = [Ask(a.problem, [user(follow_up)], 1, AttemptKind.CHECK, as_entry(a)) for a in parents]
+        asks = [Ask(a.problem, [user(follow_up)], 1, AttemptKind.CHECK, as_entry(a)) for a in flat(first)]
         groups = grade_groups(
             self.task, self.recipe.task.reflection, asks, [[c] for c in completions], origin, self.chat.prefill
         )
@@ -79,24 +79,9 @@ class Evaluator:
 
     def repairs(self, first: Sequence[Group], prefix: str, name: str) -> list[Group]:
         """One reflection and correction of every wrong first answer that was not cut off."""
-        task = self.recipe.task
-        asks = [
-            Ask(
-                a.problem,
-                reflection_messages(task, g.ask.messages, a.problem, a.completion.text, self.chat.tokenizer),
-                1,
-                AttemptKind.CORRECTION,
-                as_entry(a),
-            )
-            for g in first
-            for a in g.attempts
-            if is_repairable(a)
-        ]
+        errors = [as_entry(a) for a in flat(first) if is_reasoning_error(a) and not a.truncated]
+        asks = [reflection_ask(self.task, self.chat, self.recipe.task, e, 1) for e in errors]
         return self.sample(asks, prefix, name, "repair") if asks else []
-
-
-def is_repairable(attempt: Attempt) -> bool:
-    return attempt.grade.verdict in (Verdict.WRONG, Verdict.UNPARSABLE) and not attempt.truncated
 
 
 def as_entry(attempt: Attempt) -> PoolEntry:
@@ -111,16 +96,12 @@ def first_metrics(groups: Sequence[Group]) -> dict[str, Any]:
 
 def outcomes(groups: Sequence[Group]) -> np.ndarray:
     """(N, K) rewards; NaN where the grader failed on an answer."""
-    return np.array([[outcome(a) for a in g.attempts] for g in groups])
-
-
-def outcome(attempt: Attempt) -> float:
-    return np.nan if attempt.grade.verdict is Verdict.ERROR else attempt.reward
+    return np.array([[a.outcome for a in g.attempts] for g in groups])
 
 
 def repaired(first: Sequence[Group], repairs: Sequence[Group]) -> np.ndarray:
     """(N, K) outcome of each first answer's repair; NaN where none was tried."""
-    by_parent = {a.parent: outcome(a) for a in flat(repairs)}
+    by_parent = {a.parent: a.outcome for a in flat(repairs)}
     return np.array([[by_parent.get(a.id, np.nan) for a in g.attempts] for g in first])
 
 

@@ -70,7 +70,7 @@ class Method(Protocol):
 
 def outcome_rewards(group: Group) -> np.ndarray:
     """(G,) rewards; NaN where the grader itself failed, so that the attempt leaves the group's baseline."""
-    return np.array([np.nan if a.grade.verdict == "error" else a.reward for a in group.attempts])
+    return np.array([a.outcome for a in group.attempts])
 
 
 def no_credit(length: int) -> Credit:

@@ -9,7 +9,7 @@ import numpy as np
 
 from scrpo_cli.errors import UserError
 from scrpo_cli.methods.segments import reflection_mask
-from scrpo_cli.recipe.models import Recipe
+from scrpo_cli.recipe.models import Recipe, TaskConfig
 from scrpo_cli.rng import generator
 from scrpo_cli.rollout.chat import Chat, reflection_messages
 from scrpo_cli.tasks.base import Task
@@ -36,12 +36,17 @@ class TaskPrompts:
         return Ask(problem, self.task.messages(problem), samples)
 
     def reflection(self, entry: PoolEntry, samples: int) -> Ask:
-        first = self.task.messages(entry.problem)
-        messages = reflection_messages(self.recipe.task, first, entry.problem, entry.response, self.chat.tokenizer)
-        return Ask(entry.problem, messages, samples, AttemptKind.CORRECTION, entry)
+        return reflection_ask(self.task, self.chat, self.recipe.task, entry, samples)
 
     def reflection_mask(self, ids: Sequence[int], text: str) -> np.ndarray:
         return reflection_mask(ids, text, self.recipe.task.reflection, self.chat.tokenizer)
+
+
+def reflection_ask(task: Task, chat: Chat, cfg: TaskConfig, entry: PoolEntry, samples: int) -> Ask:
+    """Show a wrong answer to the model and ask it to reflect and correct: training, `correct` and `eval` alike."""
+    first = task.messages(entry.problem)
+    messages = reflection_messages(cfg, first, entry.problem, entry.response, chat.tokenizer)
+    return Ask(entry.problem, messages, samples, AttemptKind.CORRECTION, entry)
 
 
 def check_prompt_budget(recipe: Recipe, task: Task, chat: Chat, problems: Sequence[Problem]) -> None:

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from scrpo_cli.errors import UserError
-from scrpo_cli.evaluation.metrics import paired
-from scrpo_cli.evaluation.runner import outcome
+from scrpo_cli.evaluation.metrics import padded, paired
 from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.queries import attempts_of, evaluations_of
 from scrpo_cli.types import AttemptKind
@@ -21,22 +18,14 @@ def first_outcomes(db: Database, run_id: str, benchmark: str) -> Outcomes:
     attempts = attempts_of(db, run_id, phase=f"eval:{benchmark}", kind=AttemptKind.FIRST.value)
     found: Outcomes = {}
     for attempt in sorted(attempts, key=lambda a: a.sample):
-        found.setdefault((attempt.problem.source, attempt.problem.id), []).append(outcome(attempt))
+        found.setdefault((attempt.problem.source, attempt.problem.id), []).append(attempt.outcome)
     return found
 
 
 def paired_outcomes(before: Outcomes, after: Outcomes) -> dict[str, Any] | None:
     """after - before over the problems that both have; None where they share none."""
     shared = sorted(before.keys() & after.keys())
-    return paired(matrix(before, shared), matrix(after, shared)) if shared else None
-
-
-def matrix(outcomes: Outcomes, keys: list[tuple[str, str]]) -> np.ndarray:
-    """(N, K), NaN where a problem has fewer samples than others."""
-    rows_NK = np.full((len(keys), max(len(outcomes[k]) for k in keys)), np.nan)
-    for i, key in enumerate(keys):
-        rows_NK[i, : len(outcomes[key])] = outcomes[key]
-    return rows_NK
+    return paired(padded([before[k] for k in shared]), padded([after[k] for k in shared])) if shared else None
 
 
 def compare_runs(db: Database, run_id: str, other: str) -> dict[str, Any]:

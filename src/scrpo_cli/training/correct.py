@@ -8,16 +8,15 @@ from typing import Any
 import numpy as np
 
 from scrpo_cli.errors import UserError
-from scrpo_cli.evaluation.metrics import repair_rate
-from scrpo_cli.evaluation.runner import outcome
+from scrpo_cli.evaluation.metrics import padded, repair_rate
 from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.queries import attempts_of, record_step, steps_of, waiting
 from scrpo_cli.pool.records import StepRecord
-from scrpo_cli.rollout.chat import reflection_messages
 from scrpo_cli.rollout.groups import Origin, grade_groups, sample_asks
+from scrpo_cli.rollout.prompts import reflection_ask
 from scrpo_cli.training.lab import Lab
 from scrpo_cli.training.launch import Launch
-from scrpo_cli.types import Ask, Attempt, AttemptKind, PoolEntry
+from scrpo_cli.types import Attempt, PoolEntry
 
 
 def errors_to_correct(db: Database, run: Launch) -> list[PoolEntry]:
@@ -48,17 +47,11 @@ def correct_pool(
 
 
 def correct_batch(run: Launch, lab: Lab, entries: Sequence[PoolEntry], step: int) -> list[Attempt]:
-    asks = [ask(lab, entry, run.summary["samples"]) for entry in entries]
+    asks = [reflection_ask(lab.task, lab.chat, lab.recipe.task, e, run.summary["samples"]) for e in entries]
     origin = Origin(f"{run.run_id}:{step}", lab.recipe.seed, step, "correct")
     completions = sample_asks(lab.engine, lab.chat, asks, lab.sampling, origin)
     groups = grade_groups(lab.task, lab.recipe.task.reflection, asks, completions, origin, lab.chat.prefill)
     return [a for g in groups for a in g.attempts]
-
-
-def ask(lab: Lab, entry: PoolEntry, samples: int) -> Ask:
-    first = lab.task.messages(entry.problem)
-    messages = reflection_messages(lab.recipe.task, first, entry.problem, entry.response, lab.chat.tokenizer)
-    return Ask(entry.problem, messages, samples, AttemptKind.CORRECTION, entry)
 
 
 def summary(attempts: Sequence[Attempt], run: Launch) -> dict[str, Any]:
@@ -69,11 +62,8 @@ def summary(attempts: Sequence[Attempt], run: Launch) -> dict[str, Any]:
         error = attempt.parent or ""
         if error not in by_error:
             by_problem.setdefault((attempt.problem.source, attempt.problem.id), []).append(error)
-        by_error.setdefault(error, []).append(outcome(attempt))
-    width = max((len(errors) for errors in by_problem.values()), default=0)
-    repaired_NK = np.full((len(by_problem), width), np.nan)
-    for i, errors in enumerate(by_problem.values()):
-        repaired_NK[i, : len(errors)] = [mean_graded(by_error[e]) for e in errors]
+        by_error.setdefault(error, []).append(attempt.outcome)
+    repaired_NK = padded([[mean_graded(by_error[e]) for e in errors] for errors in by_problem.values()])
     wrong_NK = np.where(np.isnan(repaired_NK), np.nan, 0.0)
     rate = repair_rate(wrong_NK, repaired_NK) if by_problem else {"value": None, "ci95": None, "wrong": 0}
     return {

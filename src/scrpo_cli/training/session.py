@@ -81,8 +81,7 @@ class Session(Lab):
         cfg = self.recipe.task.test if split == "test" else self.recipe.task.validation
         if cfg is None:
             return None
-        limit = self.recipe.eval.limit
-        return split, self.task.problems(cfg)[: limit or len(self.task.problems(cfg))]
+        return split, self.task.problems(cfg)[: self.recipe.eval.limit]
 
     def save(self) -> Path:
         self.progress.policy_version = self.policy.version
