@@ -130,16 +130,39 @@ class PoolEntry:
     uses: int = 0
     repairs: int = 0
 
+    @classmethod
+    def of(cls, attempt: Attempt, added_step: int = 0) -> PoolEntry:
+        """An attempt as an error that may be shown to the model, pooled or not."""
+        return cls(attempt.id, attempt.problem, attempt.completion.text, attempt.grade.extracted, added_step)
+
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """One prompt to sample `samples` completions from; what comes back is one group."""
+    """One prompt to sample `samples` completions from; what comes back is one group.
+
+    `parent` is the pooled error that a correction is shown. `previous` is the attempt whose conversation goes on: the
+    prompt extends its token ids, and `messages` end with its text and the follow-up.
+    """
 
     problem: Problem
     messages: Sequence[Message]
     samples: int
     kind: AttemptKind = AttemptKind.FIRST
     parent: PoolEntry | None = None
+    previous: Attempt | None = None
+
+    @property
+    def parent_id(self) -> str | None:
+        """The attempt that the answers revise."""
+        if self.previous is not None:
+            return self.previous.id
+        return self.parent.attempt_id if self.parent else None
+
+    @property
+    def turn(self) -> int:
+        if self.previous is not None:
+            return self.previous.turn + 1
+        return 1 if self.kind is AttemptKind.FIRST else 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,8 +179,11 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Credit:
-    """What every token of one completion (T,) earns: advantage, loss mask (0/1) and KL coefficient."""
+    """What every token of one completion (T,) earns: advantage, loss mask (0/1) and KL coefficient. Statistics of the
+    update are also kept apart by `part` (`turn1`, `turn2`), where a method names parts.
+    """
 
     advantage_T: np.ndarray
     mask_T: np.ndarray
     kl_T: np.ndarray
+    part: str = ""

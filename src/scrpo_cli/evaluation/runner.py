@@ -15,11 +15,11 @@ from scrpo_cli.evaluation.metrics import repair_rate, summarize, two_turn
 from scrpo_cli.methods.filters import is_reasoning_error
 from scrpo_cli.recipe.models import Recipe
 from scrpo_cli.rollout.base import Engine, Sampling
-from scrpo_cli.rollout.chat import Chat, user
-from scrpo_cli.rollout.groups import Origin, grade_groups, sample_asks, sample_prompts
+from scrpo_cli.rollout.chat import Chat, next_turn
+from scrpo_cli.rollout.groups import Origin, grade_groups, sample_asks
 from scrpo_cli.rollout.prompts import reflection_ask
 from scrpo_cli.tasks.base import Task
-from scrpo_cli.types import Ask, Attempt, AttemptKind, Group, PoolEntry, Problem
+from scrpo_cli.types import Ask, Attempt, Group, PoolEntry, Problem
 
 
 @dataclass(frozen=True)
@@ -67,25 +67,14 @@ class Evaluator:
 
     def second_turns(self, first: Sequence[Group], prefix: str, name: str) -> list[Attempt]:
         """One second turn of every first answer, without a word on whether it was right (SCoRe)."""
-        origin = Origin(f"{prefix}:second", self.recipe.seed, 0, f"eval:{name}:second")
-        follow_up = self.recipe.task.check_prompt
-        prompts = [self.chat.second_turn(g.ask.messages, a.completion, follow_up) for g in first for a in g.attempts]
-        completions = sample_prompts(self.engine, prompts, self.sampling, origin)
-        asks = [Ask(a.problem, [user(follow_up)], 1, AttemptKind.CHECK, as_entry(a)) for a in flat(first)]
-        groups = grade_groups(
-            self.task, self.recipe.task.reflection, asks, [[c] for c in completions], origin, self.chat.prefill
-        )
-        return flat(groups)
+        asks = [next_turn(g.ask, a, self.recipe.task.check_prompt) for g in first for a in g.attempts]
+        return flat(self.sample(asks, prefix, name, "second"))
 
     def repairs(self, first: Sequence[Group], prefix: str, name: str) -> list[Group]:
         """One reflection and correction of every wrong first answer that was not cut off."""
-        errors = [as_entry(a) for a in flat(first) if is_reasoning_error(a) and not a.truncated]
+        errors = [PoolEntry.of(a) for a in flat(first) if is_reasoning_error(a) and not a.truncated]
         asks = [reflection_ask(self.task, self.chat, self.recipe.task, e, 1) for e in errors]
         return self.sample(asks, prefix, name, "repair") if asks else []
-
-
-def as_entry(attempt: Attempt) -> PoolEntry:
-    return PoolEntry(attempt.id, attempt.problem, attempt.completion.text, attempt.grade.extracted, 0)
 
 
 def first_metrics(groups: Sequence[Group]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from scrpo_cli.errors import UserError
 from scrpo_cli.recipe.models import ReflectionConfig, TaskConfig
-from scrpo_cli.types import Completion, FinishReason, Message, Problem
+from scrpo_cli.types import Ask, Attempt, AttemptKind, Completion, FinishReason, Message, Problem
 
 
 class Chat:
@@ -36,6 +36,13 @@ class Chat:
         """Prompt token ids; the template writes special tokens itself, so none are added."""
         return self.tokenizer.encode(self.render(messages), add_special_tokens=False)
 
+    def prompt(self, ask: Ask) -> list[int]:
+        """Prompt ids of an ask: the rendered messages, or a further turn of the conversation with `ask.previous`."""
+        if ask.previous is None:
+            return self.ids(ask.messages)
+        *earlier, _, follow_up = ask.messages
+        return self.second_turn(earlier, ask.previous.completion, follow_up["content"])
+
     def suffix(self, messages: Sequence[Message], answer: str, follow_up: str) -> str | None:
         """What the template writes between this answer (its end token included) and the next one, or None where it
         does not keep the prompt and the answer as they are, or writes no end token after the answer.
@@ -45,7 +52,7 @@ class Chat:
         return both[len(kept) :] if both.startswith(kept) else None
 
     def second_turn(self, messages: Sequence[Message], completion: Completion, follow_up: str) -> list[int]:
-        """Prompt ids of a second turn after a sampled first one: an extension of its ids where that is possible."""
+        """Prompt ids of the turn after a sampled one: an extension of its ids where that is possible."""
         suffix = self.suffix(messages, completion.text, follow_up)
         extends = completion.finish is FinishReason.STOP and completion.ids[-1] == self.tokenizer.eos_token_id
         if suffix is None or not extends:
@@ -71,6 +78,12 @@ def user(content: str) -> Message:
 
 def assistant(content: str) -> Message:
     return {"role": "assistant", "content": content}
+
+
+def next_turn(ask: Ask, attempt: Attempt, follow_up: str, kind: AttemptKind = AttemptKind.CHECK) -> Ask:
+    """One more turn after `attempt`, which answered `ask`."""
+    messages = [*ask.messages, assistant(attempt.completion.text), user(follow_up)]
+    return Ask(attempt.problem, messages, 1, kind, previous=attempt)
 
 
 def shown_part(response: str, cfg: ReflectionConfig, tokenizer: Any) -> str:

@@ -15,31 +15,25 @@ from scrpo_cli.types import Ask, Attempt, AttemptKind, Completion, Grade, Group,
 
 @dataclass(frozen=True)
 class Origin:
-    """Where attempts come from: ids are `prefix:group:sample`, randomness is (seed, step, purpose, row)."""
+    """Where attempts come from: ids are `prefix:group:sample`, randomness is (seed, step, purpose, row). `group` is
+    the number of the first group: a step that samples in rounds counts on.
+    """
 
     prefix: str
     seed: int
     step: int
     purpose: str
+    group: int = 0
 
 
 def sample_asks(
     engine: Engine, chat: Chat, asks: Sequence[Ask], sampling: Sampling, origin: Origin
 ) -> list[list[Completion]]:
     """`ask.samples` completions of every ask."""
-    prompts = [ids for ask in asks for ids in [chat.ids(ask.messages)] * ask.samples]
-    return by_ask(asks, sample_prompts(engine, prompts, sampling, origin))
-
-
-def sample_prompts(
-    engine: Engine, prompts: Sequence[Sequence[int]], sampling: Sampling, origin: Origin
-) -> list[Completion]:
-    keys = [RowKey(origin.seed, origin.step, origin.purpose, i) for i in range(len(prompts))]
-    return engine.generate(prompts, sampling, keys)
-
-
-def by_ask(asks: Sequence[Ask], flat: Sequence[Completion]) -> list[list[Completion]]:
-    rest = iter(flat)
+    prompts = [ids for ask in asks for ids in [chat.prompt(ask)] * ask.samples]
+    purpose = origin.purpose if origin.group == 0 else f"{origin.purpose}:{origin.group}"
+    keys = [RowKey(origin.seed, origin.step, purpose, i) for i in range(len(prompts))]
+    rest = iter(engine.generate(prompts, sampling, keys))
     return [[next(rest) for _ in range(ask.samples)] for ask in asks]
 
 
@@ -58,11 +52,9 @@ def grade_groups(
     pairs = [(ask, c) for ask, group in zip(asks, completions, strict=True) for c in group]
     grades = iter(grade_texts(task, reflection, [(ask.problem, ask.kind, prefill + c.text) for ask, c in pairs]))
     groups = []
-    for g, (ask, sampled) in enumerate(zip(asks, completions, strict=True)):
-        parent = ask.parent.attempt_id if ask.parent else None
-        turn = 1 if ask.kind is AttemptKind.FIRST else 2
+    for g, (ask, sampled) in enumerate(zip(asks, completions, strict=True), start=origin.group):
         attempts = [
-            Attempt(f"{origin.prefix}:{g}:{s}", ask.problem, c, next(grades), ask.kind, turn, s, parent)
+            Attempt(f"{origin.prefix}:{g}:{s}", ask.problem, c, next(grades), ask.kind, ask.turn, s, ask.parent_id)
             for s, c in enumerate(sampled)
         ]
         groups.append(Group(ask, attempts))
