@@ -103,6 +103,7 @@ def test_shipped_recipes_show_and_check(tmp_path: Path) -> None:
     for name in shipped_recipes():
         shown = subprocess.run([*scrpo, "show", name], capture_output=True, text=True, check=True).stdout
         copies.append(tmp_path / f"{name}.yaml")
+        copies[-1].parent.mkdir(exist_ok=True)
         copies[-1].write_text(shown)
         assert load_recipe(copies[-1]) == load_recipe(name)
     command = [*scrpo, "check", *shipped_recipes(), *map(str, copies), "--json"]

@@ -35,7 +35,7 @@ def write(tmp_path: Path) -> Write:
 @pytest.mark.parametrize("name", shipped_recipes())
 def test_shipped_recipes_are_valid_and_say_what_they_are(name: str) -> None:
     recipe = load_recipe(name)
-    assert recipe.name == name
+    assert recipe.name == Path(name).name
     assert recipe.description
     assert Recipe.model_validate_json(recipe_json(recipe)) == recipe
 
@@ -47,11 +47,16 @@ def test_the_issue_names_these_recipes() -> None:
 def test_an_installed_package_carries_its_recipes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """In a wheel the recipes lie inside the package, in a checkout at the root of the repository."""
     inside = tmp_path / "site-packages" / "scrpo_cli"
-    (inside / "recipes").mkdir(parents=True)
+    (inside / "recipes" / "folder").mkdir(parents=True)
     (inside / "recipes" / "only.yaml").write_text("seed: 4")
+    (inside / "recipes" / "folder" / "more.yaml").write_text("extends: only")
     monkeypatch.setattr(load, "__file__", str(inside / "recipe" / "load.py"))
-    assert list(shipped_recipes()) == ["only"]
+    assert list(shipped_recipes()) == ["only", "folder/more"]
     assert load_recipe("only").seed == 4
+    assert (load_recipe("folder/more").seed, load_recipe("folder/more").name) == (4, "more")
+    with pytest.raises(UserError) as error:
+        load_recipe("more")
+    assert "Did you mean 'folder/more'?" in error.value.fix
 
 
 def test_the_wheel_is_told_to_carry_them() -> None:

@@ -52,8 +52,10 @@ def recipe_schema() -> dict[str, Any]:
 
 
 def shipped_recipes() -> dict[str, Path]:
-    """The recipes that come with the package, by name."""
-    return {path.stem: path for path in sorted(_shipped_directory().glob("*.yaml"))}
+    """The recipes that come with the package, by name; one in a folder is called `folder/name`."""
+    root = _shipped_directory()
+    names = {path.relative_to(root).with_suffix("").as_posix(): path for path in root.rglob("*.yaml")}
+    return {name: names[name] for name in sorted(names, key=lambda name: (name.count("/"), name))}
 
 
 def _shipped_directory() -> Path:
@@ -73,7 +75,7 @@ def find_recipe(ref: str | Path, folder: Path | None = None) -> Path:
         if path.is_file():
             return path
         raise UserError("No such recipe file", str(path), f"These need no file: {', '.join(shipped)}.")
-    near = difflib.get_close_matches(str(ref), shipped, n=1)
+    near = [n for n in shipped if n.endswith(f"/{ref}")] or difflib.get_close_matches(str(ref), shipped, n=1)
     hint = f"Did you mean '{near[0]}'? " if near else ""
     raise UserError("No such recipe", str(ref), f"{hint}Shipped: {', '.join(shipped)}; or name a .yaml file.")
 
