@@ -23,7 +23,8 @@ from scrpo_cli.cli.app import load_command
 from scrpo_cli.methods.advantages import group_norm
 from scrpo_cli.methods.segments import reflection_mask
 from scrpo_cli.recipe.load import load_recipe, shipped_recipes
-from scrpo_cli.recipe.models import GrpoConfig, Recipe, ScrpoConfig
+from scrpo_cli.recipe.methods import GrpoConfig, ScrpoConfig
+from scrpo_cli.recipe.models import Recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted(p for folder in ("docs", "bench", "src") for p in (ROOT / folder).rglob("*.md"))]

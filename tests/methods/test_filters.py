@@ -8,7 +8,7 @@ from methods.builders import attempt, entry, trial
 
 from scrpo_cli.methods.base import outcome_rewards
 from scrpo_cli.methods.filters import admit, evicted, expired, group_decision
-from scrpo_cli.recipe.models import FilterConfig, PoolConfig
+from scrpo_cli.recipe.methods import FilterConfig, PoolConfig
 from scrpo_cli.types import Ask, Group, Verdict
 
 

@@ -7,7 +7,8 @@ from methods.builders import CharTokenizer, correction, entry, problem, trial
 from scrpo_cli.methods.grpo import Grpo
 from scrpo_cli.methods.scrpo import Scrpo
 from scrpo_cli.methods.segments import graded_text, reflection_mask
-from scrpo_cli.recipe.models import GrpoConfig, ReflectionConfig, ScrpoConfig
+from scrpo_cli.recipe.methods import GrpoConfig, ScrpoConfig
+from scrpo_cli.recipe.models import ReflectionConfig
 from scrpo_cli.types import Ask, AttemptKind, Verdict
 
 SEGMENTS = ReflectionConfig()

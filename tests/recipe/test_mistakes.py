@@ -35,7 +35,7 @@ def mistake(path: Path, *sets: str) -> UserError:
         ("optim: {lr: inf}", 1, "'optim.lr' should be a finite number", "schema"),
         ("method:\n  pool:\n    consume: onse", 3, "'once', 'until_solved' or 'keep', got 'onse'", "mean 'once'?"),
         ("method: {pool: {per_prompt: al}}", 1, "a valid integer or 'all', got 'al'", "Did you mean 'all'?"),
-        ("method: {name: scrop}", 1, "'method.name' should be 'grpo' or 'scrpo'", "Did you mean 'scrpo'?"),
+        ("method: {name: scrop}", 1, "'method.name' should be 'grpo' or 'dapo'", "Did you mean 'scrpo'?"),
         ("method: grpo", 1, "'method' is a section of keys, got 'grpo'", "schema"),
         ("optim:\n  ", 1, "'optim' is a section of keys, got nothing", "schema"),
         ("task:\n  train:\n    split: x", 2, "'task.train.source' is missing", "Add it"),

@@ -6,7 +6,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from scrpo_cli.recipe.methods import ClipConfig
 from scrpo_cli.training.loss import TokenBatch, kl_penalty, policy_gradient_loss
+
+PPO = ClipConfig(low=0.2, high=0.2)
 
 
 def batch(ratios, advantages, weights=None, ref=None, kl=0.0, dtype=torch.float64):
@@ -19,6 +22,7 @@ def batch(ratios, advantages, weights=None, ref=None, kl=0.0, dtype=torch.float6
         torch.tensor(advantages, dtype=dtype),
         torch.tensor(weights or [1.0] * len(ratios), dtype=dtype),
         torch.full((len(ratios),), kl, dtype=dtype),
+        torch.zeros(len(ratios), dtype=torch.long),
     )
 
 
@@ -36,7 +40,7 @@ def batch(ratios, advantages, weights=None, ref=None, kl=0.0, dtype=torch.float6
 )
 def test_clipped_surrogate_by_hand(ratio, advantage, gain, clipped, gradient):
     one = batch([ratio], [advantage])
-    loss, stats = policy_gradient_loss(one, 0.2, 0.2)
+    loss, stats = policy_gradient_loss(one, PPO)
     loss.backward()
     assert loss.item() == pytest.approx(-gain)
     assert stats["clipped"].item() == clipped
@@ -44,12 +48,12 @@ def test_clipped_surrogate_by_hand(ratio, advantage, gain, clipped, gradient):
 
 
 def test_clip_higher_moves_only_the_upper_bound():
-    loss, _ = policy_gradient_loss(batch([1.25, 0.7], [1.0, -1.0]), 0.2, 0.28)
+    loss, _ = policy_gradient_loss(batch([1.25, 0.7], [1.0, -1.0]), ClipConfig(low=0.2, high=0.28))
     assert loss.item() == pytest.approx(-(1.25 - 0.8))
 
 
 def test_weights_are_the_whole_normalisation():
-    loss, _ = policy_gradient_loss(batch([1, 1, 1], [1.0, 2.0, 30.0], weights=[0.25, 0.5, 0.0]), 0.2, 0.2)
+    loss, _ = policy_gradient_loss(batch([1, 1, 1], [1.0, 2.0, 30.0], weights=[0.25, 0.5, 0.0]), PPO)
     assert loss.item() == pytest.approx(-1.25)
 
 
@@ -61,7 +65,7 @@ def test_k3_and_k2_by_hand():
 
 def test_kl_is_added_with_its_coefficient():
     one = batch([1.0], [0.0], ref=[-1.5], kl=0.1)
-    loss, stats = policy_gradient_loss(one, 0.2, 0.2, "k3")
+    loss, stats = policy_gradient_loss(one, PPO, "k3")
     assert loss.item() == pytest.approx(0.1 * stats["kl"].item())
     assert stats["kl"].item() == pytest.approx(np.exp(-0.5) - 0.5)
 
@@ -103,7 +107,8 @@ def test_gradient_equals_finite_differences(seed):
 
     def loss_of(x):
         t = [torch.tensor(v) for v in (old, ref, advantage, weight, kl)]
-        return policy_gradient_loss(TokenBatch(x, *t), low, high, estimator)[0]
+        rows = torch.zeros(n, dtype=torch.long)
+        return policy_gradient_loss(TokenBatch(x, *t, rows), ClipConfig(low=low, high=high), estimator)[0]
 
     x = torch.tensor(logp, requires_grad=True)
     loss_of(x).backward()

@@ -55,6 +55,7 @@ def token_weights(credits: Sequence[Credit], normalizer: str, max_tokens: int) -
     The denominator belongs to the whole optimizer step; how the batch is later cut into micro-batches cannot change it.
 
     sequence_mean  mean over a row's trained tokens, then over all rows (GRPO)
+    sequence_sum   sum over a row's trained tokens, mean over all rows (RLOO, SCoRe)
     masked_tokens  all trained tokens of the batch (DAPO's token-level loss)
     all_tokens     all generated tokens of the batch, trained or not
     constant       rows x max_tokens (Dr. GRPO)
@@ -63,6 +64,7 @@ def token_weights(credits: Sequence[Credit], normalizer: str, max_tokens: int) -
     if normalizer == "sequence_mean":
         return [m / (max(m.sum(), 1.0) * len(masks)) for m in masks]
     denominator = {
+        "sequence_sum": len(masks),
         "masked_tokens": sum(m.sum() for m in masks),
         "all_tokens": sum(m.size for m in masks),
         "constant": len(masks) * max_tokens,

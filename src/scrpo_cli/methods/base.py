@@ -5,31 +5,49 @@ A method sees groups and returns credit. It imports no engine, no database and n
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 
-from scrpo_cli.types import Ask, Credit, Group, PoolEntry, Problem
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What one step samples. `phase` prefixes its metrics: `trial` or `reflect`."""
-
-    phase: str
-    asks: Sequence[Ask]
+from scrpo_cli.types import Ask, Attempt, Completion, Credit, Group, PoolEntry, Problem
 
 
 @dataclass(frozen=True, slots=True)
 class Credits:
-    """The credit of every completion of a step (groups in order, samples in order) and how the loss is normalised."""
+    """The credit of every completion of a step (groups in order, samples in order) and how the loss is normalised.
+
+    Credit that depends on log pi / pi_ref (a KL penalty inside the reward, DPO) is settled by `finish`: it takes one
+    array (T,) of log pi - log pi_ref a row, at the policy before the update, and returns the rows.
+    """
 
     rows: Sequence[Credit]
     normalizer: str
     scale: float = 1.0
     skipped_groups: int = 0
+    finish: Callable[[Sequence[np.ndarray]], Sequence[Credit]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """Completions to learn from that were sampled earlier, and their credit."""
+
+    completions: Sequence[Completion]
+    credits: Credits
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What one step samples, or fits. `phase` prefixes its metrics: `trial`, `reflect`, `turns`, `collect`, `fit`.
+
+    `freeze_reference`: from this step on the reference is the policy as it is now.
+    """
+
+    phase: str
+    asks: Sequence[Ask]
+    fit: Fit | None = None
+    freeze_reference: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,27 +63,59 @@ class Prompts(Protocol):
 
     def first(self, problem: Problem, samples: int) -> Ask: ...
 
+    def check(self, ask: Ask, attempt: Attempt) -> Ask:
+        """The next turn after an answer to `ask`, without a word on whether it was right."""
+        ...
+
     def reflection(self, entry: PoolEntry, samples: int) -> Ask: ...
 
-    def problems(self, step: int) -> Sequence[Problem]:
-        """The problems of a step: a pure function of the step."""
+    def problems(self, step: int, extra: int = 0) -> Sequence[Problem]:
+        """The problems of a step: a pure function of the step. `extra` numbers further draws of the same step."""
         ...
 
     def reflection_mask(self, ids: Sequence[int], text: str) -> np.ndarray:
         """(T,) 1 on the tokens of the reflection segment."""
         ...
 
+    def ids(self, ask: Ask) -> Sequence[int]:
+        """The prompt's token ids."""
+        ...
 
-class Method(Protocol):
+
+class Library(Protocol):
+    """Attempts that were recorded earlier, for methods that learn from a fixed set."""
+
+    def attempts(self, runs: Sequence[str]) -> Sequence[Attempt]:
+        """Training attempts of the named runs; without names those of this run so far."""
+        ...
+
+
+class Method:
     """An algorithm. `state` is what a checkpoint must carry beside the pool, as plain JSON values."""
 
     state: dict[str, Any]
 
-    def plan(self, step: int, waiting: Sequence[PoolEntry]) -> Plan: ...
+    def plan(self, step: int, waiting: Sequence[PoolEntry]) -> Plan:
+        raise NotImplementedError
 
-    def credit(self, groups: Sequence[Group]) -> Credits: ...
+    def more(self, step: int, groups: Sequence[Group], round: int) -> Sequence[Ask]:
+        """What to ask on top once the answers so far are graded: further turns, further problems. None ends the
+        sampling of the step; `round` counts from 1.
+        """
+        return ()
 
-    def curate(self, step: int, groups: Sequence[Group], waiting: Sequence[PoolEntry]) -> PoolChange: ...
+    def credit(self, groups: Sequence[Group]) -> Credits:
+        raise NotImplementedError
+
+    def curate(self, step: int, groups: Sequence[Group], waiting: Sequence[PoolEntry]) -> PoolChange:
+        return PoolChange()
+
+    def observe(self, step: int, stats: Mapping[str, float]) -> None:
+        """Takes the statistics of the update, for methods that adapt to them."""
+
+    def over(self, spent: bool) -> bool:
+        """Whether the run ends; `spent`: its budget of generated tokens is used up."""
+        return spent
 
 
 def outcome_rewards(group: Group) -> np.ndarray:
@@ -79,7 +129,9 @@ def no_credit(length: int) -> Credit:
     return Credit(zeros_T, zeros_T, zeros_T)
 
 
-def flat_credit(length: int, advantage: float, kl_beta: float, mask_T: np.ndarray | None = None) -> Credit:
+def flat_credit(
+    length: int, advantage: float, kl_beta: float, mask_T: np.ndarray | None = None, part: str = ""
+) -> Credit:
     """The same advantage on every (masked) token of a completion."""
     ones_T = np.ones(length, dtype=np.float32)
-    return Credit(ones_T * advantage, ones_T if mask_T is None else mask_T, ones_T * kl_beta)
+    return Credit(ones_T * advantage, ones_T if mask_T is None else mask_T, ones_T * kl_beta, part)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from scrpo_cli.recipe.models import FilterConfig, PoolConfig
+from scrpo_cli.recipe.methods import FilterConfig, PoolConfig
 from scrpo_cli.rng import generator
 from scrpo_cli.types import KEPT, Attempt, Group, PoolEntry, Verdict
 

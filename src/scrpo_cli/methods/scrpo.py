@@ -20,16 +20,16 @@ from typing import Any
 
 import numpy as np
 
-from scrpo_cli.methods.advantages import ADVANTAGES, has_signal
-from scrpo_cli.methods.base import Credits, Plan, PoolChange, Prompts, flat_credit, no_credit, outcome_rewards
+from scrpo_cli.methods.base import Credits, Method, Plan, PoolChange, Prompts, outcome_rewards
+from scrpo_cli.methods.corrections import correction_credit
 from scrpo_cli.methods.filters import admit, evicted, expired
 from scrpo_cli.methods.grpo import trial_credit, trial_plan
-from scrpo_cli.recipe.models import ScrpoConfig
+from scrpo_cli.recipe.methods import ScrpoConfig
 from scrpo_cli.rng import generator
-from scrpo_cli.types import KEPT, Attempt, AttemptKind, Credit, Group, PoolEntry
+from scrpo_cli.types import KEPT, AttemptKind, Group, PoolEntry
 
 
-class Scrpo:
+class Scrpo(Method):
     """Trial steps that fill the error pool, reflection steps that learn from it."""
 
     def __init__(self, cfg: ScrpoConfig, prompts: Prompts, group_size: int, prompts_per_step: int, seed: int) -> None:
@@ -70,48 +70,9 @@ class Scrpo:
 
     def credit(self, groups: Sequence[Group]) -> Credits:
         if groups[0].ask.kind is not AttemptKind.CORRECTION:
-            return trial_credit(groups, self.cfg.stage1, self.cfg.kl.beta)
-        advantages = self.advantages(groups)
-        rows = [c for group, a_G in zip(groups, advantages, strict=True) for c in self.corrections(group, a_G)]
-        skipped = sum(a_G is None for a_G in advantages)
-        return Credits(rows, self.cfg.loss.normalizer, self.cfg.loss.stage2_weight, skipped)
-
-    def advantages(self, groups: Sequence[Group]) -> list[np.ndarray | None]:
-        """A_i of each group, None without signal. `group_by: question`: a question's errors share their baseline."""
-        rewards = [outcome_rewards(g) for g in groups]
-        by_error = self.cfg.stage2.group_by == "error"
-        keys = [i if by_error else (g.ask.problem.source, g.ask.problem.id) for i, g in enumerate(groups)]
-        found: list[np.ndarray | None] = [None] * len(groups)
-        for key in dict.fromkeys(keys):
-            same = [i for i, k in enumerate(keys) if k == key]
-            pooled_N = np.concatenate([rewards[i] for i in same])
-            if has_signal(pooled_N, self.cfg.loss.advantage):
-                relative_N = ADVANTAGES[self.cfg.loss.advantage](pooled_N)
-                splits = np.cumsum([len(rewards[i]) for i in same])[:-1]
-                for i, a_G in zip(same, np.split(relative_N, splits), strict=True):
-                    found[i] = a_G
-        return found
-
-    def corrections(self, group: Group, advantages_G: np.ndarray | None) -> list[Credit]:
-        """m_{i,t} and A_i of the corrections of one error."""
-        if advantages_G is None:
-            return [no_credit(len(a.completion.ids)) for a in group.attempts]
-        return [self.correction(a, float(A)) for a, A in zip(group.attempts, advantages_G, strict=True)]
-
-    def correction(self, attempt: Attempt, advantage: float) -> Credit:
-        """Success-conditioned: a failed correction teaches nothing unless `failed: negative`."""
-        ids, text = attempt.completion.ids, attempt.completion.text
-        failed = attempt.reward != 1 and self.cfg.loss.failed == "zero"
-        cut = attempt.truncated and self.cfg.stage1.overlong == "mask"
-        if np.isnan(advantage) or failed or cut:
-            return no_credit(len(ids))
-        return flat_credit(len(ids), advantage, self.cfg.kl.beta, self.token_mask(ids, text))
-
-    def token_mask(self, ids: Sequence[int], text: str) -> np.ndarray:
-        if self.cfg.loss.tokens == "all":
-            return np.ones(len(ids), dtype=np.float32)
-        reflection_T = self.prompts.reflection_mask(ids, text)
-        return reflection_T if self.cfg.loss.tokens == "reflection" else 1 - reflection_T
+            return trial_credit(groups, self.cfg.stage1, self.cfg.kl)
+        cfg = self.cfg
+        return correction_credit(groups, cfg.loss, cfg.kl, self.prompts, cfg.stage1.overlong, cfg.stage2.group_by)
 
     # -- what goes into the pool and out of it -----------------------------------------------------------------
 

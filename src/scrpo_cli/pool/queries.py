@@ -273,12 +273,13 @@ def rewind(db: Database, run_id: str, step: int) -> None:
         connection.execute(update(RUN).where(RUN.c.id == run_id).values(status="running", finished_at=None))
 
 
-def attempts_of(db: Database, run_id: str, **filters: Any) -> list[Attempt]:
+def attempts_of(db: Database, run_id: str, *, evaluations: bool = True, **filters: Any) -> list[Attempt]:
     """Attempts of a run ordered by (step, id), where the columns named in `filters` equal a value or one of a list:
-    `attempts_of(db, run, phase="trial", verdict=["wrong", "unparsable"])`.
+    `attempts_of(db, run, phase="trial", verdict=["wrong", "unparsable"])`. Answers to benchmarks can be left out.
     """
     query = select(ATTEMPT, *PROBLEM_COLUMNS).join_from(ATTEMPT, PROBLEM, ATTEMPT_OF_PROBLEM)
     query = query.where(ATTEMPT.c.run_id == run_id, *(_matches(name, value) for name, value in filters.items()))
+    query = query if evaluations else query.where(ATTEMPT.c.phase.not_like("eval:%"))
     with db.read() as connection:
         rows = connection.execute(query).mappings().all()
     rows = sorted(rows, key=lambda row: (row["step"], row["id"]))  # not by the server's collation

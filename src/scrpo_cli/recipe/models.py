@@ -8,18 +8,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-PositiveInt = Annotated[int, Field(ge=1)]
-NonNegative = Annotated[float, Field(ge=0)]
-Positive = Annotated[float, Field(gt=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
-
-
-class Section(BaseModel):
-    """Strict and frozen: an unknown key is an error, never ignored."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+from scrpo_cli.recipe.methods import MethodConfig, ScrpoConfig
+from scrpo_cli.recipe.section import NonNegative, Positive, PositiveInt, Section, Share
 
 
 class LoraConfig(Section):
@@ -141,137 +133,6 @@ class RolloutConfig(Section):
         return self
 
 
-class KlConfig(Section):
-    beta: NonNegative = 0.001
-    """Coefficient of the KL penalty on every trained token; 0 leaves out the reference model."""
-    estimator: Literal["k2", "k3"] = "k3"
-    """k3 (GRPO) has the gradient of KL(ref||policy), k2 that of KL(policy||ref)."""
-
-
-class ClipConfig(Section):
-    low: Positive = 0.2
-    """The probability ratio is clipped below at 1 - low."""
-    high: Positive = 0.2
-    """And above at 1 + high."""
-
-
-class GrpoLoss(Section):
-    advantage: Literal["group_norm", "group_mean", "raw"] = "group_norm"
-    """(r - mean) / std; r - mean (Dr. GRPO); r."""
-    normalizer: Literal["sequence_mean", "masked_tokens", "all_tokens", "constant"] = "masked_tokens"
-    """Mean over each sequence, then rows (GRPO); over trained tokens (DAPO); over all generated tokens; or the
-    constant rows x max_tokens (Dr. GRPO)."""
-    overlong: Literal["mask", "keep"] = "mask"
-    """Truncated completions: no loss (DAPO's overlong filtering) or an ordinary wrong answer."""
-
-
-class GrpoConfig(Section):
-    name: Literal["grpo"] = "grpo"
-    loss: GrpoLoss = GrpoLoss()
-    kl: KlConfig = KlConfig()
-    clip: ClipConfig = ClipConfig()
-
-
-class FilterConfig(Section):
-    """Which errors may enter the pool, decided on their group (ScRPO's variance-based filter [S])."""
-
-    mode: Literal["variance", "pass_rate_band", "nonzero", "none"] = "variance"
-    """By var_min; by band; not all right and not all wrong; every error."""
-    var_min: Annotated[float, Field(ge=0, le=0.25)] = 0.10
-    """Population variance p(1-p) of the binary reward, inclusive [I]."""
-    band: tuple[Share, Share] = (0.125, 0.875)
-    """Inclusive pass-rate band of `pass_rate_band` [I]."""
-    reward: Literal["correctness", "total"] = "correctness"
-    """`total` would add length or format terms; today both are the outcome [I]."""
-
-    @field_validator("band")
-    @classmethod
-    def _low_to_high(cls, band: tuple[float, float]) -> tuple[float, float]:
-        if band[0] > band[1]:
-            raise ValueError("method.filter.band is [low, high]: this one keeps nothing")
-        return band
-
-
-class PoolConfig(Section):
-    per_prompt: PositiveInt | Literal["all"] = 1
-    """How many wrong answers of one group are kept, uniformly [I]."""
-    include_truncated: bool = False
-    """Whether answers that were cut off count as errors [I]."""
-    capacity: PositiveInt | None = None
-    """Most entries alive at once; none: 4 x the reflection batch [I]."""
-    evict: Literal["fifo", "random"] = "fifo"
-    """Who leaves a full pool: the oldest, or a uniform draw [I]."""
-    consume: Literal["once", "until_solved", "keep"] = "once"
-    """An error leaves the pool after one use; once a correction of it was right; by age or eviction only [I]."""
-    max_age_steps: PositiveInt | None = 50
-    """Older errors are retired unused; none: no limit [I]."""
-
-
-class TriggerConfig(Section):
-    """When a reflection step comes instead of a trial step."""
-
-    mode: Literal["pool_size", "every_n_steps", "ratio", "never"] = "pool_size"
-    """Summaries say only that stage 2 is periodic [S]; `never` is plain GRPO that keeps a pool."""
-    size: PositiveInt | None = None
-    """pool_size: fire when so many entries wait; none: the trial prompt batch [I]."""
-    n: PositiveInt = 10
-    """every_n_steps: a reflection step after every n trial steps [I]."""
-    ratio: Annotated[float, Field(gt=0, lt=1)] = 0.25
-    """ratio: the share of all steps that reflect [I]."""
-
-
-class Stage2Config(Section):
-    steps_per_trigger: PositiveInt | Literal["drain"] = 1
-    """Reflection steps in a row; `drain`: until the pool holds less than one batch [I]."""
-    prompts: PositiveInt | None = None
-    """Errors of one reflection step; none: the trial prompt batch [I]."""
-    group_size: PositiveInt | None = None
-    """Corrections sampled of each error; none: as in stage 1 [I]."""
-    group_by: Literal["error", "question"] = "error"
-    """Whose corrections share a baseline: those of one error, or of all errors of one question [I]."""
-
-
-class ScrpoLoss(Section):
-    tokens: Literal["reflection", "solution", "all"] = "reflection"
-    """Which tokens of a correction carry the reward [S]."""
-    failed: Literal["zero", "negative"] = "zero"
-    """Failed corrections: no gradient (success-conditioned [S]) or their negative advantage (ordinary GRPO)."""
-    advantage: Literal["group_norm", "group_mean", "raw"] = "group_norm"
-    """As in stage 1 [I]."""
-    normalizer: Literal["masked_tokens", "all_tokens", "constant"] = "masked_tokens"
-    """As in stage 1; with masked_tokens only the tokens that `tokens` and `failed` leave are counted [I]."""
-    stage2_weight: Positive = 1.0
-    """Factor on the loss of reflection steps [I]."""
-
-
-class ScrpoConfig(Section):
-    """ScRPO (arXiv 2511.06065). Every default is [I] unless marked."""
-
-    name: Literal["scrpo"] = "scrpo"
-    reflect_every: PositiveInt | Literal["never"] | None = None
-    """Short for trigger.mode every_n_steps with n = N, or trigger.mode never."""
-    stage1: GrpoLoss = GrpoLoss()
-    filter: FilterConfig = FilterConfig()
-    pool: PoolConfig = PoolConfig()
-    trigger: TriggerConfig = TriggerConfig()
-    stage2: Stage2Config = Stage2Config()
-    loss: ScrpoLoss = ScrpoLoss()
-    kl: KlConfig = KlConfig()
-    clip: ClipConfig = ClipConfig()
-
-    @property
-    def resolved_trigger(self) -> TriggerConfig:
-        """The trigger with `reflect_every` applied."""
-        if self.reflect_every is None:
-            return self.trigger
-        if self.reflect_every == "never":
-            return self.trigger.model_copy(update={"mode": "never"})
-        return self.trigger.model_copy(update={"mode": "every_n_steps", "n": self.reflect_every})
-
-
-MethodConfig = Annotated[GrpoConfig | ScrpoConfig, Field(discriminator="name")]
-
-
 class OptimConfig(Section):
     lr: Positive = 1e-6
     """Learning rate of AdamW."""
@@ -300,7 +161,7 @@ class OptimConfig(Section):
 class EvalConfig(Section):
     every: PositiveInt | None = None
     """Steps between evaluations on task.validation; none: only before the first and after the last step."""
-    benchmarks: list[str] = []
+    benchmarks: list[str] = Field(default_factory=list)
     """What `scrpo eval` runs: data set names, each graded by the task."""
     limit: PositiveInt | None = None
     """Only the first so many problems of each benchmark."""
@@ -330,7 +191,7 @@ class WandbConfig(Section):
     project: str = "scrpo"
     entity: str | None = None
     group: str | None = None
-    tags: list[str] = []
+    tags: list[str] = Field(default_factory=list)
 
 
 class TrackingConfig(Section):

@@ -11,9 +11,9 @@ from scrpo_cli.errors import UserError
 from scrpo_cli.methods.segments import reflection_mask
 from scrpo_cli.recipe.models import Recipe, TaskConfig
 from scrpo_cli.rng import generator
-from scrpo_cli.rollout.chat import Chat, reflection_messages
+from scrpo_cli.rollout.chat import Chat, next_turn, reflection_messages
 from scrpo_cli.tasks.base import Task
-from scrpo_cli.types import Ask, AttemptKind, PoolEntry, Problem
+from scrpo_cli.types import Ask, Attempt, AttemptKind, PoolEntry, Problem
 
 
 class TaskPrompts:
@@ -24,8 +24,13 @@ class TaskPrompts:
         self.per_step = recipe.optim.prompts_per_step
         self._order = lru_cache(maxsize=2)(self.order)
 
-    def problems(self, step: int) -> list[Problem]:
-        """Slots [step * P, (step + 1) * P) of an endless stream of shuffled epochs."""
+    def problems(self, step: int, extra: int = 0) -> list[Problem]:
+        """Slots [step * P, (step + 1) * P) of an endless stream of shuffled epochs; further draws of a step are its own
+        shuffles.
+        """
+        if extra:
+            drawn = generator(self.recipe.seed, step, "extra", extra).choice(len(self.all), self.per_step)
+            return [self.all[int(i)] for i in drawn]
         slots = range(step * self.per_step, (step + 1) * self.per_step)
         return [self.all[int(self._order(slot // len(self.all))[slot % len(self.all)])] for slot in slots]
 
@@ -34,6 +39,12 @@ class TaskPrompts:
 
     def first(self, problem: Problem, samples: int) -> Ask:
         return Ask(problem, self.task.messages(problem), samples)
+
+    def check(self, ask: Ask, attempt: Attempt) -> Ask:
+        return next_turn(ask, attempt, self.recipe.task.check_prompt)
+
+    def ids(self, ask: Ask) -> list[int]:
+        return self.chat.prompt(ask)
 
     def reflection(self, entry: PoolEntry, samples: int) -> Ask:
         return reflection_ask(self.task, self.chat, self.recipe.task, entry, samples)

@@ -27,7 +27,8 @@ import torch
 from peft import PeftConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from scrpo_cli.recipe.models import ModelConfig, Recipe, ScrpoConfig
+from scrpo_cli.recipe.methods import ScrpoConfig
+from scrpo_cli.recipe.models import ModelConfig, Recipe
 from scrpo_cli.training.policy import add_adapter, first_line, model_path, pick_device, pick_dtype
 
 if TYPE_CHECKING:

@@ -2,6 +2,7 @@
 
     step-000010/  adapter_model.safetensors, adapter_config.json   a standard PEFT adapter
                   optimizer.pt                                     optimizer moments
+                  reference.pt                                     the reference's adapter, if it has one
                   state.json                                       step, tokens, method state, adapter hash
                   manifest.json                                    SHA-256 of each of them; written last
 
@@ -52,6 +53,8 @@ def save(root: Path, progress: Progress, policy: Policy, optimizer: torch.optim.
         temporary.mkdir(parents=True)
         policy.model.save_pretrained(str(temporary), save_embedding_layers=False)
         torch.save(optimizer.state_dict(), temporary / "optimizer.pt")
+        if policy.frozen is not None:
+            torch.save(policy.frozen, temporary / "reference.pt")
         (temporary / "state.json").write_text(json.dumps(asdict(progress), indent=2))
         seal(temporary)
         shutil.rmtree(final, ignore_errors=True)  # an incomplete leftover of the same step
@@ -118,6 +121,8 @@ def load(directory: Path, policy: Policy, optimizer: torch.optim.Optimizer) -> P
             "Resume with the model and LoRA settings of the run, or start a new one.",
         )
     optimizer.load_state_dict(torch.load(directory / "optimizer.pt", map_location="cpu", weights_only=True))
+    if (directory / "reference.pt").exists():
+        policy.frozen = torch.load(directory / "reference.pt", map_location=policy.device, weights_only=True)
     return progress
 
 

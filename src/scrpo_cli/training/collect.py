@@ -16,7 +16,8 @@ from scrpo_cli.methods.filters import admit
 from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.queries import attempts_of, record_step, steps_of, waiting
 from scrpo_cli.pool.records import StepRecord
-from scrpo_cli.recipe.models import FilterConfig, PoolConfig, Recipe, ScrpoConfig
+from scrpo_cli.recipe.methods import FilterConfig, PoolConfig, ScrpoConfig
+from scrpo_cli.recipe.models import Recipe
 from scrpo_cli.rollout.groups import Origin, grade_groups, sample_asks
 from scrpo_cli.rollout.imported import attempts_of_rows, by_problem
 from scrpo_cli.rollout.prompts import check_prompt_budget

@@ -1,4 +1,4 @@
-"""The training loop: plan -> sample -> grade -> record -> credit -> update -> sync -> evaluate -> commit."""
+"""The training loop: plan -> sample -> grade -> credit -> update -> sync -> commit -> evaluate -> save."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from scrpo_cli.errors import Interrupted, RunError
-from scrpo_cli.methods.base import Plan, PoolChange
+from scrpo_cli.methods.base import Fit, Plan, PoolChange
 from scrpo_cli.pool.queries import evaluations_of, record_evaluation, record_step, waiting
 from scrpo_cli.pool.records import StepRecord
 from scrpo_cli.rollout.groups import Origin, grade_groups, sample_asks
@@ -17,7 +17,7 @@ from scrpo_cli.tracking.jsonl import read_metrics
 from scrpo_cli.training import health
 from scrpo_cli.training.launch import resume_command
 from scrpo_cli.training.session import Session
-from scrpo_cli.types import Group
+from scrpo_cli.types import Completion, Group
 
 
 def train(run: Session) -> dict[str, Any]:
@@ -31,20 +31,17 @@ def train(run: Session) -> dict[str, Any]:
         clock = Clock()
         pool = waiting(run.db, run.pool)
         plan = run.method.plan(step, pool)
-        with clock("sample"):
-            origin = Origin(f"{run.run_id}:{step}", run.recipe.seed, step, "rollout")
-            completions = sample_asks(run.engine, run.chat, plan.asks, run.sampling, origin)
-        with clock("grade"):
-            groups = grade_groups(
-                run.task, run.recipe.task.reflection, plan.asks, completions, origin, run.chat.prefill
-            )
+        if plan.freeze_reference:
+            run.policy.freeze_reference()
+        groups = roll_out(run, step, plan, clock)
         with clock("credit"):
             change = run.method.curate(step, groups, pool)
-            credits = run.method.credit(groups)
+            fit = plan.fit or Fit(completions_of(groups), run.method.credit(groups))
         with clock("train"):
-            stats = run.updater.update(step, [c for group in completions for c in group], credits)
+            stats = run.updater.update(step, fit.completions, fit.credits)
+        run.method.observe(step, stats)
         run.engine.sync(run.policy.version)
-        metrics = stats | health.step_metrics(plan, groups, credits, pool, step) | clock.metrics()
+        metrics = stats | health.step_metrics(plan, groups, fit.credits, pool, step) | clock.metrics()
         commit(run, step, plan, groups, change, metrics)
         if run.recipe.eval.every and step % run.recipe.eval.every == 0 and not run.finished:
             evaluate(run, f"step{step}")
@@ -55,6 +52,25 @@ def train(run: Session) -> dict[str, Any]:
             raise Interrupted(what, str(run.directory), f"Continue with `{resume(run)}`.")
     evaluations["after"] = evaluate(run, "after")
     return evaluations
+
+
+def roll_out(run: Session, step: int, plan: Plan, clock: Clock) -> list[Group]:
+    """Sample and grade what the plan asks, and what the method asks on top once it has seen the verdicts."""
+    groups: list[Group] = []
+    asks, round = plan.asks, 0
+    while asks:
+        origin = Origin(f"{run.run_id}:{step}", run.recipe.seed, step, "rollout", group=len(groups))
+        with clock("sample"):
+            completions = sample_asks(run.engine, run.chat, asks, run.sampling, origin)
+        with clock("grade"):
+            groups += grade_groups(run.task, run.recipe.task.reflection, asks, completions, origin, run.chat.prefill)
+        round += 1
+        asks = run.method.more(step, groups, round)
+    return groups
+
+
+def completions_of(groups: Sequence[Group]) -> list[Completion]:
+    return [a.completion for group in groups for a in group.attempts]
 
 
 def commit(

@@ -1,10 +1,15 @@
 """One policy-gradient loss for every method, told the credit of each token. It knows no method's name.
 
-    L = - sum_n w_n [ min(rho_n A_n, clip(rho_n, 1-eps_lo, 1+eps_hi) A_n) - beta_n KL_n ]
-    rho_n = exp(logp_n - old_n)
+    L = - sum_n w_n [ gain_n - beta_n KL_n ]
 
-w_n = mask / denominator (methods/advantages.py::token_weights), so micro-batches simply add up.
-Sources: PPO clip as in GRPO (arXiv 2402.03300, Eq. 3), separate eps as in DAPO (arXiv 2503.14476, Eq. 8).
+w_n = mask / denominator (methods/advantages.py::token_weights), so micro-batches simply add up. What the probability
+ratio rho_n = exp(logp_n - old_n) does to the gain is the `kind` of the clip; low and high are eps_lo and eps_hi:
+
+    ppo    min(rho A, clip(rho, 1-low, 1+high) A)           arXiv 2402.03300, Eq. 3; two eps: DAPO, 2503.14476, Eq. 8
+    gspo   the same with s = exp(mean_t log rho_t), the      arXiv 2507.18071, Eq. 5 and 7
+           geometric mean over the row's trained tokens
+    cispo  sg[clip(rho, 1-low, 1+high)] A logp              arXiv 2506.13585, Eq. 4
+    none   A logp                                            REINFORCE; with A = 1 maximum likelihood
 """
 
 from __future__ import annotations
@@ -13,10 +18,14 @@ from dataclasses import dataclass
 
 import torch
 
+from scrpo_cli.recipe.methods import ClipConfig
+
 
 @dataclass(frozen=True)
 class TokenBatch:
-    """Flat tokens (N,) of one micro-batch. `ref_N` is None where no token has a KL coefficient."""
+    """Flat tokens (N,) of one micro-batch, whole rows one after another; `row_N` numbers them from 0. `ref_N` is None
+    where no token has a KL coefficient.
+    """
 
     logp_N: torch.Tensor
     old_N: torch.Tensor
@@ -24,20 +33,40 @@ class TokenBatch:
     advantage_N: torch.Tensor
     weight_N: torch.Tensor
     kl_N: torch.Tensor
+    row_N: torch.Tensor
 
 
 def policy_gradient_loss(
-    batch: TokenBatch, clip_low: float, clip_high: float, kl_estimator: str = "k3"
+    batch: TokenBatch, clip: ClipConfig, kl_estimator: str = "k3"
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """The loss (a sum) and detached per-token statistics: `ratio`, `clipped` (0/1) and `kl` (nats)."""
-    ratio_N = torch.exp(batch.logp_N - batch.old_N)
-    clipped_N = torch.clamp(ratio_N, 1 - clip_low, 1 + clip_high)
-    gain_N = torch.minimum(ratio_N * batch.advantage_N, clipped_N * batch.advantage_N)
+    gain_N, ratio_N, clipped_N = gains(batch, clip)
     penalty_N = torch.zeros_like(gain_N) if batch.ref_N is None else kl_penalty(batch.logp_N, batch.ref_N, kl_estimator)
     loss = -(batch.weight_N * (gain_N - batch.kl_N * penalty_N)).sum()
-    with torch.no_grad():
-        hit_N = (clipped_N * batch.advantage_N < ratio_N * batch.advantage_N).float()
-    return loss, {"ratio": ratio_N.detach(), "clipped": hit_N, "kl": penalty_N.detach()}
+    return loss, {"ratio": ratio_N.detach(), "clipped": clipped_N, "kl": penalty_N.detach()}
+
+
+def gains(batch: TokenBatch, clip: ClipConfig) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """What is maximised, the ratio, and where the clip bites (0/1), each (N,)."""
+    advantage_N = batch.advantage_N
+    log_ratio_N = batch.logp_N - batch.old_N
+    if clip.kind == "none":
+        return advantage_N * batch.logp_N, torch.exp(log_ratio_N), torch.zeros_like(advantage_N)
+    ratio_N = torch.exp(row_means(log_ratio_N, batch) if clip.kind == "gspo" else log_ratio_N)
+    bounded_N = torch.clamp(ratio_N, 1 - clip.low, 1 + clip.high)
+    if clip.kind == "cispo":
+        return bounded_N.detach() * advantage_N * batch.logp_N, ratio_N, (bounded_N != ratio_N).float()
+    hit_N = (bounded_N * advantage_N < ratio_N * advantage_N).float()
+    return torch.minimum(ratio_N * advantage_N, bounded_N * advantage_N), ratio_N, hit_N
+
+
+def row_means(values_N: torch.Tensor, batch: TokenBatch) -> torch.Tensor:
+    """The mean of each row over its trained tokens, at every token (N,) of the row."""
+    trained_N = (batch.weight_N > 0).to(values_N.dtype)
+    zeros_B = values_N.new_zeros(int(batch.row_N.max()) + 1)
+    sum_B = zeros_B.index_add(0, batch.row_N, values_N * trained_N)
+    count_B = zeros_B.index_add(0, batch.row_N, trained_N)
+    return (sum_B / count_B.clamp(min=1))[batch.row_N]
 
 
 def kl_penalty(logp_N: torch.Tensor, ref_N: torch.Tensor, estimator: str) -> torch.Tensor:
@@ -45,6 +74,8 @@ def kl_penalty(logp_N: torch.Tensor, ref_N: torch.Tensor, estimator: str) -> tor
 
     k3 = exp(d) - d - 1: its value is unbiased for KL(policy||ref), its gradient is that of KL(ref||policy).
     k2 = d^2 / 2: its gradient is that of KL(policy||ref). (methods.md 2.9; arXiv 2402.03300, Eq. 4 for k3)
+    Both are gradients token by token: what a token does to the KL of later ones is left out. k1 has no place here,
+    since its gradient is zero in expectation; it belongs into the reward (methods/kl.py), where later tokens count.
     """
     d_N = ref_N - logp_N
     if estimator == "k2":

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,14 +31,33 @@ class Policy:
     model: Any
     tokenizer: Any
     version: int = 0
+    frozen: list[torch.Tensor] | None = None
+    """Adapter weights of the reference, in the order of `trainable`; none: the base model is the reference."""
 
     @property
     def device(self) -> torch.device:
         return self.model.device
 
     def reference(self) -> AbstractContextManager[None]:
-        """Inside, the adapter is off: the reference policy."""
-        return self.model.disable_adapter()
+        """Inside, the model is the reference policy: the adapter off, or as it was when it was frozen."""
+        return self.model.disable_adapter() if self.frozen is None else self.swapped(self.frozen)
+
+    def freeze_reference(self) -> None:
+        """From now on the reference is the policy as it is."""
+        self.frozen = [p.detach().clone() for p in self.trainable()]
+
+    @contextmanager
+    @torch.no_grad()
+    def swapped(self, weights: Sequence[torch.Tensor]) -> Iterator[None]:
+        """Other adapter weights for as long as the context lasts; only for passes without a gradient."""
+        mine = [p.detach().clone() for p in self.trainable()]
+        for p, other in zip(self.trainable(), weights, strict=True):
+            p.copy_(other)
+        try:
+            yield
+        finally:
+            for p, own in zip(self.trainable(), mine, strict=True):
+                p.copy_(own)
 
     def trainable(self) -> list[torch.nn.Parameter]:
         return [p for p in self.model.parameters() if p.requires_grad]

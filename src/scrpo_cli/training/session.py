@@ -20,6 +20,7 @@ from scrpo_cli.tracking.tracker import HasConsole, Tracker
 from scrpo_cli.training import checkpoint
 from scrpo_cli.training.checkpoint import Progress
 from scrpo_cli.training.lab import Lab, open_lab
+from scrpo_cli.training.library import RunLibrary
 from scrpo_cli.training.update import Updater
 from scrpo_cli.types import Problem
 
@@ -71,7 +72,7 @@ class Session(Lab):
     def finished(self) -> bool:
         budget = self.recipe.optim.max_generated_tokens
         spent = budget is not None and self.progress.generated_tokens >= budget
-        return spent or self.progress.step >= self.recipe.optim.steps
+        return self.method.over(spent) or self.progress.step >= self.recipe.optim.steps
 
     def benchmark(self) -> tuple[str, Sequence[Problem]] | None:
         """What is evaluated before the first and after the last step: task.test, else task.validation."""
@@ -102,7 +103,7 @@ def open_session(
     problems = lab.task.problems(recipe.task.train)
     check_prompt_budget(recipe, lab.task, lab.chat, problems)
     check_context(recipe, getattr(lab.policy.model.config, "max_position_embeddings", None))
-    method = make_method(recipe, TaskPrompts(recipe, lab.task, lab.chat, problems))
+    method = make_method(recipe, TaskPrompts(recipe, lab.task, lab.chat, problems), RunLibrary(db, run_id))
     updater = Updater(lab.policy, recipe)
     newest = checkpoint.newest(directory / "checkpoints") if resume else None
     progress = checkpoint.load(newest, lab.policy, updater.optimizer) if newest else Progress()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -48,6 +48,7 @@ class Updater:
         """Train on a step's completions and return metrics; rows without any trained token cost nothing."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(step, self.recipe)
+        credits, settled = self.settle(completions, credits)
         stats: list[dict[str, torch.Tensor]] = []
         norms = []
         for part in minibatches(len(completions), self.optim.minibatches):
@@ -56,7 +57,40 @@ class Updater:
                 continue
             stats += self.accumulate(rows)
             norms.append(self.step())
-        return summary(stats, norms) | {"train/lr": learning_rate(step, self.recipe)}
+        return summary(stats, norms) | settled | {"train/lr": learning_rate(step, self.recipe)}
+
+    def settle(self, completions: Sequence[Completion], credits: Credits) -> tuple[Credits, dict[str, float]]:
+        """Credit that depends on log pi / pi_ref is worked out once, at the policy before the update."""
+        if credits.finish is None:
+            return credits, {}
+        ratios = self.log_ratios(completions)
+        taught = [r[c.mask_T > 0] for r, c in zip(ratios, credits.rows, strict=True)]
+        rows = credits.finish(ratios)
+        return replace(credits, rows=rows, finish=None), {"train/log_ratio": float(np.concatenate(taught).mean())}
+
+    @torch.no_grad()
+    def log_ratios(self, completions: Sequence[Completion]) -> list[np.ndarray]:
+        """(T,) log pi - log pi_ref of every token, one array a completion."""
+        found: dict[int, np.ndarray] = {}
+        rows = [(c.prompt_ids, c.ids) for c in completions]
+        for part in within_budget([len(p) + len(c) for p, c in rows], self.microbatch_tokens):
+            pairs = [rows[i] for i in part]
+            ours_N, theirs_N = self.logprobs(pairs), self.reference_logprobs(pairs)
+            cuts = np.cumsum([len(ids) for _, ids in pairs])[:-1]
+            found |= dict(zip(part, np.split((ours_N - theirs_N).float().cpu().numpy(), cuts), strict=True))
+        return [found[i] for i in range(len(rows))]
+
+    def logprobs(self, pairs: Any) -> torch.Tensor:
+        return self.logprobs_and_entropies(pairs)[0]
+
+    def logprobs_and_entropies(self, pairs: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        args = (pairs, self.recipe.rollout.temperature, self.optim.logits_chunk)
+        return completion_logprobs(self.policy.model, *args)
+
+    @torch.no_grad()
+    def reference_logprobs(self, pairs: Any) -> torch.Tensor:
+        with self.policy.reference():
+            return self.logprobs(pairs)
 
     def accumulate(self, rows: Sequence[TrainRow]) -> list[dict[str, torch.Tensor]]:
         """Gradients of one optimizer step. Out of CUDA memory, it starts over with half the tokens a micro-batch."""
@@ -79,22 +113,23 @@ class Updater:
         pairs = [(r.completion.prompt_ids, r.completion.ids) for r in rows]
         batch, entropy_N = self.token_batch(rows, pairs)
         cfg = self.recipe.method
-        loss, stats = policy_gradient_loss(batch, cfg.clip.low, cfg.clip.high, cfg.kl.estimator)
+        loss, stats = policy_gradient_loss(batch, cfg.clip, cfg.kl.estimator)
         loss.backward()
         trained_N = batch.weight_N > 0
         picked = {k: v[trained_N] for k, v in stats.items()}
         drift_N = (batch.logp_N.detach() - batch.old_N).abs()[trained_N]
-        return picked | {"loss": loss.detach(), "entropy": entropy_N[trained_N], "drift": drift_N}
+        picked |= {"loss": loss.detach(), "entropy": entropy_N[trained_N], "drift": drift_N}
+        for part in sorted({r.credit.part for r in rows} - {""}):
+            of_part_B = torch.tensor([r.credit.part == part for r in rows], device=batch.row_N.device)
+            picked[f"kl_{part}"] = stats["kl"][trained_N & of_part_B[batch.row_N]]
+            picked[f"rows_{part}"] = of_part_B.sum()
+        return picked
 
     def token_batch(self, rows: Sequence[TrainRow], pairs: Any) -> tuple[TokenBatch, torch.Tensor]:
-        model, device = self.policy.model, self.policy.device
-        args = (pairs, self.recipe.rollout.temperature, self.optim.logits_chunk)
-        logp_N, entropy_N = completion_logprobs(model, *args)
+        device = self.policy.device
+        logp_N, entropy_N = self.logprobs_and_entropies(pairs)
         kl_N = flat([r.credit.kl_T for r in rows], device)
-        ref_N = None
-        if bool((kl_N > 0).any()):
-            with torch.no_grad(), self.policy.reference():
-                ref_N, _ = completion_logprobs(model, *args)
+        ref_N = self.reference_logprobs(pairs) if bool((kl_N > 0).any()) else None
         return TokenBatch(
             logp_N,
             flat([np.asarray(r.completion.logprobs) for r in rows], device),
@@ -102,6 +137,7 @@ class Updater:
             flat([r.credit.advantage_T for r in rows], device),
             flat([r.weight_T for r in rows], device),
             kl_N,
+            torch.repeat_interleave(torch.tensor([len(r.completion.ids) for r in rows])).to(device),
         ), entropy_N
 
     def step(self) -> float:
@@ -129,14 +165,18 @@ def minibatches(rows: int, count: int) -> list[np.ndarray]:
     return [np.arange(k, rows, count) for k in range(min(count, rows))]
 
 
-def microbatches(rows: Sequence[TrainRow], tokens: int) -> Iterator[list[TrainRow]]:
-    """Rows of like length whose padded size stays within `tokens`; a longer row stands alone."""
-    batch: list[TrainRow] = []
-    for row in sorted(rows, key=lambda r: r.length):
-        if batch and row.length * (len(batch) + 1) > tokens:
+def microbatches(rows: Sequence[TrainRow], tokens: int) -> list[list[TrainRow]]:
+    return [[rows[i] for i in part] for part in within_budget([row.length for row in rows], tokens)]
+
+
+def within_budget(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
+    """Indices of rows of like length whose padded size stays within `tokens`; a longer row stands alone."""
+    batch: list[int] = []
+    for i in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if batch and lengths[i] * (len(batch) + 1) > tokens:
             yield batch
             batch = []
-        batch.append(row)
+        batch.append(i)
     if batch:
         yield batch
 
@@ -160,9 +200,9 @@ def summary(stats: Sequence[dict[str, torch.Tensor]], norms: Sequence[float]) ->
         return {"train/tokens": 0.0}
 
     def tokens(key: str) -> torch.Tensor:
-        return torch.cat([s[key] for s in stats])
+        return torch.cat([s[key] for s in stats if key in s])
 
-    return {
+    return parts_kl(stats) | {
         "train/tokens": float(tokens("ratio").numel()),
         "train/loss": float(sum(s["loss"] for s in stats)),
         "train/clip_share": float(tokens("clipped").mean()),
@@ -172,3 +212,15 @@ def summary(stats: Sequence[dict[str, torch.Tensor]], norms: Sequence[float]) ->
         "train/drift_max": float(tokens("drift").max()),
         "train/grad_norm": float(np.mean(norms)),
     }
+
+
+def parts_kl(stats: Sequence[dict[str, torch.Tensor]]) -> dict[str, float]:
+    """KL of each part of the credit (SCoRe's turns): mean over its tokens, and mean over its rows of their sum."""
+    found = {}
+    for part in sorted({key.removeprefix("rows_") for s in stats for key in s if key.startswith("rows_")}):
+        mine = [s for s in stats if f"rows_{part}" in s]
+        kl_N = torch.cat([s[f"kl_{part}"] for s in mine])
+        if kl_N.numel():
+            found[f"train/kl_{part}"] = float(kl_N.mean())
+            found[f"train/kl_{part}_sequence"] = float(kl_N.sum() / sum(s[f"rows_{part}"] for s in mine))
+    return found

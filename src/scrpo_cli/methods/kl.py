@@ -1,0 +1,49 @@
+"""The KL penalty inside the reward (`kl.estimator: k1`), as REINFORCE writes it (arXiv 2402.14740; SCoRe, Eq. 2).
+
+    R_i = r_i - sum_t beta_t (log pi(o_t) - log pi_ref(o_t)),   A_i = R_i - baseline of the others
+
+The log-ratio is a number here, not a term of the loss: its policy gradient is that of KL(policy||ref) over whole
+completions, what a token does to later ones included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from scrpo_cli.methods.base import Credits
+from scrpo_cli.types import Credit
+
+
+def kl_in_reward(credits: Credits, baselines: Sequence[Hashable]) -> Credits:
+    """Credits whose KL coefficients become part of the advantage once log pi / pi_ref is known.
+
+    `baselines` names the group of each row: from a row's penalty the mean penalty of the others in its group is taken,
+    which leaves the gradient unbiased. Rows without a trained token have no penalty and are nobody's baseline.
+    """
+
+    def finish(log_ratios: Sequence[np.ndarray]) -> list[Credit]:
+        rows = credits.rows
+        penalties = np.array([float((c.kl_T * c.mask_T * r).sum()) for c, r in zip(rows, log_ratios, strict=True)])
+        trained = np.array([bool(c.mask_T.any()) for c in rows])
+        number = {key: n for n, key in enumerate(dict.fromkeys(baselines))}
+        keys = np.array([number[key] for key in baselines])
+        return [
+            replace(
+                c,
+                advantage_T=c.advantage_T - np.float32(relative(penalties, trained & (keys == keys[i]), i)),
+                kl_T=np.zeros_like(c.kl_T),
+            )
+            for i, c in enumerate(rows)
+        ]
+
+    return replace(credits, finish=finish)
+
+
+def relative(penalties: np.ndarray, group: np.ndarray, i: int) -> float:
+    """Row i's penalty less the mean of the other rows of its group; its own penalty where it is alone."""
+    others = group.copy()
+    others[i] = False
+    return float(penalties[i] - (penalties[others].mean() if others.any() else 0.0))
