@@ -6,12 +6,15 @@ A method sees groups and returns credit. It imports no engine, no database and n
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
 
 from scrpo_cli.types import Ask, Attempt, Completion, Credit, Group, PoolEntry, Problem
+
+Settled = tuple[Sequence[Credit], Mapping[str, float]]
+"""Rows of credit, and what was measured on the way (`train/...` metrics)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,14 +22,25 @@ class Credits:
     """The credit of every completion of a step (groups in order, samples in order) and how the loss is normalised.
 
     Credit that depends on log pi / pi_ref (a KL penalty inside the reward, DPO) is settled by `finish`: it takes one
-    array (T,) of log pi - log pi_ref a row, at the policy before the update, and returns the rows.
+    array (T,) of log pi - log pi_ref a row, at the policy before the update.
     """
 
     rows: Sequence[Credit]
     normalizer: str
     scale: float = 1.0
     skipped_groups: int = 0
-    finish: Callable[[Sequence[np.ndarray]], Sequence[Credit]] | None = None
+    finish: Callable[[Sequence[np.ndarray]], Settled] | None = None
+
+    def after(self, rows: Sequence[Credit]) -> Credits:
+        """The same with `rows` that come before."""
+        finish, n = self.finish, len(rows)
+
+        def shifted(log_ratios: Sequence[np.ndarray]) -> Settled:
+            assert finish is not None
+            settled, stats = finish(log_ratios[n:])
+            return [*rows, *settled], stats
+
+        return replace(self, rows=[*rows, *self.rows], finish=finish and shifted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +55,13 @@ class Fit:
 class Plan:
     """What one step samples, or fits. `phase` prefixes its metrics: `trial`, `reflect`, `turns`, `collect`, `fit`.
 
-    `freeze_reference`: from this step on the reference is the policy as it is now.
+    `reference`: from this step on it is the `policy` as it is now, or the `base` model; empty: as it was.
     """
 
     phase: str
     asks: Sequence[Ask]
     fit: Fit | None = None
-    freeze_reference: bool = False
+    reference: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from scrpo_cli.methods.base import Credits
-from scrpo_cli.types import Credit
+from scrpo_cli.methods.base import Credits, Settled
 
 
 def kl_in_reward(credits: Credits, baselines: Sequence[Hashable]) -> Credits:
@@ -24,20 +23,19 @@ def kl_in_reward(credits: Credits, baselines: Sequence[Hashable]) -> Credits:
     which leaves the gradient unbiased. Rows without a trained token have no penalty and are nobody's baseline.
     """
 
-    def finish(log_ratios: Sequence[np.ndarray]) -> list[Credit]:
+    def finish(log_ratios: Sequence[np.ndarray]) -> Settled:
         rows = credits.rows
         penalties = np.array([float((c.kl_T * c.mask_T * r).sum()) for c, r in zip(rows, log_ratios, strict=True)])
         trained = np.array([bool(c.mask_T.any()) for c in rows])
         number = {key: n for n, key in enumerate(dict.fromkeys(baselines))}
         keys = np.array([number[key] for key in baselines])
-        return [
-            replace(
-                c,
-                advantage_T=c.advantage_T - np.float32(relative(penalties, trained & (keys == keys[i]), i)),
-                kl_T=np.zeros_like(c.kl_T),
-            )
-            for i, c in enumerate(rows)
+        excess = [relative(penalties, trained & (keys == keys[i]), i) for i in range(len(rows))]
+        settled = [
+            replace(c, advantage_T=c.advantage_T - np.float32(e), kl_T=np.zeros_like(c.kl_T))
+            for c, e in zip(rows, excess, strict=True)
         ]
+        sums = [float(r.sum()) for r, t in zip(log_ratios, trained, strict=True) if t]
+        return settled, {"train/kl_sequence": float(np.mean(sums)) if sums else 0.0}
 
     return replace(credits, finish=finish)
 

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from scrpo_cli.recipe.methods import MethodConfig, ScrpoConfig
+from scrpo_cli.recipe.methods import MethodConfig, OfflineConfig, ScrpoConfig
 from scrpo_cli.recipe.section import NonNegative, Positive, PositiveInt, Section, Share
 
 
@@ -214,3 +214,16 @@ class Recipe(Section):
     eval: EvalConfig = EvalConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     tracking: TrackingConfig = TrackingConfig()
+
+    @model_validator(mode="after")
+    def _offline_methods_need_examples(self) -> Recipe:
+        method = self.method
+        if not isinstance(method, OfflineConfig):
+            return self
+        if not method.runs and self.optim.max_generated_tokens is None:
+            raise ValueError(
+                f"{method.name} samples its examples first: give optim.max_generated_tokens, or runs in method.runs"
+            )
+        if method.name == "dpo" and self.optim.minibatches > 1:
+            raise ValueError("dpo takes one optimizer step a batch: optim.minibatches must be 1 (method.batch is free)")
+        return self

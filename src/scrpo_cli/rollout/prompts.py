@@ -9,6 +9,7 @@ import numpy as np
 
 from scrpo_cli.errors import UserError
 from scrpo_cli.methods.segments import reflection_mask
+from scrpo_cli.recipe.methods import PairSftConfig, RrrConfig, ScoreConfig, ScrpoConfig, StarConfig
 from scrpo_cli.recipe.models import Recipe, TaskConfig
 from scrpo_cli.rng import generator
 from scrpo_cli.rollout.chat import Chat, next_turn, reflection_messages
@@ -77,14 +78,21 @@ def check_prompt_budget(recipe: Recipe, task: Task, chat: Chat, problems: Sequen
 
 
 def check_context(recipe: Recipe, positions: int | None) -> None:
-    """A reflection prompt holds the problem and an earlier answer: prompt + answer + completion must fit the model."""
-    reflection = recipe.task.reflection
-    longest = recipe.rollout.max_tokens
-    shown = longest if reflection.show == "full" else min(longest, reflection.tail_tokens)
+    """The longest prompt and its completion must fit the model: a reflection holds the problem and an earlier answer,
+    a conversation all answers so far.
+    """
+    method, longest = recipe.method, recipe.rollout.max_tokens
+    shown, keys = 0, ["task.max_prompt_tokens", "rollout.max_tokens"]
+    if isinstance(method, ScoreConfig | StarConfig | PairSftConfig):
+        shown = longest * (method.turns - 1 if isinstance(method, ScoreConfig) else 1)
+    elif isinstance(method, ScrpoConfig | RrrConfig):
+        reflection = recipe.task.reflection
+        shown = longest if reflection.show == "full" else min(longest, reflection.tail_tokens)
+        keys.append("task.reflection.tail_tokens")
     need = recipe.task.max_prompt_tokens + shown + longest
     if positions is not None and need > positions:
         raise UserError(
-            f"A reflection may need {need} tokens and the model has {positions} positions.",
-            "task.max_prompt_tokens + what is shown of the earlier answer + rollout.max_tokens",
-            "Lower task.max_prompt_tokens, rollout.max_tokens or task.reflection.tail_tokens.",
+            f"A prompt and its completion may need {need} tokens and the model has {positions} positions.",
+            "task.max_prompt_tokens + earlier answers + rollout.max_tokens",
+            f"Lower {', '.join(keys[:-1])} or {keys[-1]}.",
         )

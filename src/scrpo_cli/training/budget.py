@@ -27,7 +27,7 @@ import torch
 from peft import PeftConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from scrpo_cli.recipe.methods import ScrpoConfig
+from scrpo_cli.recipe.methods import OnPolicyConfig, PairSftConfig, RrrConfig, ScoreConfig, ScrpoConfig, StarConfig
 from scrpo_cli.recipe.models import ModelConfig, Recipe
 from scrpo_cli.training.policy import add_adapter, first_line, model_path, pick_device, pick_dtype
 
@@ -86,9 +86,21 @@ def estimate(recipe: Recipe) -> Budget:
 def rollouts_per_step(recipe: Recipe) -> tuple[int, int]:
     """Completions sampled in a trial step and in a reflection step (0: the method has none)."""
     prompts, samples, method = recipe.optim.prompts_per_step, recipe.rollout.group_size, recipe.method
-    if not isinstance(method, ScrpoConfig) or method.resolved_trigger.mode == "never":
-        return prompts * samples, 0
-    return prompts * samples, (method.stage2.prompts or prompts) * (method.stage2.group_size or samples)
+    if isinstance(method, ScrpoConfig) and method.resolved_trigger.mode != "never":
+        return prompts * samples, (method.stage2.prompts or prompts) * (method.stage2.group_size or samples)
+    if isinstance(method, RrrConfig):
+        return prompts * method.attempts * (1 + samples), 0
+    if isinstance(method, OnPolicyConfig):
+        return prompts * samples * (1 + method.resample), 0
+    return prompts * samples * turns_of(recipe), 0
+
+
+def turns_of(recipe: Recipe) -> int:
+    """Answers in a row that a training conversation has at most."""
+    method = recipe.method
+    if isinstance(method, ScoreConfig):
+        return method.turns
+    return 2 if isinstance(method, StarConfig | PairSftConfig) else 1
 
 
 def model_sizes(recipe: Recipe) -> Sizes:
@@ -135,7 +147,7 @@ def memory_parts(recipe: Recipe, config: Any, parameters: int, adapter: int, b: 
     heads = config.num_attention_heads
     head_size = getattr(config, "head_dim", None) or config.hidden_size // heads
     k = (getattr(config, "num_key_value_heads", None) or heads) * head_size
-    longest = recipe.task.max_prompt_tokens + recipe.rollout.max_tokens
+    longest = recipe.task.max_prompt_tokens + turns_of(recipe) * recipe.rollout.max_tokens
     most_rows = max(rollouts_per_step(recipe))
     rows = min(recipe.rollout.batch_size, most_rows)
     tokens = min(max(recipe.optim.tokens_per_microbatch, longest), most_rows * longest)

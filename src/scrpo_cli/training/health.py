@@ -2,46 +2,177 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import psutil
 import torch
 
+from scrpo_cli.evaluation.edits import edit_ratio
 from scrpo_cli.methods.base import Credits, Plan
-from scrpo_cli.types import Group, PoolEntry, Verdict
+from scrpo_cli.recipe.monitors import MonitorsConfig
+from scrpo_cli.types import Attempt, AttemptKind, Group, PoolEntry, Verdict
+
+EDIT_PAIRS = 64
+"""Pairs of a step whose edit distance is computed; it grows with the square of their length."""
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """An answer and the one that revises it: the next turn of its conversation, or a correction of a pooled error."""
+
+    before: str
+    answer: str | None
+    right: float
+    after: Attempt
+
+    @property
+    def copied(self) -> bool:
+        return self.after.completion.text.strip() == self.before.strip()
+
+    @property
+    def unchanged(self) -> bool:
+        """Both have a final answer, and it is the same text."""
+        now = self.after.grade.extracted
+        return self.answer is not None and now is not None and self.answer.strip() == now.strip()
+
+    def apologises(self, words: Sequence[str]) -> bool:
+        """It says sorry, or only says it again, and the answer stays."""
+        text = self.after.completion.text.lower()
+        return self.unchanged and any(word.lower() in text for word in words)
 
 
 def step_metrics(
-    plan: Plan, groups: Sequence[Group], credits: Credits, pool: Sequence[PoolEntry], step: int
+    plan: Plan, groups: Sequence[Group], credits: Credits, pool: Sequence[PoolEntry], step: int, cfg: MonitorsConfig
 ) -> dict[str, float]:
-    """Rewards, lengths, truncation, skipped groups, pool size and age, memory."""
-    attempts = [a for g in groups for a in g.attempts]
-    lengths = np.array([len(a.completion.ids) for a in attempts])
-    right = np.array([a.reward for a in attempts])
-    ages = np.array([step - e.added_step for e in pool])
-    metrics = {
-        f"{plan.phase}/reward": right.mean(),
-        f"{plan.phase}/tokens": lengths.sum(),
-        f"{plan.phase}/length": lengths.mean(),
-        f"{plan.phase}/truncated": np.mean([a.truncated for a in attempts]),
-        f"{plan.phase}/unparsable": np.mean([a.grade.verdict is Verdict.UNPARSABLE for a in attempts]),
-        f"{plan.phase}/grader_failed": np.mean([a.grade.verdict in ("error", "timeout") for a in attempts]),
-        f"{plan.phase}/groups": len(groups),
-        "groups/skipped": credits.skipped_groups,
-        "groups/skipped_share": credits.skipped_groups / len(groups),
-        "rollout/tokens": lengths.sum(),
-        "pool/size": len(pool),
-        "pool/age": ages.mean() if len(ages) else 0.0,
-        "memory/mb": memory_mb(),
-    }
-    if plan.phase == "trial":
-        metrics["trial/accuracy"] = right.mean()
-    else:
-        metrics["reflect/fix_rate"] = right.mean()
-        metrics["reflect/solved"] = np.mean([bool(g.rewards_G.any()) for g in groups])
+    """Rewards, lengths, truncation, skipped groups, what second answers do to first ones, the pool, memory.
+
+    What a step does not measure is left out: a step that only fits recorded completions has no reward.
+    """
+    corrections = [g for g in groups if g.ask.kind in (AttemptKind.CORRECTION, AttemptKind.RETRY)]
+    first = [a for g in groups if g.ask.kind is AttemptKind.FIRST for a in g.attempts]
+    metrics = sampled(plan.phase, groups) | (sampled("reflect", corrections) if corrections else {})
+    metrics["rollout/tokens"] = metrics[f"{plan.phase}/tokens"]
+    if groups:
+        reflected = metrics.get("reflect/tokens", 0.0) / max(1.0, metrics["rollout/tokens"])
+        skipped = credits.skipped_groups
+        metrics |= {"groups/skipped": skipped, "groups/skipped_share": skipped / len(groups)}
+        metrics |= {"reflect/tokens_share": reflected}
+    metrics |= measured("trial/accuracy", outcomes(first))
+    metrics |= repair_metrics(corrections, cfg) | turn_metrics(groups, cfg) | pool_metrics(pool, step, cfg)
+    metrics["memory/mb"] = memory_mb()
     return {k: float(v) for k, v in metrics.items()}
+
+
+def sampled(phase: str, groups: Sequence[Group]) -> dict[str, float]:
+    """What every phase tells of the completions that it sampled."""
+    attempts = [a for g in groups for a in g.attempts]
+    found: dict[str, float] = {
+        f"{phase}/groups": len(groups),
+        f"{phase}/tokens": sum(len(a.completion.ids) for a in attempts),
+    }
+    if not attempts:
+        return found
+    return found | {
+        **measured(f"{phase}/reward", outcomes(attempts)),
+        f"{phase}/length": np.mean([len(a.completion.ids) for a in attempts]),
+        f"{phase}/truncated": np.mean([a.truncated for a in attempts]),
+        f"{phase}/unparsable": np.mean([a.grade.verdict is Verdict.UNPARSABLE for a in attempts]),
+        f"{phase}/grader_failed": np.mean([a.grade.verdict in ("error", "timeout") for a in attempts]),
+    }
+
+
+def repair_metrics(corrections: Sequence[Group], cfg: MonitorsConfig) -> dict[str, float]:
+    """Corrections of pooled errors: how many are right, and whether errors that were used before are mended better."""
+    if not corrections:
+        return {}
+    used, fresh = (
+        outcomes([a for g in corrections if bool(g.ask.parent and g.ask.parent.uses) is seen for a in g.attempts])
+        for seen in (True, False)
+    )
+    found = measured("reflect/fix_rate", [*used, *fresh])
+    found["reflect/solved"] = float(np.mean([bool(g.rewards_G.any()) for g in corrections]))
+    found |= {"reflect/used": len(used), "reflect/fresh": len(fresh)}
+    found |= measured("reflect/fix_rate_used", used) | measured("reflect/fix_rate_fresh", fresh)
+    return found | stubborn_metrics("reflect", [r for g in corrections for r in revisions(g)], cfg)
+
+
+def turn_metrics(groups: Sequence[Group], cfg: MonitorsConfig) -> dict[str, float]:
+    """Conversations of several turns, after SCoRe (arXiv 2409.12917, sections 3 and 4): pairs of an answer and the next.
+
+    t1, t2, ... accuracy by turn; i2c and c2i shares of all pairs; broken is c2i among the right answers. With two turns
+    t2 - t1 = i2c - c2i. A pair of which the grader failed on one does not count.
+    """
+    pairs = [r for g in groups if g.ask.previous is not None for r in revisions(g)]
+    if not pairs:
+        return {}
+    before_P, after_P = np.array([(r.right, r.after.outcome) for r in pairs]).T
+    turn_P = np.array([r.after.turn for r in pairs])
+    found = {f"turns/t{t}": after_P[turn_P == t].mean() for t in np.unique(turn_P)}
+    found |= {"turns/t1": before_P[turn_P == 2].mean()} if 2 in turn_P else {}
+    shown = pairs[:: -(-len(pairs) // EDIT_PAIRS)]
+    found |= {
+        "turns/i2c": np.mean((1 - before_P) * after_P),
+        "turns/c2i": np.mean(before_P * (1 - after_P)),
+        "turns/right": before_P.sum(),
+        "turns/unchanged": np.mean([r.unchanged for r in pairs]),
+        "turns/edit_zero": np.mean([r.copied for r in pairs]),
+        "turns/edit_ratio": np.mean([edit_ratio(r.before, r.after.completion.text) for r in shown]),
+        **measured("turns/broken", 1 - after_P[before_P == 1]),
+    }
+    return found | stubborn_metrics("turns", pairs, cfg)
+
+
+def stubborn_metrics(prefix: str, pairs: Sequence[Revision], cfg: MonitorsConfig) -> dict[str, float]:
+    """What becomes of the wrong answers that were not given up: repeated, copied letter by letter, apologised for.
+
+    Saying a right answer again is what a second turn should do, so these are shares of the wrong ones.
+    """
+    wrong = [r for r in pairs if r.right == 0]
+    return {
+        f"{prefix}/wrong": len(wrong),
+        **measured(f"{prefix}/unchanged_wrong", [r.unchanged for r in wrong]),
+        **measured(f"{prefix}/edit_zero_wrong", [r.copied for r in wrong]),
+        **measured(f"{prefix}/apology", [r.apologises(cfg.apology_words) for r in wrong]),
+    }
+
+
+def pool_metrics(pool: Sequence[PoolEntry], step: int, cfg: MonitorsConfig) -> dict[str, float]:
+    """The pool before the step: size, mean age, and the share of it that teaches nothing new."""
+    mistakes = [(e.problem.source, e.problem.id, e.extracted) for e in pool if e.extracted is not None]
+    stuck = [e.uses >= cfg.stuck_uses and e.repairs == 0 for e in pool]
+    found: dict[str, float] = {"pool/size": len(pool), "pool/age": 0.0}
+    if pool:
+        found["pool/age"] = float(np.mean([step - e.added_step for e in pool]))
+        found["pool/repeated_share"] = (len(mistakes) - len(set(mistakes))) / len(pool)
+        found["pool/stuck_share"] = float(np.mean(stuck))
+    return found
+
+
+def revisions(group: Group) -> Iterator[Revision]:
+    """The group's answers with what they revise; none where it, or the answer, could not be graded."""
+    for after in group.attempts:
+        if group.ask.previous is not None:
+            earlier = group.ask.previous
+            before = Revision(earlier.completion.text, earlier.grade.extracted, earlier.outcome, after)
+        elif group.ask.parent is not None:
+            before = Revision(group.ask.parent.response, group.ask.parent.extracted, 0.0, after)
+        else:
+            continue
+        if np.isfinite(before.right + after.outcome):
+            yield before
+
+
+def outcomes(attempts: Sequence[Attempt]) -> list[float]:
+    """Of those that the grader could judge."""
+    return [a.outcome for a in attempts if np.isfinite(a.outcome)]
+
+
+def measured(name: str, values: Sequence[float] | np.ndarray) -> dict[str, float]:
+    """The mean under its name; nothing where there is nothing to average."""
+    return {name: float(np.mean(values))} if len(values) else {}
 
 
 def evaluation_metrics(metrics: Mapping[str, Any], prefix: str) -> dict[str, float]:

@@ -31,14 +31,16 @@ def train(run: Session) -> dict[str, Any]:
         clock = Clock()
         pool = waiting(run.db, run.pool)
         plan = run.method.plan(step, pool)
-        if plan.freeze_reference:
-            run.policy.freeze_reference()
+        if plan.reference:
+            run.policy.set_reference(plan.reference)
         groups = roll_out(run, step, plan, clock)
         with clock("credit"):
             change = run.method.curate(step, groups, pool)
             fit = plan.fit or Fit(completions_of(groups), run.method.credit(groups))
         with clock("train"):
             stats = run.updater.update(step, fit.completions, fit.credits)
+            if plan.fit:  # sampled by an older policy, perhaps after another prompt: no drift of the sampler
+                stats = {k: v for k, v in stats.items() if not k.startswith("train/drift")}
         run.method.observe(step, stats)
         run.engine.sync(run.policy.version)
         metrics = stats | health.step_metrics(plan, groups, fit.credits, pool, step) | clock.metrics()

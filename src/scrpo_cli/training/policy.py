@@ -42,9 +42,9 @@ class Policy:
         """Inside, the model is the reference policy: the adapter off, or as it was when it was frozen."""
         return self.model.disable_adapter() if self.frozen is None else self.swapped(self.frozen)
 
-    def freeze_reference(self) -> None:
-        """From now on the reference is the policy as it is."""
-        self.frozen = [p.detach().clone() for p in self.trainable()]
+    def set_reference(self, which: str) -> None:
+        """From now on the reference is the `policy` as it is, or the `base` model."""
+        self.frozen = [p.detach().clone() for p in self.trainable()] if which == "policy" else None
 
     @contextmanager
     @torch.no_grad()

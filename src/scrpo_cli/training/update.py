@@ -63,10 +63,8 @@ class Updater:
         """Credit that depends on log pi / pi_ref is worked out once, at the policy before the update."""
         if credits.finish is None:
             return credits, {}
-        ratios = self.log_ratios(completions)
-        taught = [r[c.mask_T > 0] for r, c in zip(ratios, credits.rows, strict=True)]
-        rows = credits.finish(ratios)
-        return replace(credits, rows=rows, finish=None), {"train/log_ratio": float(np.concatenate(taught).mean())}
+        rows, stats = credits.finish(self.log_ratios(completions))
+        return replace(credits, rows=rows, finish=None), dict(stats)
 
     @torch.no_grad()
     def log_ratios(self, completions: Sequence[Completion]) -> list[np.ndarray]:
@@ -127,9 +125,10 @@ class Updater:
 
     def token_batch(self, rows: Sequence[TrainRow], pairs: Any) -> tuple[TokenBatch, torch.Tensor]:
         device = self.policy.device
-        logp_N, entropy_N = self.logprobs_and_entropies(pairs)
         kl_N = flat([r.credit.kl_T for r in rows], device)
+        # the reference comes first: it may swap the adapter's weights, which no graph must have seen
         ref_N = self.reference_logprobs(pairs) if bool((kl_N > 0).any()) else None
+        logp_N, entropy_N = self.logprobs_and_entropies(pairs)
         return TokenBatch(
             logp_N,
             flat([np.asarray(r.completion.logprobs) for r in rows], device),

@@ -1,0 +1,215 @@
+"""SCoRe, Self-Correction via RL (Kumar et al., arXiv 2409.12917): several turns, two stages.
+
+    x1 = problem, y1 ~ pi(.|x1);  x2 = x1 + y1 + instruction, y2 ~ pi(.|x2);  r(y) in {0, 1}       (section 3)
+
+    Stage I   max E[ r(y2) - beta_2 KL(pi(.|x1) || pi_ref(.|x1)) ]                                 (Eq. 3)
+                  turn-1 tokens: no reward, KL beta_2       turn-2 tokens: r2, KL beta_1
+    Stage II  max E[ sum_i r(y_i) - beta_1 KL(pi(.|x_i) || pi_ref(.|x_i)) ]                        (Eq. 4)
+                  turn-1 tokens: r1, KL beta_1              turn-2 tokens: r2 + alpha (r2 - r1), KL beta_1
+
+Discount 0: a turn's tokens earn the reward of that turn alone (App. A.4). The baseline is the mean over the other
+samples of the same problem (RLOO); for turn 2 their contexts differ, and it stays unbiased since they are independent
+of y2. With T > 2 turns there are T-1 stages I: stage s teaches turn s+1 and holds turns 1..s at the model that the
+stage before left; then Stage II pays each turn for its progress over the last (App. A.1).
+
+Split of the stages, samples per prompt and KL estimator are not stated: switches, defaults ours [I].
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from scrpo_cli.methods.base import Credits, Library, Method, Plan, PoolChange, Prompts, flat_credit, no_credit
+from scrpo_cli.methods.kl import kl_in_reward
+from scrpo_cli.methods.shaping import improvement
+from scrpo_cli.recipe.methods import ScoreConfig
+from scrpo_cli.rng import generator
+from scrpo_cli.types import Ask, Attempt, AttemptKind, Group, PoolEntry
+
+ADAPT = 1.5  # beta_2 moves by this factor where the held turns' KL is off its target by more than it (PPO's rule)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long a run is: a stage is a share of its tokens, or of its steps where tokens are not bounded."""
+
+    steps: int
+    tokens: int | None = None
+
+    def spent(self, step: int, tokens: int) -> float:
+        return tokens / self.tokens if self.tokens else (step - 1) / self.steps
+
+
+@dataclass(frozen=True)
+class Turn:
+    """An attempt of a step with the attempt that it revises."""
+
+    attempt: Attempt
+    before: Attempt | None
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """Whose mean is the baseline: the same problem's answers in the same turn."""
+        return self.attempt.problem.source, self.attempt.problem.id, self.attempt.turn
+
+
+class Score(Method):
+    """`state`: the stage (1 .. T-1 are stages I, T is Stage II), the tokens so far, beta_2, the accuracies and KLs of
+    the stage's last steps.
+    """
+
+    def __init__(
+        self, cfg: ScoreConfig, prompts: Prompts, group_size: int, budget: Budget, seed: int, library: Library
+    ) -> None:
+        self.cfg, self.prompts, self.group_size, self.budget, self.seed = cfg, prompts, group_size, budget, seed
+        self.library = library
+        self.state = {"stage": 1, "tokens": 0, "beta2": cfg.kl.beta2, "accuracy": [], "held_kl": 0.0}
+
+    @property
+    def stage(self) -> int:
+        return self.state["stage"]
+
+    @property
+    def in_stage_two(self) -> bool:
+        return self.stage == self.cfg.turns
+
+    @property
+    def turns(self) -> int:
+        """Turns that this stage samples."""
+        return self.cfg.turns if self.in_stage_two else self.stage + 1
+
+    # -- which prompts are sampled next ------------------------------------------------------------------------
+
+    def plan(self, step: int, waiting: Sequence[PoolEntry]) -> Plan:
+        reference = self.next_stage(step)
+        problems = self.prompts.problems(step)
+        offline = self.offline_asks(step, len(problems))
+        fresh = problems[len(offline) // self.group_size :]
+        asks = [*offline, *(self.prompts.first(p, self.group_size) for p in fresh)]
+        return Plan("turns", asks, reference=reference)
+
+    def next_stage(self, step: int) -> str:
+        """Move on where the stage is over; what the reference becomes then (`""`: as it was)."""
+        before = self.stage
+        while not self.in_stage_two and self.stage_is_over(step):
+            self.state |= {"stage": self.stage + 1, "accuracy": [], "beta2": self.cfg.kl.beta2}
+        if self.stage == before or step == 1:
+            return ""
+        return "policy" if not self.in_stage_two or self.cfg.kl.reference == "stage1" else "base"
+
+    def stage_is_over(self, step: int) -> bool:
+        cfg = self.cfg.stage1
+        end = cfg.share * self.stage / (self.cfg.turns - 1)
+        if self.budget.spent(step, self.state["tokens"]) >= end:
+            return True
+        seen = self.state["accuracy"]
+        if cfg.until == "share" or len(seen) < 2 * cfg.window:
+            return False
+        gain = np.mean(seen[-cfg.window :]) - np.mean(seen[-2 * cfg.window : -cfg.window])
+        return bool(gain < cfg.min_gain and self.state["held_kl"] < cfg.max_kl)
+
+    def offline_asks(self, step: int, problems: int) -> list[Ask]:
+        """Stage II's first answers of the base model that were sampled before training: they are context only."""
+        wanted = round(self.cfg.offline_share * problems) if self.in_stage_two else 0
+        if not wanted:
+            return []
+        stored: dict[tuple[str, str], list[Attempt]] = defaultdict(list)
+        for attempt in self.library.attempts([self.cfg.offline_run or ""]):
+            if attempt.kind is AttemptKind.FIRST:
+                stored[attempt.problem.source, attempt.problem.id].append(attempt)
+        full = [same[: self.group_size] for same in stored.values() if len(same) >= self.group_size]
+        drawn = generator(self.seed, step, "offline").permutation(len(full))[:wanted]
+        return [self.prompts.check(self.prompts.first(a.problem, 1), a) for i in drawn for a in full[i]]
+
+    def more(self, step: int, groups: Sequence[Group], round: int) -> list[Ask]:
+        """The next turn of every conversation that has one to come."""
+        continued = {g.ask.previous.id for g in groups if g.ask.previous}
+        ends = [(g.ask, a) for g in groups for a in g.attempts if a.id not in continued]
+        return [self.prompts.check(ask, a) for ask, a in ends if a.turn < self.turns]
+
+    # -- what each token earns ---------------------------------------------------------------------------------
+
+    def credit(self, groups: Sequence[Group]) -> Credits:
+        turns = [Turn(a, g.ask.previous) for g in groups for a in g.attempts]
+        rewards_N = np.array([self.reward(turn) for turn in turns])
+        advantages_N = self.advantages(rewards_N, [turn.key for turn in turns])
+        rows = []
+        for turn, advantage in zip(turns, advantages_N, strict=True):
+            length, number = len(turn.attempt.completion.ids), turn.attempt.turn
+            beta = self.beta(number)
+            ungraded = np.isnan(advantage)
+            nothing = ungraded or (advantage == 0 and beta == 0)
+            rows.append(
+                no_credit(length) if nothing else flat_credit(length, float(advantage), beta, part=f"turn{number}")
+            )
+        return self.normalized(rows, turns, rewards_N)
+
+    def held(self, turn: int) -> bool:
+        """Whether Stage I holds this turn where it is: no reward, only the strict KL."""
+        return not self.in_stage_two and turn <= self.stage
+
+    def beta(self, turn: int) -> float:
+        return self.state["beta2"] if self.held(turn) else self.cfg.kl.beta1
+
+    def reward(self, turn: Turn) -> float:
+        """NaN where a grader failed on what the reward needs."""
+        if self.held(turn.attempt.turn):
+            return 0.0
+        if turn.before is None or not self.in_stage_two:
+            return turn.attempt.outcome
+        one, two = np.array([turn.before.outcome]), np.array([turn.attempt.outcome])
+        return float(improvement(two, one, self.cfg.alpha, self.cfg.bonus)[0])
+
+    def advantages(self, rewards_N: np.ndarray, keys: Sequence[tuple[str, str, int]]) -> np.ndarray:
+        """(N,) reward less its baseline. A problem with a single sample falls back to the batch mean of the turn."""
+        if self.cfg.baseline == "none":
+            return rewards_N
+        advantages_N = np.full(len(rewards_N), np.nan)
+        for i in np.flatnonzero(~np.isnan(rewards_N)).tolist():
+            others = [j for j, key in enumerate(keys) if key == keys[i] and j != i]
+            if self.cfg.baseline == "batch" or not others:
+                others = [j for j, key in enumerate(keys) if key[2] == keys[i][2] and j != i]
+            baseline = rewards_N[others][~np.isnan(rewards_N[others])]
+            advantages_N[i] = rewards_N[i] - (baseline.mean() if baseline.size else 0.0)
+        return advantages_N
+
+    def normalized(self, rows: list, turns: Sequence[Turn], rewards_N: np.ndarray) -> Credits:
+        """Eq. 2-4 are sums over a conversation's tokens, averaged over conversations."""
+        continued = {turn.before.id for turn in turns if turn.before}
+        conversations = sum(turn.attempt.id not in continued for turn in turns)
+        by_key: dict[tuple[str, str, int], set[float]] = defaultdict(set)
+        for turn, reward in zip(turns, rewards_N, strict=True):
+            if not self.held(turn.attempt.turn):
+                by_key[turn.key].add(float(reward))
+        skipped = sum(len(rewards) == 1 for rewards in by_key.values())
+        if self.cfg.reduction == "token":
+            credits = Credits(rows, "masked_tokens", skipped_groups=skipped)
+        else:
+            credits = Credits(rows, "sequence_sum", len(rows) / conversations, skipped)
+        return kl_in_reward(credits, [t.key for t in turns]) if self.cfg.kl.estimator == "k1" else credits
+
+    # -- what a stage has reached ------------------------------------------------------------------------------
+
+    def curate(self, step: int, groups: Sequence[Group], waiting: Sequence[PoolEntry]) -> PoolChange:
+        attempts = [a for g in groups for a in g.attempts]
+        self.state["tokens"] += sum(len(a.completion.ids) for a in attempts)
+        last = [a.outcome for a in attempts if a.turn == self.turns and not np.isnan(a.outcome)]
+        kept = self.state["accuracy"][1 - 2 * self.cfg.stage1.window :]
+        self.state["accuracy"] = [*kept, float(np.mean(last))] if last else kept
+        return PoolChange()
+
+    def observe(self, step: int, stats: Mapping[str, float]) -> None:
+        """The held turns' KL (nats a sequence), which ends a plateau and moves beta_2 towards its target."""
+        if self.in_stage_two:
+            return
+        held = [stats.get(f"train/kl_turn{turn}_sequence", 0.0) for turn in range(1, self.stage + 1)]
+        self.state["held_kl"] = float(np.mean(held))
+        target = self.cfg.kl.target
+        if target and self.state["held_kl"] > ADAPT * target:
+            self.state["beta2"] *= ADAPT
+        elif target and self.state["held_kl"] < target / ADAPT:
+            self.state["beta2"] /= ADAPT
