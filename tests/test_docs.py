@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import yaml
 
-from scrpo_cli.ablation.grid import check_arms, make_arms
+from scrpo_cli.ablation.grid import check_arms, make_arms, split_recipes
 from scrpo_cli.cli.app import load_command
 from scrpo_cli.methods.advantages import group_norm
 from scrpo_cli.methods.segments import reflection_mask
@@ -95,9 +95,10 @@ def parse(line: str) -> None:
     recipe = option(arguments, "--recipe", "-r") or "tiny"
     if recipe in shipped_recipes() and "--set" in OPTIONS[words]:
         load_recipe(recipe, values(arguments, "--set"))
-    if words == ("ablate",) and "--resume" not in arguments:
-        arms = make_arms(option(arguments, "--reflect-every"), values(arguments, "--vary"))
-        check_arms(recipe, values(arguments, "--set"), arms)
+    if words == ("ablate",) and not {"--resume", "--extend"} & {*arguments}:
+        recipes = split_recipes(values(arguments, "--recipe", "-r")) or ["tiny"]
+        varied = (option(arguments, "--reflect-every"), values(arguments, "--vary"))
+        check_arms(make_arms(recipes, *varied, values(arguments, "--set"), named=len(recipes) > 1))
 
 
 def values(arguments: list[str], *names: str) -> list[str]:

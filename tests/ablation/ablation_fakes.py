@@ -8,24 +8,25 @@ import numpy as np
 from scrpo_cli.ablation.executor import Finished
 from scrpo_cli.ablation.outcomes import Answers, RunOutcome
 from scrpo_cli.pool.db import Database
-from scrpo_cli.pool.queries import finish_run, record_evaluation, record_step, rewind, start_run
+from scrpo_cli.pool.queries import finish_run, list_runs, record_evaluation, record_step, resolve_run, rewind, start_run
 from scrpo_cli.pool.records import StepRecord
 from scrpo_cli.recipe.load import load_recipe
+from scrpo_cli.recipe.models import Recipe
 from scrpo_cli.types import Attempt, AttemptKind, Completion, FinishReason, Grade, Problem, Verdict
 
 PROBLEMS = [Problem(f"p{n}", "made-up", f"{n} + 1", str(n + 1)) for n in range(40)]
 SAMPLES = 4
 
 
-def attempt(key, problem, correct, sample=0, parent=None):
-    kind = AttemptKind.FIRST if parent is None else AttemptKind.CORRECTION
+def attempt(key, problem, correct, sample=0, parent=None, kind=None):
+    kind = kind or (AttemptKind.FIRST if parent is None else AttemptKind.CORRECTION)
     completion = Completion([1], [2, 3], [-0.1, -0.2], "text", FinishReason.STOP)
     grade = Grade(Verdict.CORRECT if correct else Verdict.WRONG, "1", None, "fake")
     return Attempt(key, problem, completion, grade, kind, 1 + (parent is not None), sample, parent)
 
 
-def answers(prefix, accuracy, repair, rng):
-    """First answers of every problem and a correction of each wrong one."""
+def answers(prefix, accuracy, repair, rng, turns=1):
+    """First answers of every problem, a correction of each wrong one, and with two turns a check of each."""
     attempts = []
     for problem in PROBLEMS:
         for sample in range(SAMPLES):
@@ -34,6 +35,9 @@ def answers(prefix, accuracy, repair, rng):
             attempts.append(first)
             if not first.reward:
                 attempts.append(attempt(f"{key}:r", problem, rng.random() < repair, parent=key))
+            if turns == 2:
+                right = rng.random() < (0.9 if first.reward else repair)
+                attempts.append(attempt(f"{key}:c", problem, right, parent=key, kind=AttemptKind.CHECK))
     return attempts
 
 
@@ -43,12 +47,15 @@ def option(arguments, name):
 
 @dataclass
 class FakeExecutor:
-    """`after` maps an arm's name to its accuracy after training; `fails` names jobs that end with exit code 1."""
+    """`after` maps an arm's name to its accuracy after training; `fails` names jobs that end with exit code 1;
+    `warning` is a monitor that fires on all steps but the first.
+    """
 
     after: dict[str, float]
     fails: tuple[str, ...] = ()
     stop_after: int | None = None
     tokens: int = 1000
+    warning: str | None = None
     seen: list[tuple[str, ...]] = field(default_factory=list)
 
     def run(self, jobs):
@@ -77,28 +84,38 @@ class FakeExecutor:
                 )
             failed = job.name in self.fails
             if not failed:
-                self.write(db, run_id, arm, int(seed))
+                self.write(db, run_id, arm, int(seed), turns_of(db, run_id))
             finish_run(db, run_id, "failed" if failed else "done", {})
         return int(failed)
 
-    def write(self, db, run_id, arm, seed):
+    def write(self, db, run_id, arm, seed, turns):
         rng = np.random.default_rng(seed)
-        record_evaluation(db, run_id, 0, "test:before", {"avg": 0.3}, answers(f"{run_id}:b", 0.3, 0.4, rng))
+        record_evaluation(db, run_id, 0, "test:before", {"avg": 0.3}, answers(f"{run_id}:b", 0.3, 0.4, rng, turns))
         for step in range(1, 5):
-            metrics = {"tokens/total": self.tokens * step / 4, "trial/accuracy": 0.3 + step / 20}
-            record_step(db, run_id, StepRecord(step, "trial", [], metrics=metrics))
-        rows = answers(f"{run_id}:a", self.after[arm], 0.6, rng)
+            metrics = {"tokens/total": self.tokens * step / 4, "trial/accuracy": 0.3 + step / 20, "seconds/step": 0.5}
+            fired = {f"warn/{self.warning}": float(step > 1)} if self.warning else {}
+            record_step(db, run_id, StepRecord(step, "trial", [], metrics=metrics | fired))
+        rows = answers(f"{run_id}:a", self.after[arm], 0.6, rng, turns)
         record_evaluation(db, run_id, 4, "test:after", {"avg": self.after[arm]}, rows)
+
+
+def runs_in(tmp_path, **filters):
+    with Database.open(str(tmp_path / "scrpo.db")) as db:
+        return [row for row in list_runs(db, **filters) if row.command == "train"]
+
+
+def turns_of(db, run_id):
+    return Recipe.model_validate_json(resolve_run(db, run_id).recipe_json).eval.turns
 
 
 NAN = np.nan
 N = 40
 
 
-def make_answers(correct_NK, repaired_NK=None, names=None):
+def make_answers(correct_NK, repaired_NK=None, second_NK=None, names=None):
     correct_NK = np.asarray(correct_NK, dtype=float)
-    repaired_NK = np.full(correct_NK.shape, NAN) if repaired_NK is None else np.asarray(repaired_NK, dtype=float)
-    return Answers(tuple(names or (f"p{n:02d}" for n in range(len(correct_NK)))), correct_NK, repaired_NK)
+    revised = [np.full(correct_NK.shape, NAN) if r is None else np.asarray(r, float) for r in (repaired_NK, second_NK)]
+    return Answers(tuple(names or (f"p{n:02d}" for n in range(len(correct_NK)))), correct_NK, *revised)
 
 
 def run(arm, seed, after_NK, before_NK=None, tokens=1000, **options):

@@ -1,8 +1,15 @@
+from pathlib import Path
+
 import pytest
 
-from scrpo_cli.ablation.grid import Arm, check_arms, make_arms, make_cells
+from scrpo_cli.ablation import grid
+from scrpo_cli.ablation.grid import check_arms, make_cells, split_recipes
 from scrpo_cli.errors import UserError
 from scrpo_cli.recipe.load import load_recipe
+
+
+def make_arms(reflect_every=None, vary=(), sets=(), recipes=("tiny",)):
+    return grid.make_arms(recipes, reflect_every, vary, sets, named=len(recipes) > 1)
 
 
 def names(arms):
@@ -10,11 +17,10 @@ def names(arms):
 
 
 def test_reflect_every():
-    assert make_arms("5,10,never", []) == [
-        Arm("reflect_every=5", ("method.reflect_every=5",)),
-        Arm("reflect_every=10", ("method.reflect_every=10",)),
-        Arm("reflect_every=never", ("method.reflect_every=never",)),
-    ]
+    arms = make_arms("5,10,never")
+    assert names(arms) == ["reflect_every=5", "reflect_every=10", "reflect_every=never"]
+    assert arms[2].overrides == ("method.reflect_every=never",)
+    assert [arm.recipe.method.reflect_every for arm in arms] == [5, 10, "never"]
 
 
 def test_a_grid_is_the_product_in_the_order_given():
@@ -28,6 +34,28 @@ def test_a_grid_is_the_product_in_the_order_given():
     assert arms == make_arms("5,never", ["optim.lr=1e-3, 2e-3"])
 
 
+def test_recipes_are_arms_named_by_their_file(tmp_path):
+    mine = tmp_path / "a.b.yaml"
+    mine.write_text("extends: tiny\nname: Called otherwise\nmethod: {name: grpo}\n")
+    arms = make_arms(recipes=["tiny", str(mine)], sets=["optim.lr=0.5"])
+    assert names(arms) == ["tiny", "a.b"]
+    assert [arm.recipe.method.name for arm in arms] == ["scrpo", "grpo"]
+    assert {arm.recipe.optim.lr for arm in arms} == {0.5}
+
+
+def test_recipes_times_what_is_varied():
+    assert names(make_arms(None, ["optim.lr=1e-3,2e-3"], recipes=["tiny", "tiny-grpo"])) == [
+        "tiny optim.lr=1e-3",
+        "tiny optim.lr=2e-3",
+        "tiny-grpo optim.lr=1e-3",
+        "tiny-grpo optim.lr=2e-3",
+    ]
+
+
+def test_recipes_are_split_at_commas():
+    assert split_recipes(["compare/grpo,compare/dapo", " tiny ,"]) == ["compare/grpo", "compare/dapo", "tiny"]
+
+
 def test_lists_are_one_value():
     arms = make_arms(None, ["method.filter.band=[0.1, 0.9],[0.2, 0.8]"])
     assert [arm.overrides for arm in arms] == [
@@ -37,7 +65,7 @@ def test_lists_are_one_value():
 
 
 def test_seeds_come_first_so_that_an_early_stop_leaves_pairs():
-    cells = make_cells(make_arms("5,never", []), [0, 1])
+    cells = make_cells(make_arms("5,never"), [0, 1])
     assert [cell.name for cell in cells] == [
         "reflect_every=5 seed=0",
         "reflect_every=never seed=0",
@@ -62,32 +90,72 @@ def test_bad_grids(reflect_every, vary, what):
         make_arms(reflect_every, vary)
 
 
-def test_every_arm_is_a_recipe_with_its_override():
-    recipes = check_arms("tiny", ["optim.max_generated_tokens=1000"], make_arms("5,never", []))
-    assert [recipe.method.reflect_every for recipe in recipes] == [5, "never"]
-    assert {recipe.optim.max_generated_tokens for recipe in recipes} == {1000}
-
-
 def test_methods_are_arms_too():
-    recipes = check_arms("tiny", [], make_arms(None, ["method.name=grpo,scrpo"]))
-    assert [recipe.method.name for recipe in recipes] == ["grpo", "scrpo"]
+    arms = make_arms(None, ["method.name=grpo,scrpo"])
+    check_arms(arms)
+    assert [arm.recipe.method.name for arm in arms] == ["grpo", "scrpo"]
 
 
 @pytest.mark.parametrize(
     ("sets", "vary", "what"),
     [
         (["optim.max_generated_tokens=null"], "optim.lr=1e-3,2e-3", "no budget"),
-        ([], "optim.max_generated_tokens=1000,2000", "different token budgets"),
+        ([], "optim.max_generated_tokens=1000,2000", "differ in optim.max_generated_tokens: 1000 and 2000"),
         ([], "optim.max_generated_tokens=1000,null", "no budget"),
         (["task.test=null", "task.validation=null"], "optim.lr=1e-3,2e-3", "evaluates nothing"),
         ([], "optim.lrr=1,2", "lrr"),
         ([], "optim.lr=fast,2", "lr"),
+        ([], "eval.samples=1,2", "differ in eval.samples: 1 and 2"),
+        ([], "task.test.limit=10,20", "differ in task.test.limit: 10 and 20"),
+        ([], "rollout.max_tokens=10,20", "differ in eval.max_tokens: 10 and 20"),
     ],
 )
 def test_arms_that_cannot_be_compared_are_refused(sets, vary, what):
     with pytest.raises(UserError, match=what) as error:
-        check_arms("tiny", sets, make_arms(None, [vary]))
+        check_arms(make_arms(None, [vary], sets))
     assert error.value.fix
+
+
+@pytest.mark.parametrize(
+    ("lines", "what"),
+    [
+        ("model: {lora: {r: 2}}", "Arms 'tiny' and 'other' differ in model.lora.r: 8 and 2"),
+        ("eval: {turns: 2}", "differ in eval.turns: 1 and 2"),
+        ("eval: {samples: 9}", "differ in eval.samples: 4 and 9"),
+        ("eval: {temperature: 0.5}", "differ in eval.temperature: 1.0 and 0.5"),
+        ("eval: {top_p: 0.5}", "differ in eval.top_p: 1.0 and 0.5"),
+        ("eval: {benchmarks: [gsm8k]}", "differ in eval.benchmarks"),
+        ("eval: {limit: 3}", "differ in eval.limit: 100 and 3"),
+        ("task: {check_prompt: Look again}", "differ in task.check_prompt"),
+        ("task: {test: {source: tiny, split: validation}}", "differ in task.test"),
+        ("optim: {max_generated_tokens: 5}", "differ in optim.max_generated_tokens: 300000 and 5"),
+    ],
+)
+def test_recipes_that_cannot_be_compared_name_the_arms_and_the_key(tmp_path, lines, what):
+    other = tmp_path / "other.yaml"
+    other.write_text(f"extends: tiny\n{lines}\n")
+    with pytest.raises(UserError, match=what):
+        check_arms(make_arms(recipes=["tiny", str(other)]))
+
+
+def test_what_belongs_to_the_method_may_differ(tmp_path):
+    other = tmp_path / "other.yaml"
+    other.write_text("extends: tiny\nmethod: {name: grpo}\noptim: {lr: 0.5}\neval: {every: 3}\nseed: 4\n")
+    check_arms(make_arms(recipes=["tiny", str(other)]))
+
+
+def test_a_key_of_the_model_may_be_varied_on_purpose():
+    check_arms(make_arms(None, ["model.lora.r=2,4"]))
+    check_arms(make_arms(None, ["model.lora={r: 2},{r: 4}"]))
+
+
+@pytest.mark.parametrize("again", ["tiny", "folder/tiny.yaml"])
+def test_arms_of_one_name_are_refused(tmp_path, monkeypatch, again):
+    monkeypatch.chdir(tmp_path)
+    Path("folder").mkdir()
+    Path("folder/tiny.yaml").write_text("extends: tiny")
+    with pytest.raises(UserError, match="Two arms are called 'tiny'"):
+        check_arms(make_arms(recipes=["tiny", again]))
 
 
 def test_the_tiny_recipe_can_be_ablated():

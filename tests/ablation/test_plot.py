@@ -5,7 +5,7 @@ import pytest
 from ablation_fakes import first_solved, run
 
 from scrpo_cli.ablation.outcomes import Curve
-from scrpo_cli.ablation.plot import on_one_grid, plot_sweep, smooth
+from scrpo_cli.ablation.plot import on_one_grid, plot_arms, plot_sweep, smooth
 from scrpo_cli.ablation.table import tabulate
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -35,3 +35,21 @@ def test_png(tmp_path, curves):
     assert path.read_bytes().startswith(PNG)
     width = int.from_bytes(path.read_bytes()[16:20], "big")
     assert width == (1800 if curves else 900)
+
+
+@pytest.mark.parametrize("turns", [1, 2])
+@pytest.mark.parametrize("suffix", ["png", "svg"])
+def test_the_arms_alone_are_the_same_file_each_time(tmp_path, turns, suffix):
+    second = first_solved(12) if turns == 2 else None
+    runs = [run(arm, 0, first_solved(k), second_NK=second) for arm, k in (("a", 10), ("b", 25))]
+    result = tabulate(runs, ["a", "b"], 1000)
+    one, two = (plot_arms(result, tmp_path / "new" / f"{n}.{suffix}").read_bytes() for n in (1, 2))
+    assert one == two
+    if suffix == "png":
+        assert int.from_bytes(one[16:20], "big") == 900 * turns
+
+
+def test_many_arms_get_room(tmp_path):
+    runs = [run(f"arm {n}", 0, first_solved(n)) for n in range(20)]
+    path = plot_arms(tabulate(runs, [r.arm for r in runs], 1000), tmp_path / "plot.png")
+    assert int.from_bytes(path.read_bytes()[20:24], "big") > 1000

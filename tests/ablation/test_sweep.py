@@ -1,37 +1,13 @@
 """`scrpo ablate` through the real command line and a real database, with an executor that only pretends to train."""
 
 import json
-import shlex
 
 import pytest
+from ablation_fakes import runs_in
 from filelock import FileLock
-
-from scrpo_cli.cli.app import main
-from scrpo_cli.pool.db import Database
-from scrpo_cli.pool.queries import list_runs
 
 AFTER = {"reflect_every=5": 0.35, "reflect_every=10": 0.4, "reflect_every=never": 0.8}
 TWO_SEEDS = "--reflect-every 5,10,never --seeds 2 --set optim.max_generated_tokens=1000"
-
-
-@pytest.fixture
-def scrpo(tmp_path, capsys, monkeypatch):
-    """Runs a command line; returns (exit code, the JSON document, stderr)."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("SCRPO_DB", str(tmp_path / "scrpo.db"))
-
-    def run(line):
-        with pytest.raises(SystemExit) as exit_:
-            main([*shlex.split(line), "--json"])
-        out, err = capsys.readouterr()
-        return exit_.value.code, json.loads(out), err
-
-    return run
-
-
-def runs_in(tmp_path, **filters):
-    with Database.open(str(tmp_path / "scrpo.db")) as db:
-        return [row for row in list_runs(db, **filters) if row.command == "train"]
 
 
 def test_a_sweep(scrpo, executor, tmp_path):
@@ -44,7 +20,11 @@ def test_a_sweep(scrpo, executor, tmp_path):
     never = answer["arms"][2]
     assert never["difference"]["ci95"][0] > 0
     assert never["generated_tokens"] == [1000, 1000]
-    assert never["repair_after"]["wrong"] > 0
+    assert never["after"]["repair"]["wrong"] > 0
+    assert (never["steps"], never["seconds"]) == ([4, 4], [2.0, 2.0])
+    assert never["warnings"] == {}
+    assert answer["before"]["first"] == never["before"]["first"]
+    assert answer["before"]["two_turn"] is None
     assert answer["notes"] == []
     assert {(row.arm, row.seed) for row in runs_in(tmp_path, sweep=answer["sweep"])} == {
         (arm, seed) for arm in AFTER for seed in (0, 1)
@@ -121,9 +101,9 @@ def test_editing_the_recipe_does_not_change_a_sweep(scrpo, executor, tmp_path):
         ("ablate --reflect-every 5,sometimes", "reflect_every"),
         ("ablate --reflect-every 5,10 --set optim.max_generated_tokens=null", "no budget"),
         ("ablate --reflect-every 5,10 --executor moon", "no executor 'moon'"),
-        ("ablate --resume last --vary optim.lr=1,2", "keeps the recipe and options"),
-        ("ablate --resume last --recipe tiny-grpo", "keeps the recipe and options"),
-        ("ablate --resume last --seeds 3", "keeps the recipe and options"),
+        ("ablate --resume last --vary optim.lr=1,2", "keeps the recipes and options"),
+        ("ablate --resume last --recipe tiny-grpo", "keeps the recipes and options"),
+        ("ablate --resume last --seeds 3", "keeps the recipes and options"),
     ],
 )
 def test_bad_input_exits_2_and_leaves_nothing(scrpo, executor, tmp_path, line, what):

@@ -66,6 +66,23 @@ def test_an_evaluation_against_an_earlier_one(scrpo_process) -> None:
     assert second.json["against"]["tiny"]["difference"] == 0  # the same policy on common random numbers
 
 
+def test_recipes_as_arms_and_another_seed_later(scrpo_process) -> None:
+    sizes = small(eval__turns=2, eval__repair="false", optim__steps=1, optim__max_generated_tokens=100_000)
+    started = scrpo_process("ablate", "--recipe", "tiny,tiny-grpo", "--seeds", 1, "--jobs", 2, *sizes, "--json")
+    assert started.code == 0, started.err
+    assert [arm["arm"] for arm in started.json["arms"]] == ["tiny", "tiny-grpo"]
+    assert started.json["before"]["two_turn"].keys() == {"t1", "t2", "delta", "i2c", "c2i", "fix_rate"}
+    assert all(arm["seconds"][0] > 0 and arm["steps"] == [1] for arm in started.json["arms"])
+    assert "ran out of steps" in started.json["notes"][0]
+
+    grown = scrpo_process("ablate", "--extend", "last", "--seeds", 2, "--jobs", 2, "--json")
+    assert grown.code == 0, grown.err
+    assert grown.json["sweep"] == started.json["sweep"]
+    assert [arm["seeds"] for arm in grown.json["arms"]] == [[0, 1], [0, 1]]
+    assert [arm["runs"][0] for arm in grown.json["arms"]] == [arm["runs"][0] for arm in started.json["arms"]]
+    assert grown.json["arms"][1]["delta_difference"]["seeds"] == [0, 1]
+
+
 @pytest.fixture(scope="module")
 def solutions(data_dir: Path) -> Path:
     file = data_dir / "gsm8k/model_solutions.jsonl.gz"

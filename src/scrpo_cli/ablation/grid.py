@@ -1,4 +1,6 @@
-"""Which runs a sweep has: arms (sets of dotted overrides) x seeds, all at the same budget of generated tokens."""
+"""Which runs a sweep has: arms (recipes, and sets of dotted overrides) x seeds, all at the same budget of generated
+tokens and under the same evaluation.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +8,10 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
-from pathlib import Path
+from typing import Any
 
 from scrpo_cli.errors import UserError
-from scrpo_cli.recipe.load import load_recipe
+from scrpo_cli.recipe.load import find_recipe, load_recipe
 from scrpo_cli.recipe.models import Recipe
 
 REFLECT_EVERY = "method.reflect_every"
@@ -19,38 +21,62 @@ _COMMA = re.compile(r",(?![^\[{]*[\]}])")  # not inside [1, 2] or {a: 1, b: 2}
 
 @dataclass(frozen=True)
 class Arm:
-    """One setting of what is varied: its name, and the overrides (`KEY=VALUE`) that make it."""
+    """One setting that is compared: its name, the varied keys (`KEY=VALUE`) that it sets, and its resolved recipe."""
 
     name: str
     overrides: tuple[str, ...]
+    recipe: Recipe
+
+    @property
+    def file_stem(self) -> str:
+        """The name as part of a file's name."""
+        return file_stem(self.name)
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of the grid."""
+    """One run of the grid: an arm's name and a seed."""
 
-    arm: Arm
+    arm: str
     seed: int
 
     @property
     def name(self) -> str:
-        return f"{self.arm.name} seed={self.seed}"
+        return f"{self.arm} seed={self.seed}"
 
 
-def make_arms(reflect_every: str | None, vary: Sequence[str]) -> list[Arm]:
-    """The product of everything that is varied, in the order given; the first arm is what the others are held against.
+def file_stem(name: str) -> str:
+    return re.sub(r"[^\w.=-]+", "_", name)
 
-    `reflect_every` is "5,10,never"; each of `vary` is "KEY=a,b". Names depend on nothing else: `reflect_every=5`.
+
+def make_arms(
+    recipes: Sequence[str],
+    reflect_every: str | None = None,
+    vary: Sequence[str] = (),
+    sets: Sequence[str] = (),
+    *,
+    named: bool,
+) -> list[Arm]:
+    """Every recipe under every setting of what is varied, in the order given, and `sets` on all of them.
+
+    `reflect_every` is "5,10,never"; each of `vary` is "KEY=a,b". Names depend on nothing else: `grpo optim.lr=1e-3`;
+    the recipe's file name is a part of them where arms are to be `named` by it.
     """
     axes = [_axis(f"{REFLECT_EVERY}={reflect_every}", "--reflect-every")] if reflect_every else []
     axes += [_axis(text, f"--vary {text}") for text in vary]
-    if not axes:
-        fix = "For example --reflect-every 5,10,never or --vary method.loss.tokens=reflection,all."
+    if not axes and not named:
+        fix = "For example --reflect-every 5,10,never, or --vary optim.lr=1e-3,2e-3, or several --recipe."
         raise UserError("Nothing is varied", "scrpo ablate", fix)
     keys = [key for key, _ in axes]
     if len(set(keys)) < len(keys):
         raise UserError("The same key is varied twice", ", ".join(keys), "Give all its values in one --vary.")
-    return [_arm(keys, values) for values in product(*(values for _, values in axes))]
+    settings = [_overrides(keys, values) for values in product(*(values for _, values in axes))]
+    return [_arm(recipe, overrides, sets, named) for recipe in recipes for overrides in settings]
+
+
+def split_recipes(given: Iterable[str]) -> list[str]:
+    """`--recipe a,b --recipe c` as [a, b, c]."""
+    return [name.strip() for text in given for name in text.split(",") if name.strip()]
 
 
 def _axis(text: str, where: str) -> tuple[str, list[str]]:
@@ -63,28 +89,75 @@ def _axis(text: str, where: str) -> tuple[str, list[str]]:
     return key.strip(), values
 
 
-def _arm(keys: Iterable[str], values: Iterable[str]) -> Arm:
-    overrides = tuple(f"{key}={value}" for key, value in zip(keys, values, strict=True))
-    return Arm(" ".join(override.removeprefix("method.") for override in overrides), overrides)
+def _overrides(keys: Iterable[str], values: Iterable[str]) -> tuple[str, ...]:
+    return tuple(f"{key}={value}" for key, value in zip(keys, values, strict=True))
+
+
+def _arm(recipe: str, overrides: tuple[str, ...], sets: Sequence[str], named: bool) -> Arm:
+    parts = [find_recipe(recipe).stem] if named else []
+    name = " ".join([*parts, *(override.removeprefix("method.") for override in overrides)])
+    return Arm(name, overrides, load_recipe(recipe, [*sets, *overrides]))
 
 
 def make_cells(arms: Sequence[Arm], seeds: Sequence[int]) -> list[Cell]:
     """Seed by seed, so that a sweep that is stopped early has pairs to compare."""
-    return [Cell(arm, seed) for seed in seeds for arm in arms]
+    return [Cell(arm.name, seed) for seed in seeds for arm in arms]
 
 
-def check_arms(recipe: str | Path, sets: Sequence[str], arms: Sequence[Arm]) -> list[Recipe]:
-    """The recipe of each arm. UserError for one that is not valid or evaluates nothing, or when the arms do not share
-    a token budget.
+def check_arms(arms: Sequence[Arm]) -> None:
+    """UserError when arms cannot be told apart, evaluate nothing, have no token budget, or do not share what makes them
+    comparable (`_shared`). A key of it that is varied on purpose may differ, but not the budget and the evaluation.
     """
-    recipes = [load_recipe(recipe, [*sets, *arm.overrides]) for arm in arms]
-    if any(r.task.test is None and r.task.validation is None for r in recipes):
+    stems = [arm.file_stem for arm in arms]
+    if twice := [arm.name for arm in arms if stems.count(arm.file_stem) > 1]:
+        fix = "Arms are named after their recipe's file: leave one out, or copy its file under another name."
+        raise UserError(f"Two arms are called '{twice[0]}'", "--recipe", fix)
+    if any(_test_problems(arm.recipe) is None for arm in arms):
         fix = "Name problems in task.test, the same for all arms."
         raise UserError("The recipe evaluates nothing, so there is nothing to compare", "task.test", fix)
-    budgets = {r.optim.max_generated_tokens for r in recipes}
-    if None in budgets:
+    if any(arm.recipe.optim.max_generated_tokens is None for arm in arms):
         fix = f"Give one, for example --set {BUDGET}=400000."
         raise UserError("Arms are compared at equal generated tokens and this recipe has no budget", BUDGET, fix)
-    if len(budgets) > 1:
-        raise UserError("The arms have different token budgets", BUDGET, "Give all arms the same one.")
-    return recipes
+    for arm in arms[1:]:
+        _check_pair(arms[0], arm)
+
+
+def _check_pair(first: Arm, other: Arm) -> None:
+    theirs, ours = _shared(first.recipe), _shared(other.recipe)
+    varied = {override.partition("=")[0] for override in (*first.overrides, *other.overrides)}
+    for key in sorted(theirs.keys() | ours.keys()):
+        if theirs.get(key) != ours.get(key) and not _is_varied(key, varied):
+            what = f"Arms '{first.name}' and '{other.name}' differ in {key}: {theirs.get(key)} and {ours.get(key)}"
+            raise UserError(what, key, "Arms are compared under one model, evaluation and budget: give both the same.")
+
+
+def _is_varied(key: str, varied: Iterable[str]) -> bool:
+    fixed = key == BUDGET or key.startswith(("eval.", "task.test"))
+    return not fixed and any(key == name or key.startswith(f"{name}.") for name in varied)
+
+
+def _shared(recipe: Recipe) -> dict[str, Any]:
+    """Dotted keys that the arms of a sweep have in common: the model, what is asked of it in an evaluation and how it
+    samples then, and the budget. `eval.every` is left out: it measures during training.
+    """
+    data = recipe.model_dump(mode="json")
+    task = {key: data["task"][key] for key in ("name", "system", "prompt", "check_prompt")}
+    task["test"] = _test_problems(recipe)
+    evaluation = {key: value for key, value in data["eval"].items() if key != "every"}
+    evaluation["max_tokens"] = evaluation["max_tokens"] or recipe.rollout.max_tokens
+    return _flat({"model": data["model"], "task": task, "eval": evaluation}) | {
+        BUDGET: recipe.optim.max_generated_tokens
+    }
+
+
+def _test_problems(recipe: Recipe) -> dict[str, Any] | None:
+    """What is evaluated before and after training."""
+    problems = recipe.task.test or recipe.task.validation
+    return problems.model_dump(mode="json") if problems else None
+
+
+def _flat(section: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in section.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat

@@ -1,10 +1,11 @@
-"""One figure of a sweep: accuracy over generated tokens (mean and range of the seeds), and test accuracy at the end."""
+"""The figure of a sweep: accuracy over generated tokens (mean and range of the seeds), and the arms at the end."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,24 +15,43 @@ from scrpo_cli.ablation.table import SweepResult
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    Panel = Callable[[Axes], None]
+
 GRID_POINTS = 100
 SMOOTHING_SHARE = 0.1  # a curve is a running mean over this share of its points: a step is few problems
 
 
 def plot_sweep(result: SweepResult, outcomes: Sequence[RunOutcome], path: Path) -> Path:
-    """Write the PNG. Without curves (nothing was measured while training) only the final accuracies are drawn."""
+    """Write the curves, if anything was measured while training, and the arms."""
+    curves = {arm.arm: [o.curve for o in outcomes if o.arm == arm.arm and o.curve] for arm in result.arms}
+    panels = [partial(_draw_curves, curves=curves)] if any(curves.values()) else []
+    return _save([*panels, *_arm_panels(result)], len(result.arms), path)
+
+
+def plot_arms(result: SweepResult, path: Path) -> Path:
+    """Write the arms alone: first-answer accuracy, and second less first answers where there are second ones."""
+    return _save(_arm_panels(result), len(result.arms), path)
+
+
+def _arm_panels(result: SweepResult) -> list[Panel]:
+    first = partial(_draw_first_answers, result=result)
+    two_turns = any(arm.after.two_turn for arm in result.arms)
+    return [first, partial(_draw_deltas, result=result)] if two_turns else [first]
+
+
+def _save(panels: Sequence[Panel], arms: int, path: Path) -> Path:
+    """Beside each other, PNG or SVG by the suffix; the same numbers give the same file."""
+    import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    curves = {arm.arm: [o.curve for o in outcomes if o.arm == arm.arm and o.curve] for arm in result.arms}
-    panels = 2 if any(curves.values()) else 1
-    figure = Figure(figsize=(6 * panels, 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(1, panels, squeeze=False)[0]
-    if panels == 2:
-        _draw_curves(axes[0], curves)
-    _draw_final(axes[-1], result)
-    figure.savefig(path, dpi=150)
+    with matplotlib.rc_context({"svg.hashsalt": "scrpo"}):
+        figure = Figure(figsize=(6 * len(panels), max(4.2, 1.2 + 0.4 * arms)), layout="constrained")
+        FigureCanvasAgg(figure)
+        for draw, axes in zip(panels, figure.subplots(1, len(panels), squeeze=False)[0], strict=True):
+            draw(axes)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None)
     return path
 
 
@@ -40,9 +60,9 @@ def _draw_curves(axes: Axes, curves: dict[str, list[Curve]]) -> None:
         if not seeds:
             continue
         tokens_T, value_ST = on_one_grid(seeds)
-        axes.plot(tokens_T, 100 * value_ST.mean(axis=0), color=f"C{index}", label=arm)
+        axes.plot(tokens_T, 100 * value_ST.mean(axis=0), color=f"C{index % 10}", label=arm)
         low_T, high_T = 100 * value_ST.min(axis=0), 100 * value_ST.max(axis=0)
-        axes.fill_between(tokens_T, low_T, high_T, color=f"C{index}", alpha=0.2, linewidth=0)
+        axes.fill_between(tokens_T, low_T, high_T, color=f"C{index % 10}", alpha=0.2, linewidth=0)
     label = next(curve.label for seeds in curves.values() for curve in seeds)
     axes.set(xlabel="generated tokens", ylabel=f"{label} (%)", title="mean and range of the seeds")
     axes.legend()
@@ -61,13 +81,33 @@ def smooth(value_T: np.ndarray) -> np.ndarray:
     return np.convolve(value_T, window_T, "same") / np.convolve(np.ones_like(value_T), window_T, "same")
 
 
-def _draw_final(axes: Axes, result: SweepResult) -> None:
-    """Test accuracy before (hollow) and after (filled) of every arm, with its interval."""
-    for index, arm in enumerate(result.arms):
-        for number, offset, face in ((arm.before, -0.12, "white"), (arm.after, 0.12, f"C{index}")):
-            value, (low, high) = 100 * number["value"], (100 * bound for bound in number["ci95"])
-            error = [[value - low], [high - value]]
-            axes.errorbar(index + offset, value, yerr=error, fmt="o", color=f"C{index}", mfc=face, capsize=3)
-    axes.set_xticks(range(len(result.arms)), [arm.arm for arm in result.arms], rotation=15)
-    axes.set(ylabel="first-answer accuracy, test (%)", title="before (hollow) and after, 95% intervals")
-    axes.margins(x=0.2)
+def _draw_first_answers(axes: Axes, result: SweepResult) -> None:
+    """Before (hollow) and after (filled) of every arm."""
+    for row, arm in enumerate(result.arms):
+        _dot(axes, row - 0.12, arm.before.first, row, hollow=True)
+        _dot(axes, row + 0.12, arm.after.first, row)
+    _label(axes, result, "first-answer accuracy, test (%)")
+
+
+def _draw_deltas(axes: Axes, result: SweepResult) -> None:
+    """Second less first answers, before (hollow) and after (filled)."""
+    axes.axvline(0, color="0.7", linewidth=1)
+    for row, arm in enumerate(result.arms):
+        for offset, scores in ((-0.12, arm.before), (0.12, arm.after)):
+            if scores.two_turn:
+                _dot(axes, row + offset, scores.two_turn["delta"], row, hollow=offset < 0)
+    _label(axes, result, "second less first answers (points)")
+
+
+def _dot(axes: Axes, y: float, number: dict[str, Any], row: int, *, hollow: bool = False) -> None:
+    value, (low, high) = 100 * number["value"], (100 * bound for bound in number["ci95"])
+    color = f"C{row % 10}"
+    error, face = [[value - low], [high - value]], "white" if hollow else color
+    axes.errorbar(value, y, xerr=error, fmt="o", color=color, markerfacecolor=face, capsize=3)
+
+
+def _label(axes: Axes, result: SweepResult, measured: str) -> None:
+    axes.set_yticks(range(len(result.arms)), [arm.arm for arm in result.arms])
+    axes.invert_yaxis()
+    axes.set(xlabel=measured, title="before (hollow) and after, 95% intervals")
+    axes.margins(y=0.1)

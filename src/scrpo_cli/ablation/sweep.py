@@ -1,38 +1,38 @@
 """A sweep on disk and in the database: what it consists of, and what of it is still to do.
 
-Its directory holds the resolved recipe, the grid (sweep.json), the logs and the results. What has been done is never
-written there: it is read from the database (run.sweep, run.arm, run.seed, run.status), so it cannot be out of date.
+Its directory holds the grid (sweep.json), the resolved recipe of each arm, the logs and the results. What has been done
+is never written there: it is read from the database (run.sweep, run.arm, run.seed, run.status), so it cannot be out of
+date.
 """
 
 from __future__ import annotations
 
 import json
-import re
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from scrpo_cli.ablation.executor import Job
-from scrpo_cli.ablation.grid import Arm, Cell, make_cells
+from scrpo_cli.ablation.grid import Arm, Cell, check_arms, file_stem, make_cells
 from scrpo_cli.errors import UserError
 from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.models import RunRow
 from scrpo_cli.pool.queries import list_runs, new_run_id, resolve_run, start_run
-from scrpo_cli.recipe.load import load_recipe, recipe_json
+from scrpo_cli.recipe.load import recipe_json
 from scrpo_cli.recipe.models import Recipe
 from scrpo_cli.training.launch import runs_directory
 
 COMMAND = "ablate"
 GRID_FILE = "sweep.json"
-RECIPE_FILE = "recipe.yaml"
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """Arms x seeds of one recipe. The sweep is itself a row of `run`, by which `--resume` finds it."""
+    """Arms x seeds. The sweep is itself a row of `run`, by which `--resume` and `--extend` find it."""
 
     id: str
     directory: Path
@@ -43,20 +43,23 @@ class Sweep:
     def cells(self) -> list[Cell]:
         return make_cells(self.arms, self.seeds)
 
+    @property
+    def budget(self) -> int:
+        """Generated tokens that each run may spend (`check_arms` has seen to it that there is one)."""
+        return self.arms[0].recipe.optim.max_generated_tokens or 0
 
-def start_sweep(db: Database, recipe: Recipe, arms: Sequence[Arm], seeds: Sequence[int]) -> Sweep:
-    """Write the grid and the resolved recipe (later edits of the file change nothing) and add the sweep's row.
 
-    W&B groups the runs under the sweep's id, unless the recipe names a group.
+def start_sweep(db: Database, arms: Sequence[Arm], seeds: int) -> Sweep:
+    """Write the grid and the resolved recipes (later edits of their files change nothing) and add the sweep's row.
+
+    Each arm has as many `seeds`, from that of the first arm's recipe on.
     """
     sweep_id = new_run_id()
-    recipe = _grouped(recipe, sweep_id)
     directory = runs_directory(db).parent / "sweeps" / sweep_id
-    sweep = Sweep(sweep_id, directory, tuple(arms), tuple(seeds))
-    sweep.directory.mkdir(parents=True)
-    (sweep.directory / RECIPE_FILE).write_text(recipe_json(recipe) + "\n", encoding="utf-8")  # JSON is YAML
-    grid = {"arms": [asdict(arm) for arm in sweep.arms], "seeds": sweep.seeds}
-    (sweep.directory / GRID_FILE).write_text(json.dumps(grid, indent=2) + "\n", encoding="utf-8")
+    recipe = arms[0].recipe
+    grouped = tuple(_grouped(arm, sweep_id) for arm in arms)
+    sweep = Sweep(sweep_id, directory, grouped, _seeds(recipe.seed, seeds))
+    _write(sweep)
     start_run(
         db,
         command=COMMAND,
@@ -69,28 +72,63 @@ def start_sweep(db: Database, recipe: Recipe, arms: Sequence[Arm], seeds: Sequen
     return sweep
 
 
-def _grouped(recipe: Recipe, group: str) -> Recipe:
-    data = recipe.model_dump(mode="json")
-    data["tracking"]["wandb"]["group"] = recipe.tracking.wandb.group or group
-    return Recipe.model_validate(data)
+def extend_sweep(sweep: Sweep, arms: Sequence[Arm], seeds: int | None) -> Sweep:
+    """`sweep` with more arms, and with `seeds` runs of every arm. UserError when an arm does not fit the others, or
+    when that would drop seeds.
+    """
+    count = seeds or len(sweep.seeds)
+    if count < len(sweep.seeds):
+        fix = "Nothing is taken out of a sweep; --seeds counts all runs of an arm."
+        raise UserError(f"The sweep has {len(sweep.seeds)} seeds already", f"--seeds {seeds}", fix)
+    everything = (*sweep.arms, *(_grouped(arm, sweep.id) for arm in arms))
+    check_arms(everything)
+    longer = Sweep(sweep.id, sweep.directory, everything, _seeds(sweep.seeds[0], count))
+    _write(longer)
+    return longer
 
 
-def budget_of(sweep: Sweep) -> int:
-    """Generated tokens that each run may spend (`check_arms` has seen to it that there is one)."""
-    recipe = load_recipe(sweep.directory / RECIPE_FILE, sweep.arms[0].overrides)
-    return recipe.optim.max_generated_tokens or 0
+def _seeds(start: int, count: int) -> tuple[int, ...]:
+    return tuple(range(start, start + count))
+
+
+def _grouped(arm: Arm, group: str) -> Arm:
+    """W&B groups the runs under the sweep's id, unless the recipe names a group."""
+    data = arm.recipe.model_dump(mode="json")
+    data["tracking"]["wandb"]["group"] = arm.recipe.tracking.wandb.group or group
+    return Arm(arm.name, arm.overrides, Recipe.model_validate(data))
+
+
+def _write(sweep: Sweep) -> None:
+    """The grid comes last and at once: whoever reads it finds every recipe that it names."""
+    for arm in sweep.arms:
+        path = _recipe_file(sweep.directory, arm.name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(recipe_json(arm.recipe) + "\n", encoding="utf-8")  # JSON is YAML
+    arms = [{"name": arm.name, "overrides": arm.overrides} for arm in sweep.arms]
+    new = sweep.directory / f"{GRID_FILE}.new"
+    new.write_text(json.dumps({"arms": arms, "seeds": sweep.seeds}, indent=2) + "\n", encoding="utf-8")
+    os.replace(new, sweep.directory / GRID_FILE)
+
+
+def _recipe_file(directory: Path, arm: str) -> Path:
+    return directory / "recipes" / f"{file_stem(arm)}.yaml"
 
 
 def find_sweep(db: Database, ref: str) -> Sweep:
     """The sweep that `ref` names: an id, a unique prefix, or `last`."""
     row = resolve_run(db, ref, command=COMMAND)
-    path = Path(row.directory) / GRID_FILE
+    directory = Path(row.directory)
     try:
-        grid = json.loads(path.read_text(encoding="utf-8"))
+        grid = json.loads((directory / GRID_FILE).read_text(encoding="utf-8"))
+        arms = tuple(_read_arm(directory, arm["name"], arm["overrides"]) for arm in grid["arms"])
     except (OSError, ValueError) as error:
-        raise UserError(f"The sweep's grid cannot be read: {error}", str(path), "Start a new sweep.") from None
-    arms = tuple(Arm(arm["name"], tuple(arm["overrides"])) for arm in grid["arms"])
-    return Sweep(row.id, path.parent, arms, tuple(grid["seeds"]))
+        raise UserError(f"The sweep cannot be read: {error}", str(directory), "Start a new sweep.") from None
+    return Sweep(row.id, directory, arms, tuple(grid["seeds"]))
+
+
+def _read_arm(directory: Path, name: str, overrides: Sequence[str]) -> Arm:
+    recipe = Recipe.model_validate_json(_recipe_file(directory, name).read_text(encoding="utf-8"))
+    return Arm(name, tuple(overrides), recipe)
 
 
 @contextmanager
@@ -110,7 +148,7 @@ def runs_by_cell(db: Database, sweep: Sweep) -> dict[Cell, RunRow]:
     rows = [row for row in list_runs(db, sweep=sweep.id) if row.arm is not None]
     ordered = sorted(rows, key=lambda row: (row.status == "done", row.created_at))  # what is wanted comes last
     by_key = {(row.arm, row.seed): row for row in ordered}
-    return {cell: by_key[cell.arm.name, cell.seed] for cell in sweep.cells if (cell.arm.name, cell.seed) in by_key}
+    return {cell: by_key[cell.arm, cell.seed] for cell in sweep.cells if (cell.arm, cell.seed) in by_key}
 
 
 def jobs_to_do(db: Database, sweep: Sweep, db_url: str | None) -> list[Job]:
@@ -125,10 +163,10 @@ def _job(sweep: Sweep, cell: Cell, run: RunRow | None, db_url: str | None) -> Jo
     if run is not None:
         arguments += ["--resume", run.id]
     else:
-        arguments += ["--recipe", str(sweep.directory / RECIPE_FILE), "--seed", str(cell.seed)]
-        arguments += [part for override in cell.arm.overrides for part in ("--set", override)]
-        arguments += ["--run-id", new_run_id(), "--sweep", sweep.id, "--arm", cell.arm.name]
-    stem = re.sub(r"[^\w.=-]+", "_", cell.name)
+        recipe = _recipe_file(sweep.directory, cell.arm)
+        arguments += ["--recipe", str(recipe), "--seed", str(cell.seed)]
+        arguments += ["--run-id", new_run_id(), "--sweep", sweep.id, "--arm", cell.arm]
+    stem = file_stem(cell.name)
     logs = sweep.directory / "logs"
     return Job(cell.name, tuple(arguments), logs / f"{stem}.json", logs / f"{stem}.log")
 

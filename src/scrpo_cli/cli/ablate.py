@@ -1,10 +1,11 @@
-"""`scrpo ablate`: vary one thing, over seeds, at equal budget."""
+"""`scrpo ablate`: compare recipes, or values of a key, over seeds, at equal budget."""
 
 from __future__ import annotations
 
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,20 +17,29 @@ from scrpo_cli.cli.common import (
     JsonOption,
     Output,
     QuietOption,
-    RecipeOption,
     SetOption,
-    refuse_with_resume,
 )
 from scrpo_cli.errors import Interrupted, RunError, UserError
-from scrpo_cli.recipe.load import load_recipe
 
 if TYPE_CHECKING:
     from scrpo_cli.ablation.executor import Executor, Finished, Job
+    from scrpo_cli.ablation.grid import Arm
     from scrpo_cli.ablation.sweep import Sweep
     from scrpo_cli.ablation.table import SweepResult
     from scrpo_cli.pool.db import Database
 
 EXECUTORS = ("local",)
+
+RecipesOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--recipe",
+        "-r",
+        metavar="R",
+        show_default=DEFAULT_RECIPE,
+        help="A shipped recipe or a YAML file; several, or `a,b`, are arms.",
+    ),
+]
 
 ReflectOption = Annotated[
     str | None, typer.Option("--reflect-every", metavar="N,M,never", help="Arms: a reflection step after every N.")
@@ -48,7 +58,7 @@ SeedsOption = Annotated[
 
 
 def ablate(
-    recipe: RecipeOption = None,
+    recipe: RecipesOption = None,
     reflect_every: ReflectOption = None,
     vary: VaryOption = None,
     seeds: SeedsOption = None,
@@ -57,51 +67,81 @@ def ablate(
     resume: Annotated[
         str | None, typer.Option("--resume", metavar="SWEEP", help="Run what is missing: an id, a prefix or `last`.")
     ] = None,
+    extend: Annotated[
+        str | None, typer.Option("--extend", metavar="SWEEP", help="Add arms (--recipe) or seeds (--seeds), and run.")
+    ] = None,
     set_: SetOption = None,
     db: DbOption = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Vary one thing, over seeds, at equal generated tokens; a table with intervals and paired differences, a plot."""
+    """Recipes or values of a key, over seeds, at equal generated tokens: intervals, paired differences, a plot."""
     from scrpo_cli.ablation.executor import LocalExecutor
-    from scrpo_cli.ablation.sweep import find_sweep, locked
+    from scrpo_cli.ablation.grid import split_recipes
+    from scrpo_cli.ablation.sweep import extend_sweep, find_sweep, locked, start_sweep
     from scrpo_cli.pool.db import Database
 
     output = Output(json, quiet)
     if executor not in EXECUTORS:
         raise UserError(f"There is no executor '{executor}'", "--executor", f"One of: {', '.join(EXECUTORS)}.")
-    started_with = {"--recipe": recipe, "--reflect-every": reflect_every, "--vary": vary or None, "--seeds": seeds}
-    refuse_with_resume(resume, {**started_with, "--set": set_ or None})
-    if resume is not None:
-        with Database.open(db, create=False) as database:
-            sweep = find_sweep(database, resume)
-    else:
-        sweep = new_sweep(recipe or DEFAULT_RECIPE, reflect_every, vary or (), seeds or DEFAULT_SEEDS, set_ or (), db)
-    with Database.open(db) as database, locked(sweep):
-        finish(database, sweep, LocalExecutor(jobs, say=output.say), db, output)
+    given = Given(split_recipes(recipe or ()), reflect_every, vary or [], seeds, set_ or [])
+    refuse_options(resume, extend, given)
+    ref = resume or extend
+    arms = [] if resume else given.arms(more=extend is not None)  # mistakes show before anything is written
+    with Database.open(db, create=ref is None) as database:
+        sweep = find_sweep(database, ref) if ref else start_sweep(database, arms, given.seeds or DEFAULT_SEEDS)
+        with locked(sweep):
+            if extend is not None:
+                sweep = extend_sweep(find_sweep(database, sweep.id), arms, given.seeds)
+            finish(database, sweep, LocalExecutor(jobs, say=output.say), db, output)
 
 
-def new_sweep(
-    recipe: str, reflect_every: str | None, vary: Sequence[str], seeds: int, sets: Sequence[str], db: str | None
-) -> Sweep:
-    """Check every arm before anything is written, then write the sweep down."""
-    from scrpo_cli.ablation.grid import check_arms, make_arms
-    from scrpo_cli.ablation.sweep import start_sweep
-    from scrpo_cli.pool.db import Database
+@dataclass(frozen=True)
+class Given:
+    """The options that say what a sweep consists of."""
 
-    arms = make_arms(reflect_every, vary)
-    check_arms(recipe, sets, arms)
-    base = load_recipe(recipe, sets)
-    with Database.open(db) as database:
-        return start_sweep(database, base, arms, range(base.seed, base.seed + seeds))
+    recipes: Sequence[str]
+    reflect_every: str | None
+    vary: Sequence[str]
+    seeds: int | None
+    sets: Sequence[str]
+
+    @property
+    def arm_options(self) -> dict[str, Any]:
+        """What makes arms of recipes, by option."""
+        return {"--reflect-every": self.reflect_every, "--vary": self.vary, "--set": self.sets}
+
+    def arms(self, *, more: bool) -> list[Arm]:
+        """The arms of a new sweep, checked, or those (perhaps none) that are added to one (`more`)."""
+        from scrpo_cli.ablation.grid import check_arms, make_arms
+
+        if more and not self.recipes:
+            return []
+        recipes = self.recipes or [DEFAULT_RECIPE]
+        arms = make_arms(recipes, self.reflect_every, self.vary, self.sets, named=more or len(recipes) > 1)
+        check_arms(arms)
+        return arms
+
+
+def refuse_options(resume: str | None, extend: str | None, given: Given) -> None:
+    """UserError for what cannot stand beside --resume, and for an --extend that adds nothing."""
+    options = {"--extend": extend, "--recipe": given.recipes, "--seeds": given.seeds} | given.arm_options
+    if resume is not None and (extra := [name for name, value in options.items() if value]):
+        fix = f"Drop {', '.join(extra)}; `--extend {resume}` adds arms and seeds to a sweep."
+        raise UserError("A resumed sweep keeps the recipes and options of its start.", f"--resume {resume}", fix)
+    if extend is not None and not given.recipes:
+        if extra := [name for name, value in given.arm_options.items() if value]:
+            raise UserError("New arms need a recipe", ", ".join(extra), "Name it with --recipe.")
+        if given.seeds is None:
+            raise UserError("Nothing is added", f"--extend {extend}", "Give --recipe for arms, --seeds for seeds.")
 
 
 def finish(database: Database, sweep: Sweep, executor: Executor, db: str | None, output: Output) -> None:
     """Run what is to do, report on what is done, and fail when a run failed."""
     from scrpo_cli.ablation.results import write_results
+    from scrpo_cli.ablation.sheets import render
     from scrpo_cli.ablation.sweep import jobs_to_do
-    from scrpo_cli.ablation.table import render
     from scrpo_cli.pool.queries import finish_run
 
     again = f"scrpo ablate --resume {sweep.id}" + (f" --db {db}" if db else "")
@@ -172,6 +212,6 @@ def tables(sweep: Sweep, result: SweepResult) -> Any:
     from rich.text import Text
 
     from scrpo_cli.ablation.results import PLOT_FILE
-    from scrpo_cli.ablation.table import render
+    from scrpo_cli.ablation.sheets import render
 
     return Group(render(result), Text(f"plot: {sweep.directory / PLOT_FILE}"))

@@ -1,0 +1,103 @@
+"""Write the tables of a results page from the database, and leave the prose around them as it is.
+
+    python tools/results_page.py .scrpo/scrpo.db SWEEP -o docs/results/tiny.md --figure docs/results/tiny.svg
+
+A table stands between `<!-- begin table NAME -->` and `<!-- end table NAME -->`, each a line of its own; NAME is one of
+first-answers, two-turns, cost and warnings. Arms of several sweeps become one table; --prefix keeps several
+comparisons apart on one page (`<!-- begin table ablations-cost -->` with `--prefix ablations-`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from scrpo_cli.ablation.plot import plot_arms
+from scrpo_cli.ablation.results import read_result
+from scrpo_cli.ablation.sheet import markdown
+from scrpo_cli.ablation.sheets import sheets_of
+from scrpo_cli.ablation.sweep import find_sweep
+from scrpo_cli.ablation.table import SweepResult
+from scrpo_cli.errors import RunError, ScrpoError, UserError
+from scrpo_cli.pool.db import Database
+
+EMPTY = {
+    "first-answers": "",
+    "two-turns": "No run was asked for second answers.",
+    "cost": "",
+    "warnings": "No warning sign fired.",
+}
+"""All tables, and what stands in place of one that has nothing to show."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parse(arguments)
+    try:
+        result = read(options.db, options.sweeps)
+        text, written = fill(read_page(options.output), tables_of(result), options.prefix)
+    except ScrpoError as error:
+        print(*error.lines(), sep="\n", file=sys.stderr)
+        return error.exit_code
+    options.output.write_text(text, encoding="utf-8")
+    if options.figure:
+        plot_arms(result, options.figure)
+    print(f"{options.output}: {', '.join(written)}")
+    return 0
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("db", help="a path or an SQLAlchemy URL")
+    parser.add_argument("sweeps", metavar="SWEEP", nargs="+", help="an id, a unique beginning of it, or `last`")
+    parser.add_argument("-o", dest="output", metavar="PAGE", type=Path, required=True, help="an existing page")
+    parser.add_argument("--figure", metavar="FILE", type=Path, help="also draw the arms, .png or .svg")
+    parser.add_argument("--prefix", default="", help="of the tables' names on the page")
+    return parser.parse_args(arguments)
+
+
+def read(db: str, refs: Sequence[str]) -> SweepResult:
+    """The finished runs of these sweeps as one result."""
+    with Database.open(db, create=False) as database:
+        result, _ = read_result(database, [find_sweep(database, ref) for ref in refs])
+    if result is None:
+        raise RunError("No run of these sweeps is done", ", ".join(refs), "Run `scrpo ablate --resume SWEEP` first.")
+    return result
+
+
+def tables_of(result: SweepResult) -> dict[str, str]:
+    """Every table in markdown, by name."""
+    return EMPTY | {sheet.name: markdown(sheet) for sheet in sheets_of(result)}
+
+
+def read_page(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"The page cannot be read: {error.strerror}", str(path), "Write its prose first.") from None
+
+
+def fill(page: str, tables: Mapping[str, str], prefix: str = "") -> tuple[str, list[str]]:
+    """The page with these tables between their markers, and the names of those that it has. UserError when it has none,
+    or one of them without an end.
+    """
+    written = []
+    for name, table in tables.items():
+        begin, end = (f"<!-- {edge} table {prefix}{name} -->" for edge in ("begin", "end"))
+        above, begun, rest = page.partition(begin)
+        _, ended, below = rest.partition(end)
+        if not begun:
+            continue
+        if not ended:
+            raise UserError(f"The table {prefix}{name} has no end", begin, f"Write {end} on a line below it.")
+        page = f"{above}{begin}\n{table}\n{end}{below}"
+        written.append(prefix + name)
+    if not written:
+        fix = f"Write {begin} and {end} where the table is to stand."
+        raise UserError(f"The page has no place for any table of {', '.join(tables)}", prefix, fix)
+    return page, written
+
+
+if __name__ == "__main__":
+    sys.exit(main())
