@@ -65,6 +65,13 @@ def test_the_terminal_has_all_tables_in_80_columns():
     assert delta.split() == ["b", "62.5%", "100.0%", "+37.5", "37.5%", "0.0%"]
 
 
+def test_a_long_name_is_folded_not_cut():
+    runs = [RunOutcome("x" * 70, 0, "r0", 1000, two_turns(8, 4), two_turns(10, 10))]
+    text = text_of(tabulate(runs, ["x" * 70], 1000))
+    assert text.count("x") == 3 * 70
+    assert "…" not in text
+
+
 def test_tables_of_a_page():
     sheets = page(two_arms(warnings={"entropy-collapse": 12}))
     assert list(sheets) == ["first-answers", "two-turns", "cost", "warnings"]

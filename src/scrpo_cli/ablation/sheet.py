@@ -40,7 +40,9 @@ def terminal(sheet: Sheet) -> Group:
     from rich.text import Text
 
     shown = [name for name in sheet.columns if name not in sheet.page_only]
-    table = Table(*shown, box=None, pad_edge=False, collapse_padding=True)
+    table = Table(box=None, pad_edge=False, collapse_padding=True)
+    for name in shown:
+        table.add_column(name, overflow="fold")
     for row in sheet.rows(shown):
         table.add_row(*(Text("\n".join(filter(None, cell))) for cell in row))
     return Group(Text(f"{sheet.title}:"), table, Text())
