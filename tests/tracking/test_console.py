@@ -87,3 +87,10 @@ def test_eval_in_words():
 
 def test_sparkline():
     assert sparkline([0.0, 0.5, 0.99, 1.0]) == "▁▅██"
+
+
+def test_display_names_the_monitors_that_fire_now():
+    sink = ConsoleSink(console(terminal=False), RECIPE)
+    sink.log(1, {"warn/truncation": 1.0, "warn/no_signal": 1.0, "warn/drift": 0.0})
+    sink.log(2, {"warn/truncation": 1.0, "warn/no_signal": 0.0})
+    assert "warnings truncation" in [line.strip() for line in text_of(sink).splitlines()]

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from scrpo_cli.recipe.methods import MethodConfig, OfflineConfig, ScrpoConfig
+from scrpo_cli.recipe.monitors import MonitorsConfig
 from scrpo_cli.recipe.section import NonNegative, Positive, PositiveInt, Section, Share
 
 
@@ -213,6 +214,7 @@ class Recipe(Section):
     optim: OptimConfig = OptimConfig()
     eval: EvalConfig = EvalConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    monitors: MonitorsConfig = MonitorsConfig()
     tracking: TrackingConfig = TrackingConfig()
 
     @model_validator(mode="after")

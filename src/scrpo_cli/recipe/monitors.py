@@ -1,5 +1,5 @@
-"""The warning signs of a recipe: `monitors.NAME` is the threshold of the monitor of that name. docs/warnings.md says what
-each of them means. Every default is ours [I] unless marked.
+"""The warning signs of a recipe: `monitors.NAME` is the threshold of the monitor of that name. docs/warnings.md says
+what each of them means. Every default is ours [I] unless marked.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from scrpo_cli.recipe.models import Recipe
 FIELDS = (
     ("reward", "trial/reward", "{:.2f}"),
     ("accuracy", "trial/accuracy", "{:.0%}"),
+    ("second answer", "turns/t2", "{:.0%}"),
     ("fix rate", "reflect/fix_rate", "{:.0%}"),
     ("pool", "pool/size", "{:.0f}"),
     ("pool age", "pool/age", "{:.1f}"),
@@ -69,7 +70,7 @@ class ConsoleSink:
             self._live.stop()
 
     def render(self) -> RenderableType:
-        """The live display: bars, the latest numbers, the course of first-answer accuracy, the evaluations."""
+        """The live display: bars, the latest numbers, the course of first-answer accuracy, warnings, evaluations."""
         numbers = Table.grid(padding=(0, 2))
         for start in range(0, len(FIELDS), 6):
             cells = [_cell(field, self._latest) for field in FIELDS[start : start + 6]]
@@ -77,6 +78,8 @@ class ConsoleSink:
         parts: list[RenderableType] = [self._progress, numbers]
         if self._accuracy:
             parts.append(Text(f"first-answer accuracy {sparkline(self._accuracy)} {self._accuracy[-1]:.0%}"))
+        if warned := warnings_of(self._latest):
+            parts.append(Text(f"warnings {', '.join(warned)}", style="yellow"))
         parts += [Text(line) for line in [*self._evals[:1], *self._evals[1:][-3:]]]
         return Group(*parts)
 
@@ -88,6 +91,11 @@ def describe_step(step: int, steps: int, metrics: Mapping[str, float]) -> str:
     """One plain line: `step 3/60  reward 0.42  accuracy 42%  ...`, with what this step measured."""
     parts = list(filter(None, (_cell(field, metrics) for field in FIELDS)))
     return "  ".join([f"step {step}/{steps}", *parts, *describe_evals(step, metrics)])
+
+
+def warnings_of(metrics: Mapping[str, float]) -> list[str]:
+    """The monitors that fire. The line that says why comes once, as an event, when one begins to."""
+    return [name.removeprefix("warn/") for name, value in metrics.items() if name.startswith("warn/") and value == 1]
 
 
 def describe_evals(step: int, metrics: Mapping[str, float]) -> list[str]:

@@ -73,15 +73,14 @@ def sampled(phase: str, groups: Sequence[Group]) -> dict[str, float]:
         f"{phase}/groups": len(groups),
         f"{phase}/tokens": sum(len(a.completion.ids) for a in attempts),
     }
-    if not attempts:
-        return found
-    return found | {
-        **measured(f"{phase}/reward", outcomes(attempts)),
-        f"{phase}/length": np.mean([len(a.completion.ids) for a in attempts]),
-        f"{phase}/truncated": np.mean([a.truncated for a in attempts]),
-        f"{phase}/unparsable": np.mean([a.grade.verdict is Verdict.UNPARSABLE for a in attempts]),
-        f"{phase}/grader_failed": np.mean([a.grade.verdict in ("error", "timeout") for a in attempts]),
-    }
+    return (
+        found
+        | measured(f"{phase}/reward", outcomes(attempts))
+        | measured(f"{phase}/length", [len(a.completion.ids) for a in attempts])
+        | measured(f"{phase}/truncated", [a.truncated for a in attempts])
+        | measured(f"{phase}/unparsable", [a.grade.verdict is Verdict.UNPARSABLE for a in attempts])
+        | measured(f"{phase}/grader_failed", [a.grade.verdict in ("error", "timeout") for a in attempts])
+    )
 
 
 def repair_metrics(corrections: Sequence[Group], cfg: MonitorsConfig) -> dict[str, float]:
@@ -100,7 +99,7 @@ def repair_metrics(corrections: Sequence[Group], cfg: MonitorsConfig) -> dict[st
 
 
 def turn_metrics(groups: Sequence[Group], cfg: MonitorsConfig) -> dict[str, float]:
-    """Conversations of several turns, after SCoRe (arXiv 2409.12917, sections 3 and 4): pairs of an answer and the next.
+    """Conversations of several turns, after SCoRe (arXiv 2409.12917, sections 3 and 4): an answer and the next.
 
     t1, t2, ... accuracy by turn; i2c and c2i shares of all pairs; broken is c2i among the right answers. With two turns
     t2 - t1 = i2c - c2i. A pair of which the grader failed on one does not count.
@@ -110,18 +109,15 @@ def turn_metrics(groups: Sequence[Group], cfg: MonitorsConfig) -> dict[str, floa
         return {}
     before_P, after_P = np.array([(r.right, r.after.outcome) for r in pairs]).T
     turn_P = np.array([r.after.turn for r in pairs])
-    found = {f"turns/t{t}": after_P[turn_P == t].mean() for t in np.unique(turn_P)}
-    found |= {"turns/t1": before_P[turn_P == 2].mean()} if 2 in turn_P else {}
-    shown = pairs[:: -(-len(pairs) // EDIT_PAIRS)]
-    found |= {
-        "turns/i2c": np.mean((1 - before_P) * after_P),
-        "turns/c2i": np.mean(before_P * (1 - after_P)),
-        "turns/right": before_P.sum(),
-        "turns/unchanged": np.mean([r.unchanged for r in pairs]),
-        "turns/edit_zero": np.mean([r.copied for r in pairs]),
-        "turns/edit_ratio": np.mean([edit_ratio(r.before, r.after.completion.text) for r in shown]),
-        **measured("turns/broken", 1 - after_P[before_P == 1]),
-    }
+    compared = pairs[:: -(-len(pairs) // EDIT_PAIRS)]
+    found = measured("turns/t1", before_P[turn_P == 2])
+    for turn in np.unique(turn_P):
+        found |= measured(f"turns/t{turn}", after_P[turn_P == turn])
+    found |= measured("turns/i2c", (1 - before_P) * after_P) | measured("turns/c2i", before_P * (1 - after_P))
+    found |= {"turns/right": before_P.sum()} | measured("turns/broken", 1 - after_P[before_P == 1])
+    found |= measured("turns/unchanged", [r.unchanged for r in pairs])
+    found |= measured("turns/edit_zero", [r.copied for r in pairs])
+    found |= measured("turns/edit_ratio", [edit_ratio(r.before, r.after.completion.text) for r in compared])
     return found | stubborn_metrics("turns", pairs, cfg)
 
 

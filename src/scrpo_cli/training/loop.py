@@ -10,12 +10,20 @@ from typing import Any
 
 from scrpo_cli.errors import Interrupted, RunError
 from scrpo_cli.methods.base import Fit, Plan, PoolChange
-from scrpo_cli.pool.queries import evaluations_of, record_evaluation, record_step, waiting
+from scrpo_cli.pool.queries import (
+    StepMetrics,
+    evaluations_of,
+    record_evaluation,
+    record_step,
+    steps_of,
+    waiting,
+)
 from scrpo_cli.pool.records import StepRecord
 from scrpo_cli.rollout.groups import Origin, grade_groups, sample_asks
 from scrpo_cli.tracking.jsonl import read_metrics
 from scrpo_cli.training import health
 from scrpo_cli.training.launch import resume_command
+from scrpo_cli.training.monitors import watch
 from scrpo_cli.training.session import Session
 from scrpo_cli.types import Completion, Group
 
@@ -23,7 +31,7 @@ from scrpo_cli.types import Completion, Group
 def train(run: Session) -> dict[str, Any]:
     """Run to the end of the budget and return the evaluations before and after, by label.
 
-    Raises Interrupted after a signal, with the step in hand saved.
+    Raises Interrupted after a signal and RunError at a warning of `monitors.stop`, with the step in hand saved.
     """
     evaluations = {"before": evaluate(run, "before") if run.progress.step == 0 else known(run, "before")}
     while not run.finished:
@@ -43,17 +51,31 @@ def train(run: Session) -> dict[str, Any]:
                 stats = {k: v for k, v in stats.items() if not k.startswith("train/drift")}
         run.method.observe(step, stats)
         run.engine.sync(run.policy.version)
-        metrics = stats | health.step_metrics(plan, groups, fit.credits, pool, step) | clock.metrics()
-        commit(run, step, plan, groups, change, metrics)
+        cfg = run.recipe.monitors
+        metrics = stats | health.step_metrics(plan, groups, fit.credits, pool, step, cfg) | clock.metrics()
+        found = watch([*steps_of(run.db, run.run_id), StepMetrics(step, plan.phase, {**metrics})], cfg)
+        commit(run, step, plan, groups, change, metrics | found.metrics)
+        for line in found.news.values():
+            run.tracker.event(line)
+        alarm = next((line for name, line in found.news.items() if name in cfg.stop), None)
         if run.recipe.eval.every and step % run.recipe.eval.every == 0 and not run.finished:
             evaluate(run, f"step{step}")
-        if step % run.recipe.checkpoint.every == 0 or run.finished or run.stop.asked:
+        if step % run.recipe.checkpoint.every == 0 or run.finished or run.stop.asked or alarm:
             run.save()
-        if run.stop.asked and not run.finished:
-            what = f"Stopped after step {step}; everything so far is saved."
-            raise Interrupted(what, str(run.directory), f"Continue with `{resume(run)}`.")
+        if not run.finished:
+            stop_if_asked(run, step, alarm)
     evaluations["after"] = evaluate(run, "after")
     return evaluations
+
+
+def stop_if_asked(run: Session, step: int, alarm: str | None) -> None:
+    """By a signal, or by the first line of a monitor that `monitors.stop` names: a resumed run goes on from there."""
+    if run.stop.asked:
+        what = f"Stopped after step {step}; everything so far is saved."
+        raise Interrupted(what, str(run.directory), f"Continue with `{resume(run)}`.")
+    if alarm:
+        what = f"Stopped after step {step}, as monitors.stop asks; everything so far is saved. {alarm}"
+        raise RunError(what, str(run.directory), f"To go on all the same: `{resume(run)}`.")
 
 
 def roll_out(run: Session, step: int, plan: Plan, clock: Clock) -> list[Group]:
