@@ -14,6 +14,9 @@ import numpy as np
 KEPT = "kept"
 """The filter decision that puts an attempt into the error pool; any other says why it stays out."""
 
+PLANTED = "planted:"
+"""Begins the model name of an attempt that an experiment planted into the pool; its kind follows."""
+
 
 class Message(TypedDict):
     """One chat message, in the form that chat templates take."""
@@ -129,6 +132,8 @@ class PoolEntry:
     added_step: int
     uses: int = 0
     repairs: int = 0
+    planted: str = ""
+    """The kind of error that an experiment planted; empty for what a policy sampled."""
 
     @classmethod
     def of(cls, attempt: Attempt, added_step: int = 0) -> PoolEntry:

@@ -5,7 +5,7 @@ A method sees groups and returns credit. It imports no engine, no database and n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -66,10 +66,15 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class PoolChange:
-    """What a step does to the pool: a filter decision for every wrong attempt (`kept` enters), and retirements."""
+    """What a step does to the pool: a filter decision for every wrong attempt (`kept` enters), and retirements.
+
+    `planted` attempts enter too: wrong ones that nobody sampled, all of one kind.
+    """
 
     decisions: Mapping[str, str] = field(default_factory=dict)
     retired: Sequence[tuple[str, str]] = ()
+    planted: Sequence[Attempt] = ()
+    planted_kind: str = ""
 
 
 class Prompts(Protocol):
@@ -93,6 +98,26 @@ class Prompts(Protocol):
 
     def ids(self, ask: Ask) -> Sequence[int]:
         """The prompt's token ids."""
+        ...
+
+    def error_kind(self, entry: PoolEntry) -> str | None:
+        """The kind of the error; None where the task cannot tell."""
+        ...
+
+    def knows(self, text: str) -> bool:
+        """Whether a problem of this text is among those of the run."""
+        ...
+
+    def worked(self, problem: Problem) -> str | None:
+        """A right worked answer; None where the task knows the final answer only."""
+        ...
+
+    def slips(self, problem: Problem, where: str, rng: np.random.Generator) -> Iterator[str]:
+        """Distinct worked answers that go wrong in their first (`early`) or last (`late`) line, in random order."""
+        ...
+
+    def written(self, problem: Problem, text: str, attempt_id: str, sample: int) -> Attempt:
+        """A first answer that nobody sampled, tokenized and graded."""
         ...
 
 

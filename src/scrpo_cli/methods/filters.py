@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 
-from scrpo_cli.recipe.methods import FilterConfig, PoolConfig
+from scrpo_cli.methods.base import outcome_rewards
+from scrpo_cli.methods.shaping import with_length_penalty
+from scrpo_cli.recipe.methods import FilterConfig, PoolConfig, ScrpoConfig
 from scrpo_cli.rng import generator
 from scrpo_cli.types import KEPT, Attempt, Group, PoolEntry, Verdict
+
+ROUNDING = 1e-9  # thresholds are inclusive
+
+
+def decisions(groups: Sequence[Group], cfg: ScrpoConfig, max_tokens: int, seed: int, step: int) -> dict[str, str]:
+    """Attempt id -> decision for every wrong attempt of a step; `max_tokens` is where the length penalty ends."""
+    found: dict[str, str] = {}
+    for i, group in enumerate(groups):
+        rewards_G = outcome_rewards(group)
+        if cfg.filter.reward == "total":
+            lengths_G = np.array([len(a.completion.ids) for a in group.attempts])
+            rewards_G = with_length_penalty(rewards_G, lengths_G, cfg.reward, max_tokens)
+        found |= admit(group, rewards_G, cfg.filter, cfg.pool, seed, step, i)
+    return found
 
 
 def group_decision(rewards_G: np.ndarray, cfg: FilterConfig) -> str:
@@ -17,15 +33,14 @@ def group_decision(rewards_G: np.ndarray, cfg: FilterConfig) -> str:
     For a binary reward the population variance is p(1-p): a threshold on it is a band around p = 1/2.
     """
     valid_G = rewards_G[~np.isnan(rewards_G)]
-    p = float(valid_G.mean()) if valid_G.size else 0.0
-    too_far = "too_hard" if p < 0.5 else "too_easy"
-    if cfg.mode == "variance":
-        return KEPT if p * (1 - p) >= cfg.var_min else too_far
-    if cfg.mode == "pass_rate_band":
-        return KEPT if cfg.band[0] <= p <= cfg.band[1] else too_far
-    if cfg.mode == "nonzero":
-        return KEPT if 0 < p < 1 else too_far
-    return KEPT
+    mean, variance = (float(valid_G.mean()), float(valid_G.var())) if valid_G.size else (0.0, 0.0)
+    keeps = {
+        "variance": variance >= cfg.var_min - ROUNDING,
+        "pass_rate_band": cfg.band[0] - ROUNDING <= mean <= cfg.band[1] + ROUNDING,
+        "nonzero": variance > ROUNDING,
+        "none": True,
+    }[cfg.mode]
+    return KEPT if keeps else "too_hard" if mean < 0.5 else "too_easy"
 
 
 def is_reasoning_error(attempt: Attempt) -> bool:
@@ -63,3 +78,16 @@ def evicted(alive: Sequence[PoolEntry], newcomers: int, capacity: int, how: str,
         return [e.attempt_id for e in alive[:excess]]
     drawn = generator(seed, step, "evict").permutation(len(alive))[:excess]
     return [alive[i].attempt_id for i in sorted(drawn)]
+
+
+def spread(keys: Sequence[Hashable], count: int, rng: np.random.Generator) -> list[int]:
+    """`count` places of `keys` drawn so that distinct keys are drawn as evenly as their numbers allow: the keys take
+    turns in a random order. With one key for all it is a uniform draw.
+    """
+    piles: dict[Hashable, list[int]] = {}
+    for i in rng.permutation(len(keys)):
+        piles.setdefault(keys[i], []).append(int(i))
+    shuffled = list(piles.values())
+    order = [shuffled[k] for k in rng.permutation(len(shuffled))]
+    longest = max(map(len, order), default=0)
+    return [pile[turn] for turn in range(longest) for pile in order if turn < len(pile)][:count]

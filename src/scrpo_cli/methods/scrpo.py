@@ -15,25 +15,40 @@ The paper's trigger, filter threshold, prompt and token choice are unknown: each
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
 
-from scrpo_cli.methods.base import Credits, Method, Plan, PoolChange, Prompts, outcome_rewards
+from scrpo_cli.methods.base import Credits, Method, Plan, PoolChange, Prompts, no_credit
 from scrpo_cli.methods.corrections import correction_credit
-from scrpo_cli.methods.filters import admit, evicted, expired
+from scrpo_cli.methods.filters import decisions, evicted, expired, spread
 from scrpo_cli.methods.grpo import trial_credit, trial_plan
+from scrpo_cli.methods.planting import Foreign, Planter, target
 from scrpo_cli.recipe.methods import ScrpoConfig
 from scrpo_cli.rng import generator
-from scrpo_cli.types import KEPT, AttemptKind, Group, PoolEntry
+from scrpo_cli.types import KEPT, Attempt, AttemptKind, Group, PoolEntry
 
 
 class Scrpo(Method):
-    """Trial steps that fill the error pool, reflection steps that learn from it."""
+    """Trial steps that fill the error pool, reflection steps that learn from it.
 
-    def __init__(self, cfg: ScrpoConfig, prompts: Prompts, group_size: int, prompts_per_step: int, seed: int) -> None:
+    `max_tokens` bounds a completion; `foreign` holds the recorded errors that `injection` may plant.
+    """
+
+    def __init__(
+        self,
+        cfg: ScrpoConfig,
+        prompts: Prompts,
+        group_size: int,
+        prompts_per_step: int,
+        seed: int,
+        max_tokens: int = 1,
+        foreign: Foreign | None = None,
+    ) -> None:
         self.cfg, self.prompts, self.group_size, self.seed = cfg, prompts, group_size, seed
+        self.max_tokens = max_tokens
+        self.planter = Planter(cfg.injection.kind, prompts, foreign or {}, max_tokens, seed)
         self.trigger = cfg.resolved_trigger
         self.batch = cfg.stage2.prompts or prompts_per_step
         self.trigger_size = self.trigger.size or prompts_per_step
@@ -44,51 +59,81 @@ class Scrpo(Method):
 
     def plan(self, step: int, waiting: Sequence[PoolEntry]) -> Plan:
         usable = [e for e in waiting if e.attempt_id not in set(self.expired(waiting, step))]
-        if self.reflects(step, len(usable)):
+        if self.reflects(step, usable):
             return self.reflection_plan(step, usable)
         return trial_plan(self.prompts, step, self.group_size)
 
-    def reflects(self, step: int, pool_size: int) -> bool:
+    def reflects(self, step: int, usable: Sequence[PoolEntry]) -> bool:
         """Whether this step reflects: inside a burst, or when the trigger fires. Never on an empty pool."""
-        if pool_size == 0 or self.trigger.mode == "never":
+        if not usable or self.trigger.mode == "never":
             return False
         if self.state["burst"] > 0:
             return True
         if self.trigger.mode == "pool_size":
-            return pool_size >= self.trigger_size
+            return unused(usable) >= self.trigger_size
         if self.trigger.mode == "every_n_steps":
             return self.state["trials_since"] >= self.trigger.n
         return self.state["reflections"] < self.trigger.ratio * (step + 1) - 0.5
 
     def reflection_plan(self, step: int, usable: Sequence[PoolEntry]) -> Plan:
-        """A uniform draw of errors, each answered by a group of corrections."""
-        drawn = generator(self.seed, step, "reflect").permutation(len(usable))[: self.batch]
+        """A draw of errors, uniform or spread over what `pool.diversity` names, each answered by a group."""
+        drawn = spread([self.draw_key(e) for e in usable], self.batch, generator(self.seed, step, "reflect"))
         samples = self.cfg.stage2.group_size or self.group_size
         return Plan("reflect", [self.prompts.reflection(usable[i], samples) for i in drawn])
+
+    def draw_key(self, entry: PoolEntry) -> Hashable:
+        problem = (entry.problem.source, entry.problem.id)
+        match self.cfg.pool.diversity:
+            case "problem":
+                return problem
+            case "answer":
+                return (*problem, entry.extracted)
+            case "error_kind":
+                return self.prompts.error_kind(entry)
+        return None
 
     # -- what each token earns ---------------------------------------------------------------------------------
 
     def credit(self, groups: Sequence[Group]) -> Credits:
-        if groups[0].ask.kind is not AttemptKind.CORRECTION:
-            return trial_credit(groups, self.cfg.stage1, self.cfg.kl)
-        cfg = self.cfg
-        return correction_credit(groups, cfg.loss, cfg.kl, self.prompts, cfg.stage1.overlong, cfg.stage2.group_by)
+        cfg, taught = self.cfg, "first"
+        if groups[0].ask.kind is AttemptKind.CORRECTION:
+            taught, overlong = "corrections", cfg.stage1.overlong
+            credits = correction_credit(groups, cfg.loss, cfg.kl, self.prompts, overlong, cfg.stage2.group_by)
+        else:
+            credits = trial_credit(groups, cfg.stage1, cfg.kl, cfg.reward, self.max_tokens)
+        if cfg.learn_from in ("both", taught):
+            return credits
+        silent = [no_credit(len(row.mask_T)) for row in credits.rows]
+        return Credits(silent, credits.normalizer, skipped_groups=credits.skipped_groups)
 
     # -- what goes into the pool and out of it -----------------------------------------------------------------
 
     def curate(self, step: int, groups: Sequence[Group], waiting: Sequence[PoolEntry]) -> PoolChange:
         old = dict.fromkeys(self.expired(waiting, step), "expired")
         if groups[0].ask.kind is AttemptKind.CORRECTION:
-            self.count_reflection(len(waiting) - len(groups))
+            tried = {g.ask.parent.attempt_id for g in groups if g.ask.parent}
+            self.count_reflection(unused([e for e in waiting if e.attempt_id not in tried | old.keys()]))
             return PoolChange(retired=[*old.items(), *self.consumed(groups)])
         self.state["trials_since"] += 1
-        decisions: dict[str, str] = {}
-        for i, group in enumerate(groups):
-            decisions |= admit(group, outcome_rewards(group), self.cfg.filter, self.cfg.pool, self.seed, step, i)
+        decided = decisions(groups, self.cfg, self.max_tokens, self.seed, step)
+        newcomers = sum(d == KEPT for d in decided.values())
         alive = [e for e in waiting if e.attempt_id not in old]
-        newcomers = sum(d == KEPT for d in decisions.values())
-        out = evicted(alive, newcomers, self.capacity, self.cfg.pool.evict, self.seed, step)
-        return PoolChange(decisions, [*old.items(), *((a, "evicted") for a in out)])
+        out, planted = self.balance(step, groups, alive, newcomers)
+        decided |= {a.id: KEPT for a in planted}
+        retired = [*old.items(), *((a, "evicted") for a in out)]
+        return PoolChange(decided, retired, planted, self.cfg.injection.kind)
+
+    def balance(
+        self, step: int, groups: Sequence[Group], alive: Sequence[PoolEntry], newcomers: int
+    ) -> tuple[list[str], list[Attempt]]:
+        """Entries that must leave for capacity, and errors to plant so that they have their share of the pool."""
+        share, how = self.cfg.injection.share, self.cfg.pool.evict
+        own, planted = [e for e in alive if not e.planted], [e for e in alive if e.planted]
+        out = evicted(own, newcomers, self.capacity - round(share * self.capacity), how, self.seed, step)
+        wanted = target(len(own) + newcomers - len(out), share, self.capacity)
+        out += evicted(planted, 0, wanted, how, self.seed, step)
+        missing = wanted - len(planted)
+        return out, self.planter.plant(step, groups, missing) if missing > 0 else []
 
     def expired(self, waiting: Sequence[PoolEntry], step: int) -> list[str]:
         return expired(waiting, step, self.cfg.pool.max_age_steps)
@@ -100,9 +145,14 @@ class Scrpo(Method):
             return [(a, "used") for a, _ in entries]
         return [(a, "repaired") for a, solved in entries if solved and self.cfg.pool.consume == "until_solved"]
 
-    def count_reflection(self, left_in_pool: int) -> None:
-        """Advance the trigger's counters after a reflection step."""
+    def count_reflection(self, left: int) -> None:
+        """Advance the trigger's counters after a reflection step that left so many errors unused."""
         per_trigger = self.cfg.stage2.steps_per_trigger
         burst = self.state["burst"] or (per_trigger if per_trigger != "drain" else 1)
-        left = burst - 1 if per_trigger != "drain" else int(left_in_pool >= self.batch)
+        left = burst - 1 if per_trigger != "drain" else int(left >= self.batch)
         self.state |= {"trials_since": 0, "reflections": self.state["reflections"] + 1, "burst": left}
+
+
+def unused(entries: Sequence[PoolEntry]) -> int:
+    """How many errors no reflection step has drawn yet: what stays in the pool after its use sets off nothing."""
+    return sum(e.uses == 0 for e in entries)

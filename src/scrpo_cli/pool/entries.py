@@ -15,6 +15,7 @@ from scrpo_cli.errors import UserError
 from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.models import ATTEMPT, POOL_ENTRY
 from scrpo_cli.pool.queries import listing, select_entries
+from scrpo_cli.pool.records import planted_kind
 from scrpo_cli.types import AttemptKind, FinishReason, Verdict
 
 PRUNED = "pruned"
@@ -59,6 +60,10 @@ class Entry(BaseModel):
     prompt_ids: list[int] | None = None
     ids: list[int] | None = None
     logprobs: list[float] | None = None
+
+    @property
+    def planted(self) -> str:
+        return planted_kind(self.model)
 
 
 def read_entry(row: Mapping[str, Any]) -> Entry:

@@ -34,9 +34,17 @@ from sqlalchemy.exc import IntegrityError
 from scrpo_cli.errors import RunError, UserError
 from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.models import ATTEMPT, EVALUATION, POOL_ENTRY, PROBLEM, RUN, STEP, RunRow
-from scrpo_cli.pool.records import StepRecord, attempt_row, json_text, problem_row, read_attempt, read_problem
+from scrpo_cli.pool.records import (
+    StepRecord,
+    attempt_row,
+    json_text,
+    planted_kind,
+    problem_row,
+    read_attempt,
+    read_problem,
+)
 from scrpo_cli.recipe.models import Recipe
-from scrpo_cli.types import KEPT, Attempt, PoolEntry, Problem, Verdict
+from scrpo_cli.types import KEPT, PLANTED, Attempt, PoolEntry, Problem, Verdict
 
 RUN_STATUSES = ("running", "done", "failed", "interrupted")
 SUFFIX_LETTERS = "abcdefghijkmnpqrstuvwxyz23456789"  # none that are mistaken for another
@@ -275,11 +283,13 @@ def rewind(db: Database, run_id: str, step: int) -> None:
 
 def attempts_of(db: Database, run_id: str, *, evaluations: bool = True, **filters: Any) -> list[Attempt]:
     """Attempts of a run ordered by (step, id), where the columns named in `filters` equal a value or one of a list:
-    `attempts_of(db, run, phase="trial", verdict=["wrong", "unparsable"])`. Answers to benchmarks can be left out.
+    `attempts_of(db, run, phase="trial", verdict=["wrong", "unparsable"])`. Answers to benchmarks can be left out,
+    and planted errors with them.
     """
     query = select(ATTEMPT, *PROBLEM_COLUMNS).join_from(ATTEMPT, PROBLEM, ATTEMPT_OF_PROBLEM)
     query = query.where(ATTEMPT.c.run_id == run_id, *(_matches(name, value) for name, value in filters.items()))
-    query = query if evaluations else query.where(ATTEMPT.c.phase.not_like("eval:%"))
+    if not evaluations:
+        query = query.where(ATTEMPT.c.phase.not_like("eval:%"), ATTEMPT.c.model.not_like(f"{PLANTED}%"))
     with db.read() as connection:
         rows = connection.execute(query).mappings().all()
     rows = sorted(rows, key=lambda row: (row["step"], row["id"]))  # not by the server's collation
@@ -387,4 +397,5 @@ def read_entry(row: Mapping[str, Any]) -> PoolEntry:
         added_step=row["added_step"],
         uses=row["uses"],
         repairs=row["repairs"],
+        planted=planted_kind(row["model"]),
     )

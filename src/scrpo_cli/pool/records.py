@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from scrpo_cli.types import Attempt, AttemptKind, Completion, FinishReason, Grade, Problem, Verdict
+from scrpo_cli.types import PLANTED, Attempt, AttemptKind, Completion, FinishReason, Grade, Problem, Verdict
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,11 @@ def _plain(value: Any) -> Any:
 def storable(text: str) -> str:
     """`text` as every database takes it: lone surrogates (SQLite) and NUL (PostgreSQL) become replacement marks."""
     return text.encode("utf-8", "replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
+
+
+def planted_kind(model: str) -> str:
+    """The kind of error that an experiment planted under this model's name; empty for what a model wrote."""
+    return model.removeprefix(PLANTED) if model.startswith(PLANTED) else ""
 
 
 def problem_row(problem: Problem) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, Connection, Subquery, func, select, union
 from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.entries import known_pool, last_step
 from scrpo_cli.pool.models import ATTEMPT, POOL_ENTRY
-from scrpo_cli.types import Verdict
+from scrpo_cli.types import PLANTED, Verdict
 
 AGE_BINS = (0, 1, 3, 6, 11, 21, 51, 101)
 """First age of each bin of the histogram, in steps."""
@@ -22,8 +22,8 @@ ALIVE = "alive"
 def pool_stats(db: Database, pool: str | None = None, top: int = 10) -> dict[str, Any]:
     """Counts over one pool, or over all of them.
 
-    Attempts are those of the runs that filled or used the pool, evaluations left out; `repair_rate` counts attempts
-    on pooled errors (errors of the grader left out), `entries_repaired` entries that were tried at all.
+    Attempts are those of the runs that filled or used the pool, evaluations and planted errors left out; `repair_rate`
+    counts attempts on pooled errors (errors of the grader left out), `entries_repaired` entries that were tried at all.
     """
     mine = [] if pool is None else [POOL_ENTRY.c.pool == known_pool(db, pool)]
     with db.read() as connection:
@@ -31,6 +31,7 @@ def pool_stats(db: Database, pool: str | None = None, top: int = 10) -> dict[str
         attempts = connection.execute(_attempts_query(scope)).all()
         entries = connection.execute(_entries_query(mine)).all()
         children = connection.execute(_children_query(mine)).all()
+        planted = connection.execute(_planted_query(mine)).all()
         repeated = connection.execute(_repeated_query(scope)).all()
     verdicts = _sums((verdict, count) for _, verdict, _, count in attempts)
     return {
@@ -46,6 +47,7 @@ def pool_stats(db: Database, pool: str | None = None, top: int = 10) -> dict[str
         "alive": sum(count for _, reason, count in entries if reason == ALIVE),
         "retired": _sums((reason, count) for _, reason, count in entries if reason != ALIVE),
         "age_steps": _ages([(age, count) for age, reason, count in entries if reason == ALIVE]),
+        "planted": _planted(planted, children),
         **_repairs(children),
         "repeated_mistakes": _repeated(repeated, verdicts.get(Verdict.WRONG.value, 0), top),
     }
@@ -60,14 +62,14 @@ def _entries_query(mine: Sequence[ColumnElement[bool]]) -> Any:
 
 
 def _scope(connection: Connection, mine: Sequence[ColumnElement[bool]]) -> list[ColumnElement[bool]]:
-    """Attempts of the runs that filled the pool or revised its errors, without those of evaluations."""
-    training = ATTEMPT.c.phase.not_like("eval:%")
+    """Attempts of the runs that filled the pool or revised its errors; none of evaluations, none that were planted."""
+    training: list[ColumnElement[bool]] = [ATTEMPT.c.phase.not_like("eval:%"), ATTEMPT.c.model.not_like(f"{PLANTED}%")]
     if not mine:
-        return [training]
+        return training
     child = ATTEMPT.alias("child")
     users = select(child.c.run_id).join(POOL_ENTRY, child.c.parent_id == POOL_ENTRY.c.attempt_id).where(*mine)
     runs = connection.scalars(union(select(POOL_ENTRY.c.run_id).where(*mine), users)).all()
-    return [training, ATTEMPT.c.run_id.in_(runs)]
+    return [*training, ATTEMPT.c.run_id.in_(runs)]
 
 
 def _attempts_query(scope: Sequence[ColumnElement[bool]]) -> Any:
@@ -87,6 +89,25 @@ def _children_query(mine: Sequence[ColumnElement[bool]]) -> Any:
     query = select(ATTEMPT.c.parent_id, ATTEMPT.c.kind, ATTEMPT.c.verdict, func.count())
     query = query.join(pooled, pooled.c.attempt_id == ATTEMPT.c.parent_id)
     return query.group_by(ATTEMPT.c.parent_id, ATTEMPT.c.kind, ATTEMPT.c.verdict)
+
+
+def _planted_query(mine: Sequence[ColumnElement[bool]]) -> Any:
+    """(pooled attempt, model, pools in which it is, pools in which it is alive) of planted errors"""
+    query = select(ATTEMPT.c.id, ATTEMPT.c.model, func.count(), func.count() - func.count(POOL_ENTRY.c.retired_step))
+    query = query.join(POOL_ENTRY, POOL_ENTRY.c.attempt_id == ATTEMPT.c.id)
+    return query.where(*mine, ATTEMPT.c.model.like(f"{PLANTED}%")).group_by(ATTEMPT.c.id, ATTEMPT.c.model)
+
+
+def _planted(rows: Sequence[Any], children: Sequence[Any]) -> dict[str, dict[str, Any]]:
+    """By kind: entries, those alive, and the repair rate of attempts on them."""
+    found = {}
+    for model in sorted({model for _, model, *_ in rows}):
+        mine = [row for row in rows if row[1] == model]
+        ids = {row[0] for row in mine}
+        repairs = _repairs([child for child in children if child[0] in ids])
+        counts = {"entries": sum(row[2] for row in mine), "alive": sum(row[3] for row in mine)}
+        found[model.removeprefix(PLANTED)] = counts | {"repair_rate": repairs["repair_rate"]}
+    return found
 
 
 def _repeated_query(scope: Sequence[ColumnElement[bool]]) -> Any:

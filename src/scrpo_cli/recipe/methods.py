@@ -134,7 +134,7 @@ class FilterConfig(Section):
     band: tuple[Share, Share] = (0.125, 0.875)
     """Inclusive pass-rate band of `pass_rate_band` [I]."""
     reward: Literal["correctness", "total"] = "correctness"
-    """`total` would add length or format terms; today both are the outcome [I]."""
+    """What `mode` looks at: right or wrong, or method.reward, length penalty included [I]."""
 
     @field_validator("band")
     @classmethod
@@ -157,6 +157,26 @@ class PoolConfig(Section):
     """An error leaves the pool after one use; once a correction of it was right; by age or eviction only [I]."""
     max_age_steps: PositiveInt | None = 50
     """Older errors are retired unused; none: no limit [I]."""
+    diversity: Literal["none", "problem", "answer", "error_kind"] = "none"
+    """What the errors of one reflection step are spread over, as evenly as the pool allows [I]: nothing; problems;
+    wrong answers to a problem; kinds of error, where the task can tell them."""
+
+
+class InjectionConfig(Section):
+    """A controlled experiment: wrong attempts that nobody sampled, planted into the pool and marked there."""
+
+    share: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Of the living pool, restored after each trial step as far as capacity and problems allow; 0: nothing [I]."""
+    kind: Literal["early", "late", "copied", "off_by_one", "foreign"] = "early"
+    """A wrong first or last line, carried on; another problem's wrong answer; one off; another model's attempt [I]."""
+    run: str | None = None
+    """foreign: the recorded run that holds the attempts, such as one of `scrpo collect --from-jsonl`."""
+
+    @model_validator(mode="after")
+    def _foreign_needs_a_run(self) -> InjectionConfig:
+        if self.share and self.kind == "foreign" and not self.run:
+            raise ValueError("injection of foreign errors needs a run: a `scrpo collect --from-jsonl` run")
+        return self
 
 
 class TriggerConfig(Section):
@@ -165,7 +185,7 @@ class TriggerConfig(Section):
     mode: Literal["pool_size", "every_n_steps", "ratio", "never"] = "pool_size"
     """Summaries say only that stage 2 is periodic [S]; `never` is plain GRPO that keeps a pool."""
     size: PositiveInt | None = None
-    """pool_size: fire when so many entries wait; none: the trial prompt batch [I]."""
+    """pool_size: fire when so many unused errors wait; none: the trial prompt batch [I]."""
     n: PositiveInt = 10
     """every_n_steps: a reflection step after every n trial steps [I]."""
     ratio: Annotated[float, Field(gt=0, lt=1)] = 0.25
@@ -174,7 +194,7 @@ class TriggerConfig(Section):
 
 class Stage2Config(Section):
     steps_per_trigger: PositiveInt | Literal["drain"] = 1
-    """Reflection steps in a row; `drain`: until the pool holds less than one batch [I]."""
+    """Reflection steps in a row; `drain`: until the pool holds less than one batch of unused errors [I]."""
     prompts: PositiveInt | None = None
     """Errors of one reflection step; none: the trial prompt batch [I]."""
     group_size: PositiveInt | None = None
@@ -202,9 +222,14 @@ class ScrpoConfig(Section):
     name: Literal["scrpo"] = "scrpo"
     reflect_every: PositiveInt | Literal["never"] | None = None
     """Short for trigger.mode every_n_steps with n = N, or trigger.mode never."""
+    learn_from: Literal["both", "corrections", "first"] = "both"
+    """corrections, first: the other kind of step is sampled and recorded as ever, but earns no credit [I]."""
     stage1: GrpoLoss = GrpoLoss()
+    reward: RewardConfig = RewardConfig()
+    """Of first answers; a correction earns 1 or 0."""
     filter: FilterConfig = FilterConfig()
     pool: PoolConfig = PoolConfig()
+    injection: InjectionConfig = InjectionConfig()
     trigger: TriggerConfig = TriggerConfig()
     stage2: Stage2Config = Stage2Config()
     loss: ScrpoLoss = ScrpoLoss()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Iterator, Sequence
+from functools import cached_property, lru_cache
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from scrpo_cli.recipe.models import Recipe, TaskConfig
 from scrpo_cli.rng import generator
 from scrpo_cli.rollout.chat import Chat, next_turn, reflection_messages
 from scrpo_cli.tasks.base import Task
-from scrpo_cli.types import Ask, Attempt, AttemptKind, PoolEntry, Problem
+from scrpo_cli.types import Ask, Attempt, AttemptKind, Completion, FinishReason, PoolEntry, Problem
 
 
 class TaskPrompts:
@@ -50,6 +50,30 @@ class TaskPrompts:
     def reflection(self, entry: PoolEntry, samples: int) -> Ask:
         return reflection_ask(self.task, self.chat, self.recipe.task, entry, samples)
 
+    def error_kind(self, entry: PoolEntry) -> str | None:
+        return self.task.error_kind(entry.problem, entry.response)
+
+    def knows(self, text: str) -> bool:
+        return text in self._texts
+
+    @cached_property
+    def _texts(self) -> set[str]:
+        return {p.text for p in self.all}
+
+    def worked(self, problem: Problem) -> str | None:
+        return self.task.worked(problem)
+
+    def slips(self, problem: Problem, where: str, rng: np.random.Generator) -> Iterator[str]:
+        return self.task.slips(problem, where, rng)
+
+    def written(self, problem: Problem, text: str, attempt_id: str, sample: int) -> Attempt:
+        """Its log-probs are 0: nobody sampled it, and readers expect one a token."""
+        ids = self.chat.tokenizer.encode(text, add_special_tokens=False)
+        prompt_ids = self.chat.ids(self.task.messages(problem))
+        completion = Completion(prompt_ids, ids, [0.0] * len(ids), text, FinishReason.UNKNOWN)
+        (grade,) = self.task.grade([(problem, text)])
+        return Attempt(attempt_id, problem, completion, grade, sample=sample)
+
     def reflection_mask(self, ids: Sequence[int], text: str) -> np.ndarray:
         return reflection_mask(ids, text, self.recipe.task.reflection, self.chat.tokenizer)
 
@@ -59,6 +83,19 @@ def reflection_ask(task: Task, chat: Chat, cfg: TaskConfig, entry: PoolEntry, sa
     first = task.messages(entry.problem)
     messages = reflection_messages(cfg, first, entry.problem, entry.response, chat.tokenizer)
     return Ask(entry.problem, messages, samples, AttemptKind.CORRECTION, entry)
+
+
+def check_task(recipe: Recipe, task: Task) -> None:
+    """Refuse an experiment on kinds of errors that the task cannot tell apart or plant."""
+    cfg = recipe.method
+    if not isinstance(cfg, ScrpoConfig):
+        return
+    if cfg.pool.diversity == "error_kind" and not task.error_kinds:
+        what = f"The task '{task.name}' cannot tell kinds of errors apart."
+        raise UserError(what, "method.pool.diversity: error_kind", "Use problem or answer.")
+    if cfg.injection.share and cfg.injection.kind not in task.plants:
+        what = f"The task '{task.name}' cannot plant '{cfg.injection.kind}' errors: it knows no worked steps."
+        raise UserError(what, "method.injection.kind", f"Use {' or '.join(task.plants)}.")
 
 
 def check_prompt_budget(recipe: Recipe, task: Task, chat: Chat, problems: Sequence[Problem]) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
+
+import numpy as np
 
 from scrpo_cli.recipe.models import ProblemsConfig, TaskConfig
 from scrpo_cli.types import Grade, Message, Problem
@@ -15,6 +17,10 @@ class Task(Protocol):
     name: str
     grader: str
     """Name and version of the grader, stored with every verdict."""
+    error_kinds: Sequence[str]
+    """The kinds of errors that `error_kind` tells apart; empty where it cannot tell."""
+    plants: Sequence[str]
+    """The kinds of errors that experiments may plant (`method.injection.kind`)."""
 
     def problems(self, cfg: ProblemsConfig) -> Sequence[Problem]:
         """The problems of a split, in a fixed order; UserError where the source cannot be read."""
@@ -30,6 +36,18 @@ class Task(Protocol):
 
     def compare(self, pairs: Sequence[tuple[str, str]]) -> list[Grade]:
         """One grade for each (reference answer, final answer): equivalence alone, nothing is extracted."""
+        ...
+
+    def error_kind(self, problem: Problem, response: str) -> str | None:
+        """What went wrong first in a wrong response; None where the task cannot tell."""
+        ...
+
+    def worked(self, problem: Problem) -> str | None:
+        """A right worked answer that ends in the final answer; None where the task knows the final answer only."""
+        ...
+
+    def slips(self, problem: Problem, where: str, rng: np.random.Generator) -> Iterator[str]:
+        """Distinct worked answers whose first (`early`) or last (`late`) line is wrong, in random order."""
         ...
 
     def close(self) -> None:

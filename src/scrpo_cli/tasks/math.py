@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+
+import numpy as np
 
 from scrpo_cli.recipe.models import ProblemsConfig, TaskConfig
 from scrpo_cli.tasks.base import first_turn
@@ -17,6 +19,8 @@ class MathTask:
 
     name = "math"
     grader = GRADER
+    error_kinds: Sequence[str] = ()
+    plants: Sequence[str] = ("copied", "off_by_one", "foreign")
 
     def __init__(self, cfg: TaskConfig, workers: int | None = None, deadline_s: float = DEADLINE_S) -> None:
         self._cfg = cfg
@@ -33,6 +37,15 @@ class MathTask:
 
     def compare(self, pairs: Sequence[tuple[str, str]]) -> list[Grade]:
         return self._grader.compare(pairs)
+
+    def error_kind(self, problem: Problem, response: str) -> None:
+        """Steps in prose are not read."""
+
+    def worked(self, problem: Problem) -> None:
+        """A reference solution is not in the words of any model: right attempts serve instead."""
+
+    def slips(self, problem: Problem, where: str, rng: np.random.Generator) -> Iterator[str]:
+        return iter(())
 
     def close(self) -> None:
         self._grader.close()

@@ -65,6 +65,16 @@ class Chain:
         return self.steps()[-1].result
 
 
+def worked(chain: Chain, at: int = 0, shift: int = 0) -> str:
+    """A worked answer; with a `shift` the result of line `at` is off by it, and the rest goes on from there."""
+    lines, value = [], chain.start
+    for i, (op, n) in enumerate(chain.terms):
+        result = Step(value, op, n).result + (shift if i == at else 0)
+        lines.append(f"{value}{op}{n}={result}")
+        value = result
+    return "\n".join([*lines, f"\\boxed{{{value}}}"])
+
+
 def parse_chain(text: str) -> Chain:
     """The chain behind a problem text such as `47+38-29=?`; ValueError for anything else."""
     if not re.fullmatch(r"\d+([+-]\d+)+=\?", text):

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from typing import cast
+
+import numpy as np
 
 from scrpo_cli.errors import UserError
 from scrpo_cli.recipe.models import ProblemsConfig, TaskConfig
 from scrpo_cli.tasks.base import first_turn
 from scrpo_cli.tasks.grading.extract import last_box
-from scrpo_cli.tasks.tiny import SPLITS, Split, Step, generate, parse_chain
+from scrpo_cli.tasks.tiny import SPLITS, Split, Step, generate, parse_chain, worked
 from scrpo_cli.types import Grade, Message, Problem, Verdict
 
 GRADER = "tiny/1"
 PROBLEM_SEED = 0  # one fixed stream: a recipe's seed moves the training, never the problems
 LENGTHS = {"train": 20_000, "validation": 2_000, "test": 2_000}
+
+SHIFTS = (-10, -2, -1, 1, 2, 10)  # of a planted wrong line: what carries, borrows and slips do
 
 _INTEGER = re.compile(r"-?[0-9]{1,9}")
 _LINE = re.compile(r"([0-9]{1,9})([+-])([0-9]{1,9})=(-?[0-9]{1,9})")
@@ -54,6 +58,8 @@ class TinyTask:
 
     name = "tiny"
     grader = GRADER
+    error_kinds: Sequence[str] = tuple(ErrorKind)
+    plants: Sequence[str] = ("early", "late", "copied", "off_by_one", "foreign")
 
     def __init__(self, cfg: TaskConfig) -> None:
         self._cfg = cfg
@@ -76,6 +82,20 @@ class TinyTask:
 
     def compare(self, pairs: Sequence[tuple[str, str]]) -> list[Grade]:
         return [_grade(gold, pred) for gold, pred in pairs]
+
+    def error_kind(self, problem: Problem, response: str) -> ErrorKind | None:
+        return error_kind(problem, response)
+
+    def worked(self, problem: Problem) -> str:
+        return worked(parse_chain(problem.text))
+
+    def slips(self, problem: Problem, where: str, rng: np.random.Generator) -> Iterator[str]:
+        """The results after the wrong one are shifted like it, and stay in 0..99."""
+        chain = parse_chain(problem.text)
+        at = 0 if where == "early" else len(chain.terms) - 1
+        results = [step.result for step in chain.steps()[at:]]
+        shifts = [d for d in SHIFTS if all(0 <= r + d <= 99 for r in results)]
+        return (worked(chain, at, shifts[i]) for i in rng.permutation(len(shifts)))
 
     def close(self) -> None:
         """Nothing to end: grading is in-process."""

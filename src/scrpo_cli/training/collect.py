@@ -11,8 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
-from scrpo_cli.methods.base import outcome_rewards
-from scrpo_cli.methods.filters import admit
+from scrpo_cli.methods.filters import decisions
 from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.queries import attempts_of, record_step, steps_of, waiting
 from scrpo_cli.pool.records import StepRecord
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from scrpo_cli.training.lab import Lab  # loads torch, which an import of answers does not need
 
 Report = Callable[[str], None]
+EVERY_ERROR = ScrpoConfig(filter=FilterConfig(mode="none"), pool=PoolConfig(per_prompt="all", include_truncated=True))
 SHOWN = 4  # problems of a step that are shown with the verdicts on their answers
 
 
@@ -47,10 +47,10 @@ def collect_samples(db: Database, run: Launch, lab: Lab, report: Report) -> None
         origin = Origin(f"{run.run_id}:{step}", recipe.seed, step, "collect")
         completions = sample_asks(lab.engine, lab.chat, asks, lab.sampling, origin)
         groups = grade_groups(lab.task, recipe.task.reflection, asks, completions, origin, lab.chat.prefill)
-        decisions = decide(groups, *filters(recipe), recipe.seed, step)
-        store(db, run, step, groups, decisions)
+        decided = decisions(groups, pool_rules(recipe), recipe.rollout.max_tokens, recipe.seed, step)
+        store(db, run, step, groups, decided)
         report("\n".join(glance(g) for g in groups[:SHOWN]))
-        report(f"{min(start + size, len(problems))}/{len(problems)} problems: {describe(groups, decisions)}")
+        report(f"{min(start + size, len(problems))}/{len(problems)} problems: {describe(groups, decided)}")
 
 
 def collect_rows(db: Database, run: Launch, task: Task, rows: Sequence[ResponseRow], *, use_filter: bool) -> None:
@@ -64,25 +64,14 @@ def collect_rows(db: Database, run: Launch, task: Task, rows: Sequence[ResponseR
         for a, row in zip(same, column, strict=True)
         if row.model
     }
-    flt, keep = filters(run.recipe) if use_filter else (FilterConfig(mode="none"), everything())
-    store(db, run, 1, groups, decide(groups, flt, keep, run.recipe.seed, 1), models)
+    rules = pool_rules(run.recipe) if use_filter else EVERY_ERROR
+    decided = decisions(groups, rules, run.recipe.rollout.max_tokens, run.recipe.seed, 1)
+    store(db, run, 1, groups, decided, models)
 
 
-def filters(recipe: Recipe) -> tuple[FilterConfig, PoolConfig]:
-    """The recipe's pool filter, or the default one for methods without a pool."""
-    cfg = recipe.method
-    return (cfg.filter, cfg.pool) if isinstance(cfg, ScrpoConfig) else (FilterConfig(), PoolConfig())
-
-
-def everything() -> PoolConfig:
-    return PoolConfig(per_prompt="all", include_truncated=True)
-
-
-def decide(groups: Sequence[Group], flt: FilterConfig, pool: PoolConfig, seed: int, step: int) -> dict[str, str]:
-    decisions: dict[str, str] = {}
-    for i, group in enumerate(groups):
-        decisions |= admit(group, outcome_rewards(group), flt, pool, seed, step, i)
-    return decisions
+def pool_rules(recipe: Recipe) -> ScrpoConfig:
+    """The recipe's, or the default ones for methods without a pool."""
+    return recipe.method if isinstance(recipe.method, ScrpoConfig) else ScrpoConfig()
 
 
 def store(

@@ -25,7 +25,7 @@ from scrpo_cli.training import health
 from scrpo_cli.training.launch import resume_command
 from scrpo_cli.training.monitors import watch
 from scrpo_cli.training.session import Session
-from scrpo_cli.types import Completion, Group
+from scrpo_cli.types import PLANTED, Completion, Group
 
 
 def train(run: Session) -> dict[str, Any]:
@@ -110,11 +110,10 @@ def commit(
             str(run.directory),
             "Start a new run with a lower optim.lr or a higher kl.beta.",
         )
-    record_step(
-        run.db,
-        run.run_id,
-        StepRecord(step, plan.phase, attempts, dict(change.decisions), run.pool, list(change.retired), metrics),
-    )
+    models = {a.id: f"{PLANTED}{change.planted_kind}" for a in change.planted}
+    written, retired = [*attempts, *change.planted], list(change.retired)
+    record = StepRecord(step, plan.phase, written, dict(change.decisions), run.pool, retired, metrics, models)
+    record_step(run.db, run.run_id, record)
     run.progress.step, run.progress.generated_tokens = step, generated
     run.tracker.log(step, metrics)
 

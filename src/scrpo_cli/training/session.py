@@ -15,7 +15,7 @@ from scrpo_cli.methods.make import make_method
 from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.queries import rewind
 from scrpo_cli.recipe.models import Recipe
-from scrpo_cli.rollout.prompts import TaskPrompts, check_context, check_prompt_budget
+from scrpo_cli.rollout.prompts import TaskPrompts, check_context, check_prompt_budget, check_task
 from scrpo_cli.tracking.tracker import HasConsole, Tracker
 from scrpo_cli.training import checkpoint
 from scrpo_cli.training.checkpoint import Progress
@@ -100,6 +100,7 @@ def open_session(
     Rows and metrics beyond that checkpoint are dropped, so that no step is counted twice and none is missing.
     """
     lab = open_lab(recipe)
+    check_task(recipe, lab.task)
     problems = lab.task.problems(recipe.task.train)
     check_prompt_budget(recipe, lab.task, lab.chat, problems)
     check_context(recipe, getattr(lab.policy.model.config, "max_position_embeddings", None))

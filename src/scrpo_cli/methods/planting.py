@@ -1,0 +1,135 @@
+"""Controlled experiments: wrong attempts of a chosen kind, planted into the error pool at a chosen share.
+
+    early, late    a worked answer whose first (last) line is wrong, carried on consistently
+    copied         a right worked answer that ends in the wrong answer of another problem of the step
+    off_by_one     a right worked answer that ends in the right answer plus or minus one (integers)
+    foreign        a wrong attempt of another model at this problem, from a recorded run
+
+A right worked answer is the task's own or, where it has none, a right attempt of the problem's group. The task grades
+what is planted, and only `wrong` is: never a right answer, never one that cannot be read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice, repeat
+from typing import TypeVar
+
+import numpy as np
+
+from scrpo_cli.errors import UserError
+from scrpo_cli.methods.base import Library, Prompts
+from scrpo_cli.recipe.methods import InjectionConfig
+from scrpo_cli.rng import generator
+from scrpo_cli.types import Attempt, AttemptKind, Group, Problem, Verdict
+
+T = TypeVar("T")
+Foreign = Mapping[str, Sequence[str]]
+"""Wrong answers of another model by problem text: the same problem has other ids elsewhere."""
+
+_INTEGER = re.compile(r"-?\d+")
+
+
+def foreign_errors(cfg: InjectionConfig, prompts: Prompts, library: Library) -> Foreign:
+    """What `kind: foreign` plants; UserError where the run has no wrong first answer to a problem of this one."""
+    if not cfg.share or cfg.kind != "foreign":
+        return {}
+    found: dict[str, list[str]] = {}
+    for attempt in library.attempts([str(cfg.run)]):
+        wrong = attempt.kind is AttemptKind.FIRST and attempt.grade.verdict is Verdict.WRONG
+        if wrong and prompts.knows(attempt.problem.text):
+            found.setdefault(attempt.problem.text, []).append(attempt.completion.text)
+    if not found:
+        what = f"Run {cfg.run} has no wrong first answer to a training problem."
+        raise UserError(what, "method.injection.run", "Name a run of `scrpo collect --from-jsonl` on these problems.")
+    return found
+
+
+def target(own: int, share: float, capacity: int) -> int:
+    """How many planted errors beside `own` others make up `share` of the pool, within its capacity."""
+    return min(round(share * own / (1 - share)), max(0, capacity - own))
+
+
+@dataclass(frozen=True)
+class Planter:
+    """Makes wrong attempts of one kind. Longer ones than `max_tokens` are passed over: no prompt has room for them."""
+
+    kind: str
+    prompts: Prompts
+    foreign: Foreign
+    max_tokens: int
+    seed: int
+
+    def plant(self, step: int, groups: Sequence[Group], count: int) -> list[Attempt]:
+        """At most `count` attempts at the problems of a trial step, which take turns in random order."""
+        prefix = groups[0].attempts[0].id.rsplit(":", 2)[0]
+        planted: list[Attempt] = []
+        for problem, text in in_turn(self.sources(step, groups)):
+            attempt = self.prompts.written(problem, text, f"{prefix}:planted:{len(planted)}", len(planted))
+            if attempt.grade.verdict is Verdict.WRONG and len(attempt.completion.ids) <= self.max_tokens:
+                planted.append(attempt)
+            if len(planted) == count:
+                break
+        return planted
+
+    def sources(self, step: int, groups: Sequence[Group]) -> list[Iterator[tuple[Problem, str]]]:
+        order = generator(self.seed, step, "plant").permutation(len(groups))
+        randoms = [generator(self.seed, step, "plant", 1 + int(i)) for i in order]
+        return [
+            zip(repeat(groups[i].ask.problem), self.wrong_texts(groups[i], groups, rng), strict=False)
+            for i, rng in zip(order, randoms, strict=True)
+        ]
+
+    def wrong_texts(self, group: Group, groups: Sequence[Group], rng: np.random.Generator) -> Iterator[str]:
+        """Distinct attempts at the problem of `group`, in random order."""
+        problem = group.ask.problem
+        if self.kind in ("early", "late"):
+            yield from self.prompts.slips(problem, self.kind, rng)
+        elif self.kind == "foreign":
+            yield from shuffled(self.foreign.get(problem.text, []), rng)
+        elif (worked := right_worked(group, self.prompts)) is not None:
+            head, tail = worked
+            answers = neighbours(problem.answer) if self.kind == "off_by_one" else wrong_answers(groups, problem)
+            yield from (f"{head}{answer}{tail}" for answer in shuffled(answers, rng))
+
+
+def in_turn(sources: Sequence[Iterator[T]]) -> Iterator[T]:
+    """One of each source, then the next of each; a source that has ended is passed over."""
+    left = deque(sources)
+    while left:
+        source = left.popleft()
+        for item in islice(source, 1):
+            yield item
+            left.append(source)
+
+
+def shuffled(texts: Sequence[str], rng: np.random.Generator) -> list[str]:
+    distinct = list(dict.fromkeys(texts))
+    return [distinct[i] for i in rng.permutation(len(distinct))]
+
+
+def right_worked(group: Group, prompts: Prompts) -> tuple[str, str] | None:
+    """What stands before and after the final answer of a right worked answer."""
+    problem = group.ask.problem
+    right = [(a.completion.text, a.grade.extracted) for a in group.attempts if a.reward == 1]
+    own = prompts.worked(problem)
+    for text, answer in [(own, problem.answer)] if own is not None else right:
+        if answer and answer in text:
+            head, _, tail = text.rpartition(answer)
+            return head, tail
+    return None
+
+
+def wrong_answers(groups: Sequence[Group], problem: Problem) -> list[str]:
+    """Final answers of wrong attempts at the other problems of a step."""
+    attempts = [a for g in groups if g.ask.problem != problem for a in g.attempts]
+    return [a.grade.extracted for a in attempts if a.grade.verdict is Verdict.WRONG and a.grade.extracted]
+
+
+def neighbours(answer: str) -> list[str]:
+    """An integer's two; none of anything else."""
+    plain = answer.replace(",", "").strip()
+    return [str(int(plain) - 1), str(int(plain) + 1)] if _INTEGER.fullmatch(plain) else []
