@@ -153,7 +153,7 @@ def test_the_page_explains_every_monitor_with_its_default() -> None:
     """A heading of the monitor's name, which the console's line points to, and `monitors.NAME`, default X."""
     page = (ROOT / PAGE).read_text()
     sections = {part.splitlines()[0]: part for part in page.split("\n## ")[1:]}
-    given = {name: re.findall(rf"`monitors\.{name}`, default ([\d.]+)", sections[name]) for name in MONITORS}
+    given = {name: re.findall(rf"`monitors\.{name}`, default (\d+(?:\.\d+)?)", sections[name]) for name in MONITORS}
     assert {name: [float(d) for d in defaults] for name, defaults in given.items()} == {
         name: [getattr(CFG, name)] for name in MONITORS
     }
