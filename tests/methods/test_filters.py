@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from methods.builders import attempt, entry, trial
 
 from scrpo_cli.methods.base import outcome_rewards
-from scrpo_cli.methods.filters import admit, evicted, expired, group_decision
-from scrpo_cli.recipe.methods import FilterConfig, PoolConfig
+from scrpo_cli.methods.filters import admit, decisions, evicted, expired, group_decision, spread
+from scrpo_cli.recipe.methods import FilterConfig, PoolConfig, ScrpoConfig
+from scrpo_cli.rng import generator
 from scrpo_cli.types import Ask, Group, Verdict
 
 
@@ -98,3 +99,59 @@ def test_eviction_makes_room_for_newcomers():
     assert len(set(drawn)) == 2
     assert drawn == evicted(pool, 3, 6, "random", 0, 1)
     assert len(evicted(pool, 20, 6, "fifo", 0, 1)) == 5
+
+
+# -- the reward that the filter looks at ----------------------------------------------------------------------------
+
+
+def lengths_differ() -> Group:
+    """All wrong, half of them twice as long."""
+    attempts = [attempt(0, text="x" * n, name=f"a{n}{i}") for n in (5, 10) for i in range(2)]
+    return Group(Ask(attempts[0].problem, [], 4), attempts)
+
+
+def test_total_counts_length_where_correctness_sees_no_disagreement():
+    reward = {"length_penalty": 0.5}
+    found = {
+        which: set(
+            decisions([lengths_differ()], ScrpoConfig(filter={"reward": which}, reward=reward), 10, 0, 1).values()
+        )
+        for which in ("correctness", "total")
+    }
+    # total: 5 of 10 tokens cost nothing, 10 cost 1: rewards 0, 0, -1, -1 have variance 0.25
+    assert found == {"correctness": {"too_hard"}, "total": {"kept", "not_drawn"}}
+
+
+def test_a_band_is_held_against_the_mean_reward():
+    band = FilterConfig(mode="pass_rate_band", band=(0.25, 0.5))
+    assert group_decision(np.array([0.9, 0.0]), band) == "kept"
+    assert group_decision(np.array([1.0, 0.9]), band) == "too_easy"
+    assert group_decision(np.array([1.0, np.nan, 0.0]), band) == "kept"
+
+
+# -- the draw -------------------------------------------------------------------------------------------------------
+
+KEYS = st.lists(st.sampled_from("abcde"), max_size=40)
+
+
+@given(KEYS, st.integers(0, 45), st.integers(0, 99))
+def test_distinct_keys_are_drawn_as_evenly_as_their_numbers_allow(keys, count, seed):
+    drawn = spread(keys, count, generator(seed, 1, "reflect"))
+    assert len(drawn) == len(set(drawn)) == min(count, len(keys))
+    taken = {key: sum(keys[i] == key for i in drawn) for key in keys}
+    for key, n in taken.items():
+        exhausted = n == keys.count(key)
+        assert exhausted or n >= max(taken.values()) - 1
+    assert drawn == spread(keys, count, generator(seed, 1, "reflect"))
+
+
+def test_every_error_and_every_key_has_its_chance():
+    keys = ["a"] * 3 + ["b"]
+    first = [spread(keys, 1, generator(seed, 1, "reflect"))[0] for seed in range(600)]
+    assert 250 < first.count(3) < 350  # a key of two, not an error of four
+    assert min(first.count(i) for i in range(3)) > 60
+
+
+def test_one_key_for_all_is_a_uniform_draw():
+    drawn = [spread([None] * 4, 1, generator(seed, 1, "reflect"))[0] for seed in range(400)]
+    assert min(drawn.count(i) for i in range(4)) > 60  # 100 expected

@@ -1,9 +1,12 @@
 """GRPO and ScRPO: the credit of each token, the trigger, and the life of pool entries."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from methods.builders import CharTokenizer, correction, entry, problem, trial
 
+from scrpo_cli.methods.advantages import token_weights
 from scrpo_cli.methods.grpo import Grpo
 from scrpo_cli.methods.scrpo import Scrpo
 from scrpo_cli.methods.segments import graded_text, reflection_mask
@@ -26,12 +29,15 @@ class FakePrompts:
     def reflection(self, e, samples):
         return Ask(e.problem, [], samples, AttemptKind.CORRECTION, e)
 
+    def error_kind(self, e):
+        return e.response
+
     def reflection_mask(self, ids, text):
         return reflection_mask(ids, text, SEGMENTS, CharTokenizer())
 
 
 def scrpo(**cfg) -> Scrpo:
-    return Scrpo(ScrpoConfig(**cfg), FakePrompts(), group_size=8, prompts_per_step=4, seed=0)
+    return Scrpo(ScrpoConfig(**cfg), FakePrompts(), group_size=8, prompts_per_step=4, seed=0, max_tokens=8)
 
 
 def trained(credits):
@@ -123,6 +129,42 @@ def test_group_by_question_shares_the_baseline():
     found = trained(scrpo(stage2={"group_by": "question"}).credit(groups))
     assert {i for i, _ in found} == {0, 1}
     assert list(found.values()) == pytest.approx([1.0] * len(found), rel=1e-3)
+
+
+@pytest.mark.parametrize(("advantage", "want"), [("group_norm", 1.7321), ("group_mean", 0.75), ("raw", 1.0)])
+@pytest.mark.parametrize("normalizer", ["masked_tokens", "all_tokens", "constant"])
+def test_advantages_and_normalizers_of_corrections(advantage, want, normalizer):
+    method = scrpo(loss={"advantage": advantage, "normalizer": normalizer})
+    credits = method.credit([correction([1, 0, 0, 0], [GOOD] * 4)])
+    assert trained(credits)[0, 0] == pytest.approx(want, rel=1e-3)
+    (first, *rest) = token_weights(credits.rows, credits.normalizer, max_tokens=50)
+    trained_tokens = {"masked_tokens": REFLECTION, "all_tokens": 4 * len(GOOD), "constant": 4 * 50}[normalizer]
+    assert first.sum() == pytest.approx(REFLECTION / trained_tokens)
+    assert sum(w.sum() for w in rest) == 0
+
+
+@pytest.mark.parametrize(("learn_from", "taught"), [("both", "tr"), ("first", "t"), ("corrections", "r")])
+def test_one_kind_of_step_can_be_left_without_credit(learn_from, taught):
+    method = scrpo(learn_from=learn_from)
+    steps = {"t": trial([1, 0]), "r": correction([1, 0], [GOOD] * 2)}
+    credits = {name: method.credit([group]) for name, group in steps.items()}
+    assert {name for name, c in credits.items() if trained(c)} == set(taught)
+    assert [len(r.mask_T) for r in credits["t"].rows] == [4, 4]
+    assert all((r.kl_T == 0).all() for name, c in credits.items() if name not in taught for r in c.rows)
+
+
+def test_a_step_without_credit_still_fills_and_empties_the_pool():
+    method = scrpo(learn_from="corrections")
+    assert "kept" in method.curate(1, [trial([1, 0])], []).decisions.values()
+    method = scrpo(learn_from="first")
+    assert method.curate(1, [correction([1, 0], [GOOD] * 2)], [entry()]).retired == [("bad-p-0", "used")]
+
+
+def test_first_answers_earn_the_recipes_reward_and_corrections_1_or_0():
+    method = scrpo(reward={"wrong": -1, "length_penalty": 0.5}, stage1={"advantage": "raw"}, loss={"advantage": "raw"})
+    group = trial([1, 0], text="x" * 6)  # of 8 tokens: half of the penalty
+    assert [r.advantage_T[0] for r in method.credit([group]).rows] == pytest.approx([0.5, -1.5])
+    assert set(trained(method.credit([correction([1, 0], [GOOD] * 2)])).values()) == {1}
 
 
 def test_stage_two_weight_and_normalizer_are_handed_on():
@@ -218,6 +260,19 @@ def test_drain_reflects_until_less_than_a_batch_is_left():
     assert "".join(seen) == "ttrrtt"  # 10 errors: 4, 4, and 2 are less than a batch of 4
 
 
+@pytest.mark.parametrize(
+    "cfg", [{}, {"trigger": {"mode": "every_n_steps", "n": 1}, "stage2": {"steps_per_trigger": "drain"}}]
+)
+def test_errors_that_stay_in_the_pool_after_their_use_set_off_no_reflection(cfg):
+    method = scrpo(pool={"consume": "keep"}, **cfg)
+    method.state["trials_since"] = 1
+    used = [replace(entry(str(i)), uses=8) for i in range(4)]
+    fresh = [entry(str(i), 1) for i in range(4, 8)]
+    assert method.plan(2, [*used, *fresh]).phase == "reflect"
+    method.curate(2, [correction([1, 0], [GOOD] * 2, e) for e in fresh], [*used, *fresh])
+    assert method.plan(3, [*used, *(replace(e, uses=8) for e in fresh)]).phase == "trial"
+
+
 def test_the_trigger_goes_on_from_a_stored_state():
     first, second = scrpo(reflect_every=3), scrpo(reflect_every=3)
     head = phases(first, 5, pool_size=4)
@@ -263,3 +318,27 @@ def test_a_reflection_plan_draws_each_error_once():
     drawn = [a.parent.attempt_id for a in plan.asks]
     assert len(drawn) == len(set(drawn)) == 4
     assert all(a.samples == 8 and a.kind is AttemptKind.CORRECTION for a in plan.asks)
+
+
+def drawn_with(diversity, pool):
+    """What the errors of a reflection step have in the field that `diversity` names."""
+    method = scrpo(reflect_every=1, pool={"diversity": diversity})
+    method.state["trials_since"] = 1
+    return [a.parent for a in method.plan(3, pool).asks]
+
+
+def test_diversity_of_problems_answers_and_kinds_of_errors():
+    crowd = [replace(entry("crowd", i), extracted="7", response="carry") for i in range(40)]
+    others = [
+        replace(entry("crowd", 40), extracted="8", response="carry"),
+        replace(entry("other", 41), extracted="7", response="carry"),
+        replace(entry("crowd", 42), extracted="7", response="slip"),
+    ]
+    pool = [*crowd, *others]
+    assert {e.problem.id for e in drawn_with("problem", pool)} == {"crowd", "other"}
+    assert len({(e.problem.id, e.extracted) for e in drawn_with("answer", pool)}) == 3
+    assert [e.response for e in drawn_with("error_kind", pool)].count("slip") == 1
+    assert [e.response for e in drawn_with("error_kind", [*pool, replace(others[2], attempt_id="b")])].count(
+        "slip"
+    ) == 2
+    assert drawn_with("none", pool) == drawn_with("none", pool)
