@@ -23,7 +23,6 @@ from scrpo_cli.types import (
 )
 
 PROBLEM = Problem("p", "test", "1+1", "2")
-NO_CREDIT = Credits([], "masked_tokens")
 
 
 def attempt(answer: str | None, text: str = "", *, turn: int = 1, kind: AttemptKind = AttemptKind.FIRST) -> Attempt:
@@ -53,8 +52,11 @@ def entry(extracted: str | None = "3", uses: int = 0, repairs: int = 0, added_st
     return PoolEntry("e", PROBLEM, "I say 3", extracted, added_step, uses, repairs)
 
 
-def measure(phase: str, groups: Sequence[Group], pool: Sequence[PoolEntry] = (), **cfg: object) -> dict[str, float]:
-    return step_metrics(Plan(phase, []), groups, NO_CREDIT, pool, 5, MonitorsConfig(**cfg))
+def measure(
+    phase: str, groups: Sequence[Group], pool: Sequence[PoolEntry] = (), skipped: int = 0, **cfg: object
+) -> dict[str, float]:
+    credits = Credits([], "masked_tokens", skipped_groups=skipped)
+    return step_metrics(Plan(phase, []), groups, credits, pool, 5, MonitorsConfig(**cfg))
 
 
 def part(metrics: dict[str, float], prefix: str) -> dict[str, float]:
@@ -143,6 +145,15 @@ def test_trials_and_reflections_in_one_step() -> None:
     found = measure("retry", [first("2", "3"), correction(entry(), "2", "2")])
     assert (found["trial/accuracy"], found["reflect/fix_rate"], found["retry/reward"]) == (0.5, 1.0, 0.75)
     assert (found["rollout/tokens"], found["reflect/tokens"], found["reflect/tokens_share"]) == (28, 14, 0.5)
+
+
+def test_skipped_is_a_share_of_the_sets_that_share_a_baseline() -> None:
+    """Trials and reflections by group; turns by problem and turn; a step that does both by its corrections."""
+    begun = first("2", "3")
+    turns = [begun, *(turn(a, "2") for a in begun.attempts)]
+    both = [first("3"), first("3"), correction(entry(), "2"), correction(entry(), "3")]
+    for phase, groups, share in (("trial", [first("2")] * 4, 0.25), ("turns", turns, 0.5), ("retry", both, 0.5)):
+        assert measure(phase, groups, skipped=1)["groups/skipped_share"] == share
 
 
 def test_the_pool() -> None:

@@ -58,12 +58,21 @@ def step_metrics(
     if groups:
         reflected = metrics.get("reflect/tokens", 0.0) / max(1.0, metrics["rollout/tokens"])
         skipped = credits.skipped_groups
-        metrics |= {"groups/skipped": skipped, "groups/skipped_share": skipped / len(groups)}
+        metrics |= {"groups/skipped": skipped, "groups/skipped_share": skipped / compared(groups)}
         metrics |= {"reflect/tokens_share": reflected}
     metrics |= measured("trial/accuracy", outcomes(first))
     metrics |= repair_metrics(corrections, cfg) | turn_metrics(groups, cfg) | pool_metrics(pool, step, cfg)
     metrics["memory/mb"] = memory_mb()
     return {k: float(v) for k, v in metrics.items()}
+
+
+def compared(groups: Sequence[Group]) -> int:
+    """Sets of answers that share a baseline. A further turn is a group of one, compared by problem and turn; a step
+    that also reflects compares its corrections only.
+    """
+    if any(g.ask.previous is not None for g in groups):
+        return len({(g.ask.problem.source, g.ask.problem.id, g.ask.turn) for g in groups})
+    return sum(g.ask.kind is not AttemptKind.FIRST for g in groups) or len(groups)
 
 
 def sampled(phase: str, groups: Sequence[Group]) -> dict[str, float]:
@@ -144,6 +153,8 @@ def pool_metrics(pool: Sequence[PoolEntry], step: int, cfg: MonitorsConfig) -> d
         found["pool/age"] = float(np.mean([step - e.added_step for e in pool]))
         found["pool/repeated_share"] = (len(mistakes) - len(set(mistakes))) / len(pool)
         found["pool/stuck_share"] = float(np.mean(stuck))
+    if planted := sum(e.planted != "" for e in pool):
+        found["pool/planted_share"] = planted / len(pool)
     return found
 
 
