@@ -96,3 +96,23 @@ def test_wilson_intervals(successes: int, trials: int, low: float, high: float) 
     """81 of 263 is the example of Newcombe 1998, Table I (score method); 0 and 1 of 10 by the formula."""
     found = rate(successes, trials)
     assert found["ci95"] == pytest.approx([low, high], abs=5e-5)
+
+
+def test_planted_errors_are_counted_apart(db: Database, filled: None, attempt) -> None:
+    before = pool_stats(db, "p")
+    planted = [attempt("run", 5, 9, s) for s in range(3)]
+    models = {planted[0].id: "planted:early", planted[1].id: "planted:early", planted[2].id: "planted:late"}
+    record_step(db, "run", StepRecord(5, "trial", planted, dict.fromkeys(models, "kept"), "p", models=models))
+    tries = [
+        attempt("run", 6, 9, 0, "correct", parent=planted[0].id, kind=CORRECTION),
+        attempt("run", 6, 9, 1, "wrong", parent=planted[0].id, kind=CORRECTION),
+    ]
+    record_step(db, "run", StepRecord(6, "reflect", tries, {}, "p", [(planted[0].id, "used")]))
+
+    found = pool_stats(db, "p")
+    early, late = found["planted"]["early"], found["planted"]["late"]
+    assert (early["entries"], early["alive"], early["repair_rate"]["value"]) == (2, 1, 0.5)
+    assert (late["entries"], late["alive"], late["repair_rate"]["trials"]) == (1, 1, 0)
+    assert found["attempts"] == before["attempts"] + 2, "the planted ones are nobody's answers"
+    assert (found["decisions"], found["entries"]) == (before["decisions"], before["entries"] + 3)
+    assert before["planted"] == pool_stats(db, "q")["planted"] == {}

@@ -122,7 +122,7 @@ def test_filtering_attempts(db: Database, run: str, attempt) -> None:
     for step in (0, 1):
         made = [attempt(run, step, 0, s, verdict) for s, verdict in enumerate(Verdict)]
         record_step(db, run, StepRecord(step, "trial", made))
-    assert len(attempts_of(db, run, step=1)) == 5
+    assert len(attempts_of(db, run, step=1)) == len(Verdict)
     found = attempts_of(db, run, step=1, verdict=["wrong", "unparsable"])
     assert {a.grade.verdict for a in found} == {Verdict.WRONG, Verdict.UNPARSABLE}
     assert attempts_of(db, "other") == []
@@ -326,3 +326,12 @@ def test_the_file_is_readable_without_the_program(tmp_path: Path, attempt, new_r
     assert np.frombuffer(row[0], dtype="<u4").tolist() == [4, 4_000_000_000]
     assert np.frombuffer(row[1], dtype="<f4").tolist() == [-0.5, -0.25]
     assert row[2] == 2
+
+
+def test_planted_errors_wait_with_their_kind_and_are_no_data_for_other_methods(db: Database, run: str, attempt) -> None:
+    own, planted = attempt(run, 1, 0), attempt(run, 1, 1)
+    decisions, models = {own.id: "kept", planted.id: "kept"}, {planted.id: "planted:off_by_one"}
+    record_step(db, run, StepRecord(1, "trial", [own, planted], decisions, "p", models=models))
+    assert [entry.planted for entry in waiting(db, "p")] == ["", "off_by_one"]
+    assert [a.id for a in attempts_of(db, run)] == [own.id, planted.id]
+    assert [a.id for a in attempts_of(db, run, evaluations=False)] == [own.id]

@@ -1,0 +1,92 @@
+"""Controlled experiments from the command line: planted errors, where they show, and what is refused."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from processes import small
+from run_rows import execute
+
+from scrpo_cli.recipe.models import ProblemsConfig, TaskConfig
+from scrpo_cli.tasks.make import make_task
+
+
+def sets(**more: object) -> list[str]:
+    return small(optim__steps=3, eval__repair="false", eval__limit=2, rollout__max_tokens=160, **more)
+
+
+def test_planted_errors_are_marked_wherever_the_pool_is_shown(scrpo_process, tmp_path) -> None:
+    def scrpo(*args: object):
+        outcome = scrpo_process(*args)
+        assert outcome.code == 0, outcome.err
+        return outcome
+
+    run = json.loads(
+        scrpo(
+            "train", "--json", "--reflect-every", 2, *sets(method__injection__share=0.5, method__injection__kind="late")
+        ).out
+    )["run"]
+    stats = json.loads(scrpo("pool", "stats", "--pool", run, "--json").out)
+    planted = stats["planted"]["late"]
+    assert planted["entries"] > 0
+    assert planted["repair_rate"]["trials"] > 0
+    assert stats["attempts"] == 3 * 4 * 4, "two trial steps and a reflection step; planted errors are no attempts"
+    assert "planted: late" in scrpo("pool", "stats", "--pool", run).out
+
+    entries = json.loads(scrpo("pool", "ls", "--all", "--json", "--limit", 99).out)["entries"]
+    marked = [e for e in entries if e["model"] == "planted:late"]
+    assert len(marked) == planted["entries"]
+    assert {(e["verdict"], e["decision"]) for e in marked} == {("wrong", "kept")}
+    assert "late" in scrpo("pool", "ls", "--all").out
+    assert "planted:late" in scrpo("pool", "show", marked[0]["attempt_id"]).out
+
+    scrpo("pool", "export", "--tokens", "--pool", run, "-o", tmp_path / "p.jsonl")
+    (tmp_path / "other").mkdir()
+    there = scrpo_process("pool", "import", tmp_path / "p.jsonl", directory=tmp_path / "other")
+    assert there.code == 0, there.err
+    again = json.loads(scrpo_process("pool", "stats", "--json", directory=tmp_path / "other").out)
+    assert again["planted"]["late"]["entries"] == planted["entries"]
+
+
+def test_another_models_errors_are_planted(scrpo_process, tmp_path) -> None:
+    """Its answers are imported under other ids; the problems are found by their text."""
+    problems = make_task(TaskConfig()).problems(ProblemsConfig(source="tiny", limit=8))
+    rows = [
+        {"id": f"x{i}", "problem": p.text, "answer": p.answer, "response": "I say \\boxed{1}"}
+        for i, p in enumerate(problems)
+    ]
+    (tmp_path / "theirs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    collected = scrpo_process("collect", "--from-jsonl", "theirs.jsonl", "--json")
+    assert collected.code == 0, collected.err
+    foreign = {"method__injection__kind": "foreign", "method__injection__share": 0.5, "task__train__limit": 8}
+    trained = scrpo_process("train", "--json", *sets(**foreign, method__injection__run=collected.json["run"]))
+    assert trained.code == 0, trained.err
+    run = trained.json["run"]
+    texts = execute(
+        tmp_path, "SELECT text, extracted, problem_id FROM attempt WHERE run_id = ? AND model LIKE 'planted:%'", run
+    )
+    assert texts
+    assert {(text, extracted) for text, extracted, _ in texts} == {("I say \\boxed{1}", "1")}
+    assert all(problem.startswith("train-") for *_, problem in texts)
+
+    elsewhere = scrpo_process("train", *sets(**foreign | {"task__train__limit": 8}, method__injection__run="nothing"))
+    assert elsewhere.code == 2
+    assert "no run 'nothing'" in elsewhere.err
+
+
+@pytest.mark.parametrize(
+    ("switch", "message"),
+    [
+        ({"method__injection__share": 0.5}, "The task 'math' cannot plant 'early' errors"),
+        ({"method__pool__diversity": "error_kind"}, "The task 'math' cannot tell kinds of errors apart"),
+        ({"method__injection__share": 0.5, "method__injection__kind": "foreign"}, "needs a run"),
+        ({"method__injection__share": 1.0}, "method.injection.share"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_at_the_start(scrpo_process, tmp_path, switch, message) -> None:
+    (tmp_path / "p.jsonl").write_text(json.dumps({"id": "1", "problem": "1+1=?", "answer": "2"}) + "\n")
+    mine = {"task__name": "math", "task__train__source": "p.jsonl", "task__test": "null", "task__validation": "null"}
+    refused = scrpo_process("train", *sets(**mine, **switch))
+    assert refused.code == 2, refused.err
+    assert message in refused.err
