@@ -12,7 +12,7 @@ from scrpo_cli.methods.scrpo import Scrpo
 from scrpo_cli.methods.segments import graded_text, reflection_mask
 from scrpo_cli.recipe.methods import GrpoConfig, ScrpoConfig
 from scrpo_cli.recipe.models import ReflectionConfig
-from scrpo_cli.types import Ask, AttemptKind, Verdict
+from scrpo_cli.types import Ask, AttemptKind, FinishReason, Verdict
 
 SEGMENTS = ReflectionConfig()
 GOOD = "Analysis: x Corrected Solution: 1"
@@ -121,6 +121,14 @@ def test_failed_corrections_are_pushed_down_only_on_request():
     found = trained(scrpo(loss={"failed": "negative"}).credit([group]))
     assert {i for i, _ in found} == {0, 1}
     assert found[1, 0] == pytest.approx(-1, rel=1e-3)
+
+
+def test_truncated_corrections_earn_nothing_where_stage_1_masks_them():
+    group = correction([1, 0], [GOOD] * 2)
+    cut = [replace(a, completion=replace(a.completion, finish=FinishReason.LENGTH)) for a in group.attempts]
+    group = replace(group, attempts=cut)
+    assert trained(scrpo().credit([group])) == {}
+    assert {i for i, _ in trained(scrpo(stage1={"overlong": "keep"}).credit([group]))} == {0}
 
 
 def test_group_by_question_shares_the_baseline():
@@ -302,6 +310,50 @@ def test_old_entries_expire_and_are_not_drawn():
     plan = method.plan(10, pool)
     assert [a.parent.attempt_id for a in plan.asks] == ["bad-new-9"]
     assert ("bad-old-1", "expired") in method.curate(10, [trial([1, 0])], pool).retired
+
+
+def test_sizes_of_a_reflection_step_are_those_of_stage_2():
+    method = scrpo(reflect_every=1, stage2={"prompts": 2, "group_size": 3})
+    method.state["trials_since"] = 1
+    asks = method.plan(3, [entry(str(i), 1) for i in range(9)]).asks
+    assert (len(asks), {a.samples for a in asks}, method.capacity) == (2, {3}, 8)
+    assert scrpo().capacity == 4 * 4
+
+
+@pytest.mark.parametrize(("per_prompt", "kept"), [(1, 1), (2, 2), ("all", 3)])
+def test_so_many_errors_of_a_question_are_kept(per_prompt, kept):
+    change = scrpo(pool={"per_prompt": per_prompt}).curate(1, [trial([1, 0, 0, 0])], [])
+    assert list(change.decisions.values()).count("kept") == kept
+
+
+def test_the_filter_switch_decides_who_enters():
+    hopeless, mixed = trial([0] * 8, "hopeless"), trial([1] + [0] * 7, "mixed")
+    admitted = {}
+    for mode, cfg in {
+        "variance": {"var_min": 0.15},
+        "pass_rate_band": {"band": (0.1, 0.2)},
+        "nonzero": {},
+        "none": {},
+    }.items():
+        decisions = scrpo(filter={"mode": mode, **cfg}).curate(1, [hopeless, mixed], []).decisions
+        admitted[mode] = sorted(a[:-1] for a, decision in decisions.items() if decision == "kept")
+    assert admitted == {
+        "variance": [],
+        "pass_rate_band": ["mixed"],
+        "nonzero": ["mixed"],
+        "none": ["hopeless", "mixed"],
+    }
+
+
+def test_a_random_eviction_spares_some_of_the_oldest():
+    pool = [entry(str(i), i) for i in range(12)]
+    groups = [trial([1, 0], name) for name in "abcd"]
+    gone = {
+        how: scrpo(pool={"capacity": 12, "evict": how}).curate(13, groups, pool).retired for how in ("fifo", "random")
+    }
+    assert gone["fifo"] == [(f"bad-{i}-{i}", "evicted") for i in range(4)]
+    assert len(gone["random"]) == 4
+    assert gone["random"] != gone["fifo"]
 
 
 def test_capacity_evicts_the_oldest():
