@@ -14,6 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from scrpo_cli.methods.base import Credits, Settled
+from scrpo_cli.types import Credit
 
 
 def kl_in_reward(credits: Credits, baselines: Sequence[Hashable]) -> Credits:
@@ -34,10 +35,23 @@ def kl_in_reward(credits: Credits, baselines: Sequence[Hashable]) -> Credits:
             replace(c, advantage_T=c.advantage_T - np.float32(e), kl_T=np.zeros_like(c.kl_T))
             for c, e in zip(rows, excess, strict=True)
         ]
-        sums = [float(r.sum()) for r, t in zip(log_ratios, trained, strict=True) if t]
-        return settled, {"train/kl_sequence": float(np.mean(sums)) if sums else 0.0}
+        return settled, measured(rows, log_ratios)
 
     return replace(credits, finish=finish)
+
+
+def measured(rows: Sequence[Credit], log_ratios: Sequence[np.ndarray]) -> dict[str, float]:
+    """KL of the trained tokens (nats) before the update, of all rows and of each part: mean over tokens, and mean over
+    rows of their sum.
+    """
+    found = {}
+    for part in sorted({c.part for c in rows} | {""}):
+        mine = [(c.mask_T, r) for c, r in zip(rows, log_ratios, strict=True) if c.mask_T.any() and part in ("", c.part)]
+        if mine:
+            total, name = sum(float((m * r).sum()) for m, r in mine), f"train/kl_{part}" if part else "train/kl"
+            found[name] = total / sum(float(m.sum()) for m, _ in mine)
+            found[f"{name}_sequence"] = total / len(mine)
+    return found
 
 
 def relative(penalties: np.ndarray, group: np.ndarray, i: int) -> float:

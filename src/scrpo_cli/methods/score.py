@@ -23,6 +23,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from scrpo_cli.errors import RunError
 from scrpo_cli.methods.base import Credits, Library, Method, Plan, PoolChange, Prompts, flat_credit, no_credit
 from scrpo_cli.methods.kl import kl_in_reward
 from scrpo_cli.methods.shaping import improvement
@@ -122,6 +123,10 @@ class Score(Method):
             if attempt.kind is AttemptKind.FIRST:
                 stored[attempt.problem.source, attempt.problem.id].append(attempt)
         full = [same[: self.group_size] for same in stored.values() if len(same) >= self.group_size]
+        if not full:
+            what = f"No problem has {self.group_size} first answers that were sampled before training."
+            fix = "Name a `scrpo collect` run whose rollout.group_size is not smaller, or set offline_share to 0."
+            raise RunError(what, f"method.offline_run: {self.cfg.offline_run}", fix)
         drawn = generator(self.seed, step, "offline").permutation(len(full))[:wanted]
         return [self.prompts.check(self.prompts.first(a.problem, 1), a) for i in drawn for a in full[i]]
 
@@ -165,16 +170,16 @@ class Score(Method):
         return float(improvement(two, one, self.cfg.alpha, self.cfg.bonus)[0])
 
     def advantages(self, rewards_N: np.ndarray, keys: Sequence[tuple[str, str, int]]) -> np.ndarray:
-        """(N,) reward less its baseline. A problem with a single sample falls back to the batch mean of the turn."""
+        """(N,) reward less its baseline. The only graded sample of a problem falls back to the turn's batch mean."""
         if self.cfg.baseline == "none":
             return rewards_N
         advantages_N = np.full(len(rewards_N), np.nan)
-        for i in np.flatnonzero(~np.isnan(rewards_N)).tolist():
-            others = [j for j, key in enumerate(keys) if key == keys[i] and j != i]
+        graded = np.flatnonzero(~np.isnan(rewards_N)).tolist()
+        for i in graded:
+            others = [j for j in graded if keys[j] == keys[i] and j != i]
             if self.cfg.baseline == "batch" or not others:
-                others = [j for j, key in enumerate(keys) if key[2] == keys[i][2] and j != i]
-            baseline = rewards_N[others][~np.isnan(rewards_N[others])]
-            advantages_N[i] = rewards_N[i] - (baseline.mean() if baseline.size else 0.0)
+                others = [j for j in graded if keys[j][2] == keys[i][2] and j != i]
+            advantages_N[i] = rewards_N[i] - (rewards_N[others].mean() if others else 0.0)
         return advantages_N
 
     def normalized(self, rows: list, turns: Sequence[Turn], rewards_N: np.ndarray) -> Credits:
