@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from processes import small
@@ -16,17 +17,18 @@ def sets(**more: object) -> list[str]:
     return small(optim__steps=3, eval__repair="false", eval__limit=2, rollout__max_tokens=160, **more)
 
 
-def test_planted_errors_are_marked_wherever_the_pool_is_shown(scrpo_process, tmp_path) -> None:
+def test_planted_errors_are_drawn_and_marked_wherever_the_pool_is_shown(scrpo_process, tmp_path) -> None:
     def scrpo(*args: object):
         outcome = scrpo_process(*args)
         assert outcome.code == 0, outcome.err
         return outcome
 
-    run = json.loads(
-        scrpo(
-            "train", "--json", "--reflect-every", 2, *sets(method__injection__share=0.5, method__injection__kind="late")
-        ).out
-    )["run"]
+    late = {"method__injection__share": 0.5, "method__injection__kind": "late"}
+    experiment = sets(**late, method__learn_from="corrections")
+    trained = json.loads(scrpo("train", "--json", "--reflect-every", 2, *experiment).out)
+    run, lines = trained["run"], Path(trained["metrics"]).read_text().splitlines()
+    steps = [row for row in map(json.loads, lines) if "rollout/tokens" in row]
+    assert [row["train/tokens"] > 0 for row in steps] == [False, False, True]
     stats = json.loads(scrpo("pool", "stats", "--pool", run, "--json").out)
     planted = stats["planted"]["late"]
     assert planted["entries"] > 0

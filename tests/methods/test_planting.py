@@ -24,7 +24,18 @@ from scrpo_cli.tasks import make_task
 from scrpo_cli.tasks.math import MathTask
 from scrpo_cli.tasks.tiny import parse_chain, worked
 from scrpo_cli.tasks.tiny_task import ErrorKind, error_kind
-from scrpo_cli.types import Attempt, AttemptKind, Completion, FinishReason, Grade, Group, PoolEntry, Verdict
+from scrpo_cli.types import (
+    Ask,
+    Attempt,
+    AttemptKind,
+    Completion,
+    FinishReason,
+    Grade,
+    Group,
+    PoolEntry,
+    Problem,
+    Verdict,
+)
 
 RECIPE = Recipe()
 TASK = make_task(RECIPE.task)
@@ -260,3 +271,23 @@ def test_an_experiment_that_the_task_cannot_do_is_refused(method, message):
 def test_mathematics_plants_what_needs_no_steps():
     for kind in ("copied", "off_by_one"):
         check_task(Recipe(method=ScrpoConfig(injection={"share": 0.5, "kind": kind})), MathTask(RECIPE.task))
+
+
+def test_mathematics_takes_a_right_answer_of_the_group_and_changes_its_end():
+    task = MathTask(RECIPE.task, workers=1)
+    prompts = TaskPrompts(RECIPE, task, PROMPTS.chat, [])
+    texts = {"1234": ["I add: \\boxed{1,234}.", "no idea"], "7": ["It is \\boxed{6}."], "x": ["Hence \\boxed{x}."]}
+    groups = []
+    for answer, responses in texts.items():
+        problem = Problem(answer, "m", f"What is {answer}?", answer)
+        grades = task.grade([(problem, text) for text in responses])
+        attempts = [
+            Attempt(f"run:1:{answer}:{s}", problem, Completion([1], [2], [0.0], text, FinishReason.STOP), grade)
+            for s, (text, grade) in enumerate(zip(responses, grades, strict=True))
+        ]
+        groups.append(Group(Ask(problem, [], len(attempts)), attempts))
+    made = {kind: Planter(kind, prompts, {}, 256, 0).plant(1, groups, 9) for kind in ("off_by_one", "copied")}
+    task.close()
+    assert {a.completion.text for a in made["off_by_one"]} == {"I add: \\boxed{1233}.", "I add: \\boxed{1235}."}
+    assert {a.completion.text for a in made["copied"]} == {"I add: \\boxed{6}.", "Hence \\boxed{6}."}
+    assert {a.grade.verdict for attempts in made.values() for a in attempts} == {Verdict.WRONG}

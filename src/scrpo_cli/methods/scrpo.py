@@ -10,6 +10,9 @@
             m_{i,t} = 1[t in refl_i] * 1[r_i = 1]                            reflection only, success-conditioned
             J_2 = 1/Z sum_{i,t} m_{i,t} min(rho A, clip(rho) A) - beta KL
 
+For controlled experiments one piece can be changed alone: which steps earn credit (`learn_from`), what the draw is
+spread over (`pool.diversity`), and what is in the pool (`injection`, planting.py).
+
 The paper's trigger, filter threshold, prompt and token choice are unknown: each is a switch, each default is ours [I].
 """
 
