@@ -30,7 +30,7 @@ class TaskPrompts:
         shuffles.
         """
         if extra:
-            drawn = generator(self.recipe.seed, step, "extra", extra).choice(len(self.all), self.per_step)
+            drawn = generator(self.recipe.seed, step, "extra", extra).permutation(len(self.all))[: self.per_step]
             return [self.all[int(i)] for i in drawn]
         slots = range(step * self.per_step, (step + 1) * self.per_step)
         return [self.all[int(self._order(slot // len(self.all))[slot % len(self.all)])] for slot in slots]
