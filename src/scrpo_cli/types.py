@@ -33,6 +33,7 @@ class Verdict(StrEnum):
     UNPARSABLE = "unparsable"  # no final answer could be extracted
     TIMEOUT = "timeout"  # the grader hit its deadline on this item
     ERROR = "error"  # the grader itself failed on this item; excluded from groups and averages
+    UNGRADED = "ungraded"  # no answer to the problem was asked for: there is nothing to grade
 
     @property
     def reward(self) -> float:
@@ -55,6 +56,14 @@ class AttemptKind(StrEnum):
     CHECK = "check"  # second turn, not told whether the first answer was right (SCoRe)
     CORRECTION = "correction"  # told that the earlier answer was wrong: reflect, then solve again (ScRPO)
     RETRY = "retry"  # told that it was wrong: solve again without reflecting
+    FEEDBACK = "feedback"  # a criticism of its own answer, no answer (Self-Refine)
+    REFINE = "refine"  # the turn after the feedback: solve again in its light (Self-Refine)
+    SELF_VERDICT = "self_verdict"  # asked whether its own answer is right, no answer
+
+    @property
+    def answers(self) -> bool:
+        """Whether it is an answer to the problem, which can be right or wrong."""
+        return self not in (AttemptKind.FEEDBACK, AttemptKind.SELF_VERDICT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +122,10 @@ class Attempt:
 
     @property
     def outcome(self) -> float:
-        """The reward, or NaN where the grader itself failed: such an attempt leaves every baseline and average."""
-        return float("nan") if self.grade.verdict is Verdict.ERROR else self.reward
+        """The reward, or NaN where the grader itself failed or there was no answer to grade: such an attempt leaves
+        every baseline and average.
+        """
+        return float("nan") if self.grade.verdict in (Verdict.ERROR, Verdict.UNGRADED) else self.reward
 
     @property
     def truncated(self) -> bool:
@@ -134,6 +145,8 @@ class PoolEntry:
     repairs: int = 0
     planted: str = ""
     """The kind of error that an experiment planted; empty for what a policy sampled."""
+    confidence: float | None = None
+    """Mean log-prob of its tokens; None where nobody sampled them."""
 
     @classmethod
     def of(cls, attempt: Attempt, added_step: int = 0) -> PoolEntry:

@@ -18,6 +18,7 @@ from scrpo_cli.cli.common import (
     SetOption,
     refuse_with_resume,
 )
+from scrpo_cli.cli.evaluate import GateOption, ThresholdOption, gate_overrides
 from scrpo_cli.recipe.load import load_recipe
 
 
@@ -28,6 +29,8 @@ def correct(
     samples: Annotated[
         int | None, typer.Option("--samples", min=1, show_default="1", help="Corrections of each error.")
     ] = None,
+    gate: GateOption = None,
+    gate_threshold: ThresholdOption = None,
     adapter: AdapterOption = None,
     resume: ResumeOption = None,
     set_: SetOption = None,
@@ -37,15 +40,18 @@ def correct(
     debug: DebugOption = False,
 ) -> None:
     """Make the policy reflect on pooled errors and try again; measure what it repairs."""
+    from scrpo_cli.evaluation.gating import check_pool_gate
     from scrpo_cli.pool.db import Database
     from scrpo_cli.training.launch import launch, relaunch
 
     output = Output(json, quiet)
-    started_with = {"--pool": pool, "--limit": limit, "--samples": samples, "--adapter": adapter}
-    refuse_with_resume(resume, {**started_with, "--recipe": recipe, "--set": set_ or None})
-    resolved = load_recipe(
-        recipe or DEFAULT_RECIPE, [*(set_ or []), *([f"model.adapter={adapter}"] if adapter else [])]
-    )
+    started_with = {"--pool": pool, "--limit": limit, "--samples": samples, "--adapter": adapter, "--gate": gate}
+    started_with |= {"--gate-threshold": gate_threshold, "--recipe": recipe}
+    refuse_with_resume(resume, {**started_with, "--set": set_ or None})
+    start_from = [f"model.adapter={adapter}"] if adapter else []
+    sets = [*(set_ or []), *start_from, *gate_overrides(gate, gate_threshold)]
+    resolved = load_recipe(recipe or DEFAULT_RECIPE, sets)
+    check_pool_gate(resolved)
     database = Database.open(db)
     options = {"pool": pool or DEFAULT_POOL, "limit": limit, "samples": samples or 1}
     start = relaunch(database, "correct", resume) if resume else launch(database, "correct", resolved, summary=options)
@@ -60,11 +66,14 @@ def correct(
 
 
 def closing(summary: dict[str, Any]) -> str:
-    from scrpo_cli.cli.tables import percent
+    from scrpo_cli.cli.tables import gate_rule, percent
 
-    rate = summary["repair_rate"]
+    rate, gate = summary["repair_rate"], ""
+    if found := summary.get("gate"):
+        coverage = percent(found["coverage"]["value"], found["coverage"]["ci95"])
+        gate = f"gate {gate_rule(found)}: {coverage} of {found['errors']} errors reflected on\n"
     return (
-        f"{summary['errors']} errors, {summary['corrections']} corrections: "
+        f"{gate}{summary['errors']} errors, {summary['corrections']} corrections: "
         f"repair rate {percent(rate['value'], rate['ci95'])} (95%, clustered by problem)\n"
         f"look: scrpo pool ls --pool {summary['pool']}, then scrpo pool show ID"
     )

@@ -23,7 +23,19 @@ RecipeOrRun = Annotated[
 ]
 RunOption = Annotated[str | None, typer.Option("--run", metavar="RUN", help="A training run: its newest adapter.")]
 BenchmarksOption = Annotated[str | None, typer.Option("--benchmarks", metavar="A,B", help="For eval.benchmarks.")]
-TurnsOption = Annotated[int | None, typer.Option("--turns", min=1, max=2, help="2: also ask to check and correct.")]
+TurnsOption = Annotated[int | None, typer.Option("--turns", min=1, max=2, help="2: also ask for a second answer.")]
+SecondTurnOption = Annotated[
+    str | None,
+    typer.Option("--second-turn", metavar="HOW", show_default="check", help="check, self_refine, reflect or retry."),
+]
+GateOption = Annotated[
+    str | None,
+    typer.Option("--gate", metavar="SIGNAL", help="Reflect by logprob, surprisal, agreement or verdict."),
+]
+ThresholdOption = Annotated[
+    str | None,
+    typer.Option("--gate-threshold", metavar="X", help="Number, never or always; default: fitted on task.validation."),
+]
 AgainstOption = Annotated[str | None, typer.Option("--against", metavar="RUN", help="Compare with an earlier run.")]
 
 
@@ -34,6 +46,9 @@ def evaluate(
     benchmarks: BenchmarksOption = None,
     samples: Annotated[int | None, typer.Option("--samples", min=1, help="Answers a problem.")] = None,
     turns: TurnsOption = None,
+    second_turn: SecondTurnOption = None,
+    gate: GateOption = None,
+    gate_threshold: ThresholdOption = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="At most so many problems a benchmark.")] = None,
     from_jsonl: FromOption = None,
     map_: MapOption = None,
@@ -55,8 +70,10 @@ def evaluate(
     output = Output(json, quiet)
     database = Database.open(db)
     base, trained = of_run(database, run_ref) if run_ref else (None, adapter)
-    sets = [*(set_ or []), *overrides(benchmarks, samples, turns, limit, trained)]
+    shorts = overrides(benchmarks, samples, turns, limit, trained)
+    sets = [*(set_ or []), *shorts, *gate_overrides(gate, gate_threshold, second_turn)]
     resolved = with_sets(base, sets) if base and recipe is None else load_recipe(recipe or DEFAULT_RECIPE, sets)
+    check(resolved, imported=from_jsonl is not None)
     rows = read_rows(from_jsonl, map_) if from_jsonl else None
     other = resolve_run(database, against, command="eval" if against == "last" else None).id if against else None
     with launch(database, "eval", resolved, resumable=False) as run:
@@ -80,6 +97,22 @@ def overrides(
         "model.adapter": adapter,
     }
     return [f"{key}={value}" for key, value in given.items() if value is not None]
+
+
+def gate_overrides(gate: str | None, threshold: str | None, second_turn: str | None = None) -> list[str]:
+    """The options of second turns as --set items."""
+    given = {"eval.second_turn": second_turn, "eval.gate.signal": gate, "eval.gate.threshold": threshold}
+    return [f"{key}={value}" for key, value in given.items() if value is not None]
+
+
+def check(recipe: Recipe, *, imported: bool) -> None:
+    """Refuse a gate that cannot work, before anything is loaded."""
+    from scrpo_cli.evaluation.gating import check_gate
+
+    if imported and recipe.eval.gate.signal != "none":
+        what = "A gate asks a model, and the answers of a file have no log-probs."
+        raise UserError(what, "--from-jsonl with eval.gate", "Leave out one of the two.")
+    check_gate(recipe)
 
 
 def of_run(database: Database, ref: str) -> tuple[Recipe, str]:
@@ -119,9 +152,11 @@ def score_rows(database: Database, run: Launch, rows: list[Any]) -> dict[str, An
 
 def sample(database: Database, run: Launch, output: Output) -> dict[str, Any]:
     from scrpo_cli.evaluation.benchmarks import benchmark_problems
+    from scrpo_cli.evaluation.gating import evaluate_gated
     from scrpo_cli.evaluation.runner import Evaluator
     from scrpo_cli.pool.queries import record_evaluation
     from scrpo_cli.rollout.prompts import check_prompt_budget
+    from scrpo_cli.training.gates import gate_threshold
     from scrpo_cli.training.lab import open_lab
 
     recipe = run.recipe
@@ -133,21 +168,28 @@ def sample(database: Database, run: Launch, output: Output) -> dict[str, Any]:
         for each in problems.values():
             check_prompt_budget(recipe, lab.task, lab.chat, each)
         evaluator = Evaluator(recipe, lab.engine, lab.chat, lab.task)
+        threshold = gate_threshold(database, run, evaluator, list(problems.values()), output.say)
         for name, each in problems.items():
             output.say(f"{name}: {len(each)} problems x {recipe.eval.samples} samples")
-            result = evaluator.run(each, f"{run.run_id}:0:{name}", name)
+            prefix = f"{run.run_id}:0:{name}"
+            if threshold is None:
+                result = evaluator.run(each, prefix, name)
+            else:
+                result = evaluate_gated(evaluator, each, prefix, name, threshold)
             record_evaluation(database, run.run_id, 0, name, result.metrics, result.attempts)
             results[name] = result.metrics
     return results
 
 
 def closing(summary: dict[str, Any]) -> list[Any]:
-    from scrpo_cli.cli.tables import benchmark_table
+    from scrpo_cli.cli.tables import benchmark_table, gate_rule, points
 
     parts: list[Any] = [benchmark_table(summary["benchmarks"])]
+    if fit := summary.get("gate_fit"):
+        gain = points(fit["against_never"])
+        parts.append(f"gate {gate_rule(fit)}, fitted on {fit['n']} validation problems ({gain} there against never)")
     for name, change in (summary.get("against") or {}).items():
-        low, high = (100 * x for x in change["ci95"])
-        words = f"{100 * change['difference']:+.1f} points [{low:+.1f}, {high:+.1f}], p = {change['p']:.2g}"
+        words = f"{points(change)}, p = {change['p']:.2g}"
         parts.append(f"{name} against {change['run']}: {words}: {change['verdict']}")
     parts.append(f"95% intervals, clustered by problem; every sample is in run {summary['run']}")
     return parts

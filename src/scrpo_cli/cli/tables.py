@@ -32,9 +32,7 @@ def before_after(evaluations: Mapping[str, Any]) -> Table:
                 f"{found['n']} x {found['samples']}",
             )
     if change := evaluations.get("change"):
-        points = 100 * change["difference"]
-        low, high = (100 * x for x in change["ci95"])
-        table.add_row("change", f"{points:+.1f} points [{low:+.1f}, {high:+.1f}]", "", "", f"p = {change['p']:.2g}")
+        table.add_row("change", points(change), "", "", f"p = {change['p']:.2g}")
     return table
 
 
@@ -44,7 +42,15 @@ def places(rows: Mapping[str, str]) -> str:
     return "\n".join(f"{label:<{width}}  {path}" for label, path in rows.items())
 
 
-TWO_TURNS = {"t1": "t1", "t2": "t2", "delta": "delta(t1, t2)", "i2c": "i->c", "c2i": "c->i", "fix_rate": "fix rate"}
+TWO_TURNS = {
+    "t1": "t1",
+    "t2": "t2",
+    "delta": "delta(t1, t2)",
+    "i2c": "i->c",
+    "c2i": "c->i",
+    "fix_rate": "fix rate",
+    "changed": "final answer changed",
+}
 
 
 def benchmark_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
@@ -66,6 +72,31 @@ def benchmark_cells(r: Mapping[str, Any]) -> dict[str, str]:
     if r.get("truncated") is not None:
         cells["truncated"] = percent(r["truncated"])
     estimates = {label: r[key] for key, label in TWO_TURNS.items() if key in r}
+    if "edits" in r:
+        estimates["second answer is a copy"] = r["edits"]["zero"]
     if "repair_rate" in r:
         estimates["repair rate"] = r["repair_rate"]
-    return cells | {label: percent(e["value"], e["ci95"]) for label, e in estimates.items()}
+    cells |= {label: percent(e["value"], e["ci95"]) for label, e in estimates.items()}
+    return cells | (gate_cells(r["gate"]) if "gate" in r else {})
+
+
+def gate_cells(gate: Mapping[str, Any]) -> dict[str, str]:
+    """What a gate decides by, how often it reflects, and what that is worth against never and always."""
+    cells = {"gate": gate_rule(gate), "coverage": percent(gate["coverage"]["value"], gate["coverage"]["ci95"])}
+    cells["accuracy gated"] = percent(gate["accuracy"]["value"], gate["accuracy"]["ci95"])
+    for other in ("never", "always"):
+        cells[f"gated - {other}"] = points(gate[f"against_{other}"])
+    knows = "-" if gate["auroc"] is None else f"{gate['auroc']:.2f}"
+    return cells | {"AUROC of the signal": knows, "tokens an answer": f"{gate['tokens']['gated']:.0f}"}
+
+
+def gate_rule(gate: Mapping[str, Any]) -> str:
+    """`logprob < -0.213`, or `logprob: never`."""
+    threshold = gate["threshold"]
+    return f"{gate['signal']}: {threshold}" if isinstance(threshold, str) else f"{gate['signal']} < {threshold:.3g}"
+
+
+def points(change: Mapping[str, Any]) -> str:
+    """`+3.1 points [+0.4, +5.8]`."""
+    low, high = (100 * x for x in change["ci95"])
+    return f"{100 * change['difference']:+.1f} points [{low:+.1f}, {high:+.1f}]"

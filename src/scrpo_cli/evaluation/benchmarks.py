@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from scrpo_cli.errors import UserError
+from scrpo_cli.evaluation.changes import changes
 from scrpo_cli.evaluation.metrics import padded, summarize, two_turn
 from scrpo_cli.evaluation.runner import Evaluation
-from scrpo_cli.recipe.models import ProblemsConfig, Recipe
+from scrpo_cli.recipe.models import ProblemsConfig, Recipe, ReflectionConfig
 from scrpo_cli.rollout.imported import attempts_of_rows, by_problem, row_key
 from scrpo_cli.tasks.base import Task
 from scrpo_cli.tasks.responses import ResponseRow
@@ -35,7 +36,8 @@ def evaluate_rows(task: Task, rows: Sequence[ResponseRow], prefix: str) -> Evalu
     seconds = paired_columns(columns, later)
     parents = {row_key(r): a.id for c, same in zip(columns, first, strict=True) for r, a in zip(c, same, strict=True)}
     second = attempts_of_rows(task, seconds, f"{prefix}:second", AttemptKind.CHECK, parents)
-    return Evaluation(metrics | two_turn(outcomes(first), outcomes(second)), flat(first) + flat(second))
+    metrics |= two_turn(outcomes(first), outcomes(second)) | changes(first, flat(second), ReflectionConfig())
+    return Evaluation(metrics, flat(first) + flat(second))
 
 
 def refuse_repeats(rows: Sequence[ResponseRow]) -> None:

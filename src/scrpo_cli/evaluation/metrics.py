@@ -138,6 +138,12 @@ def paired(a_NK: np.ndarray, b_NK: np.ndarray) -> dict[str, Any]:
     }
 
 
+def share(values_NK: np.ndarray) -> dict[str, Any]:
+    """{"value", "ci95"} of the mean over problems of each problem's mean; NaN values do not count."""
+    kept_N = ~np.isnan(values_NK).all(axis=1)
+    return mean_estimate(np.nanmean(values_NK[kept_N], axis=1)).as_dict()
+
+
 def verdict(difference: Estimate) -> str:
     """The interval in words."""
     low, high = difference.ci95

@@ -14,6 +14,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from sqlalchemy import (
     ColumnElement,
     Connection,
@@ -296,6 +297,17 @@ def attempts_of(db: Database, run_id: str, *, evaluations: bool = True, **filter
     return [read_attempt(dict(row)) for row in rows]
 
 
+def attempts_by_id(db: Database, ids: Sequence[str]) -> dict[str, Attempt]:
+    """Attempts of any run; an id that is not there is left out."""
+    found: dict[str, Attempt] = {}
+    query = select(ATTEMPT, *PROBLEM_COLUMNS).join_from(ATTEMPT, PROBLEM, ATTEMPT_OF_PROBLEM)
+    with db.read() as connection:
+        for start in range(0, len(ids), CHUNK):
+            rows = connection.execute(query.where(ATTEMPT.c.id.in_(ids[start : start + CHUNK]))).mappings()
+            found |= {row["id"]: read_attempt(dict(row)) for row in rows}
+    return found
+
+
 def _matches(name: str, value: Any) -> Any:
     column = ATTEMPT.c[name]
     return column.in_(value) if isinstance(value, list | tuple | set) else column == value
@@ -363,7 +375,7 @@ def waiting(db: Database, pool: str, now_step: int | None = None) -> list[PoolEn
     alive: ColumnElement[bool] = POOL_ENTRY.c.retired_step.is_(None)
     if now_step is not None:
         alive = (POOL_ENTRY.c.added_step <= now_step) & or_(alive, POOL_ENTRY.c.retired_step > now_step)
-    query = select_entries(now_step).where(POOL_ENTRY.c.pool == pool, alive)
+    query = select_entries(now_step).add_columns(ATTEMPT.c.logprobs).where(POOL_ENTRY.c.pool == pool, alive)
     with db.read() as connection:
         found = [read_entry(dict(row)) for row in connection.execute(query).mappings()]
     return sorted(found, key=lambda entry: (entry.added_step, entry.attempt_id))  # not by the server's collation
@@ -381,14 +393,17 @@ def select_entries(now_step: int | None = None) -> Select:
 
 
 def count_uses(now_step: int | None = None) -> Subquery:
-    """For each pooled attempt that was used: how many attempts have it as parent, and how many of them are correct."""
+    """For each pooled attempt that was used: how many answers have it as parent, and how many of them are correct."""
     repaired = func.sum(case((ATTEMPT.c.verdict == Verdict.CORRECT.value, 1), else_=0))
     query = select(ATTEMPT.c.parent_id, func.count().label("uses"), repaired.label("repairs"))
-    query = query.where(ATTEMPT.c.parent_id.in_(select(POOL_ENTRY.c.attempt_id))).group_by(ATTEMPT.c.parent_id)
+    answers = ATTEMPT.c.verdict != Verdict.UNGRADED.value  # what a gate asks about an error does not use it
+    query = query.where(ATTEMPT.c.parent_id.in_(select(POOL_ENTRY.c.attempt_id)), answers).group_by(ATTEMPT.c.parent_id)
     return (query if now_step is None else query.where(ATTEMPT.c.step <= now_step)).subquery()
 
 
 def read_entry(row: Mapping[str, Any]) -> PoolEntry:
+    planted = planted_kind(row["model"])
+    logprobs = np.frombuffer(row["logprobs"], dtype="<f4")
     return PoolEntry(
         attempt_id=row["attempt_id"],
         problem=read_problem(row),
@@ -397,5 +412,6 @@ def read_entry(row: Mapping[str, Any]) -> PoolEntry:
         added_step=row["added_step"],
         uses=row["uses"],
         repairs=row["repairs"],
-        planted=planted_kind(row["model"]),
+        planted=planted,
+        confidence=float(logprobs.mean()) if len(logprobs) and not planted else None,
     )

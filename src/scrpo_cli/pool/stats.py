@@ -84,10 +84,11 @@ def _pooled(mine: Sequence[ColumnElement[bool]]) -> Subquery:
 
 
 def _children_query(mine: Sequence[ColumnElement[bool]]) -> Any:
-    """(pooled attempt, kind of the attempts on it, their verdict, how many)"""
+    """(pooled attempt, kind of the answers that revise it, their verdict, how many)"""
     pooled = _pooled(mine)
     query = select(ATTEMPT.c.parent_id, ATTEMPT.c.kind, ATTEMPT.c.verdict, func.count())
     query = query.join(pooled, pooled.c.attempt_id == ATTEMPT.c.parent_id)
+    query = query.where(ATTEMPT.c.verdict != Verdict.UNGRADED.value)
     return query.group_by(ATTEMPT.c.parent_id, ATTEMPT.c.kind, ATTEMPT.c.verdict)
 
 

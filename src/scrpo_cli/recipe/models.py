@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from scrpo_cli.recipe.gate import GateConfig
 from scrpo_cli.recipe.methods import MethodConfig, OfflineConfig, ScrpoConfig
 from scrpo_cli.recipe.monitors import MonitorsConfig
 from scrpo_cli.recipe.section import NonNegative, Positive, PositiveInt, Section, Share
@@ -103,6 +104,15 @@ class TaskConfig(Section):
     """Second turn that does not say whether the first answer was right (SCoRe, App. C) [C]."""
     retry_prompt: str = "Your answer is wrong. Solve the problem again."
     """Second turn without reflection, the control of a reflection [I]."""
+    feedback_prompt: str = (
+        "Give feedback on the solution above. Go through it step by step, and name every error together with how to "
+        "mend it. If there is none, say so. Do not solve the problem again yet."
+    )
+    """Self-Refine's first further turn (Madaan et al. 2023, arXiv 2303.17651: feedback, then refine); our words [I]."""
+    refine_prompt: str = "In the light of this feedback, write the whole solution again with its final answer."
+    """Self-Refine's refine turn, after the feedback [I]."""
+    verdict_prompt: str = "Is the solution above right? Answer with one word: yes or no."
+    """What the verdict gate asks of a first answer [I]."""
     reflection: ReflectionConfig = ReflectionConfig()
     max_prompt_tokens: PositiveInt = 1024
     """A problem whose first prompt is longer is refused before anything is sampled."""
@@ -169,7 +179,12 @@ class EvalConfig(Section):
     samples: PositiveInt = 4
     """Answers to each problem."""
     turns: Literal[1, 2] = 1
-    """2: after each first answer also ask task.check_prompt."""
+    """2: after each first answer also ask what second_turn names."""
+    second_turn: Literal["check", "self_refine", "reflect", "retry"] = "check"
+    """task.check_prompt, not told whether the answer is right; Self-Refine's feedback, then refine; task.reflect_prompt
+    on every answer, right or wrong; task.retry_prompt."""
+    gate: GateConfig = GateConfig()
+    """When a second turn is worth asking: `scrpo eval` with two turns, and `scrpo correct`."""
     repair: bool = False
     """Also show each wrong first answer to the model, have it reflect, and report the repair rate."""
     temperature: NonNegative = 0.6

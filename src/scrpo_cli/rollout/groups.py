@@ -64,9 +64,15 @@ def grade_groups(
 def grade_texts(
     task: Task, reflection: ReflectionConfig, rows: Sequence[tuple[Problem, AttemptKind, str]]
 ) -> list[Grade]:
-    """One grade a row. Of a correction only the solution segment is graded; without it the verdict is unparsable."""
-    parts = [graded_text(text, reflection) if kind is AttemptKind.CORRECTION else text for _, kind, text in rows]
-    given = [(problem, part) for (problem, _, _), part in zip(rows, parts, strict=True) if part is not None]
-    grades = iter(task.grade(given))
+    """One grade a row. Of a correction only the solution segment is graded; without it the verdict is unparsable. What
+    is no answer to the problem (feedback) is not graded.
+    """
     missing = Grade(Verdict.UNPARSABLE, None, f"no {reflection.solution!r} marker", task.grader)
-    return [missing if part is None else next(grades) for part in parts]
+    parts = [graded_text(text, reflection) if kind is AttemptKind.CORRECTION else text for _, kind, text in rows]
+    known = [
+        Grade(Verdict.UNGRADED) if not kind.answers else missing if part is None else None
+        for (_, kind, _), part in zip(rows, parts, strict=True)
+    ]
+    given = [(row[0], part or "") for row, part, grade in zip(rows, parts, known, strict=True) if grade is None]
+    grades = iter(task.grade(given))
+    return [next(grades) if grade is None else grade for grade in known]

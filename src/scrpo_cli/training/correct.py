@@ -8,42 +8,74 @@ from typing import Any
 import numpy as np
 
 from scrpo_cli.errors import UserError
-from scrpo_cli.evaluation.metrics import padded, repair_rate
+from scrpo_cli.evaluation.gate import reflects, spelled
+from scrpo_cli.evaluation.gating import pooled_confidences
+from scrpo_cli.evaluation.metrics import padded, repair_rate, share
+from scrpo_cli.evaluation.runner import Evaluator
 from scrpo_cli.pool.db import Database
-from scrpo_cli.pool.queries import attempts_of, record_step, steps_of, waiting
+from scrpo_cli.pool.queries import attempts_by_id, attempts_of, record_step, steps_of, waiting
 from scrpo_cli.pool.records import StepRecord
+from scrpo_cli.recipe.models import Recipe
 from scrpo_cli.rollout.groups import Origin, grade_groups, sample_asks
 from scrpo_cli.rollout.prompts import reflection_ask
+from scrpo_cli.training.gates import gate_threshold
 from scrpo_cli.training.lab import Lab
 from scrpo_cli.training.launch import Launch
-from scrpo_cli.types import Attempt, PoolEntry
+from scrpo_cli.types import Attempt, AttemptKind, PoolEntry
+
+Report = Callable[[str], None]
 
 
 def errors_to_correct(db: Database, run: Launch) -> list[PoolEntry]:
-    """The living entries of the run's pool (its first `limit`) that this run has not tried yet."""
+    """The living entries of the run's pool: its first `limit`."""
     pool, limit = run.summary["pool"], run.summary["limit"]
     entries = waiting(db, pool)
     if not entries:
         fix = "Fill it with `scrpo collect`, or name another one (`scrpo pool stats`)."
         raise UserError(f"The pool '{pool}' holds no living errors.", db.where, fix)
-    tried = {a.parent for a in attempts_of(db, run.run_id)}
+    return entries[:limit]
+
+
+def correct_pool(db: Database, run: Launch, lab: Lab, entries: Sequence[PoolEntry], report: Report) -> dict[str, Any]:
+    """The run's `samples` corrections of each entry that it has not tried yet and that the gate lets through; the
+    entries stay alive, their uses are counted.
+    """
+    evaluator = evaluator_like(lab)
+    threshold = gate_threshold(db, run, evaluator, [[e.problem for e in entries]], report)
+    tried = {a.parent for a in attempts_of(db, run.run_id, phase="correct")}
     rest = [e for e in entries if e.attempt_id not in tried]
-    return rest if limit is None else rest[: limit - len(tried)]
-
-
-def correct_pool(
-    db: Database, run: Launch, lab: Lab, entries: Sequence[PoolEntry], report: Callable[[str], None]
-) -> dict[str, Any]:
-    """The run's `samples` corrections of each entry; the entries stay alive, their uses are counted."""
     size = lab.recipe.optim.prompts_per_step
     first_step = len(steps_of(db, run.run_id)) + 1
-    for step, start in enumerate(range(0, len(entries), size), start=first_step):
-        attempts = correct_batch(run, lab, entries[start : start + size], step)
+    for step, start in enumerate(range(0, len(rest), size), start=first_step):
+        batch = rest[start : start + size]
+        chosen, asked = let_through(db, evaluator, batch, threshold, f"{run.run_id}:{step}")
+        attempts = correct_batch(run, lab, chosen, step) if chosen else []
         fixed = sum(a.reward for a in attempts)
-        metrics = {"correct/fix_rate": fixed / len(attempts)}
-        record_step(db, run.run_id, StepRecord(step, "correct", attempts, metrics=metrics))
-        report(f"{min(start + size, len(entries))}/{len(entries)} errors: {fixed:.0f} of {len(attempts)} repaired")
-    return summary(attempts_of(db, run.run_id, phase="correct"), run)
+        metrics = {"correct/fix_rate": fixed / len(attempts)} if attempts else {}
+        record_step(db, run.run_id, StepRecord(step, "correct", [*asked, *attempts], metrics=metrics))
+        report(f"{min(start + size, len(rest))}/{len(rest)} errors: {fixed:.0f} of {len(attempts)} repaired")
+    corrections = attempts_of(db, run.run_id, phase="correct", kind=AttemptKind.CORRECTION.value)
+    return summary(corrections, run) | gate_summary(lab.recipe, threshold, entries, corrections)
+
+
+def evaluator_like(lab: Lab) -> Evaluator:
+    """Reflects on every first answer, sampled as these corrections are: what a gate is fitted on."""
+    rollout = lab.recipe.rollout
+    turns = {"turns": 2, "second_turn": "reflect", "repair": False}
+    sampling = {"temperature": rollout.temperature, "top_p": rollout.top_p, "max_tokens": rollout.max_tokens}
+    cfg = lab.recipe.eval.model_copy(update=turns | sampling)
+    return Evaluator(lab.recipe.model_copy(update={"eval": cfg}), lab.engine, lab.chat, lab.task)
+
+
+def let_through(
+    db: Database, evaluator: Evaluator, entries: Sequence[PoolEntry], threshold: float | None, prefix: str
+) -> tuple[list[PoolEntry], list[Attempt]]:
+    """The entries that are reflected on, and what the model was asked to decide that."""
+    if threshold is None:
+        return list(entries), []
+    attempts = attempts_by_id(db, [e.attempt_id for e in entries])
+    confidence_E, asked = pooled_confidences(evaluator, entries, attempts, prefix)
+    return [e for e, asks in zip(entries, reflects(confidence_E, threshold), strict=True) if asks], asked
 
 
 def correct_batch(run: Launch, lab: Lab, entries: Sequence[PoolEntry], step: int) -> list[Attempt]:
@@ -52,6 +84,20 @@ def correct_batch(run: Launch, lab: Lab, entries: Sequence[PoolEntry], step: int
     completions = sample_asks(lab.engine, lab.chat, asks, lab.sampling, origin)
     groups = grade_groups(lab.task, lab.recipe.task.reflection, asks, completions, origin, lab.chat.prefill)
     return [a for g in groups for a in g.attempts]
+
+
+def gate_summary(
+    recipe: Recipe, threshold: float | None, entries: Sequence[PoolEntry], corrections: Sequence[Attempt]
+) -> dict[str, Any]:
+    """The gate and its coverage: the share of the errors that were reflected on, clustered by problem."""
+    if threshold is None:
+        return {}
+    tried = {a.parent for a in corrections}
+    by_problem: dict[tuple[str, str], list[float]] = {}
+    for e in entries:
+        by_problem.setdefault((e.problem.source, e.problem.id), []).append(float(e.attempt_id in tried))
+    gate = {"signal": recipe.eval.gate.signal, "threshold": spelled(threshold)}
+    return {"gate": gate | {"errors": len(entries), "coverage": share(padded(list(by_problem.values())))}}
 
 
 def summary(attempts: Sequence[Attempt], run: Launch) -> dict[str, Any]:
