@@ -8,6 +8,7 @@ import numpy as np
 
 from scrpo_cli.methods.base import outcome_rewards
 from scrpo_cli.methods.shaping import with_length_penalty
+from scrpo_cli.recipe.gate import PoolGateConfig
 from scrpo_cli.recipe.methods import FilterConfig, PoolConfig, ScrpoConfig
 from scrpo_cli.rng import generator
 from scrpo_cli.types import KEPT, Attempt, Group, PoolEntry, Verdict
@@ -78,6 +79,13 @@ def evicted(alive: Sequence[PoolEntry], newcomers: int, capacity: int, how: str,
         return [e.attempt_id for e in alive[:excess]]
     drawn = generator(seed, step, "evict").permutation(len(alive))[:excess]
     return [alive[i].attempt_id for i in sorted(drawn)]
+
+
+def worth_reflecting(entry: PoolEntry, gate: PoolGateConfig) -> bool:
+    """Whether the gate lets a reflection step draw this error: the model was less sure of it than the threshold, or
+    nothing is known of how sure it was.
+    """
+    return gate.signal == "none" or entry.confidence is None or entry.confidence < gate.threshold
 
 
 def spread(keys: Sequence[Hashable], count: int, rng: np.random.Generator) -> list[int]:

@@ -18,14 +18,14 @@ The paper's trigger, filter threshold, prompt and token choice are unknown: each
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from typing import Any
 
 import numpy as np
 
 from scrpo_cli.methods.base import Credits, Method, Plan, PoolChange, Prompts, no_credit
 from scrpo_cli.methods.corrections import correction_credit
-from scrpo_cli.methods.filters import decisions, evicted, expired, spread
+from scrpo_cli.methods.filters import decisions, evicted, expired, spread, worth_reflecting
 from scrpo_cli.methods.grpo import trial_credit, trial_plan
 from scrpo_cli.methods.planting import Foreign, Planter, target
 from scrpo_cli.recipe.methods import ScrpoConfig
@@ -61,10 +61,14 @@ class Scrpo(Method):
     # -- which prompts are sampled next ------------------------------------------------------------------------
 
     def plan(self, step: int, waiting: Sequence[PoolEntry]) -> Plan:
-        usable = [e for e in waiting if e.attempt_id not in set(self.expired(waiting, step))]
+        usable = self.usable(waiting, set(self.expired(waiting, step)))
         if self.reflects(step, usable):
             return self.reflection_plan(step, usable)
         return trial_plan(self.prompts, step, self.group_size)
+
+    def usable(self, waiting: Sequence[PoolEntry], gone: Collection[str]) -> list[PoolEntry]:
+        """What a reflection step may draw: neither expired nor used up, and let through by the gate."""
+        return [e for e in waiting if e.attempt_id not in gone and worth_reflecting(e, self.cfg.gate)]
 
     def reflects(self, step: int, usable: Sequence[PoolEntry]) -> bool:
         """Whether this step reflects: inside a burst, or when the trigger fires. Never on an empty pool."""
@@ -115,7 +119,7 @@ class Scrpo(Method):
         old = dict.fromkeys(self.expired(waiting, step), "expired")
         if groups[0].ask.kind is AttemptKind.CORRECTION:
             tried = {g.ask.parent.attempt_id for g in groups if g.ask.parent}
-            self.count_reflection(unused([e for e in waiting if e.attempt_id not in tried | old.keys()]))
+            self.count_reflection(unused(self.usable(waiting, tried | old.keys())))
             return PoolChange(retired=[*old.items(), *self.consumed(groups)])
         self.state["trials_since"] += 1
         decided = decisions(groups, self.cfg, self.max_tokens, self.seed, step)

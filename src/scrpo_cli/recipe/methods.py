@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from scrpo_cli.recipe.gate import PoolGateConfig
 from scrpo_cli.recipe.section import NonNegative, Positive, PositiveInt, Section, Share
 
 
@@ -230,6 +231,7 @@ class ScrpoConfig(Section):
     filter: FilterConfig = FilterConfig()
     pool: PoolConfig = PoolConfig()
     injection: InjectionConfig = InjectionConfig()
+    gate: PoolGateConfig = PoolGateConfig()
     trigger: TriggerConfig = TriggerConfig()
     stage2: Stage2Config = Stage2Config()
     loss: ScrpoLoss = ScrpoLoss()
