@@ -18,12 +18,13 @@ Split of the stages, samples per prompt and KL estimator are not stated: switche
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from scrpo_cli.errors import RunError
+from scrpo_cli.methods.advantages import leave_one_out
 from scrpo_cli.methods.base import Credits, Library, Method, Plan, PoolChange, Prompts, flat_credit, no_credit
 from scrpo_cli.methods.kl import kl_in_reward
 from scrpo_cli.methods.shaping import improvement
@@ -173,14 +174,11 @@ class Score(Method):
         """(N,) reward less its baseline. The only graded sample of a problem falls back to the turn's batch mean."""
         if self.cfg.baseline == "none":
             return rewards_N
-        advantages_N = np.full(len(rewards_N), np.nan)
-        graded = np.flatnonzero(~np.isnan(rewards_N)).tolist()
-        for i in graded:
-            others = [j for j in graded if keys[j] == keys[i] and j != i]
-            if self.cfg.baseline == "batch" or not others:
-                others = [j for j in graded if keys[j][2] == keys[i][2] and j != i]
-            advantages_N[i] = rewards_N[i] - (rewards_N[others].mean() if others else 0.0)
-        return advantages_N
+        advantages_N = less_the_others(rewards_N, [turn for _, _, turn in keys])
+        if self.cfg.baseline == "leave_one_out":
+            within_N = less_the_others(rewards_N, keys)
+            advantages_N = np.where(np.isnan(within_N), advantages_N, within_N)
+        return np.where(np.isnan(advantages_N), rewards_N, advantages_N)
 
     def normalized(self, rows: list, turns: Sequence[Turn], rewards_N: np.ndarray) -> Credits:
         """Eq. 2-4 are sums over a conversation's tokens, averaged over conversations."""
@@ -218,3 +216,15 @@ class Score(Method):
             self.state["beta2"] *= ADAPT
         elif target and self.state["held_kl"] < target / ADAPT:
             self.state["beta2"] /= ADAPT
+
+
+def less_the_others(rewards_N: np.ndarray, keys: Sequence[Hashable]) -> np.ndarray:
+    """(N,) reward less the mean of the others with the same key; NaN where there is no other."""
+    places: dict[Hashable, list[int]] = defaultdict(list)
+    for i, key in enumerate(keys):
+        places[key].append(i)
+    advantages_N = np.full(len(rewards_N), np.nan)
+    for same in places.values():
+        if np.count_nonzero(~np.isnan(rewards_N[same])) > 1:
+            advantages_N[same] = leave_one_out(rewards_N[same])
+    return advantages_N
