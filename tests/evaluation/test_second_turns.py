@@ -5,6 +5,7 @@ import pytest
 from tests_tokenizer import TOKENIZER
 
 from scrpo_cli.errors import UserError
+from scrpo_cli.evaluation.benchmarks import evaluate_rows
 from scrpo_cli.evaluation.changes import changes
 from scrpo_cli.evaluation.gating import check_gate, check_pool_gate, evaluate_gated, fit_gate, pooled_confidences
 from scrpo_cli.evaluation.runner import Evaluator
@@ -12,6 +13,7 @@ from scrpo_cli.recipe.load import load_recipe
 from scrpo_cli.recipe.models import ReflectionConfig
 from scrpo_cli.rollout.chat import Chat
 from scrpo_cli.rollout.fake import FakeEngine
+from scrpo_cli.tasks.responses import ResponseRow
 from scrpo_cli.tasks.tiny_task import TinyTask
 from scrpo_cli.types import Attempt, AttemptKind, Completion, FinishReason, Grade, PoolEntry, Problem, Verdict
 
@@ -106,6 +108,18 @@ def test_changes_by_hand():
     assert found["changed"]["value"] == pytest.approx((1 / 2 + 0) / 2)  # the last pair was not graded
     assert found["edits"]["zero"]["value"] == pytest.approx((1 / 2 + 1) / 2)
     assert found["edits"]["histogram"] == pytest.approx([2 / 3, 1 / 3] + [0] * 8)  # ratios 0, 1/8, 0
+
+
+def test_second_answers_made_elsewhere_are_compared_too():
+    task = TinyTask(load_recipe("tiny").task)
+    given = [("p", 1, "7"), ("p", 2, "7"), ("q", 1, "7"), ("q", 2, "8")]
+    rows = [
+        ResponseRow(id=name, where="f:1", response=answer(number), problem=name, answer="7", turn=turn)
+        for name, turn, number in given
+    ]
+    metrics = evaluate_rows(task, rows, "r:0").metrics
+    assert [metrics[k]["value"] for k in ("t1", "t2", "c2i", "changed")] == [1.0, 0.5, 0.5, 0.5]
+    assert metrics["edits"]["zero"]["value"] == 0.5
 
 
 # The model is right on problems with an even answer; it says "no" to the others and mends just those when it checks.
