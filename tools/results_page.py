@@ -3,7 +3,7 @@
     python tools/results_page.py .scrpo/scrpo.db SWEEP -o docs/results/tiny.md --figure docs/results/tiny.svg
 
 A table stands between `<!-- begin table NAME -->` and `<!-- end table NAME -->`, each a line of its own; NAME is one of
-first-answers, two-turns, cost and warnings. Arms of several sweeps become one table; --prefix keeps several
+first-answers, two-turns, cost, signal and warnings. Arms of several sweeps become one table; --prefix keeps several
 comparisons apart on one page (`<!-- begin table ablations-cost -->` with `--prefix ablations-`).
 """
 
@@ -27,6 +27,7 @@ EMPTY = {
     "first-answers": "",
     "two-turns": "No run was asked for second answers.",
     "cost": "",
+    "signal": "No run says what it sampled.",
     "warnings": "No warning sign fired.",
 }
 """All tables, and what stands in place of one that has nothing to show."""

@@ -11,6 +11,7 @@ from rich.console import Console
 from scrpo_cli.ablation.outcomes import RunOutcome
 from scrpo_cli.ablation.sheet import Cell, Sheet, markdown
 from scrpo_cli.ablation.sheets import render, sheets_of
+from scrpo_cli.ablation.signal import Spending
 from scrpo_cli.ablation.table import tabulate
 
 
@@ -90,6 +91,15 @@ def test_tables_of_a_page():
     assert numbers(b)[1:8] == ["62.5%", "100.0%", "+37.5", "37.5%", "0.0%", "100.0%", "+37.5"]
     assert cells(sheets["cost"].splitlines()[-1]) == ["b", "1,000", "30", "9"]
     assert cells(sheets["warnings"].splitlines()[-1]) == ["b", "entropy-collapse", "12 of 30"]
+
+
+def test_what_the_tokens_bought():
+    result = two_arms()
+    spent = {"trial": Spending(20, 750, 15, 10.0, 600), "reflect": Spending(4, 250, 2, 1.0, 50)}
+    result = replace(result, arms=[result.arms[0], replace(result.arms[1], spent=spent)])
+    trial, reflect = page(result)["signal"].splitlines()[-2:]
+    assert cells(trial) == ["b", "trial", "20", "75%", "50", "50%", "80%"]
+    assert cells(reflect) == ["b", "reflect", "4", "25%", "125", "25%", "20%"]
 
 
 def test_without_a_common_start_each_arm_shows_its_own():

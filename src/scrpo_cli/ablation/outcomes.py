@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from scrpo_cli.ablation.signal import Spending, spending
 from scrpo_cli.evaluation.metrics import padded
 from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.models import RunRow
@@ -76,7 +77,8 @@ class Curve:
 class RunOutcome:
     """One finished run of a sweep. `after` is None when the recipe evaluates nothing.
 
-    `seconds` are those of its training steps, without evaluations; `warnings` says on how many steps a monitor fired.
+    `seconds` are those of its training steps, without evaluations; `warnings` says on how many steps a monitor fired,
+    `spent` what each phase sampled.
     """
 
     arm: str
@@ -88,6 +90,7 @@ class RunOutcome:
     steps: int = 0
     seconds: float = 0.0
     warnings: Mapping[str, int] = field(default_factory=dict)
+    spent: Mapping[str, Spending] = field(default_factory=dict)
     curve: Curve | None = None
 
 
@@ -107,6 +110,7 @@ def read_outcome(db: Database, row: RunRow) -> RunOutcome:
         steps=len(tokens),
         seconds=sum(s.metrics.get("seconds/step") or 0.0 for s in steps),
         warnings=_warnings(steps),
+        spent=spending(steps),
         curve=_curve(db, row.id, tokens),
     )
 

@@ -1,4 +1,4 @@
-"""The tables of a sweep for readers: first answers, two turns, cost, warning signs."""
+"""The tables of a sweep for readers: first answers, two turns, cost, signal, warning signs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DASH = Cell("-")
 
 def sheets_of(result: SweepResult) -> list[Sheet]:
     """Those that have something to show."""
-    found = (first_answers(result), two_turns(result), cost(result), warning_signs(result))
+    found = (first_answers(result), two_turns(result), cost(result), signal(result), warning_signs(result))
     return [sheet for sheet in found if sheet is not None]
 
 
@@ -62,6 +62,25 @@ def cost(result: SweepResult) -> Sheet:
     }
     title = "mean of the runs; seconds of training steps, without evaluations, beside whatever else the machine did"
     return Sheet("cost", title, columns)
+
+
+def signal(result: SweepResult) -> Sheet | None:
+    """What the tokens of each phase bought; None where no run sampled anything."""
+    found = [(arm, phase, spent) for arm in result.arms for phase, spent in arm.spent.items()]
+    if not found:
+        return None
+    totals = {arm.arm: sum(spent.generated for spent in arm.spent.values()) for arm in result.arms}
+    columns = {
+        "arm": [Cell(arm.arm) for arm, _, _ in found],
+        "phase": [Cell(phase) for _, phase, _ in found],
+        "steps": [Cell(f"{spent.steps / len(arm.runs):.0f}") for arm, _, spent in found],
+        "of the tokens": [Cell(f"{spent.generated / totals[arm.arm]:.0%}") for arm, _, spent in found],
+        "tokens an answer": [Cell(f"{spent.generated / spent.completions:.0f}") for _, _, spent in found],
+        "groups with signal": [Cell(f"{spent.signal / spent.steps:.0%}") for _, _, spent in found],
+        "trained tokens": [Cell(f"{spent.trained / spent.generated:.0%}") for _, _, spent in found],
+    }
+    title = "what the tokens bought: means of the runs; trained tokens are a share of the generated ones of the phase"
+    return Sheet("signal", title, columns)
 
 
 def warning_signs(result: SweepResult) -> Sheet | None:

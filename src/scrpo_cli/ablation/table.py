@@ -13,6 +13,7 @@ from typing import Any
 
 from scrpo_cli.ablation.differences import against, first_answers, second_less_first
 from scrpo_cli.ablation.outcomes import Answers, RunOutcome, side_by_side
+from scrpo_cli.ablation.signal import Spending, added
 from scrpo_cli.errors import RunError
 from scrpo_cli.evaluation.metrics import paired, repair_rate, summarize, two_turn
 
@@ -37,7 +38,8 @@ class Scores:
 @dataclass(frozen=True)
 class ArmResult:
     """Numbers of one arm over its seeds. `gain` is `paired` after against before; `difference` and `delta_difference`
-    (of delta = t2 - t1) are `against` the first arm, after training; `warnings`: steps on which each monitor fired.
+    (of delta = t2 - t1) are `against` the first arm, after training; `warnings`: steps on which each monitor fired;
+    `spent`: sums over the seeds by phase.
     """
 
     arm: str
@@ -47,6 +49,7 @@ class ArmResult:
     steps: list[int]
     seconds: list[float]
     warnings: dict[str, int]
+    spent: dict[str, Spending]
     before: Scores
     after: Scores
     gain: dict[str, Any]
@@ -97,6 +100,7 @@ def _arm_result(runs: Sequence[RunOutcome], first: Sequence[RunOutcome], problem
         steps=[run.steps for run in runs],
         seconds=[run.seconds for run in runs],
         warnings=dict(sum((Counter(run.warnings) for run in runs), Counter())),
+        spent=added(run.spent for run in runs),
         before=scores(before, seeds),
         after=scores(after, seeds),
         gain=paired(before.first_NK, after.first_NK),
