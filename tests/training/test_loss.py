@@ -1,13 +1,17 @@
 """The shared loss against numbers worked by hand and against finite differences."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from scrpo_cli.methods.advantages import token_weights
 from scrpo_cli.recipe.methods import ClipConfig
 from scrpo_cli.training.loss import TokenBatch, kl_penalty, policy_gradient_loss
+from scrpo_cli.types import Credit
 
 PPO = ClipConfig(low=0.2, high=0.2)
 
@@ -90,30 +94,106 @@ def test_the_expected_gradient_of_each_estimator_is_that_of_its_documented_direc
     assert policy.grad.numpy() == pytest.approx(exact_kl_gradient(logits, ref_logits, reverse), abs=1e-10)
 
 
-@settings(max_examples=40, deadline=None)
-@given(st.integers(0, 2**31))
-def test_gradient_equals_finite_differences(seed):
-    """Random masks, advantages, coefficients and bounds, in float64."""
+# -- the kinds of ratio -----------------------------------------------------------------------------------------------
+
+
+def two_rows(log_ratios, advantages, mask, dtype=torch.float64):
+    """A row of three tokens and one of two; weights 1 on trained tokens."""
+    one = batch(np.exp(log_ratios), advantages, [float(m) for m in mask], dtype=dtype)
+    return replace(one, row_N=torch.tensor([0, 0, 0, 1, 1]))
+
+
+def test_gspo_by_hand_is_one_ratio_a_row_the_geometric_mean_of_its_trained_tokens():
+    """Row 1: log-ratios 0.1, 0.3 and an untrained 9 -> s = exp(0.2); row 2: -0.4, 0.2 -> s = exp(-0.1)."""
+    one = two_rows([0.1, 0.3, 9.0, -0.4, 0.2], [1.0, 1, 1, -2, -2], [1, 1, 0, 1, 1])
+    loss, stats = policy_gradient_loss(one, ClipConfig(kind="gspo", low=0.5, high=0.5))
+    loss.backward()
+    assert loss.item() == pytest.approx(-(2 * np.exp(0.2) - 2 * 2 * np.exp(-0.1)))
+    assert stats["ratio"].tolist() == pytest.approx([np.exp(0.2)] * 3 + [np.exp(-0.1)] * 2)
+    assert one.logp_N.grad.tolist() == pytest.approx(
+        [-np.exp(0.2)] * 2 + [0] + [2 * np.exp(-0.1)] * 2
+    )  # d s / d logp = s / 2 on each of two tokens, which both carry the gain
+
+
+def test_gspo_clips_whole_rows():
+    one = two_rows([0.3, -0.1, 0.1, -0.3, 0.1], [1.0] * 3 + [-1.0] * 2, [1] * 5)
+    loss, stats = policy_gradient_loss(one, ClipConfig(kind="gspo", low=0.05, high=0.05))
+    loss.backward()
+    assert stats["clipped"].tolist() == [1] * 5  # s = exp(0.1) with A > 0, s = exp(-0.1) with A < 0
+    assert loss.item() == pytest.approx(-(3 * 1.05 - 2 * 0.95))
+    assert not one.logp_N.grad.any()
+
+
+def test_cispo_by_hand_clips_the_weight_and_keeps_every_gradient():
+    one = batch([1.5, 0.5, 1.1], [1.0, -1.0, 2.0])
+    loss, stats = policy_gradient_loss(one, ClipConfig(kind="cispo", low=1.0, high=0.28))
+    loss.backward()
+    assert one.logp_N.grad.tolist() == pytest.approx([-1.28, 0.5, -2.2])
+    assert stats["clipped"].tolist() == [1, 0, 0]
+
+
+def test_none_is_the_plain_log_prob_whatever_sampled_it():
+    one = batch([1.5, 0.1], [1.0, -2.0], weights=[0.5, 1.0])
+    loss, stats = policy_gradient_loss(one, ClipConfig(kind="none"))
+    loss.backward()
+    assert loss.item() == pytest.approx(-(0.5 * (-1 + np.log(1.5)) - 2 * (-1 + np.log(0.1))))
+    assert one.logp_N.grad.tolist() == pytest.approx([-0.5, 2.0])
+    assert not stats["clipped"].any()
+
+
+@pytest.mark.parametrize("kind", ["ppo", "gspo", "cispo", "none"])
+def test_on_policy_every_kind_has_the_gradient_of_reinforce(kind):
+    one = two_rows([0.0] * 5, [1.0, 1, 1, -2, -2], [1, 1, 0, 1, 1])
+    policy_gradient_loss(one, ClipConfig(kind=kind, low=0.2, high=0.2))[0].backward()
+    assert one.logp_N.grad.tolist() == pytest.approx([-1, -1, 0, 2, 2])
+
+
+def frozen_weights(logp: np.ndarray, t: dict[str, torch.Tensor], clip: ClipConfig, estimator: str):
+    """CISPO with its ratios as constants of this point: what its gradient is the gradient of."""
+    bound = np.clip(np.exp(logp - t["old_N"].numpy()), 1 - clip.low, 1 + clip.high)
+
+    def loss(x: np.ndarray) -> float:
+        gain = bound * t["advantage_N"].numpy() * x
+        kl = kl_penalty(torch.tensor(x), t["ref_N"], estimator).numpy()
+        return float(-(t["weight_N"].numpy() * (gain - t["kl_N"].numpy() * kl)).sum())
+
+    return loss
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**31), st.sampled_from(["ppo", "gspo", "cispo", "none"]), st.sampled_from(["k2", "k3"]))
+def test_gradient_equals_finite_differences(seed, kind, estimator):
+    """Random rows, masks, normalisers, advantages, KL coefficients and bounds, in float64."""
     rng = np.random.default_rng(seed)
-    n = 6
-    logp, old, ref, advantage = (rng.normal(size=n) * 0.4 for _ in range(4))
-    weight = rng.random(n) * rng.integers(0, 2, n)
-    kl, low, high = rng.random(n) * 0.2, 0.2, 0.28
-    estimator = ["k2", "k3"][seed % 2]
-    ratio = np.exp(logp - old)
-    edges = np.abs(ratio - (1 - low)).min(), np.abs(ratio - (1 + high)).min()
-    if min(edges) < 1e-3:  # the loss has a kink there
-        return
+    lengths = rng.integers(1, 5, rng.integers(1, 4))
+    n = int(lengths.sum())
+    logp, old, ref = (rng.normal(size=n) * 0.4 for _ in range(3))
+    masks = np.split(rng.integers(0, 2, n).astype(np.float32), np.cumsum(lengths)[:-1])
+    zero = [np.zeros(len(m), dtype=np.float32) for m in masks]
+    normalizer = rng.choice(["sequence_mean", "sequence_sum", "masked_tokens", "all_tokens", "constant"])
+    weights = token_weights([Credit(z, m, z) for z, m in zip(zero, masks)], str(normalizer), max_tokens=7)
+    clip = ClipConfig(kind=kind, low=float(rng.uniform(0.05, 0.3)), high=float(rng.uniform(0.05, 0.4)))
+    t = {
+        "old_N": torch.tensor(old),
+        "ref_N": torch.tensor(ref),
+        "advantage_N": torch.tensor(rng.normal(size=n)),
+        "weight_N": torch.tensor(np.concatenate(weights).astype(float)),
+        "kl_N": torch.tensor(rng.random(n) * 0.3),
+        "row_N": torch.repeat_interleave(torch.tensor(lengths)),
+    }
 
     def loss_of(x):
-        t = [torch.tensor(v) for v in (old, ref, advantage, weight, kl)]
-        rows = torch.zeros(n, dtype=torch.long)
-        return policy_gradient_loss(TokenBatch(x, *t, rows), ClipConfig(low=low, high=high), estimator)[0]
+        return policy_gradient_loss(TokenBatch(x, **t), clip, estimator)
 
     x = torch.tensor(logp, requires_grad=True)
-    loss_of(x).backward()
+    loss, stats = loss_of(x)
+    ratio = stats["ratio"].numpy()
+    if min(np.abs(ratio - (1 - clip.low)).min(), np.abs(ratio - (1 + clip.high)).min()) < 1e-3:
+        return  # the loss has a kink there
+    loss.backward()
+    value = (
+        frozen_weights(logp, t, clip, estimator) if kind == "cispo" else lambda x: loss_of(torch.tensor(x))[0].item()
+    )
     h = 1e-6
-    numeric = [
-        (loss_of(torch.tensor(logp + h * e)) - loss_of(torch.tensor(logp - h * e))).item() / (2 * h) for e in np.eye(n)
-    ]
+    numeric = [(value(logp + h * e) - value(logp - h * e)) / (2 * h) for e in np.eye(n)]
     assert x.grad.numpy() == pytest.approx(numeric, abs=1e-6)

@@ -9,16 +9,20 @@ from training.tiny_policy import VOCABULARY, random_policy
 
 from scrpo_cli.errors import RunError
 from scrpo_cli.methods.base import Credits, flat_credit, no_credit
+from scrpo_cli.methods.kl import kl_in_reward
+from scrpo_cli.methods.offline import imitate
 from scrpo_cli.recipe.models import Recipe
+from scrpo_cli.training.logprobs import completion_logprobs
 from scrpo_cli.training.update import Updater, learning_rate, microbatches, minibatches, weighted_rows
 from scrpo_cli.types import Completion, FinishReason
 
 POLICY = random_policy()
+NORMALIZERS = ["masked_tokens", "all_tokens", "constant", "sequence_mean", "sequence_sum"]
 
 
-def recipe(**optim) -> Recipe:
+def recipe(method=None, **optim) -> Recipe:
     optim = {"lr": 1e-3, **optim}
-    return Recipe.model_validate({"rollout": {"max_tokens": 16}, "optim": optim, "method": {"name": "grpo"}})
+    return Recipe.model_validate({"rollout": {"max_tokens": 16}, "optim": optim, "method": method or {"name": "grpo"}})
 
 
 def rows(seed: int, n: int = 7):
@@ -34,9 +38,9 @@ def rows(seed: int, n: int = 7):
     return completions, credits
 
 
-def gradient(completions, credits, normalizer, tokens):
+def gradient(completions, credits, normalizer, tokens, method=None):
     """Accumulated gradient before the optimizer step, with micro-batches of at most `tokens`."""
-    cfg = recipe(tokens_per_microbatch=tokens)
+    cfg = recipe(method, tokens_per_microbatch=tokens)
     updater = Updater(POLICY, cfg)
     POLICY.model.zero_grad()
     batch = weighted_rows(completions, credits, Credits(credits, normalizer), cfg)
@@ -46,7 +50,9 @@ def gradient(completions, credits, normalizer, tokens):
 
 
 @settings(max_examples=8, deadline=None)
-@given(st.integers(0, 1000), st.sampled_from(["masked_tokens", "all_tokens", "constant", "sequence_mean"]))
+@given(
+    st.integers(0, 1000), st.sampled_from(["masked_tokens", "all_tokens", "constant", "sequence_mean", "sequence_sum"])
+)
 def test_the_same_batch_split_differently_gives_the_same_gradient(seed, normalizer):
     completions, credits = rows(seed)
     if not any(c.mask_T.any() for c in credits):
@@ -57,6 +63,17 @@ def test_the_same_batch_split_differently_gives_the_same_gradient(seed, normaliz
         assert gradient(completions, credits, normalizer, tokens) == pytest.approx(
             whole, abs=float(1e-5 * scale + 1e-9)
         )
+
+
+def test_a_ratio_of_whole_rows_does_not_see_how_the_batch_is_cut():
+    """gspo numbers its rows anew in each micro-batch."""
+    completions, credits = rows(3)
+    gspo = {"name": "gspo", "clip": {"kind": "gspo", "low": 0.5, "high": 0.5}}
+    whole = gradient(completions, credits, "sequence_mean", 10_000, gspo)
+    assert np.abs(whole).max() > 0
+    for tokens in (1, 25, 60):
+        cut = gradient(completions, credits, "sequence_mean", tokens, gspo)
+        assert cut == pytest.approx(whole, abs=float(1e-5 * np.abs(whole).max()))
 
 
 def test_order_of_rows_does_not_matter():
@@ -95,7 +112,6 @@ def test_a_batch_without_any_credit_leaves_the_policy_alone():
 def test_an_update_raises_what_was_rewarded_and_lowers_what_was_punished():
     policy = random_policy()
     good, bad = ([5, 6], [7, 8, 9]), ([5, 6], [10, 11, 12])
-    from scrpo_cli.training.logprobs import completion_logprobs
 
     def logps():
         with torch.no_grad():
@@ -174,3 +190,77 @@ def test_each_minibatch_is_an_optimizer_step_with_a_denominator_of_its_own():
     assert policy.version == 2
     assert sum(r.weight_T.sum() for r in seen) == pytest.approx(2)  # each minibatch's weights add up to 1
     assert np.isfinite(list(metrics.values())).all()
+
+
+# -- credit that is settled before the update -------------------------------------------------------------------------
+
+
+def own_log_ratios(policy, completions):
+    """log pi - log pi_ref of each completion alone."""
+    with torch.no_grad():
+        pairs = [[(c.prompt_ids, c.ids)] for c in completions]
+        ours = [completion_logprobs(policy.model, p, 1.0, 64)[0].numpy() for p in pairs]
+        with policy.reference():
+            theirs = [completion_logprobs(policy.model, p, 1.0, 64)[0].numpy() for p in pairs]
+    return [a - b for a, b in zip(ours, theirs)]
+
+
+@pytest.mark.parametrize("tokens", [1, 30, 10_000])
+def test_log_ratios_come_in_the_order_of_the_completions_however_they_are_batched(tokens):
+    completions, _ = rows(9)
+    found = Updater(POLICY, recipe(tokens_per_microbatch=tokens)).log_ratios(completions)
+    expected = own_log_ratios(POLICY, completions)
+    assert max(np.abs(e).max() for e in expected) > 1e-2
+    for got, want in zip(found, expected, strict=True):
+        assert got == pytest.approx(want, abs=1e-4)
+
+
+def test_credit_is_settled_once_at_the_policy_before_the_update_and_by_the_policys_own_log_probs():
+    """What the sampler recorded plays no part, and later minibatches do not settle again."""
+    policy = random_policy()
+    completions, _ = rows(9)
+    expected, seen = own_log_ratios(policy, completions), []
+
+    def finish(log_ratios):
+        seen.append(log_ratios)
+        return [flat_credit(len(c.ids), 1.0, 0.0) for c in completions], {"train/margin": 7.0}
+
+    nothing = [no_credit(len(c.ids)) for c in completions]
+    cfg = recipe(minibatches=3, lr=1e-2)
+    metrics = Updater(policy, cfg).update(1, completions, Credits(nothing, "masked_tokens", finish=finish))
+    assert len(seen) == 1
+    for got, want in zip(seen[0], expected, strict=True):
+        assert got == pytest.approx(want, abs=1e-4)
+    assert metrics["train/margin"] == 7.0
+    assert policy.version == 3
+    assert metrics["train/tokens"] == sum(len(c.ids) for c in completions)
+
+
+def test_a_kl_inside_the_reward_needs_no_reference_in_the_loss(monkeypatch):
+    """Its value is reported all the same, by part, at the policy before the update."""
+    policy = random_policy()
+    completions, _ = rows(9, n=4)
+    parts = ["turn1", "turn2", "turn1", "turn2"]
+    credits = Credits([flat_credit(len(c.ids), 0.5, 0.1, part=p) for c, p in zip(completions, parts)], "sequence_sum")
+    updater = Updater(policy, recipe({"name": "rloo"}))
+    calls = []
+    plain = updater.reference_logprobs
+    monkeypatch.setattr(updater, "reference_logprobs", lambda pairs: calls.append(len(pairs)) or plain(pairs))
+    sums = [float(r.sum()) for r in own_log_ratios(policy, completions)]
+    metrics = updater.update(1, completions, kl_in_reward(credits, "pppp"))
+    assert sum(calls) == len(completions)
+    assert metrics["train/kl_turn1_sequence"] == pytest.approx((sums[0] + sums[2]) / 2, abs=1e-3)
+    assert metrics["train/kl_turn2_sequence"] == pytest.approx((sums[1] + sums[3]) / 2, abs=1e-3)
+    assert metrics["train/kl"] == pytest.approx(sum(sums) / sum(len(c.ids) for c in completions), abs=1e-3)
+
+
+def test_imitation_raises_the_log_prob_of_what_is_imitated():
+    policy = random_policy()
+    completions, _ = rows(11, n=3)
+    fit = imitate(completions)
+    updater = Updater(policy, recipe({"name": "sft", "runs": ["r"]}, lr=1e-2))
+    losses = [updater.update(step, fit.completions, fit.credits)["train/loss"] for step in range(1, 6)]
+    assert losses == sorted(losses, reverse=True)
+    with torch.no_grad():
+        logp_N, _ = completion_logprobs(random_policy().model, [(c.prompt_ids, c.ids) for c in completions], 1.0, 64)
+    assert losses[0] == pytest.approx(-logp_N.mean().item(), rel=1e-4)  # mean negative log-likelihood of the tokens
