@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ from scrpo_cli.cli.app import load_command
 from scrpo_cli.methods.advantages import group_norm
 from scrpo_cli.methods.segments import reflection_mask
 from scrpo_cli.recipe.load import load_recipe, shipped_recipes
-from scrpo_cli.recipe.methods import GrpoConfig, ScrpoConfig
+from scrpo_cli.recipe.methods import MethodConfig
 from scrpo_cli.recipe.models import Recipe
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -37,9 +37,9 @@ PAGE_IDS = [str(p.relative_to(ROOT)) for p in PAGES]
 pages = pytest.mark.parametrize("page", PAGES, ids=PAGE_IDS)
 
 
-def generator() -> ModuleType:
-    """tools/cli_reference.py, which is no part of the package."""
-    spec = importlib.util.spec_from_file_location("cli_reference", ROOT / "tools/cli_reference.py")
+def tool(name: str) -> ModuleType:
+    """tools/NAME.py, which is no part of the package."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / f"tools/{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -48,7 +48,9 @@ def generator() -> ModuleType:
     return module
 
 
-REFERENCE = generator()
+REFERENCE = tool("cli_reference")
+CONFIGS = {cls().name.replace("_", "-"): cls() for cls in get_args(get_args(MethodConfig)[0])}
+"""Of every method, by the name of its page."""
 OPTIONS = {command.words: command.options for command in REFERENCE.commands()}
 
 
@@ -181,7 +183,7 @@ def test_a_wrong_line_is_found(line: str, message: str) -> None:
         parse(found)
 
 
-@pytest.mark.parametrize(("page", "config"), [("grpo", GrpoConfig()), ("scrpo", ScrpoConfig())])
+@pytest.mark.parametrize(("page", "config"), CONFIGS.items(), ids=CONFIGS)
 def test_switches_of_a_method_page_are_complete_with_their_defaults(page: str, config: Any) -> None:
     """Rows `| key | default | mark | ...` stand for `method.key`, or `task.reflection.key` with its full name."""
     rows = re.findall(
@@ -189,9 +191,26 @@ def test_switches_of_a_method_page_are_complete_with_their_defaults(page: str, c
     )
     given = {key: yaml.safe_load(default) for key, default, _ in rows}
     everything = flat(config.model_dump(mode="json")) | flat(Recipe().model_dump(mode="json"))
+    assert len(rows) == len(given)
     assert given == {key: everything[key] for key in given}
     assert {key for key in given if not key.startswith("task.")} == set(flat(config.model_dump())) - {"name"}
     assert all(re.fullmatch(r"\[[CSI]\]", mark) for *_, mark in rows)
+
+
+@pytest.mark.parametrize("page", CONFIGS)
+def test_a_method_page_shows_its_figure_and_is_listed_with_its_name(page: str) -> None:
+    folder = ROOT / "docs/methods"
+    assert re.search(rf"^!\[.+\]\(figures/{page}\.png\)$", (folder / f"{page}.md").read_text(), re.M)
+    assert (folder / f"figures/{page}.png").stat().st_size < 60_000
+    assert f"]({page}.md), `{CONFIGS[page].name}` |" in (folder / "index.md").read_text()
+
+
+def test_the_tool_draws_a_figure_of_every_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures = tool("credit_figures")
+    assert {*figures.MAKERS} == {*CONFIGS}
+    monkeypatch.setattr(figures, "WARM_UP", 0)  # for speed
+    figures.main(["sft", "-o", str(tmp_path)])
+    assert (tmp_path / "sft.png").read_bytes().startswith(b"\x89PNG")
 
 
 def flat(data: dict[str, Any], path: str = "") -> dict[str, Any]:
