@@ -5,7 +5,7 @@
 
 The embedded tiny model samples on the CPU, seeded, after a few GRPO steps, so that policy and reference differ. The
 method's own plan, more, curate and credit decide what is asked and what is earned, and the updater settles what
-depends on log pi / pi_ref; nothing here knows a formula.
+depends on log pi / pi_ref; no credit is worked out here.
 """
 
 from __future__ import annotations
