@@ -14,6 +14,7 @@ from scrpo_cli.methods.advantages import token_weights
 from scrpo_cli.methods.dpo import Dpo, preference_credits
 from scrpo_cli.methods.sft import PairSft, Sft, Star
 from scrpo_cli.recipe.methods import DpoConfig, PairSftConfig, SftConfig, StarConfig
+from scrpo_cli.recipe.models import Recipe
 from scrpo_cli.types import Ask, Attempt, AttemptKind, FinishReason, Group, PoolEntry
 
 METHODS = {
@@ -176,6 +177,14 @@ def test_dpo_by_hand():
     assert stats["train/dpo_loss"] == pytest.approx(-np.mean([np.log(sigmoid(1)), np.log(sigmoid(-2))]))
     weights = [credits.scale * w for w in token_weights(rows, credits.normalizer, 100)]
     assert [w.tolist() for w in weights] == [[0.5, 0.5], [0.5], [0.5], [0.5]]  # sums over tokens, mean over two pairs
+
+
+def test_dpo_is_one_optimizer_step_a_batch():
+    """Rows are dealt to minibatches in turn: two would be all right answers, then all wrong ones."""
+    dpo = {"name": "dpo", "runs": ["r"]}
+    assert Recipe.model_validate({"method": dpo}).optim.minibatches == 1
+    with pytest.raises(ValueError, match="minibatches must be 1"):
+        Recipe.model_validate({"method": dpo, "optim": {"minibatches": 2}})
 
 
 def test_sampling_steps_earn_nothing():
