@@ -117,6 +117,28 @@ def test_a_killed_run_ends_like_an_undisturbed_one(scrpo_process, tmp_path, undi
     assert_same(remains(tmp_path), undisturbed.remains)
 
 
+METHODS = {
+    # killed in Stage II, whose reference is the policy as Stage I left it
+    "score": ({"optim.steps": 4, "method.kl.reference": "stage1"}, 3),
+    # killed between two optimizer steps over the pairs that the run has sampled itself
+    "dpo": ({"optim.steps": 50, "optim.max_generated_tokens": 1500, "method.batch": 4}, 2),
+}
+
+
+@pytest.mark.parametrize(("name", "sizes", "update"), [(k, *v) for k, v in METHODS.items()], ids=METHODS)
+def test_methods_with_a_state_of_their_own_end_the_same_after_a_kill(scrpo_process, tmp_path, name, sizes, update):
+    sizes |= {"eval.every": "null", "method.name": name}
+    train = ("train", "--json", *SIZES, *(word for key, value in sizes.items() for word in ("--set", f"{key}={value}")))
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    for directory in (whole, broken):
+        directory.mkdir()
+    assert scrpo_process(*train, directory=whole).code == 0
+    kill = SignalAt("scrpo_cli.training.update:Updater.step", update, "after")
+    assert scrpo_process(*train, directory=broken, hooks=(kill,)).code == -signal.SIGKILL
+    assert scrpo_process("train", "--resume", "last", directory=broken).code == 0
+    assert_same(remains(broken), remains(whole))
+
+
 def test_planted_errors_are_the_same_after_a_kill(scrpo_process, tmp_path) -> None:
     sizes = {
         "optim.steps": 4,

@@ -1,0 +1,44 @@
+"""Every recipe of the comparison trains through the real command line, down to the last step of its method."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from scrpo_cli.recipe.load import load_recipe, shipped_recipes
+
+COMPARED = sorted(name for name in shipped_recipes() if name.startswith("compare/") and name != "compare/base")
+SMALL = {
+    "optim.max_generated_tokens": 3000,
+    "optim.prompts_per_step": 4,
+    "rollout.group_size": 4,
+    "task.test": "null",
+    "task.validation": "null",
+    "tracking.wandb.mode": "off",
+    "checkpoint.every": 100,
+}
+SETS = [word for key, value in SMALL.items() for word in ("--set", f"{key}={value}")]
+
+
+def test_all_methods_are_compared():
+    assert len(COMPARED) >= 16
+
+
+@pytest.mark.parametrize("name", COMPARED)
+def test_a_compared_recipe_trains(scrpo, name):
+    outcome = scrpo("train", "--recipe", name, "--json", *SETS)
+    assert outcome.code == 0, outcome.err
+    assert outcome.json["generated_tokens"] >= SMALL["optim.max_generated_tokens"]
+    steps = [json.loads(line) for line in Path(outcome.json["metrics"]).read_text().splitlines()]
+    assert sum(step.get("train/tokens", 0) for step in steps) > 0, "nothing was ever trained"
+
+
+def test_compared_recipes_differ_in_nothing_but_the_method():
+    """And in what is said in their files: the samples of two-turn methods, DPO's learning rate."""
+    base = load_recipe("compare/base").model_dump()
+    for name in COMPARED:
+        other = load_recipe(name).model_dump()
+        for section in ("seed", "model", "task", "eval", "checkpoint"):
+            assert other[section] == base[section], name
+        assert {k for k, v in other["optim"].items() if v != base["optim"][k]} <= {"lr"}
+        assert {k for k, v in other["rollout"].items() if v != base["rollout"][k]} <= {"group_size"}
