@@ -37,7 +37,7 @@ from scrpo_cli.training.lab import Lab, open_lab
 from scrpo_cli.training.logprobs import completion_logprobs
 from scrpo_cli.training.policy import load_policy
 from scrpo_cli.training.update import Updater
-from scrpo_cli.types import Completion, FinishReason, Problem
+from scrpo_cli.types import Attempt, Completion, FinishReason, Problem
 
 FIXED = ["optim.lr=1e-9", "optim.max_generated_tokens=", "method.kl.beta=0"]  # the policy stands still: rounds compare
 
@@ -58,13 +58,20 @@ class Phase:
         return np.array(self.tokens[skip:]) / np.array(self.seconds[skip:])
 
 
+class NoLibrary:
+    """GRPO learns from nothing that was recorded earlier."""
+
+    def attempts(self, runs: Sequence[str]) -> list[Attempt]:
+        return []
+
+
 class Ours:
     """One GRPO step through the project's own functions, phase by phase."""
 
     def __init__(self, lab: Lab) -> None:
         self.lab, self.recipe = lab, lab.recipe
         self.problems = lab.task.problems(self.recipe.task.train)
-        self.method = make_method(self.recipe, TaskPrompts(self.recipe, lab.task, lab.chat, self.problems))
+        self.method = make_method(self.recipe, TaskPrompts(self.recipe, lab.task, lab.chat, self.problems), NoLibrary())
         self.updater = Updater(lab.policy, self.recipe)
         self.sample, self.train, self.same_rows, self.step = Phase(), Phase(), Phase(), Phase()
 
