@@ -76,7 +76,12 @@ def signal(result: SweepResult) -> Sheet | None:
         "steps": [Cell(f"{spent.steps / len(arm.runs):.0f}") for arm, _, spent in found],
         "of the tokens": [Cell(f"{spent.generated / totals[arm.arm]:.0%}") for arm, _, spent in found],
         "tokens an answer": [Cell(f"{spent.generated / spent.completions:.0f}") for _, _, spent in found],
-        "groups with signal": [Cell(f"{spent.signal / spent.steps:.0%}") for _, _, spent in found],
+        "groups with signal": [
+            DASH
+            if phase == "collect"
+            else Cell(f"{spent.signal / spent.steps:.0%}")  # collected groups compare nothing
+            for _, phase, spent in found
+        ],
         "trained tokens": [Cell(f"{spent.trained / spent.generated:.0%}") for _, _, spent in found],
     }
     title = "what the tokens bought: means of the runs; trained tokens are a share of the generated ones of the phase"
