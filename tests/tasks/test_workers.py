@@ -40,7 +40,10 @@ def test_one_and_two_workers_agree_in_order(judge):
 @pytest.mark.parametrize("pred", ["9^{9^{9^{9}}}", "100000000!", "{" * 9_000, "\\sqrt{" * 900 + "2" + "}" * 900])
 def test_a_pathological_answer_costs_itself_alone(judge, pred):
     easy, hard = Question("1", "1"), Question("y^2+1", "1+y^2")
-    assert verdicts(judge, [easy, Question("42", pred), hard]) == [Verdict.CORRECT, Verdict.TIMEOUT, Verdict.CORRECT]
+    before, verdict, after = verdicts(judge, [easy, Question("42", pred), hard])
+    assert (before, after) == (Verdict.CORRECT, Verdict.CORRECT)
+    # deep nesting ends by the deadline or by the parser's own recursion limit, whichever the machine reaches first
+    assert verdict in ((Verdict.TIMEOUT, Verdict.WRONG) if "sqrt" in pred else (Verdict.TIMEOUT,))
 
 
 @pytest.mark.parametrize("pred", ["10^10^10", "\ud800\udfff\x00", "((((((", "\\frac", "\\sum_{k=1}^{10^{9}} k"])
