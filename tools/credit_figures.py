@@ -50,8 +50,8 @@ STEP, CUT = 3, 31  # of GRPO and its relatives: a step with a group some of whos
 class Studio(Lab):
     """A recipe with one method, as `training.loop.roll_out` wants it; also its library of recorded attempts."""
 
-    method: Method
     updater: Updater
+    method: Method = field(init=False)  # made over the studio, which is its library
     run_id: str = "figure"
     recorded: list[Attempt] = field(default_factory=list)
 
@@ -73,7 +73,7 @@ def open_studio(lab: Lab, cfg: Any, lr: float | None = None, **rollout: Any) -> 
     optim = lab.recipe.optim.model_copy(update={"lr": lr or lab.recipe.optim.lr})
     sampling = lab.recipe.rollout.model_copy(update=rollout)
     recipe = lab.recipe.model_copy(update={"method": cfg, "rollout": sampling, "optim": optim})
-    studio = Studio(**lab.parts() | {"recipe": recipe}, method=Method(), updater=Updater(lab.policy, recipe))
+    studio = Studio(**lab.parts() | {"recipe": recipe}, updater=Updater(lab.policy, recipe))
     prompts = TaskPrompts(recipe, lab.task, lab.chat, lab.task.problems(recipe.task.train))
     studio.method = make_method(recipe, prompts, studio)
     return studio

@@ -5,6 +5,7 @@ A method sees groups and returns credit. It imports no engine, no database and n
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -129,13 +130,13 @@ class Library(Protocol):
         ...
 
 
-class Method:
+class Method(ABC):
     """An algorithm. `state` is what a checkpoint must carry beside the pool, as plain JSON values."""
 
     state: dict[str, Any]
 
-    def plan(self, step: int, waiting: Sequence[PoolEntry]) -> Plan:
-        raise NotImplementedError
+    @abstractmethod
+    def plan(self, step: int, waiting: Sequence[PoolEntry]) -> Plan: ...
 
     def more(self, step: int, groups: Sequence[Group], round: int) -> Sequence[Ask]:
         """What to ask on top once the answers so far are graded: further turns, further problems. None ends the
@@ -143,13 +144,13 @@ class Method:
         """
         return ()
 
-    def credit(self, groups: Sequence[Group]) -> Credits:
-        raise NotImplementedError
+    @abstractmethod
+    def credit(self, groups: Sequence[Group]) -> Credits: ...
 
     def curate(self, step: int, groups: Sequence[Group], waiting: Sequence[PoolEntry]) -> PoolChange:
         return PoolChange()
 
-    def observe(self, step: int, stats: Mapping[str, float]) -> None:
+    def observe(self, step: int, stats: Mapping[str, float]) -> None:  # noqa: B027 most methods do not look
         """Takes the statistics of the update, for methods that adapt to them."""
 
     def over(self, spent: bool) -> bool:

@@ -14,7 +14,7 @@ import numpy as np
 
 from scrpo_cli.methods.advantages import ADVANTAGES, has_signal
 from scrpo_cli.methods.base import Credits, Prompts, flat_credit, no_credit, outcome_rewards
-from scrpo_cli.methods.kl import kl_in_reward
+from scrpo_cli.methods.kl import with_kl
 from scrpo_cli.recipe.methods import KlConfig, ScrpoLoss
 from scrpo_cli.types import Attempt, Credit, Group
 
@@ -29,10 +29,8 @@ def correction_credit(
         for group, a_G in zip(groups, advantages, strict=True)
         for a, A in zip(group.attempts, np.zeros(len(group.attempts)) if a_G is None else a_G, strict=True)
     ]
-    credits = Credits(rows, loss.normalizer, loss.stage2_weight, sum(a_G is None for a_G in advantages))
-    if kl.estimator == "k1" and kl.beta:
-        return kl_in_reward(credits, [i for i, group in enumerate(groups) for _ in group.attempts])
-    return credits
+    skipped = sum(a_G is None for a_G in advantages)
+    return with_kl(Credits(rows, loss.normalizer, loss.stage2_weight, skipped), groups, kl)
 
 
 def relative_advantages(groups: Sequence[Group], advantage: str, group_by: str) -> list[np.ndarray | None]:

@@ -24,7 +24,7 @@ import numpy as np
 
 from scrpo_cli.methods.advantages import ADVANTAGES, has_signal
 from scrpo_cli.methods.base import Credits, Method, Plan, Prompts, flat_credit, no_credit, outcome_rewards
-from scrpo_cli.methods.kl import kl_in_reward
+from scrpo_cli.methods.kl import with_kl
 from scrpo_cli.methods.shaping import with_length_penalty
 from scrpo_cli.recipe.methods import GrpoLoss, KlConfig, OnPolicyConfig, RewardConfig
 from scrpo_cli.types import Ask, Credit, Group, PoolEntry
@@ -42,10 +42,10 @@ class Grpo(Method):
 
     def more(self, step: int, groups: Sequence[Group], round: int) -> list[Ask]:
         """Dynamic sampling: as many further problems as groups lack signal, for at most `resample` rounds."""
-        wanted = len(self.prompts.problems(step))
-        missing = wanted - sum(has_signal(outcome_rewards(g), self.cfg.loss.advantage) for g in groups)
-        if round > self.cfg.resample or missing <= 0:
+        if round > self.cfg.resample:
             return []
+        signal = sum(has_signal(outcome_rewards(g), self.cfg.loss.advantage) for g in groups)
+        missing = max(0, len(self.prompts.problems(step)) - signal)
         return [self.prompts.first(p, self.group_size) for p in self.prompts.problems(step, round)[:missing]]
 
     def credit(self, groups: Sequence[Group]) -> Credits:
@@ -63,10 +63,7 @@ def trial_credit(
     reward = reward or RewardConfig()
     rows = [credit for group in groups for credit in group_credit(group, loss, kl.beta, reward, max_tokens)]
     skipped = sum(not has_signal(outcome_rewards(g), loss.advantage) for g in groups)
-    credits = Credits(rows, loss.normalizer, skipped_groups=skipped)
-    if kl.estimator == "k1" and kl.beta:
-        return kl_in_reward(credits, [i for i, group in enumerate(groups) for _ in group.attempts])
-    return credits
+    return with_kl(Credits(rows, loss.normalizer, skipped_groups=skipped), groups, kl)
 
 
 def group_credit(group: Group, loss: GrpoLoss, kl_beta: float, reward: RewardConfig, max_tokens: int) -> list[Credit]:

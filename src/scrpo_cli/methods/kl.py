@@ -14,7 +14,15 @@ from dataclasses import replace
 import numpy as np
 
 from scrpo_cli.methods.base import Credits, Settled
-from scrpo_cli.types import Credit
+from scrpo_cli.recipe.methods import KlConfig
+from scrpo_cli.types import Credit, Group
+
+
+def with_kl(credits: Credits, groups: Sequence[Group], kl: KlConfig) -> Credits:
+    """Credits of `groups` with the KL where the recipe wants it: inside the reward (k1), or left in the loss."""
+    if kl.estimator != "k1" or not kl.beta:
+        return credits
+    return kl_in_reward(credits, [i for i, group in enumerate(groups) for _ in group.attempts])
 
 
 def kl_in_reward(credits: Credits, baselines: Sequence[Hashable]) -> Credits:

@@ -10,6 +10,7 @@ The attempts come from the database, so the data of other runs serves as well (`
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Generic, TypeVar
 
@@ -40,12 +41,12 @@ class Offline(Method, Generic[Cfg, Example]):
         self.state = {"tokens": 0, "iteration": 0, "fitted": 0}
         self._built: tuple[int, list[Example]] | None = None
 
+    @abstractmethod
     def examples_of(self, attempts: Sequence[Attempt]) -> dict[Key, list[Example]]:
         """The examples of each problem."""
-        raise NotImplementedError
 
-    def fit(self, batch: Sequence[Example]) -> Fit:
-        raise NotImplementedError
+    @abstractmethod
+    def fit(self, batch: Sequence[Example]) -> Fit: ...
 
     @property
     def sampling(self) -> bool:

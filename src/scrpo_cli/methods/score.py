@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -27,10 +28,11 @@ from scrpo_cli.errors import RunError
 from scrpo_cli.methods.advantages import leave_one_out
 from scrpo_cli.methods.base import Credits, Library, Method, Plan, PoolChange, Prompts, flat_credit, no_credit
 from scrpo_cli.methods.kl import kl_in_reward
+from scrpo_cli.methods.offline import by_problem
 from scrpo_cli.methods.shaping import improvement
 from scrpo_cli.recipe.methods import ScoreConfig
 from scrpo_cli.rng import generator
-from scrpo_cli.types import Ask, Attempt, AttemptKind, Group, PoolEntry
+from scrpo_cli.types import Ask, Attempt, Group, PoolEntry
 
 ADAPT = 1.5  # beta_2 moves by this factor where the held turns' KL is off its target by more than it (PPO's rule)
 
@@ -119,17 +121,19 @@ class Score(Method):
         wanted = round(self.cfg.offline_share * problems) if self.in_stage_two else 0
         if not wanted:
             return []
-        stored: dict[tuple[str, str], list[Attempt]] = defaultdict(list)
-        for attempt in self.library.attempts([self.cfg.offline_run or ""]):
-            if attempt.kind is AttemptKind.FIRST:
-                stored[attempt.problem.source, attempt.problem.id].append(attempt)
+        drawn = generator(self.seed, step, "offline").permutation(len(self.offline))[:wanted]
+        return [self.prompts.check(self.prompts.first(a.problem, 1), a) for i in drawn for a in self.offline[i]]
+
+    @cached_property
+    def offline(self) -> list[list[Attempt]]:
+        """The stored first answers of each problem that has enough of them; read once, they do not change."""
+        stored = by_problem(self.library.attempts([self.cfg.offline_run or ""]))
         full = [same[: self.group_size] for same in stored.values() if len(same) >= self.group_size]
         if not full:
             what = f"No problem has {self.group_size} first answers that were sampled before training."
             fix = "Name a `scrpo collect` run whose rollout.group_size is not smaller, or set offline_share to 0."
             raise RunError(what, f"method.offline_run: {self.cfg.offline_run}", fix)
-        drawn = generator(self.seed, step, "offline").permutation(len(full))[:wanted]
-        return [self.prompts.check(self.prompts.first(a.problem, 1), a) for i in drawn for a in full[i]]
+        return full
 
     def more(self, step: int, groups: Sequence[Group], round: int) -> list[Ask]:
         """The next turn of every conversation that has one to come."""

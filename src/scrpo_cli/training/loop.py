@@ -34,6 +34,7 @@ def train(run: Session) -> dict[str, Any]:
     Raises Interrupted after a signal and RunError at a warning of `monitors.stop`, with the step in hand saved.
     """
     evaluations = {"before": evaluate(run, "before") if run.progress.step == 0 else known(run, "before")}
+    history = steps_of(run.db, run.run_id)
     while not run.finished:
         step = run.progress.step + 1
         clock = Clock()
@@ -53,8 +54,10 @@ def train(run: Session) -> dict[str, Any]:
         run.engine.sync(run.policy.version)
         cfg = run.recipe.monitors
         metrics = stats | health.step_metrics(plan, groups, fit.credits, pool, step, cfg) | clock.metrics()
-        found = watch([*steps_of(run.db, run.run_id), StepMetrics(step, plan.phase, {**metrics})], cfg)
-        commit(run, step, plan, groups, change, metrics | found.metrics)
+        found = watch([*history, StepMetrics(step, plan.phase, {**metrics})], cfg)
+        metrics |= found.metrics
+        commit(run, step, plan, groups, change, metrics)
+        history.append(StepMetrics(step, plan.phase, {**metrics}))
         for line in found.news.values():
             run.tracker.event(line)
         alarm = next((line for name, line in found.news.items() if name in cfg.stop), None)
