@@ -55,6 +55,35 @@ class Task(Protocol):
         ...
 
 
+class BaseTask:
+    """What most tasks have in common: their prompt from the recipe, no kinds of errors, no worked answers, nothing to
+    close. A task of one's own inherits from it and writes `name`, `grader`, `problems`, `grade` and `compare`.
+    """
+
+    error_kinds: Sequence[str] = ()
+    plants: Sequence[str] = ("copied", "foreign")
+
+    def __init__(self, cfg: TaskConfig) -> None:
+        self.cfg = cfg
+
+    def messages(self, problem: Problem) -> list[Message]:
+        return first_turn(self.cfg, problem)
+
+    def error_kind(self, problem: Problem, response: str) -> str | None:
+        """Steps in prose are not read."""
+        return None
+
+    def worked(self, problem: Problem) -> str | None:
+        """A reference solution is not in the words of any model: right attempts serve instead."""
+        return None
+
+    def slips(self, problem: Problem, where: str, rng: np.random.Generator) -> Iterator[str]:
+        return iter(())
+
+    def close(self) -> None:
+        """Ends what the task started."""
+
+
 def first_turn(cfg: TaskConfig, problem: Problem) -> list[Message]:
     """`task.system` (if any) and `task.prompt`; plain replacement, as problem texts are full of braces."""
     system: list[Message] = [{"role": "system", "content": cfg.system}] if cfg.system else []

@@ -10,11 +10,11 @@ from typing import cast
 import numpy as np
 
 from scrpo_cli.errors import UserError
-from scrpo_cli.recipe.models import ProblemsConfig, TaskConfig
-from scrpo_cli.tasks.base import first_turn
+from scrpo_cli.recipe.models import ProblemsConfig
+from scrpo_cli.tasks.base import BaseTask
 from scrpo_cli.tasks.grading.extract import last_box
 from scrpo_cli.tasks.tiny import SPLITS, Split, Step, generate, parse_chain, worked
-from scrpo_cli.types import Grade, Message, Problem, Verdict
+from scrpo_cli.types import Grade, Problem, Verdict
 
 GRADER = "tiny/1"
 PROBLEM_SEED = 0  # one fixed stream: a recipe's seed moves the training, never the problems
@@ -53,16 +53,13 @@ class TinyProblems(Sequence[Problem]):
         return Problem(f"{self._split}-{i}", "tiny", chain.text, str(chain.answer), {"steps": len(chain.terms)})
 
 
-class TinyTask:
+class TinyTask(BaseTask):
     """Chains of additions and subtractions, answered by an integer in `\\boxed{}`."""
 
     name = "tiny"
     grader = GRADER
     error_kinds: Sequence[str] = tuple(ErrorKind)
     plants: Sequence[str] = ("early", "late", "copied", "off_by_one", "foreign")
-
-    def __init__(self, cfg: TaskConfig) -> None:
-        self._cfg = cfg
 
     def problems(self, cfg: ProblemsConfig) -> Sequence[Problem]:
         if cfg.source != "tiny":
@@ -73,9 +70,6 @@ class TinyTask:
             raise UserError(f"the source 'tiny' has no split {cfg.split!r}", "task split", fix)
         length = LENGTHS[cfg.split]
         return TinyProblems(cast(Split, cfg.split), min(length, cfg.limit or length))
-
-    def messages(self, problem: Problem) -> list[Message]:
-        return first_turn(self._cfg, problem)
 
     def grade(self, pairs: Sequence[tuple[Problem, str]]) -> list[Grade]:
         return [_grade(problem.answer, last_box(response)) for problem, response in pairs]
@@ -96,9 +90,6 @@ class TinyTask:
         results = [step.result for step in chain.steps()[at:]]
         shifts = [d for d in SHIFTS if all(0 <= r + d <= 99 for r in results)]
         return (worked(chain, at, shifts[i]) for i in rng.permutation(len(shifts)))
-
-    def close(self) -> None:
-        """Nothing to end: grading is in-process."""
 
 
 def _grade(gold: str, answer: str | None) -> Grade:
