@@ -228,6 +228,7 @@ def values(part: Mapping[str, Any], defs: Mapping[str, Any]) -> str:
         "string": "text",
         "integer": "whole number",
         "number": "number",
+        "object": "mapping",
     }
     return words[part["type"]] + bounds(part)
 

@@ -20,6 +20,7 @@ from scrpo_cli.errors import UserError
 from scrpo_cli.recipe.document import Document, merge, parse_value, read_document
 from scrpo_cli.recipe.mistakes import explain
 from scrpo_cli.recipe.models import Recipe
+from scrpo_cli.recipe.plugins import settle
 
 DEFAULT_METHOD = Recipe().method.name
 SUFFIXES = (".yaml", ".yml")
@@ -32,6 +33,7 @@ def load_recipe(ref: str | Path, sets: Sequence[str] = ()) -> Recipe:
     """
     path = find_recipe(ref)
     document = merge(_resolve(path, ()), _overrides(sets))
+    settle(document)
     try:
         return Recipe.model_validate(document.data)
     except ValidationError as error:

@@ -6,13 +6,14 @@ Evidence marks, on every value that a paper could have settled: [C] confirmed in
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from scrpo_cli.recipe.gate import GateConfig
 from scrpo_cli.recipe.methods import MethodConfig, OfflineConfig, ScrpoConfig
 from scrpo_cli.recipe.monitors import MonitorsConfig
+from scrpo_cli.recipe.plugins import is_plugin
 from scrpo_cli.recipe.section import NonNegative, Positive, PositiveInt, Section, Share
 
 
@@ -79,9 +80,27 @@ class ReflectionConfig(Section):
     """Without the solution marker the reward is 0; false grades the whole text then [I]."""
 
 
+class GradingConfig(Section):
+    """How answers are graded, and how much of it may fail."""
+
+    max_failed: Share = 0.1
+    """Stop when the grader fails (verdict `error`) on more than this share of at least 20 answers; 1: never [I]."""
+    deadline: Positive = 5.0
+    """Seconds for one answer; then its grading process is killed and the verdict is `timeout`."""
+    processes: PositiveInt | None = None
+    """Grading processes; none: by CPU count, at most 8."""
+    in_process: bool = False
+    """Call task.grader in this process: faster to start, but no deadline and no protection from a crash."""
+
+
 class TaskConfig(Section):
-    name: Literal["tiny", "math"] = "tiny"
-    """How problems are read and answers graded."""
+    name: str = "tiny"
+    """How problems are read and answers graded: `tiny`, `math`, `code`, or your own (docs/plugins.md)."""
+    grader: str | None = None
+    """Your own function that grades instead of the task's grader: `module:function` or an entry point."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Handed to your own task or grader as they are."""
+    grading: GradingConfig = GradingConfig()
     train: ProblemsConfig = ProblemsConfig(source="tiny", split="train")
     """What training and `collect` sample on."""
     validation: ProblemsConfig | None = None
@@ -116,6 +135,12 @@ class TaskConfig(Section):
     reflection: ReflectionConfig = ReflectionConfig()
     max_prompt_tokens: PositiveInt = 1024
     """A problem whose first prompt is longer is refused before anything is sampled."""
+
+    @model_validator(mode="after")
+    def _options_have_a_taker(self) -> TaskConfig:
+        if self.options and not (is_plugin(self.name) or is_plugin(self.grader, "grader")):
+            raise ValueError("task.options are for your own task or grader, and task.name and task.grader name none")
+        return self
 
     @field_validator("prompt")
     @classmethod

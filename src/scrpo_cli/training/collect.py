@@ -21,9 +21,10 @@ from scrpo_cli.rollout.groups import Origin, grade_groups, sample_asks
 from scrpo_cli.rollout.imported import attempts_of_rows, by_problem
 from scrpo_cli.rollout.prompts import check_prompt_budget
 from scrpo_cli.tasks.base import Task
+from scrpo_cli.tasks.guard import stop_on_failures
 from scrpo_cli.tasks.responses import ResponseRow
 from scrpo_cli.training.launch import Launch
-from scrpo_cli.types import KEPT, Ask, Group
+from scrpo_cli.types import KEPT, Ask, Group, Verdict
 
 if TYPE_CHECKING:
     from scrpo_cli.training.lab import Lab  # loads torch, which an import of answers does not need
@@ -49,6 +50,7 @@ def collect_samples(db: Database, run: Launch, lab: Lab, report: Report) -> None
         groups = grade_groups(lab.task, recipe.task.reflection, asks, completions, origin, lab.chat.prefill)
         decided = decisions(groups, pool_rules(recipe), recipe.rollout.max_tokens, recipe.seed, step)
         store(db, run, step, groups, decided)
+        stop_on_failures(lab.task, str(run.directory), run.again)
         report("\n".join(glance(g) for g in groups[:SHOWN]))
         report(f"{min(start + size, len(problems))}/{len(problems)} problems: {describe(groups, decided)}")
 
@@ -66,6 +68,7 @@ def collect_rows(db: Database, run: Launch, task: Task, rows: Sequence[ResponseR
     }
     rules = pool_rules(run.recipe) if use_filter else EVERY_ERROR
     decided = decisions(groups, rules, run.recipe.rollout.max_tokens, run.recipe.seed, 1)
+    stop_on_failures(task, str(run.directory), run.again)
     store(db, run, 1, groups, decided, models)
 
 
@@ -83,7 +86,10 @@ def store(
     models: Mapping[str, str] | None = None,
 ) -> None:
     attempts = [a for g in groups for a in g.attempts]
-    metrics = {"collect/accuracy": sum(a.reward for a in attempts) / len(attempts), "collect/attempts": len(attempts)}
+    graded = [a.reward for a in attempts if a.grade.verdict is not Verdict.ERROR]
+    metrics: dict[str, float] = {"collect/attempts": len(attempts)}
+    if graded:
+        metrics["collect/accuracy"] = sum(graded) / len(graded)
     pool = run.summary["pool"]
     record_step(db, run.run_id, StepRecord(step, "collect", attempts, decisions, pool, [], metrics, models or {}))
 

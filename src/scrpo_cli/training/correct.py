@@ -18,6 +18,7 @@ from scrpo_cli.pool.records import StepRecord
 from scrpo_cli.recipe.models import Recipe
 from scrpo_cli.rollout.groups import Origin, grade_groups, sample_asks
 from scrpo_cli.rollout.prompts import reflection_ask
+from scrpo_cli.tasks.guard import stop_on_failures
 from scrpo_cli.training.gates import gate_threshold
 from scrpo_cli.training.lab import Lab
 from scrpo_cli.training.launch import Launch
@@ -51,8 +52,10 @@ def correct_pool(db: Database, run: Launch, lab: Lab, entries: Sequence[PoolEntr
         chosen, asked = let_through(db, evaluator, batch, threshold, f"{run.run_id}:{step}")
         attempts = correct_batch(run, lab, chosen, step) if chosen else []
         fixed = sum(a.reward for a in attempts)
-        metrics = {"correct/fix_rate": fixed / len(attempts)} if attempts else {}
+        graded = sum(not np.isnan(a.outcome) for a in attempts)
+        metrics = {"correct/fix_rate": fixed / graded} if graded else {}
         record_step(db, run.run_id, StepRecord(step, "correct", [*asked, *attempts], metrics=metrics))
+        stop_on_failures(lab.task, str(run.directory), run.again)
         report(f"{min(start + size, len(rest))}/{len(rest)} errors: {fixed:.0f} of {len(attempts)} repaired")
     corrections = attempts_of(db, run.run_id, phase="correct", kind=AttemptKind.CORRECTION.value)
     return summary(corrections, run) | gate_summary(lab.recipe, threshold, entries, corrections)

@@ -20,6 +20,7 @@ from scrpo_cli.pool.queries import (
 )
 from scrpo_cli.pool.records import StepRecord
 from scrpo_cli.rollout.groups import Origin, grade_groups, sample_asks
+from scrpo_cli.tasks.guard import too_many_failures
 from scrpo_cli.tracking.jsonl import read_metrics
 from scrpo_cli.training import health
 from scrpo_cli.training.launch import resume_command
@@ -31,9 +32,11 @@ from scrpo_cli.types import PLANTED, Completion, Group
 def train(run: Session) -> dict[str, Any]:
     """Run to the end of the budget and return the evaluations before and after, by label.
 
-    Raises Interrupted after a signal and RunError at a warning of `monitors.stop`, with the step in hand saved.
+    Raises Interrupted after a signal and RunError at a warning of `monitors.stop` or when the grader fails too often,
+    with the step in hand saved.
     """
     evaluations = {"before": evaluate(run, "before") if run.progress.step == 0 else known(run, "before")}
+    stop_if_grader_fails(run, too_many_failures(run.task))
     history = steps_of(run.db, run.run_id)
     while not run.finished:
         step = run.progress.step + 1
@@ -63,11 +66,14 @@ def train(run: Session) -> dict[str, Any]:
         alarm = next((line for name, line in found.news.items() if name in cfg.stop), None)
         if run.recipe.eval.every and step % run.recipe.eval.every == 0 and not run.finished:
             evaluate(run, f"step{step}")
-        if step % run.recipe.checkpoint.every == 0 or run.finished or run.stop.asked or alarm:
+        failing = too_many_failures(run.task)
+        if step % run.recipe.checkpoint.every == 0 or run.finished or run.stop.asked or alarm or failing:
             run.save()
+        stop_if_grader_fails(run, failing)
         if not run.finished:
             stop_if_asked(run, step, alarm)
     evaluations["after"] = evaluate(run, "after")
+    stop_if_grader_fails(run, too_many_failures(run.task))
     return evaluations
 
 
@@ -79,6 +85,14 @@ def stop_if_asked(run: Session, step: int, alarm: str | None) -> None:
     if alarm:
         what = f"Stopped after step {step}, as monitors.stop asks; everything so far is saved. {alarm}"
         raise RunError(what, str(run.directory), f"To go on all the same: `{resume(run)}`.")
+
+
+def stop_if_grader_fails(run: Session, failing: str | None) -> None:
+    """A resumed run counts anew."""
+    if failing:
+        what = f"Stopped after step {run.progress.step}; everything so far is saved. {failing}"
+        fix = f"Mend the grader ({run.task.grader}) or raise task.grading.max_failed; then `{resume(run)}`."
+        raise RunError(what, str(run.directory), fix)
 
 
 def roll_out(run: Session, step: int, plan: Plan, clock: Clock) -> list[Group]:
