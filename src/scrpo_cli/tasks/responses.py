@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from scrpo_cli.errors import UserError
-from scrpo_cli.tasks.sources import read_rows, text_field
+from scrpo_cli.tasks.sources import REFUSED, read_rows, text_field
 from scrpo_cli.types import Problem
 
 FIELDS = ("id", "problem", "answer", "response", "sample", "turn", "model", "gold", "pred", "source", "meta")
-REFUSED = "mend the line; the whole file is refused"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +32,10 @@ class ResponseRow:
     model: str | None = None
     source: str = "jsonl"
     meta: Mapping[str, Any] = field(default_factory=dict)
+    benchmark: str | None = None
+    kind: str | None = None
+    """What `scrpo runs export` writes: a word of AttemptKind, or `repair`."""
+    finish: str | None = None
 
     def as_problem(self) -> Problem:
         """The problem that the response answers; UserError where the row has no reference answer."""
@@ -99,6 +102,9 @@ def _row(row: Mapping[str, Any], where: str) -> ResponseRow | PairRow:
         model=_text(row, "model", where),
         source=_text(row, "source", where) or "jsonl",
         meta=_meta(row, where),
+        benchmark=_text(row, "benchmark", where),
+        kind=_text(row, "kind", where),
+        finish=_text(row, "finish", where),
     )
 
 

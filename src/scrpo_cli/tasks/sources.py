@@ -10,17 +10,18 @@ import gzip
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 from scrpo_cli.errors import UserError
 from scrpo_cli.recipe.models import ProblemsConfig
-from scrpo_cli.tasks.grading.equal import is_list
 from scrpo_cli.tasks.grading.extract import extract
+from scrpo_cli.tasks.grading.lists import is_list
 from scrpo_cli.types import Problem
 
 DATA_SETS = ("gsm8k", "math", "math500", "aime24", "aime25", "amc23", "olympiadbench", "minerva_math")
+REFUSED = "mend the line; the whole file is refused"
 SUFFIXES = (".jsonl", ".jsonl.gz")
 DATA_DIR = "SCRPO_DATA_DIR"
 REL_TOL = {"minerva_math": 0.01}
@@ -39,13 +40,13 @@ def load_problems(cfg: ProblemsConfig) -> list[Problem]:
         path = find_file(cfg.source, cfg.split)
         name = cfg.source if cfg.source in DATA_SETS else path.name.split(".")[0]
         rows = read_rows(path)
-    problems = _unique(_problem(row, where, name) for row, where in rows)
+    problems = unique(_problem(row, where, name) for row, where in rows)
     if not problems:
         raise UserError(f"the data set {cfg.source!r} ({cfg.split}) is empty", cfg.source, "use another file or split")
     return problems[: cfg.limit]
 
 
-def find_file(source: str, split: str) -> Path:
+def find_file(source: str, split: str, known: Sequence[str] = DATA_SETS) -> Path:
     """The file of a data set's split, or the path itself; UserError with every path that was looked for."""
     if source.endswith(SUFFIXES):
         candidates = [Path(source)]
@@ -57,13 +58,12 @@ def find_file(source: str, split: str) -> Path:
             return path
     there = sorted(p.name.split(".")[0] for c in candidates for p in c.parent.glob("*.jsonl*") if len(candidates) > 1)
     splits = f"splits there: {', '.join(dict.fromkeys(there))}; or " if there else ""
-    fix = f"{splits}set {DATA_DIR}, give a path to a .jsonl file, or hub:owner/name (known: {', '.join(DATA_SETS)})"
+    fix = f"{splits}set {DATA_DIR}, give a path to a .jsonl file, or hub:owner/name (known: {', '.join(known)})"
     raise UserError(f"no data for {source!r}, split {split!r}", f"looked for {', '.join(map(str, candidates))}", fix)
 
 
 def read_rows(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
     """(row, `file:line`) of a JSONL file, gzipped or not, blank lines skipped."""
-    refused = "mend the line; the whole file is refused"
     number = 0
     try:
         with _open(path) as lines:
@@ -73,12 +73,12 @@ def read_rows(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
                     if "\\ud" in line:  # half a surrogate pair, which neither a database nor a terminal takes
                         row = json.loads(json.dumps(row, ensure_ascii=False).encode(errors="replace"))
                     if not isinstance(row, dict):
-                        raise UserError("the line is not a JSON object", f"{path}:{number}", refused)
+                        raise UserError("the line is not a JSON object", f"{path}:{number}", REFUSED)
                     yield row, f"{path}:{number}"
     except (json.JSONDecodeError, RecursionError) as error:
-        raise UserError(f"the line is not JSON: {error}", f"{path}:{number}", refused) from None
+        raise UserError(f"the line is not JSON: {error}", f"{path}:{number}", REFUSED) from None
     except UnicodeDecodeError:
-        raise UserError("the text is not UTF-8", f"{path}, after line {number}", refused) from None
+        raise UserError("the text is not UTF-8", f"{path}, after line {number}", REFUSED) from None
     except FileNotFoundError:
         raise UserError("the file does not exist", str(path), "check the path") from None
     except (OSError, EOFError) as error:  # a directory, no permission, a broken gzip
@@ -128,7 +128,7 @@ def _problem(row: Mapping[str, Any], where: str, source: str) -> Problem:
     rest = {k: v for k, v in row.items() if k not in ("id", "problem", "answer", "source", "meta") and v is not None}
     meta = row.get("meta") or {}
     if not isinstance(meta, Mapping):
-        raise UserError("the field 'meta' is no object", where, "mend the line; the whole file is refused")
+        raise UserError("the field 'meta' is no object", where, REFUSED)
     name, (key, text, answer) = str(row.get("source", source)), values
     return Problem(key, name, text, answer, {**_rules(name, text, answer), **rest, **meta})
 
@@ -149,11 +149,11 @@ def text_field(row: Mapping[str, Any], field: str, where: str) -> str:
         value = str(value)
     if not isinstance(value, str) or not value.strip():
         state = "is empty or no text" if field in row else f"is missing (there: {', '.join(row)})"
-        raise UserError(f"the field {field!r} {state}", where, "mend the line; the whole file is refused")
+        raise UserError(f"the field {field!r} {state}", where, REFUSED)
     return value
 
 
-def _unique(problems: Iterable[Problem]) -> list[Problem]:
+def unique(problems: Iterable[Problem]) -> list[Problem]:
     seen: dict[str, Problem] = {}
     for problem in problems:
         if problem.id in seen:

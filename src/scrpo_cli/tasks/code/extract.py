@@ -8,10 +8,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from textwrap import dedent, indent
+from textwrap import indent
 from typing import Literal
 
-from scrpo_cli.tasks.code.fences import blocks, untranscribed
+from scrpo_cli.tasks.code.fences import blocks, dedented, untranscribed
 from scrpo_cli.tasks.code.python import (
     before,
     free_names,
@@ -119,7 +119,7 @@ def _bare(text: str, name: str) -> str | None:
 def _bodies(text: str) -> list[str]:
     """A function's body as models write it: as it stands, without the indent of its first line, without any."""
     text = text.strip("\n")
-    return [text, "    " + text.lstrip(), indent(dedent(text), "    ")]
+    return [text, "    " + text.lstrip(), indent(dedented(text), "    ")]
 
 
 def _continued(prompt: str, text: str, name: str, bodies: Sequence[str]) -> str | None:

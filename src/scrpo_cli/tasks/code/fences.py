@@ -45,12 +45,17 @@ def _fenced(text: str) -> Iterator[Block]:
             if fence:
                 opened, lines = (fence[2], language_of(fence[3])), []
         elif fence and not fence[3].strip() and fence[2].startswith(opened[0]):
-            yield Block(opened[1], dedent("\n".join([*lines, fence[1]])))
+            yield Block(opened[1], dedented("\n".join([*lines, fence[1]])))
             opened = None
         else:
             lines.append(line)
     if opened is not None:
-        yield Block(opened[1], dedent("\n".join(lines)))
+        yield Block(opened[1], dedented("\n".join(lines)))
+
+
+def dedented(code: str) -> str:
+    """Without the indent that all lines share; blank lines, which may be inside a string, stay where there is none."""
+    return code if re.search(r"^\S", code, re.MULTILINE) else dedent(code)
 
 
 def language_of(info: str) -> str:

@@ -1,0 +1,176 @@
+"""Where programming problems come from: humaneval, mbpp, humanevalfix, quixbugs, and files of one's own.
+
+A JSONL row has `id`, `prompt`, `entry_point` and `tests` (a runnable string, or a list of asserts); `test_imports`,
+`solution`, `buggy` (a program to mend) and `show_tests` may be there. A file with one bad line is refused whole.
+What a problem asks (`text`) never holds a hidden test; docs/code.md says what each source shows.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from scrpo_cli.errors import UserError
+from scrpo_cli.recipe.models import ProblemsConfig
+from scrpo_cli.tasks.code.python import before, free_names, parse, top_level_names
+from scrpo_cli.tasks.code.quixbugs import quixbugs_tests
+from scrpo_cli.tasks.sources import REFUSED, find_file, hub_rows, read_rows, text_field, unique
+from scrpo_cli.types import Problem
+
+CODE_SETS = ("humaneval", "mbpp", "humanevalfix", "quixbugs")
+MBPP_FILE, MBPP_SPLITS = "sanitized", ("prompt", "train", "validation", "test")
+"""MBPP is one file. Its authors split it by task id: prompt 1-10, test 11-510, validation 511-600, train 601-974."""
+SHOWN_TESTS = ("mbpp", "mbpp-sanitized")
+"""Sources whose tests are part of what is asked: MBPP's authors show all of a problem's asserts."""
+
+FIELDS = {"id", "source", "split", "problem", "prompt", "entry_point", "tests", "tests_py", "test_kind", "test_imports"}
+FIELDS |= {"solution", "answer", "buggy", "show_tests", "meta"}
+"""Fields of a row that the problem is made of; others become meta."""
+HUB_NAMES = {"task_id": "id", "test": "tests", "test_list": "tests", "code": "solution"}
+"""Names of the hub's HumanEval and MBPP for ours."""
+
+COMPLETE = "Complete the following Python function.\n\n{program}"
+DESCRIBED = "{prompt}\n\nThe function must be called `{name}`."
+TESTED = "{prompt} Your code should pass these tests:\n\n{tests}"
+MEND = (
+    "The Python program below has a bug. Write the whole function `{name}` without the bug.\n\n"
+    "What it should do:\n\n{prompt}\n\nThe program:\n\n{program}"
+)
+"""TESTED is MBPP's own phrase (arXiv 2108.07732) [S]; the others are ours [I]."""
+
+
+def load_code(cfg: ProblemsConfig) -> list[Problem]:
+    """The problems of a source and split, in file order, the first `cfg.limit` of them."""
+    problems = unique(code_problem(row, where, name) for row, where, name in _rows(cfg))
+    if not problems:
+        raise UserError(f"the data set {cfg.source!r} ({cfg.split}) is empty", cfg.source, "use another file or split")
+    return problems[: cfg.limit]
+
+
+def _rows(cfg: ProblemsConfig) -> Iterator[tuple[Mapping[str, Any], str, str]]:
+    """(row, where, name of the source)."""
+    if cfg.source.startswith("hub:"):
+        yield from ((_from_hub(row), where, cfg.source) for row, where in hub_rows(cfg))
+        return
+    mbpp = cfg.source == "mbpp"
+    if mbpp and cfg.split not in (MBPP_FILE, *MBPP_SPLITS):
+        fix = f"use one of {', '.join(MBPP_SPLITS)}, or {MBPP_FILE} for all of them"
+        raise UserError(f"mbpp has no split {cfg.split!r}", "task split", fix)
+    path = find_file(cfg.source, MBPP_FILE if mbpp else cfg.split, CODE_SETS)
+    name = cfg.source if cfg.source in CODE_SETS else path.name.split(".")[0]
+    for row, where in read_rows(path):
+        if not mbpp or cfg.split in (MBPP_FILE, row.get("split")):
+            yield row, where, name
+
+
+def code_problem(row: Mapping[str, Any], where: str, source: str) -> Problem:
+    """A row as a problem; UserError with `where` for the first thing that is wrong with it.
+
+    `answer` is the reference solution ("" where there is none). meta: `entry_point`, `tests` (runnable), `modules` that
+    the tests import, `buggy`, and `prompt` where that is the beginning of a program.
+    """
+    key, prompt, name = (text_field(row, field, where) for field in ("id", "prompt", "entry_point"))
+    if not name.isidentifier():
+        raise UserError(f"the field 'entry_point' is no name of a function: {name!r}", where, REFUSED)
+    source = str(row.get("source") or source)
+    begun = re.search(rf"^(?:async +)?def +{re.escape(name)}\b", prompt, re.MULTILINE) is not None
+    tests, modules = _tests(row, where, before(prompt, name) if begun else "")
+    optional = {"modules": modules, "prompt": prompt if begun else "", "buggy": _optional(row, "buggy", where)}
+    rest = {field: value for field, value in row.items() if field not in FIELDS and value is not None}
+    meta = {**rest, "entry_point": name, "tests": tests, **{field: value for field, value in optional.items() if value}}
+    return Problem(key, source, _asked(row, source, begun), _optional(row, "solution", where), meta)
+
+
+def _tests(row: Mapping[str, Any], where: str, preamble: str) -> tuple[str, dict[str, str]]:
+    """The runnable tests and their modules. Helpers of the prompt that the tests use are put before them: the tests
+    then do not ask the program for them.
+    """
+    try:
+        if "test_kind" in row:
+            tests, modules = quixbugs_tests(row)
+        else:
+            tests, modules = _runnable(row, where), {}
+        tree = ast.parse(tests)
+    except (SyntaxError, ValueError, RecursionError, MemoryError, KeyError, TypeError) as error:
+        what = f"the field 'tests' cannot be read as Python tests: {type(error).__name__}: {error}"
+        raise UserError(what, where, REFUSED) from None
+    helpers = parse(preamble)
+    if helpers is not None and free_names(tree) & top_level_names(helpers):
+        tests = f"{preamble}\n\n{tests}"
+    if "check" in top_level_names(tree) and not _calls(tree, "check"):
+        tests = f"{tests.rstrip()}\n\ncheck({row['entry_point']})\n"
+    return tests, modules
+
+
+def _runnable(row: Mapping[str, Any], where: str) -> str:
+    """`tests` as one string: as it is, or the lines of imports and asserts."""
+    tests = row.get("tests")
+    if not isinstance(tests, list):
+        return text_field(row, "tests", where)
+    lines = [*(row.get("test_imports") or []), *tests]
+    if not tests or not all(isinstance(line, str) for line in lines):
+        raise UserError("the field 'tests' is an empty list or holds what is no text", where, REFUSED)
+    return "\n".join(lines) + "\n"
+
+
+def _calls(tree: ast.Module, name: str) -> bool:
+    """Whether a top-level statement calls the function."""
+    calls = (node.value for node in tree.body if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call))
+    return any(isinstance(call.func, ast.Name) and call.func.id == name for call in calls)
+
+
+def _asked(row: Mapping[str, Any], source: str, begun: bool) -> str:
+    """What a model is asked: the row's own words (`problem`), else ours. Of the tests nothing, unless the source shows
+    them by convention or the row says so.
+    """
+    if isinstance(row.get("problem"), str):
+        return row["problem"]
+    prompt, name, buggy = row["prompt"].strip("\n"), row["entry_point"], row.get("buggy")
+    if buggy:
+        asked = fenced(prompt) if begun else prompt
+        return MEND.format(name=name, prompt=asked, program=fenced(buggy))
+    if begun:
+        return COMPLETE.format(program=fenced(prompt))
+    if row.get("show_tests", source in SHOWN_TESTS) and isinstance(row["tests"], list):
+        return TESTED.format(prompt=prompt, tests="\n".join(map(str, row["tests"])))
+    return DESCRIBED.format(prompt=prompt, name=name)
+
+
+def fenced(program: str) -> str:
+    """A program as a code block."""
+    return "```python\n" + program.strip("\n") + "\n```"
+
+
+def _optional(row: Mapping[str, Any], field: str, where: str) -> str:
+    return text_field(row, field, where) if row.get(field) is not None else ""
+
+
+def _from_hub(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of the hub under our names. The function's name is the one that the first assert calls, where the row has
+    none (MBPP).
+    """
+    row = {field: value for field, value in row.items() if field not in ("problem", "answer")}
+    row |= {ours: row.pop(theirs) for theirs, ours in HUB_NAMES.items() if theirs in row}
+    if "canonical_solution" in row and isinstance(row.get("prompt"), str):
+        row["solution"] = row["prompt"] + row.pop("canonical_solution")
+    if isinstance(row.get("id"), int):
+        row["id"] = f"mbpp/{row['id']}"
+    if "entry_point" not in row and (name := _called(row.get("tests"), row.get("solution"))):
+        row |= {"entry_point": name, "show_tests": True}
+    return row
+
+
+def _called(tests: object, solution: object) -> str | None:
+    """The function of the solution that the first test calls."""
+    program = parse(solution) if isinstance(solution, str) else None
+    test = parse(str(tests[0])) if isinstance(tests, Sequence) and tests else None
+    if program is None or test is None:
+        return None
+    own = top_level_names(program)
+    return next((node.id for node in _names(test) if node.id in own), None)
+
+
+def _names(tree: ast.Module) -> Iterable[ast.Name]:
+    return (node for node in ast.walk(tree) if isinstance(node, ast.Name))
