@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from scrpo_cli.tasks.grading.equal import EXACT, Rules
 from scrpo_cli.tasks.grading.extract import extract
+from scrpo_cli.tasks.grading.rules import EXACT, Rules
 from scrpo_cli.tasks.grading.workers import DEADLINE_S, GRADER, Judge, Question
 from scrpo_cli.types import Grade, Problem, Verdict
 

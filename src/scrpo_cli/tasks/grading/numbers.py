@@ -9,23 +9,55 @@ import re
 from fractions import Fraction
 
 MAX_CHARACTERS = 1000  # of a plain number: a longer one is left to the killable pass
-TEXT = re.compile(r"\\(?:text|textbf|textrm|mbox|mathrm|mathbf|operatorname)\s*\{([^{}]*)\}")
+TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|mbox|mathrm|mathbf|operatorname)\s*\{([^{}]*)\}")
 
 _SPACE = re.compile(r"(?<!\\)(?:\\(?:[,;:>]|!\s*)|\\(?:left|right|displaystyle|[bB]igg?)(?![a-zA-Z]))")
 _WIDE_SPACE = re.compile(r"(?<!\\)(?:\\(?: |q?quad\b)|~)|\s+")
-_SIGNS = str.maketrans({"\N{MINUS SIGN}": "-", "\N{MULTIPLICATION SIGN}": "*"})
+_BRACED_COMMA = re.compile(r"(?<=\d)\{,\}(?=\d{3})")
+_SAME = (
+    ("\\dfrac", "\\frac"),
+    ("\\tfrac", "\\frac"),
+    ("\\cfrac", "\\frac"),
+    ("{,}", ","),
+    ("\\langle", "("),
+    ("\\rangle", ")"),
+    ("\\varnothing", "\\emptyset"),
+    ("\\{\\}", "\\emptyset"),
+)
+_SYMBOLS = str.maketrans(
+    {
+        "\N{MINUS SIGN}": "-",
+        "\N{EN DASH}": "-",
+        "\N{MULTIPLICATION SIGN}": "*",
+        "\N{DIVISION SIGN}": "/",
+        "π": "\\pi ",
+        "∞": "\\infty ",
+        "±": "\\pm ",
+        "≤": "\\le ",
+        "≥": "\\ge ",
+        "≠": "\\ne ",
+        "\N{UNION}": "\\cup ",
+        "∈": "\\in ",
+        "∅": "\\emptyset ",
+        "·": "\\cdot ",
+    }
+)
+_ROOT = re.compile(r"√\s*(?:(\d+|[a-z])|(?=[({]))")
 _DEGREES = re.compile(r"\s*(?:\^\s*\{?\s*\\circ\s*\}?|\\degree\b|°)")
-_TEXT_UNIT = re.compile(r"\s*\\(?:text|mbox|mathrm)\s*\{[^{}]*\}(?:\s*\^\s*\{?\d\}?)?$")
+_TEXT_UNIT = r"\\(?:text|mbox|mathrm)\s*\{[^{}]*\}(?:\s*\^\s*\{?\d\}?)?"
+_TEXT_UNITS = re.compile(rf"\s*(?:{_TEXT_UNIT}|\\frac\{{{_TEXT_UNIT}\}}\{{{_TEXT_UNIT}\}})$")
 _NO_UNIT = "and|or|to|over|times|plus|minus|mod|pi|ln|log|sqrt|sin|cos|tan|dozen|hundred|thousand|million|billion"
 _WORD_UNIT = re.compile(
-    rf"(?<=[\d}}])\s+(?!(?:{_NO_UNIT})\b)(?:[A-Za-z]{{3,}}|cm|mm|km|kg|ml|ft|in|hr|mi|lb|oz)"
+    rf"(?<=[\d}}])\s+(?!(?:{_NO_UNIT})\b)(?:[A-Za-z]{{3,}}|cm|mm|km|kg|ml|ft|in|hr|mi|lb|oz|L|m/s)"
     r"(?:(?:\s+|[/^.-])(?:[A-Za-z]+|[23]))*\.?$"
 )
-_CURRENCY = re.compile(r"^([+-]?)\s*(?:\\?\$|€|£)\s*(?=[\d.+-])")
-_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
+_CURRENCY = re.compile(r"^([+-]?)\s*(?:(?:USD|US)\s*)?(?:\\?\$|€|£|(?<=USD)|(?<=USD ))\s*(?=[\d.+-])")
+_CURRENCY_AFTER = re.compile(r"(?<=\d)\s*(?:\\?\$|€|£)$")
+_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:(?:,\d{3})+|(?: \d{3})+)(?![\d,])")
 
 _PLAIN = r"[+-]?(?:\d+\.?\d*|\.\d+)"
 _DECIMAL = re.compile(_PLAIN)
+_REPEATING = re.compile(r"([+-]?)(\d*)\.(\d*)\\(?:overline|bar)\s*\{(\d+)\}")
 _SCIENTIFIC = re.compile(rf"({_PLAIN})[eE]([+-]?\d{{1,3}})")
 _POWER = re.compile(rf"(?:({_PLAIN})(?:\\times|\\cdot|\*|x))?10\^\{{?([+-]?\d{{1,3}})\}}?")
 _SLASHED = re.compile(rf"(?P<sign>)(?P<whole>)(?P<top>{_PLAIN})/(?P<bottom>[+-]?\d+)")
@@ -39,13 +71,17 @@ _FRAC = re.compile(
 def normalize(answer: str) -> str:
     """An answer without the markup that never changes its value: dollars around it, spacing, `\\left`, `\\dfrac`."""
     answer = _unwrapped(answer)
-    answer = _SPACE.sub("", answer.replace("{,}", ","))
-    answer = answer.translate(_SIGNS).replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac")
+    if not answer.isascii():
+        answer = _ROOT.sub(lambda root: f"\\sqrt{{{root[1]}}}" if root[1] else "\\sqrt", answer).translate(_SYMBOLS)
+    if "\\" in answer or "{," in answer:
+        answer = _SPACE.sub("", _BRACED_COMMA.sub("", answer))
+        for spelling, usual in _SAME:
+            answer = answer.replace(spelling, usual)
     return _WIDE_SPACE.sub(" ", answer).strip()
 
 
 def _unwrapped(answer: str) -> str:
-    answer = answer.strip().rstrip(".").strip()
+    answer = answer.strip().rstrip(".\\ ")
     for left, right in (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ("\\boxed{", "}")):
         inner = answer[len(left) : -len(right)]
         if answer.startswith(left) and answer.endswith(right) and inner and left not in inner:
@@ -55,7 +91,7 @@ def _unwrapped(answer: str) -> str:
 
 def without_unit(text: str) -> str:
     """A normalised answer without degrees and a unit after it: `\\text{...}`, or a word after a digit or brace."""
-    bare = _WORD_UNIT.sub("", _TEXT_UNIT.sub("", _DEGREES.sub("", text))).strip()
+    bare = _WORD_UNIT.sub("", _TEXT_UNITS.sub("", _DEGREES.sub("", text))).strip()
     return bare or text
 
 
@@ -66,13 +102,15 @@ def number(text: str) -> Fraction | None:
     """
     if len(text) > MAX_CHARACTERS:
         return None
-    text = _CURRENCY.sub(r"\1", without_unit(_inner(text)))
-    text = _THOUSANDS.sub(lambda thousands: thousands[0].replace(",", ""), text)
+    text = _CURRENCY_AFTER.sub("", _CURRENCY.sub(r"\1", without_unit(_inner(text))))
+    text = _THOUSANDS.sub(lambda thousands: thousands[0].replace(",", "").replace(" ", ""), text)
     if fraction := _MIXED.fullmatch(text) or _FRAC.fullmatch(text) or _SLASHED.fullmatch(text.replace(" ", "")):
         return _fraction(fraction.groupdict())
     text = text.replace(" ", "") if "\\" in text or "*" in text else text
     if _DECIMAL.fullmatch(text):
         return Fraction(text)
+    if repeating := _REPEATING.fullmatch(text):
+        return _repeating(*repeating.groups())
     if power := _SCIENTIFIC.fullmatch(text) or _POWER.fullmatch(text):
         return Fraction(power[1] or 1) * Fraction(10) ** int(power[2])
     return None
@@ -83,6 +121,12 @@ def _inner(text: str) -> str:
     if whole := TEXT.fullmatch(text):
         text = whole[1].strip()
     return text[1:-1] if text.startswith("(") and text.endswith(")") and "," not in text else text
+
+
+def _repeating(sign: str, whole: str, fixed: str, period: str) -> Fraction:
+    """The value of `1.2\\overline{34}`: 1.2 + 0.034 / (1 - 1/100)."""
+    value = Fraction(f"{whole or 0}.{fixed or 0}") + Fraction(int(period), 10 ** len(fixed) * (10 ** len(period) - 1))
+    return -value if sign == "-" else value
 
 
 def _fraction(parts: dict[str, str | None]) -> Fraction | None:

@@ -20,10 +20,11 @@ from importlib.metadata import version
 from pebble import ProcessPool
 
 from scrpo_cli.errors import RunError
-from scrpo_cli.tasks.grading.equal import EXACT, GoldError, Rules, cheap, symbolic
+from scrpo_cli.tasks.grading.equal import cheap
+from scrpo_cli.tasks.grading.rules import EXACT, GoldError, Rules
 from scrpo_cli.types import Verdict
 
-GRADER = f"math/1 math-verify={version('math-verify')} latex2sympy2-extended={version('latex2sympy2-extended')}"
+GRADER = f"math/2 math-verify={version('math-verify')} latex2sympy2-extended={version('latex2sympy2-extended')}"
 DEADLINE_S = 5.0
 CACHE_ITEMS = 50_000
 MEMORY_BYTES = 4 << 30  # of one worker's address space: 10^10^10 is a 4 GB integer
@@ -119,6 +120,8 @@ def judge_cheaply(question: Question) -> Judgement | None:
 
 def judge_hard(question: Question) -> Judgement:
     """math-verify's judgement; runs in a worker."""
+    from scrpo_cli.tasks.grading.symbolic import symbolic  # sympy: the calling process does not need it
+
     try:
         return _judgement(symbolic(question.gold, question.pred, question.rules))
     except GoldError as error:
@@ -136,4 +139,4 @@ def _start_worker() -> None:
         import resource
 
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    symbolic("\\frac{1}{2}", "\\sqrt{2}")
+    judge_hard(Question("\\frac{1}{2}", "\\sqrt{2}"))

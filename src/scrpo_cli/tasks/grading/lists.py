@@ -1,0 +1,147 @@
+"""Answers with parts: bare lists, tuples, sets, intervals and matrices, compared part by part."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+from scrpo_cli.tasks.grading.numbers import normalize, number
+from scrpo_cli.tasks.grading.rules import Rules
+
+Same = Callable[[str, str, Rules], bool | None]  # None: it cannot tell
+
+ASSIGNED = re.compile(
+    r"^(\\?[A-Za-z]\w*(?:_\{\w+\})?(?:\(\w+(?:, ?\w+)*\))?|\([A-Za-z](?:, ?[A-Za-z])+\)|\\mathbf\{[A-Za-z]\})"
+    r"\s*(?:=|\\in(?![a-z]))\s*(?=[^=]+$)"
+)
+_AND_OR = re.compile(r"\s*(?:\\text\s*\{[\s,]*(?:and|or)\s*\}|(?<![\\A-Za-z])(?:and|or)(?![A-Za-z]))\s*")
+_THOUSAND = re.compile(r"(?<![\d.,])(\d{1,3}),(\d{3})(?![\d])")
+_MATRIX = re.compile(
+    r"[\[(]?\\begin\{(?:[pbB]?(?:small)?matrix|array)\}(?:\{[lcr|]+\})?(.*?)\\end\{(?:[pbB]?(?:small)?matrix|array)\}[\])]?"
+)
+
+
+def items(text: str) -> list[str]:
+    """The items of a bare list, separated by commas, semicolons, `and` or `or` outside of brackets.
+
+    A comma without a space between digits separates thousands where other commas have their space: `1,200, 1,300`.
+    """
+    text = _AND_OR.sub(", ", text.replace("\\$", "").replace("$", ""))
+    if ", " in text:
+        text = _THOUSAND.sub(r"\1\2", text)
+    found, depth, start = [], 0, 0
+    for i, char in enumerate(text):
+        depth += (char in "([{") - (char in ")]}")
+        if char in ",;" and depth <= 0:
+            found.append(text[start:i])
+            start = i + 1
+    return [item.strip() for item in [*found, text[start:]] if item.strip()]
+
+
+def is_list(answer: str) -> bool:
+    """Whether an answer is a bare list (`1,-2`) and not a number such as `58,500`."""
+    answer = normalize(answer)
+    return number(answer) is None and len(items(answer)) > 1
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The parts of an answer and what holds them: `()`, `[)`, `{}`, a matrix's shape, or nothing (a bare list)."""
+
+    kind: str
+    items: list[str]
+
+
+def parts(text: str) -> Parts | None:
+    """The parts of an answer that has at least two, else None."""
+    if matrix := _MATRIX.fullmatch(text):
+        rows = [row.split("&") for row in matrix[1].split("\\\\") if row.strip()]
+        entries = [entry.strip() for row in rows for entry in row]
+        return Parts("matrix " + ",".join(str(len(row)) for row in rows), entries) if all(entries) else None
+    brackets, inside = _bracketed(text)
+    found = items(inside)
+    return Parts(brackets, found) if len(found) > 1 else None
+
+
+def _bracketed(text: str) -> tuple[str, str]:
+    """The pair of brackets that holds all of a text, mixed for intervals (`[)`), and what is in it."""
+    left = next((b for b in ("(", "[", "\\{") if text.startswith(b)), "")
+    right = next((b for b in ("\\}", ")", "]") if text.endswith(b)), "")
+    inside, depth = text[len(left) : len(text) - len(right)], 0
+    for char in inside:
+        depth += (char in "([{") - (char in ")]}")
+        if depth < 0:
+            break
+    if not left or not right or depth or (left == "\\{") != (right == "\\}"):
+        return "", text
+    return (left + right).replace("\\", ""), inside
+
+
+def right_sides(gold: str, pred: str) -> tuple[str, str]:
+    """`x=5` against `5`: the right-hand sides, where one side alone names a variable or both name the same."""
+    assigned = [ASSIGNED.match(gold), ASSIGNED.match(pred)]
+    names = {match[1] for match in assigned if match}
+    other_equation = any(match is None and "=" in text for match, text in zip(assigned, (gold, pred), strict=True))
+    return (gold, pred) if len(names) != 1 or other_equation else (ASSIGNED.sub("", gold), ASSIGNED.sub("", pred))
+
+
+def same_parts(gold: str, pred: str, rules: Rules, same: Same) -> bool | None:
+    """Part by part; None where there are no parts or `same` cannot tell.
+
+    Order counts, save in sets, among equations (`x=1, y=2`), and where the rules say so. A list in answer to a single
+    value is right when each of its items is: `x+11` or `11+x`.
+    """
+    theirs, ours = parts(gold), parts(pred)
+    if ours is None:
+        return None
+    if "\\pm" in gold + pred and (theirs is None or len(theirs.items) != len(ours.items)):
+        return None
+    single = replace(rules, unordered=False)
+    if theirs is None:
+        return _all(same(gold, item, single) for item in ours.items) if ours.kind == "" else None
+    if not _compatible(theirs.kind, ours.kind):
+        return None if "matrix" in theirs.kind + ours.kind else False
+    if theirs.kind == "{}":
+        each = [_any(same(item, other, single) for other in ours.items) for item in theirs.items]
+        return _all([*each, *(_any(same(item, other, single) for item in theirs.items) for other in ours.items)])
+    if len(theirs.items) != len(ours.items):
+        return False
+    bare = theirs.kind == ""
+    if bare and (rules.unordered or all(ASSIGNED.match(item) for item in theirs.items)):
+        return _in_any_order(theirs.items, ours.items, single, same)
+    return _all(same(item, other, single) for item, other in zip(theirs.items, ours.items, strict=True))
+
+
+def _compatible(gold: str, pred: str) -> bool:
+    """The same brackets; or none on one side, where the other has those of a tuple or a set."""
+    return gold == pred or ("" in (gold, pred) and gold + pred in ("()", "{}"))
+
+
+def _in_any_order(golds: list[str], preds: list[str], rules: Rules, same: Same) -> bool | None:
+    """Whether each item has a partner of its own."""
+    left, unknown = list(preds), False
+    for item in golds:
+        verdicts = [same(item, other, rules) for other in left]
+        if True in verdicts:
+            left.pop(verdicts.index(True))
+        elif None in verdicts:
+            unknown = True
+        else:
+            return False
+    return None if unknown else True
+
+
+def _all(verdicts: Iterable[bool | None]) -> bool | None:
+    """False if one is, else None if one is unknown."""
+    unknown = False
+    for verdict in verdicts:
+        if verdict is False:
+            return False
+        unknown |= verdict is None
+    return None if unknown else True
+
+
+def _any(verdicts: Iterable[bool | None]) -> bool | None:
+    opposite = _all(None if verdict is None else not verdict for verdict in verdicts)
+    return None if opposite is None else not opposite

@@ -1,0 +1,139 @@
+"""The second pass: answers parsed to sympy expressions and compared there. Imported in grading processes only.
+
+math-verify's normalisation and comparison, with three differences: letters keep their case, constants are compared
+by their relative difference, and equations, inequalities and sets are compared here.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from typing import Any
+
+from latex2sympy2_extended import NormalizationConfig, normalize_latex
+from latex2sympy2_extended.latex2sympy2 import ConversionConfig, latex2sympy
+from math_verify import verify
+from math_verify.grader import should_treat_as_complex
+from math_verify.parser import get_last_eq
+from sympy import Basic, Eq, Float, I, MatrixBase, Rational, Set, Symbol, Union
+
+from scrpo_cli.tasks.grading.equal import APPROXIMATE, equal, plain_number
+from scrpo_cli.tasks.grading.lists import right_sides, same_parts
+from scrpo_cli.tasks.grading.numbers import normalize, without_unit
+from scrpo_cli.tasks.grading.relations import as_set, is_assignment, is_relation, same_relation, unchained, value_of
+from scrpo_cli.tasks.grading.rules import EXACT, GoldError, Rules
+
+_NORMALIZATION = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none")
+_CONVERSION = ConversionConfig(lowercase_symbols=False)
+_FUNCTIONS = "arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|ln|log|exp|pi"
+_BARE_FUNCTION = re.compile(rf"(?<![\\A-Za-z{{])({_FUNCTIONS})(?![A-Za-z])")
+_E_NOTATION = re.compile(r"(?<![A-Za-z\\])(\d+\.?\d*)[eE]([+-]?\d+)\b")
+_STARS = re.compile(r"\*\*\s*(?:(-?\w+)|(?=[({]))")
+_TRIGONOMETRIC = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)")
+_DEGREES = re.compile(r"(\d+(?:\.\d+)?)\s*(?:\^\s*\{?\s*\\circ\s*\}?|°)")
+_RELATION = re.compile(r"[<>]|\\(?:le|ge|ne|lt|gt)")
+_OR = re.compile(r"\\text\s*\{\s*or\s*\}|(?<![\\A-Za-z])or(?![A-Za-z])|\\lor(?![A-Za-z])")
+
+
+def symbolic(gold: str, pred: str, rules: Rules = EXACT) -> bool:
+    """Whether two answers are the same expression; GoldError where `gold` cannot be read. Nothing bounds its time."""
+    logging.getLogger("math_verify").setLevel(logging.ERROR)
+    gold, pred = right_sides(normalize(gold), normalize(pred))
+    if any(_RELATION.search(text) and _OR.search(text) for text in (gold, pred)):
+        return _same_cases(gold, pred)
+    if (listed := same_parts(gold, pred, rules, equal)) is not None:
+        return listed
+    real = not should_treat_as_complex(gold + " " + pred)
+    theirs = read(gold, real)
+    if theirs is None:
+        raise GoldError(f"the reference answer cannot be read: {gold[:80]!r}")
+    ours = read(pred, real)
+    return ours is not None and _same(theirs, ours, rules)
+
+
+def _same_cases(gold: str, pred: str) -> bool:
+    """`x < -2 or x > 3` against a union of intervals, or against the same cases."""
+    theirs, ours = _cases(gold), _cases(pred)
+    if theirs is None:
+        raise GoldError(f"the reference answer cannot be read: {gold[:80]!r}")
+    return ours is not None and bool(theirs == ours)
+
+
+def _cases(text: str) -> Set | None:
+    sets = []
+    for case in _OR.split(text):
+        expression = read(case.strip(" ,"), real=True)
+        found = as_set(expression) if expression is not None and is_relation(expression) else expression
+        if not isinstance(found, Set):
+            return None
+        sets.append(found)
+    return Union(*sets)
+
+
+def read(answer: str, real: bool = True) -> Any:
+    """The sympy expression in a normalised answer, None where there is none. Plain numbers stay exact."""
+    value, _ = plain_number(answer)
+    if value is not None:
+        return Rational(value.numerator, value.denominator)
+    text = normalize_latex(_as_latex(answer), _NORMALIZATION)
+    for spelling in dict.fromkeys((text, get_last_eq(text))):
+        try:
+            expression = latex2sympy(spelling, is_real=real, normalization_config=None, conversion_config=_CONVERSION)
+        except (RecursionError, MemoryError):
+            raise
+        except Exception:  # noqa: BLE001 - whatever its parser says of text that is no formula
+            continue
+        if isinstance(expression, Basic | MatrixBase):
+            return _with_imaginary_unit(expression)
+    return None
+
+
+def _as_latex(answer: str) -> str:
+    """Spellings that the parser would take for products of letters: `2 pi`, `1e3`, `2**3`, `np.arcsin`; degrees."""
+    answer = answer.replace("\\$", "").replace("$", "").replace("np.", "\\")
+    if _TRIGONOMETRIC.search(answer):
+        answer = _DEGREES.sub(r"\\frac{\1\\pi}{180}", answer)
+    answer = _STARS.sub(lambda power: f"^{{{power[1]}}}" if power[1] else "^", without_unit(answer))
+    return _E_NOTATION.sub(r"\1 \\cdot 10^{\2}", _BARE_FUNCTION.sub(r"\\\1 ", answer))
+
+
+def _with_imaginary_unit(expression: Any) -> Any:
+    """The letter i is the imaginary unit: what holds for a letter holds for it."""
+    letters = {symbol: I for symbol in getattr(expression, "free_symbols", ()) if symbol.name == "i"}
+    return expression.xreplace(letters) if letters else expression
+
+
+def _same(gold: Any, pred: Any, rules: Rules) -> bool:
+    """Whether two expressions are equal as what they are: relations, sets, constants, or anything else."""
+    gold, pred = unchained(gold), unchained(pred)
+    if is_relation(gold) and is_relation(pred):
+        return same_relation(gold, pred)
+    if isinstance(pred, Set) and is_relation(gold):
+        gold = as_set(gold)
+    elif isinstance(gold, Set) and is_relation(pred):
+        pred = as_set(pred)
+    elif is_relation(gold):
+        gold = gold.rhs if is_assignment(gold) else None
+    elif is_relation(pred):
+        pred = value_of(pred) if isinstance(pred, Eq) else None
+    if gold is None or pred is None:
+        return False
+    if isinstance(gold, Symbol) and isinstance(pred, Symbol):
+        return gold.name == pred.name
+    constants = _same_constant(gold, pred, rules)
+    return bool(verify([gold], [pred], timeout_seconds=None)) if constants is None else constants
+
+
+def _same_constant(gold: Any, pred: Any, rules: Rules) -> bool | None:
+    """Two constants by value, None for anything else.
+
+    math-verify rounds to 6 decimals, where all small numbers are equal; here the difference is relative.
+    """
+    if not all(getattr(x, "is_number", False) and x.is_finite for x in (gold, pred)):
+        return None
+    if gold.is_rational and pred.is_rational and not (rules.rel_tol or rules.abs_tol):
+        return bool(gold.doit() == pred.doit())
+    approximate = pred.has(Float) or pred.is_Rational
+    relative = max(rules.rel_tol, float(APPROXIMATE) if approximate else 1e-15)
+    scale = abs(gold.evalf(30)) or 1
+    return bool(abs((gold - pred).evalf(30)) <= max(rules.abs_tol, relative * scale))

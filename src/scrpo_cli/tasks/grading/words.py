@@ -1,0 +1,68 @@
+"""Answers that are words: choices, names, yes and no, times of day; and prose, which is no answer."""
+
+from __future__ import annotations
+
+import re
+
+from scrpo_cli.tasks.grading.numbers import TEXT, without_unit
+
+_CHOICE = re.compile(r"\(?([A-J])\)?")
+_CHOSEN = re.compile(r"(?:(?:option|choice)\s+)?(?:[(\[]([A-Ja-j])[)\]]|([A-Ja-j])(?:[).:]|$))", re.IGNORECASE)
+_ANOTHER = re.compile(r"\s*(?:,|/|or\b|and\b)")
+_WORDS = re.compile(r"(?=.*[A-Za-z]{4}|yes|no)[A-Za-z][A-Za-z ,'-]*", re.IGNORECASE)
+_ARTICLE = re.compile(r"^(?:an?|the) ")
+_NO_PROSE = "and|or|pi|ln|log|exp|sqrt|sin|cos|tan|cot|sec|csc"
+_PROSE = re.compile(rf"(?:^|\s)(?!(?:{_NO_PROSE})\b)[A-Za-z]{{2,}}(?=[\s,.;!?]|$)")
+_NUMBERS = re.compile(r"\d+")
+_TIME = re.compile(r"(\d{1,2}) *: *(\d\d)(?: *([ap])\.? ?m\.?)?", re.IGNORECASE)
+_CLOCK = re.compile(r"(?<![\d:])\d{1,2} *: *\d\d(?![\d:])")
+
+
+def is_prose(pred: str) -> bool:
+    """Words among several numbers ("41, no wait 42"): no answer, although math-verify would take the first number."""
+    return len(_NUMBERS.findall(pred)) > 1 and bool(_PROSE.search(TEXT.sub("", without_unit(pred))))
+
+
+def same_words(gold: str, pred: str) -> bool | None:
+    """Words letter by letter, whatever the case: `\\text{east}` is `East`; None where the reference is no word."""
+    word, said = TEXT.sub(r"\1", gold).strip(" ."), TEXT.sub(r"\1", pred).strip(" .")
+    if choice := _CHOICE.fullmatch(word):
+        chosen = _same_choice(choice[1], said)
+        return chosen or (False if TEXT.fullmatch(gold) else None)  # a bare C may be a variable
+    if TEXT.fullmatch(gold) or _WORDS.fullmatch(word):
+        return _bare(word) == _bare(said)
+    return None
+
+
+def _same_choice(letter: str, said: str) -> bool:
+    """`C`, `(C)`, `C.`, `Option C`, `(C) 12`; never where another choice follows, as in `(C) or (D)`."""
+    chosen = _CHOSEN.match(said)
+    if not chosen or (chosen[1] or chosen[2]).upper() != letter:
+        return False
+    return not _ANOTHER.match(said, chosen.end())
+
+
+def _bare(word: str) -> str:
+    return _ARTICLE.sub("", word.lower().strip(" .\"'`"))
+
+
+def same_time(gold: str, pred: str) -> bool | None:
+    """Times of day: `7:30 p.m.` is `19:30`, and `7:30` where the reference says no more; None where there is none.
+
+    math-verify would divide them.
+    """
+    if not (_CLOCK.search(gold) or _CLOCK.search(pred)):
+        return None
+    theirs, ours = (_TIME.fullmatch(TEXT.sub(r"\1", text)) for text in (gold, pred))
+    if not theirs or not ours:
+        return False
+    literal = int(ours[1]) * 60 + int(ours[2])
+    return _minutes(theirs) in (_minutes(ours), _minutes(ours) if theirs[3] else literal)
+
+
+def _minutes(time: re.Match[str]) -> int:
+    """Minutes since midnight."""
+    hour, period = int(time[1]), (time[3] or "").lower()
+    if period:
+        hour = hour % 12 + (12 if period == "p" else 0)
+    return hour * 60 + int(time[2])
