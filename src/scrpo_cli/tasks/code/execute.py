@@ -1,0 +1,227 @@
+"""A program against trusted tests: `check` starts both, watches them, and says how it ended.
+
+The program and the tests live in two processes that share a pipe and nothing else (docs/sandbox.md). `correct` is only
+what the checker itself says; the program has no way to say it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import psutil
+
+from scrpo_cli.tasks.code.inside.wire import HEADER
+from scrpo_cli.tasks.code.isolation import ENVIRONMENT, FLAGS, Isolation, find_isolation, new_uid, script
+from scrpo_cli.tasks.code.limits import Limits
+from scrpo_cli.tasks.grading.workers import Judgement
+from scrpo_cli.types import Verdict
+
+__all__ = ["Isolation", "Judgement", "Limits", "Tests", "check", "find_isolation"]
+
+START_S = 60.0  # for two interpreters on a crowded machine
+LOOK_S = 0.05  # between two looks at memory and disk
+
+
+@dataclass(frozen=True, slots=True)
+class Tests:
+    """Trusted tests, run at module level in a process of their own: they pass if they end without an exception.
+
+    The entry point is a function of the program; every other name must be bound in `code`. Where a prompt gives helpers
+    that the tests use (`poly` in HumanEval/32), put their source into `code`: taken from the program, they could be
+    replaced. `modules` are importable on both sides, and objects of their classes may cross.
+    """
+
+    code: str
+    entry_point: str
+    modules: Mapping[str, str] = field(default_factory=dict)
+
+
+def check(program: str, tests: Tests, limits: Limits, isolation: Isolation) -> Judgement:
+    """The verdict of the tests on a program. Safe to call from many threads; never raises for what a program does."""
+    try:
+        with _Check(program, tests, limits, isolation) as running:
+            return running.judgement()
+    except OSError as error:  # no more processes, no more files: ours, not the program's
+        return Judgement(Verdict.ERROR, f"the sandbox did not start: {error}")
+
+
+class _Check:
+    """The two processes of one check."""
+
+    def __init__(self, program: str, tests: Tests, limits: Limits, isolation: Isolation) -> None:
+        self.limits, self.isolation = limits, isolation
+        self.setup = {
+            "program": {
+                "program": program,
+                "modules": dict(tests.modules),
+                "entry_point": tests.entry_point,
+                "limits": {name: getattr(limits, name) for name in limits.__slots__},
+            },
+            "tests": tests.code,
+            "entry_point": tests.entry_point,
+        }
+        self.directory: Path | None = None
+        self.states: dict[str, str] = {}
+        self._cleanup = contextlib.ExitStack()
+
+    def __enter__(self) -> _Check:
+        with contextlib.ExitStack() as stack:
+            uid = new_uid()
+            if self.isolation.needs_directory:
+                self.directory = Path(tempfile.mkdtemp(prefix="scrpo-code-"))
+                stack.callback(_remove, self.directory)
+                if uid is not None:
+                    os.chown(self.directory, uid, uid)
+            questions, ask = os.pipe()
+            answers, reply = os.pipe()
+            channels = [questions, ask, answers, reply]
+            with _closing(channels):
+                self.program = self._start(
+                    self.isolation.command(self.limits, self.directory, uid), stdin=questions, stdout=reply
+                )
+                stack.callback(_end, self.program)
+                files = self.isolation.files(self.directory)
+                self.setup["program"]["files"] = files  # type: ignore[index]
+                setup = stack.enter_context(_message(self.setup | {"requests": ask, "answers": answers}))
+                checker = [sys.executable, *FLAGS, "-c", script("checker")]
+                self.checker = self._start(checker, stdin=setup, stdout=subprocess.PIPE, pass_fds=(ask, answers))
+                stack.callback(_end, self.checker)
+            self._cleanup = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._cleanup.close()
+
+    def _start(self, command: list[str], **channels: Any) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            command,
+            **channels,
+            stderr=None if os.environ.get("DBG") else subprocess.DEVNULL,
+            cwd="/",
+            env=ENVIRONMENT,
+            start_new_session=True,
+        )
+
+    def judgement(self) -> Judgement:
+        """Waits for the checker's word, the deadline or a limit."""
+        deadline = time.monotonic() + START_S
+        for report in self._reports():
+            if "verdict" in report:
+                return Judgement(Verdict(report["verdict"]), report["reason"] or None)
+            if report.get("state"):
+                self.states[report["state"]] = ""
+                if report["state"] == "started":
+                    deadline = time.monotonic() + self.limits.wall_s
+            if excess := self._excess():
+                return Judgement(Verdict.WRONG, excess)
+            if time.monotonic() > deadline:
+                return self._late()
+        if "asked" in self.states:
+            return Judgement(Verdict.WRONG, "the tests' process ended on the program's answer")
+        return Judgement(Verdict.ERROR, "the tests' process ended before it called the program")
+
+    def _late(self) -> Judgement:
+        if "started" in self.states:
+            return Judgement(Verdict.TIMEOUT, f"the program took longer than {self.limits.wall_s:g} s")
+        return Judgement(Verdict.ERROR, f"the sandbox did not start within {START_S:g} s")
+
+    def _reports(self) -> Iterator[dict[str, str]]:
+        """What the checker says, and an empty report at every look; ends with the checker."""
+        channel = self.checker.stdout
+        assert channel is not None
+        buffer = b""
+        with selectors.DefaultSelector() as selector:
+            selector.register(channel, selectors.EVENT_READ)
+            while True:
+                if not selector.select(LOOK_S):
+                    yield {}
+                    continue
+                data = os.read(channel.fileno(), 1 << 16)
+                if not data:
+                    return
+                *lines, buffer = (buffer + data).split(b"\n")
+                yield from map(json.loads, lines)
+
+    def _excess(self) -> str | None:
+        """Which limit the program's processes exceed together. Each one has its own limits from the kernel."""
+        if _memory(self.program.pid) > self.limits.memory_mib << 20:
+            return f"the program used more than {self.limits.memory_mib} MiB of memory"
+        if self.directory and _disk(self.directory, self.limits.disk_mib << 20) > self.limits.disk_mib << 20:
+            return f"the program wrote more than {self.limits.disk_mib} MiB"
+        return None
+
+
+@contextlib.contextmanager
+def _closing(descriptors: list[int]) -> Iterator[None]:
+    """Our ends of the pipes: the processes hold their own."""
+    try:
+        yield
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _message(content: Any) -> Iterator[IO[bytes]]:
+    """A file that holds one message: unlike a pipe it takes any length without a reader."""
+    body = json.dumps(content).encode()
+    with tempfile.TemporaryFile() as file:
+        file.write(HEADER.pack(len(body)) + body)
+        file.seek(0)
+        yield file
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """SIGTERM, which the launcher passes on to all that the program left; SIGKILL where that does not help."""
+    process.terminate()
+    try:
+        process.wait(5)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    if process.stdout:
+        process.stdout.close()
+
+
+def _memory(pid: int) -> int:
+    """Resident bytes of a process and all its descendants."""
+    total = 0
+    with contextlib.suppress(psutil.Error):
+        for process in psutil.Process(pid).children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                total += process.memory_info().rss
+    return total
+
+
+def _disk(directory: Path, enough: int) -> int:
+    """Bytes below a directory; stops to count beyond `enough`. A file counts as a block at least."""
+    total = 0
+    for folder, folders, names in os.walk(directory):
+        for name in (*folders, *names):
+            with contextlib.suppress(OSError):
+                total += max(4096, os.lstat(os.path.join(folder, name)).st_blocks * 512)
+        if total > enough:
+            break
+    return total
+
+
+def _remove(directory: Path) -> None:
+    """Also what the program made unreadable; links are not followed."""
+    shutil.rmtree(directory, ignore_errors=True)
+    if directory.exists():
+        for folder, _, _ in os.walk(directory):
+            with contextlib.suppress(OSError):
+                os.chmod(folder, 0o700)
+        shutil.rmtree(directory, ignore_errors=True)

@@ -1,0 +1,192 @@
+"""What a process takes from itself before it runs a line of the program: resources, privileges, system calls, files.
+
+All of it is inherited by every child and none can be taken back. Needs Linux on x86-64 or ARM64; OSError where a part
+cannot be had, so that nothing starts half confined.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import platform
+import resource
+import struct
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+MIB = 1 << 20
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 4, 22, 36, 38
+LIBC = ctypes.CDLL(None, use_errno=True)
+
+DENIED: dict[str, tuple[int, int]] = {  # name: number on x86-64, on ARM64
+    # other processes: no signal, no look into memory, no change of limits or priority
+    "kill": (62, 129),
+    "tkill": (200, 130),
+    "tgkill": (234, 131),
+    "rt_sigqueueinfo": (129, 138),
+    "rt_tgsigqueueinfo": (297, 240),
+    "pidfd_send_signal": (424, 424),
+    "pidfd_open": (434, 434),
+    "pidfd_getfd": (438, 438),
+    "ptrace": (101, 117),
+    "process_vm_readv": (310, 270),
+    "process_vm_writev": (311, 271),
+    "process_madvise": (440, 440),
+    "kcmp": (312, 272),
+    "setpriority": (141, 140),
+    "ioprio_set": (251, 30),
+    "sched_setaffinity": (203, 122),
+    "sched_setscheduler": (144, 119),
+    # other programs, the network (socketpair stays: asyncio needs one), memory that no limit counts
+    "execve": (59, 221),
+    "execveat": (322, 281),
+    "socket": (41, 198),
+    "io_uring_setup": (425, 425),
+    "memfd_create": (319, 279),
+    "memfd_secret": (447, 447),
+    "shmget": (29, 194),
+    "msgget": (68, 186),
+    "semget": (64, 190),
+    "mq_open": (240, 180),
+    # namespaces, mounts and other doors into the kernel
+    "unshare": (272, 97),
+    "setns": (308, 268),
+    "mount": (165, 40),
+    "umount2": (166, 39),
+    "pivot_root": (155, 41),
+    "chroot": (161, 51),
+    "open_tree": (428, 428),
+    "move_mount": (429, 429),
+    "fsopen": (430, 430),
+    "fsmount": (432, 432),
+    "mount_setattr": (442, 442),
+    "bpf": (321, 280),
+    "perf_event_open": (298, 241),
+    "userfaultfd": (323, 282),
+    "add_key": (248, 217),
+    "request_key": (249, 218),
+    "keyctl": (250, 219),
+    "init_module": (175, 105),
+    "finit_module": (313, 273),
+    "kexec_load": (246, 104),
+    "reboot": (169, 142),
+    "swapon": (167, 224),
+    "acct": (163, 89),
+    "quotactl": (179, 60),
+    "personality": (135, 92),
+}
+MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # column of DENIED, the kernel's AUDIT_ARCH
+CLONE, CLONE3, PRLIMIT = (56, 220), (435, 435), (302, 261)
+NEW_NAMESPACES = 0x7E020000  # the CLONE_NEW* flags
+X32 = 0x40000000  # numbers of x86-64's second table start here
+
+LOAD, EQUAL, AT_LEAST, ANY_BIT, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06  # instructions of classic BPF
+ALLOW, REFUSE, KILL = 0x7FFF0000, 0x00050000, 0x80000000
+
+LANDLOCK_CREATE, LANDLOCK_ADD, LANDLOCK_RESTRICT = 444, 445, 446
+READ = 1 << 0 | 1 << 2 | 1 << 3  # execute (what a dynamic loader maps), read a file, list a directory
+WRITE = 1 << 1 | 0b11111111 << 4 | 1 << 13 | 1 << 14  # write, remove, make of every kind, refer, truncate
+DEVICE_CONTROL = 1 << 15
+CONNECT_AND_BIND, ABSTRACT_SOCKETS_AND_SIGNALS = 0b11, 0b11
+
+
+def confine(limits: Mapping[str, int], files: Mapping[str, Sequence[str]] | None = None) -> None:
+    """`limits`: cpu_s, memory_mib, file_mib, processes. `files`: what may be opened (`read`, `write`: directories), by
+    Landlock; None where a root file system of its own bounds it.
+    """
+    prctl(PR_SET_NO_NEW_PRIVS, 1)
+    limit("CORE", 0)
+    limit("CPU", limits["cpu_s"])
+    limit("AS", limits["memory_mib"] * MIB)
+    limit("FSIZE", limits["file_mib"] * MIB)
+    limit("NPROC", limits["processes"])
+    limit("NOFILE", 256)
+    limit("MEMLOCK", 0)
+    limit("MSGQUEUE", 0)
+    if files is not None:
+        restrict_files(files["read"], files["write"])
+    filter_system_calls()
+
+
+def limit(name: str, value: int) -> None:
+    """Lowers a resource limit, both the soft and the hard one; what is lower already stays."""
+    which = getattr(resource, f"RLIMIT_{name}")
+    hard = resource.getrlimit(which)[1]
+    value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+    resource.setrlimit(which, (value, value))
+
+
+def prctl(option: int, *arguments: int) -> None:
+    padded = [ctypes.c_ulong(argument) for argument in (*arguments, 0, 0, 0, 0)[:4]]
+    checked(LIBC.prctl(option, *padded), f"prctl {option}")
+
+
+def checked(result: int, what: str) -> int:
+    if result < 0:
+        raise OSError(ctypes.get_errno(), f"{what}: {os.strerror(ctypes.get_errno())}")
+    return result
+
+
+def filter_system_calls() -> None:
+    """A seccomp filter: what is in DENIED fails with EPERM. It looks at numbers and flags, never at memory."""
+    if platform.machine() not in MACHINES:
+        raise OSError(errno.ENOSYS, f"no system call filter for {platform.machine()}")
+    column, architecture = MACHINES[platform.machine()]
+    denied = [numbers[column] for numbers in DENIED.values()]
+    number, first_argument = 0, 16  # offsets in struct seccomp_data
+    code = [  # instruction, steps to skip if true, if false, operand
+        (LOAD, 0, 0, 4),
+        (EQUAL, 1, 0, architecture),
+        (RETURN, 0, 0, KILL),  # a call by the table of another architecture would pass under a wrong number
+        (LOAD, 0, 0, number),
+        (AT_LEAST, 0, 1, X32),
+        (RETURN, 0, 0, KILL),
+        *(step for n in denied for step in ((EQUAL, 0, 1, n), (RETURN, 0, 0, REFUSE | errno.EPERM))),
+        (EQUAL, 0, 1, CLONE3[column]),  # hides its flags in memory; libc falls back to clone
+        (RETURN, 0, 0, REFUSE | errno.ENOSYS),
+        (EQUAL, 0, 3, CLONE[column]),
+        (LOAD, 0, 0, first_argument),
+        (ANY_BIT, 0, 5, NEW_NAMESPACES),
+        (RETURN, 0, 0, REFUSE | errno.EPERM),
+        (EQUAL, 0, 3, PRLIMIT[column]),  # its first argument is a process: 0 is oneself, and getrlimit too is this call
+        (LOAD, 0, 0, first_argument),
+        (EQUAL, 1, 0, 0),
+        (RETURN, 0, 0, REFUSE | errno.EPERM),
+        (RETURN, 0, 0, ALLOW),
+    ]
+    filters = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in code))
+    program = ctypes.create_string_buffer(struct.pack("HxxxxxxQ", len(code), ctypes.addressof(filters)))
+    prctl(PR_SET_SECCOMP, 2, ctypes.addressof(program))
+
+
+def landlock_version() -> int:
+    """Of the kernel's Landlock; 0 where there is none."""
+    return max(0, LIBC.syscall(LANDLOCK_CREATE, None, ctypes.c_size_t(0), 1))
+
+
+def restrict_files(read: Sequence[str], write: Sequence[str]) -> None:
+    """From here on only these directories can be read or written; also no connection and no signal to outside."""
+    version = landlock_version()
+    if not version:
+        raise OSError(errno.ENOSYS, "the kernel has no Landlock")
+    known = READ | WRITE & ((1 << 13) - 1 if version < 2 else (1 << 14) - 1 if version < 3 else (1 << 15) - 1)
+    handled = known | (DEVICE_CONTROL if version >= 5 else 0)
+    attributes = struct.pack(
+        "QQQ", handled, CONNECT_AND_BIND if version >= 4 else 0, ABSTRACT_SOCKETS_AND_SIGNALS if version >= 6 else 0
+    )[: 8 if version < 4 else 16 if version < 6 else 24]
+    ruleset = checked(LIBC.syscall(LANDLOCK_CREATE, attributes, ctypes.c_size_t(len(attributes)), 0), "landlock")
+    for path, access in [*((path, READ) for path in read), *((path, known) for path in write)]:
+        if os.path.exists(path):
+            _allow(ruleset, path, access)
+    checked(LIBC.syscall(LANDLOCK_RESTRICT, ruleset, 0), "landlock")
+    os.close(ruleset)
+
+
+def _allow(ruleset: int, path: str, access: int) -> None:
+    directory = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    if not os.path.isdir(path):
+        access &= 1 << 0 | 1 << 1 | 1 << 2 | 1 << 14  # what there is to allow for a file
+    rule: Any = struct.pack("=Qi", access, directory)
+    checked(LIBC.syscall(LANDLOCK_ADD, ruleset, 1, rule, 0), f"landlock for {path}")
+    os.close(directory)

@@ -1,0 +1,215 @@
+"""Starts the program's process inside of its walls and ends all that it leaves behind.
+
+`namespaces`: a root file system of its own with what Python needs, read-only, and one bounded tmpfs; no network, no
+other processes. `process`: an unprivileged process whose orphans come here, so that none outlives it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import signal
+import sys
+import time
+from typing import Any
+
+from scrpo_cli.tasks.code.inside.kernel import (
+    LIBC,
+    PR_SET_CHILD_SUBREAPER,
+    PR_SET_DUMPABLE,
+    PR_SET_PDEATHSIG,
+    checked,
+    prctl,
+)
+from scrpo_cli.tasks.code.inside.wire import send
+
+NEW_MOUNTS, NEW_UTS, NEW_IPC, NEW_USER, NEW_PIDS, NEW_NET = (
+    0x00020000,
+    0x04000000,
+    0x08000000,
+    0x10000000,
+    0x20000000,
+    0x40000000,
+)
+READ_ONLY, NO_SUID, NO_DEVICES, NO_EXEC, REMOUNT, BIND, RECURSIVE, PRIVATE = 1, 2, 4, 8, 32, 4096, 16384, 1 << 18
+KEPT = {
+    2: 2,
+    4: 4,
+    8: 8,
+    1024: 1024,
+    2048: 2048,
+    4096: 1 << 21,
+}  # statvfs flag: mount flag; a remount must not clear it
+PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
+DETACH = 2
+NOBODY = 65534
+DEVICES = ("null", "zero", "random", "urandom")
+
+
+def main() -> None:
+    cfg = json.loads(sys.argv[1])
+    try:
+        status = in_namespaces(cfg) if cfg["level"] == "namespaces" else as_process(cfg)
+    except OSError as error:  # before the program's first line: the checker believes the first message
+        send(1, {"failed": str(error)})
+        status = 1
+    os._exit(status)
+
+
+def in_namespaces(cfg: dict[str, Any]) -> int:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    root = os.geteuid() == 0
+    uid, gid = os.geteuid(), os.getegid()
+    flags = NEW_MOUNTS | NEW_UTS | NEW_IPC | NEW_PIDS | NEW_NET
+    checked(LIBC.unshare(flags if root else flags | NEW_USER), "unshare")
+    if not root:
+        _write("/proc/self/setgroups", "deny")
+        _write("/proc/self/uid_map", f"{NOBODY} {uid} 1")
+        _write("/proc/self/gid_map", f"{NOBODY} {gid} 1")
+    child = os.fork()
+    if child:
+        _close_channels()
+        return _code(os.waitpid(child, 0)[1])
+    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # the first process of the new namespace: all others end with it
+    build_root(cfg["read"], cfg["disk_mib"])
+    program = os.fork()
+    if not program:
+        start(cfg["command"], "/tmp", cfg["uid"] if root else None)
+    _close_channels()
+    drop_capabilities()
+    while True:
+        ended, status = os.wait()
+        if ended == program:
+            return _code(status)
+
+
+def as_process(cfg: dict[str, Any]) -> int:
+    prctl(PR_SET_CHILD_SUBREAPER, 1)
+    prctl(PR_SET_DUMPABLE, 0)
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(end_children()))
+    prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    program = os.fork()
+    if not program:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        start(cfg["command"], cfg["directory"], cfg["uid"])
+    _close_channels()
+    while True:
+        ended, status = os.wait()
+        if ended == program:
+            end_children()
+            return _code(status)
+
+
+def start(command: list[str], directory: str, uid: int | None) -> None:
+    """Becomes the program's process: another user where we are root; a new image leaves all capabilities behind."""
+    try:
+        os.setsid()
+        if uid is not None:
+            become(uid)
+        os.chdir(directory)
+        os.execve(command[0], command, dict(os.environ))
+    except OSError as error:
+        send(1, {"failed": str(error)})
+    finally:
+        os._exit(1)
+
+
+def become(uid: int) -> None:
+    """A user that owns nothing and that nobody else is; `nobody` where the container maps few users."""
+    os.setgroups([])
+    try:
+        os.setresgid(uid, uid, uid)
+        os.setresuid(uid, uid, uid)
+    except OSError:
+        os.setresgid(NOBODY, NOBODY, NOBODY)
+        os.setresuid(NOBODY, NOBODY, NOBODY)
+
+
+def end_children() -> int:
+    """Kills children until there are none; those of killed ones become ours, wherever they hid."""
+    while True:
+        with open(f"/proc/self/task/{os.getpid()}/children") as file:
+            children = [int(word) for word in file.read().split()]
+        for child in children:
+            os.kill(child, signal.SIGKILL)
+        try:
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        except ChildProcessError:
+            return 0
+        time.sleep(0.002)
+
+
+def build_root(read: list[str], disk_mib: int) -> None:
+    """The new root: empty, but for `read` at its own places, four devices and /tmp. There is no /proc."""
+    mount("none", "/", flags=RECURSIVE | PRIVATE)
+    sources = {path: os.open(path, os.O_PATH) for path in read if os.path.exists(path)}  # they may lie below /tmp
+    devices = {name: os.open(f"/dev/{name}", os.O_PATH) for name in DEVICES}
+    mount("tmpfs", "/tmp", "tmpfs", NO_SUID | NO_DEVICES, "size=1m,mode=755")
+    for path, source in sources.items():
+        if os.path.islink(path):  # /lib is a link to usr/lib
+            os.symlink(os.readlink(path), _place(path))
+        else:
+            bind(source, _place(path), os.path.isdir(path))
+    for name, source in devices.items():
+        bind(source, _place(f"/dev/{name}"), directory=False, device=True)
+    os.mkdir("/tmp/tmp")
+    mount("tmpfs", "/tmp/tmp", "tmpfs", NO_SUID | NO_DEVICES, f"size={disk_mib}m,nr_inodes=10k,mode=1777")
+    os.chdir("/tmp")
+    checked(LIBC.syscall(PIVOT_ROOT[os.uname().machine], b".", b"."), "pivot_root")
+    checked(LIBC.umount2(b".", DETACH), "umount")
+    mount("none", "/", flags=REMOUNT | BIND | READ_ONLY | NO_SUID | NO_DEVICES)
+    for descriptor in (*sources.values(), *devices.values()):
+        os.close(descriptor)
+
+
+def bind(source: int, target: str, directory: bool, device: bool = False) -> None:
+    """An open directory or file at another place, read-only."""
+    if directory:
+        os.makedirs(target, exist_ok=True)
+    else:
+        os.close(os.open(target, os.O_CREAT | os.O_WRONLY, 0o644))
+    origin = f"/proc/self/fd/{source}"
+    kept = sum(flag for had, flag in KEPT.items() if os.statvfs(origin).f_flag & had)
+    mount(origin, target, flags=BIND | RECURSIVE)
+    if not device:
+        mount("none", target, flags=kept | REMOUNT | BIND | READ_ONLY | NO_SUID | NO_DEVICES)
+
+
+def mount(source: str, target: str, kind: str = "", flags: int = 0, options: str = "") -> None:
+    encoded = [text.encode() or None for text in (source, target, kind, options)]
+    source_, target_, kind_, options_ = encoded
+    checked(LIBC.mount(source_, target_, kind_, ctypes.c_ulong(flags), options_), f"mount {target}")
+
+
+def drop_capabilities() -> None:
+    header = ctypes.create_string_buffer(b"\x22\x05\x08\x20" + bytes(4))  # version 3, this process
+    checked(LIBC.capset(header, ctypes.create_string_buffer(24)), "capset")
+
+
+def _place(path: str) -> str:
+    os.makedirs("/tmp" + os.path.dirname(path), exist_ok=True)
+    return "/tmp" + path
+
+
+def _write(path: str, text: str) -> None:
+    with contextlib.suppress(FileNotFoundError), open(path, "w") as file:
+        file.write(text)
+
+
+def _close_channels() -> None:
+    """An end of the channel that stays open here would hide from the checker that the program has ended."""
+    os.dup2(2, 0)
+    os.dup2(2, 1)
+
+
+def _code(status: int) -> int:
+    code = os.waitstatus_to_exitcode(status)
+    return code if code >= 0 else 128 - code
+
+
+if __name__ == "__main__":
+    main()

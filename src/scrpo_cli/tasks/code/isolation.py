@@ -1,0 +1,153 @@
+"""The walls that a program runs in: which can be had on this machine, and the command that builds them."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import secrets
+import shutil
+import sys
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Literal
+
+from scrpo_cli.errors import UserError
+from scrpo_cli.tasks.code.inside import kernel
+from scrpo_cli.tasks.code.limits import Limits
+
+Level = Literal["namespaces", "process"]
+FLAGS = ("-S", "-P", "-s", "-B", "-X", "utf8")  # no site-packages, nothing from the working directory
+ENVIRONMENT = {"PATH": "/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8", "TZ": "UTC", "PYTHONHASHSEED": "0"}
+"""Nothing of ours. The fixed seed makes the order of sets, and with it verdicts, the same each time."""
+SYSTEM = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache", "/usr/share/zoneinfo")
+INSIDE = "scrpo_cli.tasks.code.inside"
+UNUSED_UIDS = range(0x70000000, 0x7FFE0000)  # systemd's table of users leaves them to nobody
+
+
+@dataclass(frozen=True, slots=True)
+class Isolation:
+    """One way to wall a program in."""
+
+    level: Level
+    how: str
+    """What builds the walls: `unshare`, `bubblewrap`, `landlock`, `user`."""
+    python: str
+    """The interpreter that the program runs in."""
+
+    @property
+    def needs_directory(self) -> bool:
+        """Whether the program's directory lies on the host's disk; a namespace has a tmpfs of its own."""
+        return self.level == "process"
+
+    def command(self, limits: Limits, directory: Path | None, uid: int | None) -> list[str]:
+        """Starts the program's process, which waits for its source on standard input."""
+        program = [self.python, *FLAGS, "-c", script("program")]
+        if self.how == "bubblewrap":
+            return [*_bubblewrap(self.python, limits), *program]
+        cfg = {
+            "level": self.level,
+            "command": program,
+            "uid": uid,
+            "read": readable(self.python),
+            "disk_mib": limits.disk_mib,
+            "directory": str(directory),
+        }
+        return [sys.executable, *FLAGS, "-c", script("launcher"), json.dumps(cfg)]
+
+    def files(self, directory: Path | None) -> dict[str, list[str]] | None:
+        """What Landlock lets the program open."""
+        if self.how != "landlock":
+            return None
+        devices = ["/dev/zero", "/dev/random", "/dev/urandom"]
+        return {"read": [*readable(self.python), *devices], "write": [str(directory), "/dev/null"]}
+
+
+def new_uid() -> int | None:
+    """A user of its own for each program, where we may choose: no other process is within its reach."""
+    return secrets.choice(UNUSED_UIDS) if os.geteuid() == 0 else None
+
+
+def readable(python: str) -> list[str]:
+    """What a bare Python needs: its executable, its library, the system's shared libraries."""
+    prefix = Path(python).parent.parent
+    return list(dict.fromkeys([python, f"{prefix}/lib", f"{prefix}/lib64", *SYSTEM]))
+
+
+@functools.cache
+def script(main: str) -> str:
+    """The source of a side with the modules that it imports, for `python -c`: it needs no file that it could read."""
+    sources = {name: _source(name) for name in ("wire", "kernel")}
+    return f"""
+import sys, types
+package = sys.modules[{INSIDE!r}] = types.ModuleType({INSIDE!r})
+for name, source in {sources!r}.items():
+    module = sys.modules[{INSIDE!r} + '.' + name] = types.ModuleType(name)
+    setattr(package, name, module)
+    exec(compile(source, name, 'exec'), module.__dict__)
+exec(compile({_source(main)!r}, {main!r}, 'exec'), {{'__name__': '__main__'}})
+"""
+
+
+def _source(name: str) -> str:
+    return (files(INSIDE) / f"{name}.py").read_text()
+
+
+def _bubblewrap(python: str, limits: Limits) -> list[str]:
+    words = ["bwrap", "--unshare-all", "--uid", "65534", "--gid", "65534", "--die-with-parent", "--new-session"]
+    words += ["--cap-drop", "ALL", "--dev", "/dev", "--size", str(limits.disk_mib << 20), "--tmpfs", "/tmp"]
+    for path in readable(python):
+        if os.path.islink(path):
+            words += ["--symlink", os.readlink(path), path]
+        elif os.path.exists(path):
+            words += ["--ro-bind", path, path]
+    return [*words, "--remount-ro", "/", "--chdir", "/tmp", "--"]
+
+
+def find_isolation(level: str = "auto") -> Isolation:
+    """The strongest isolation that works here, or the one asked for; UserError where it cannot be had."""
+    if level not in ("auto", "namespaces", "process"):
+        raise UserError(f"no isolation level {level!r}", "", "The levels are auto, namespaces and process.")
+    found, reasons = _working(level)
+    if found is not None:
+        return found
+    what = f"programs cannot be run at isolation level {level!r} here"
+    fix = "Use Linux on x86-64 or ARM64 with user namespaces or bubblewrap; docs/sandbox.md says how, also for Docker."
+    raise UserError(what, "; ".join(reasons), fix)
+
+
+@functools.cache
+def _working(level: str) -> tuple[Isolation | None, list[str]]:
+    """The first candidate that runs a trial program, and why those before it did not."""
+    from scrpo_cli.tasks.code.execute import Tests, check
+    from scrpo_cli.types import Verdict
+
+    reasons: list[str] = []
+    for candidate in candidates():
+        if level in ("auto", candidate.level):
+            trial = check("def f():\n    return 42", Tests("assert f() == 42", "f"), Limits(), candidate)
+            if trial.verdict is Verdict.CORRECT:
+                return candidate, reasons
+            reasons.append(f"{candidate.level} by {candidate.how}: {trial.reason}")
+    return None, reasons or ["this system has neither"]
+
+
+def candidates() -> list[Isolation]:
+    """From strong to weak. Where we are root, namespaces need no second user namespace and bubblewrap adds nothing.
+    Without root, a process that Landlock does not hold could write to our own memory and files: there is no such level.
+    """
+    if sys.platform != "linux":
+        return []
+    python = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
+    root = os.geteuid() == 0
+    found = [Isolation("namespaces", "unshare", python)]
+    if not root and shutil.which("bwrap"):
+        found.insert(0, Isolation("namespaces", "bubblewrap", python))
+    other = f"/usr/bin/python{sys.version_info.major}.{sys.version_info.minor}"  # where a home directory hides ours
+    pythons = [python, other] if os.path.exists(other) else [python]
+    if kernel.landlock_version():
+        found += [Isolation("process", "landlock", each) for each in dict.fromkeys(pythons)]
+    elif root:
+        found += [Isolation("process", "user", each) for each in dict.fromkeys(pythons)]
+    return found
