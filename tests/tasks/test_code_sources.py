@@ -62,6 +62,11 @@ def test_helpers_that_the_tests_use_are_taken_from_the_prompt_and_not_from_the_p
     assert problem.meta["tests"] == "import math\n\n\ndef one():\n    return 1\n\nassert f(1) == 1 + one()\n"
 
 
+def test_modules_that_the_tests_forget_to_import_are_imported(tmp_path: Path) -> None:
+    """mbpp/596 relies on the import of its reference solution."""
+    assert only(tmp_path, tests=["assert f(1) == sys.getsizeof(())"]).meta["tests"].startswith("import sys\nassert")
+
+
 def test_a_check_that_nobody_calls_is_called(tmp_path: Path) -> None:
     assert only(tmp_path, tests="def check(g):\n    assert g(1) == 2\n").meta["tests"].endswith("\n\ncheck(f)\n")
 
@@ -113,6 +118,7 @@ def test_a_missing_set_names_the_known_ones(tmp_path: Path, monkeypatch: pytest.
         ({"tests": [1]}, "an empty list or holds what is no text"),
         ({"tests": "assert f(1) =="}, "cannot be read as Python tests: SyntaxError"),
         ({"tests": "assert 1\0"}, "cannot be read as Python tests"),
+        ({"tests": ["assert f(1) == g(1)"]}, "the tests use names that they do not define: g"),
         ({"solution": ["x"]}, "the field 'solution' is empty or no text"),
         ({"buggy": ""}, "the field 'buggy' is empty or no text"),
         ({"test_kind": "json", "tests": [[1]]}, "cannot be read as Python tests: ValueError"),

@@ -93,6 +93,21 @@ class GradingConfig(Section):
     """Call task.grader in this process: faster to start, but no deadline and no protection from a crash."""
 
 
+class SandboxConfig(Section):
+    """What a program may do while task `code` runs it; docs/sandbox.md. `task.grading.deadline` bounds its time."""
+
+    level: Literal["auto", "namespaces", "process"] = "auto"
+    """How it is walled in; `auto` takes the strongest that works here. What cannot be had is refused."""
+    memory_mib: PositiveInt = 1024
+    """Of all its processes together [I]."""
+    processes: PositiveInt = 32
+    """Processes and threads at one time [I]."""
+    file_mib: PositiveInt = 16
+    """Size of one file [I]."""
+    disk_mib: PositiveInt = 64
+    """All files together [I]."""
+
+
 class TaskConfig(Section):
     name: str = "tiny"
     """How problems are read and answers graded: `tiny`, `math`, `code`, or your own (docs/plugins.md)."""
@@ -101,6 +116,9 @@ class TaskConfig(Section):
     options: dict[str, Any] = Field(default_factory=dict)
     """Handed to your own task or grader as they are."""
     grading: GradingConfig = GradingConfig()
+    sandbox: SandboxConfig = SandboxConfig()
+    shots: ProblemsConfig | None = None
+    """Task `code`: worked examples, as turns of the conversation, before each problem of the same source."""
     train: ProblemsConfig = ProblemsConfig(source="tiny", split="train")
     """What training and `collect` sample on."""
     validation: ProblemsConfig | None = None
@@ -140,6 +158,12 @@ class TaskConfig(Section):
     def _options_have_a_taker(self) -> TaskConfig:
         if self.options and not (is_plugin(self.name) or is_plugin(self.grader, "grader")):
             raise ValueError("task.options are for your own task or grader, and task.name and task.grader name none")
+        return self
+
+    @model_validator(mode="after")
+    def _only_code_has_worked_examples(self) -> TaskConfig:
+        if self.shots and self.name in ("tiny", "math"):
+            raise ValueError(f"the task {self.name!r} has no worked examples: task.shots needs task.name: code")
         return self
 
     @field_validator("prompt")

@@ -8,6 +8,7 @@ from scrpo_cli.errors import ScrpoError, UserError
 from scrpo_cli.recipe.models import TaskConfig
 from scrpo_cli.recipe.plugins import is_plugin
 from scrpo_cli.tasks.base import Task
+from scrpo_cli.tasks.code.task import CodeTask
 from scrpo_cli.tasks.guard import Foreign, Guarded
 from scrpo_cli.tasks.math import MathTask
 from scrpo_cli.tasks.plugins import FAILURES, FunctionGrader, line_of, load_plugin, said
@@ -16,6 +17,7 @@ from scrpo_cli.tasks.tiny_task import TinyTask
 TASKS: dict[str, Callable[[TaskConfig], Task]] = {
     "tiny": TinyTask,
     "math": lambda cfg: MathTask(cfg, cfg.grading.processes, cfg.grading.deadline),
+    "code": CodeTask,
 }
 NEEDED = ("name", "grader", "problems", "messages", "grade", "compare", "error_kinds", "plants", "close")
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from scrpo_cli.errors import UserError
 from scrpo_cli.recipe.models import ProblemsConfig
-from scrpo_cli.tasks.code.python import before, free_names, parse, top_level_names
+from scrpo_cli.tasks.code.inside.checker import open_names
+from scrpo_cli.tasks.code.python import before, parse, top_level_names
 from scrpo_cli.tasks.code.quixbugs import quixbugs_tests
 from scrpo_cli.tasks.sources import REFUSED, find_file, hub_rows, read_rows, text_field, unique
 from scrpo_cli.types import Problem
@@ -84,8 +86,8 @@ def code_problem(row: Mapping[str, Any], where: str, source: str) -> Problem:
 
 
 def _tests(row: Mapping[str, Any], where: str, preamble: str) -> tuple[str, dict[str, str]]:
-    """The runnable tests and their modules. Helpers of the prompt that the tests use are put before them: the tests
-    then do not ask the program for them.
+    """The runnable tests and their modules. They may ask the program for the entry point alone: helpers of the prompt
+    and modules of the standard library that they use are put before them, and any other open name is an error.
     """
     try:
         if "test_kind" in row:
@@ -93,12 +95,17 @@ def _tests(row: Mapping[str, Any], where: str, preamble: str) -> tuple[str, dict
         else:
             tests, modules = _runnable(row, where), {}
         tree = ast.parse(tests)
+        helpers = parse(preamble)
+        if helpers is not None and open_names(tests) & top_level_names(helpers):
+            tests = f"{preamble}\n\n{tests}"
+        forgotten = sorted((open_names(tests) & sys.stdlib_module_names) - {row["entry_point"]})  # mbpp/596: sys
+        tests = "".join(f"import {name}\n" for name in forgotten) + tests
+        unknown = open_names(tests) - {row["entry_point"]}
     except (SyntaxError, ValueError, RecursionError, MemoryError, KeyError, TypeError) as error:
         what = f"the field 'tests' cannot be read as Python tests: {type(error).__name__}: {error}"
         raise UserError(what, where, REFUSED) from None
-    helpers = parse(preamble)
-    if helpers is not None and free_names(tree) & top_level_names(helpers):
-        tests = f"{preamble}\n\n{tests}"
+    if unknown:
+        raise UserError(f"the tests use names that they do not define: {', '.join(sorted(unknown))}", where, REFUSED)
     if "check" in top_level_names(tree) and not _calls(tree, "check"):
         tests = f"{tests.rstrip()}\n\ncheck({row['entry_point']})\n"
     return tests, modules

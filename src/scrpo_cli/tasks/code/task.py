@@ -1,0 +1,135 @@
+"""Programming problems: the program of a response is run against the problem's tests, walled in (docs/sandbox.md)."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+
+from scrpo_cli.errors import UserError
+from scrpo_cli.recipe.models import ProblemsConfig, TaskConfig
+from scrpo_cli.tasks.base import BaseTask
+from scrpo_cli.tasks.code.execute import Judgement, Limits, Tests, check, find_isolation
+from scrpo_cli.tasks.code.extract import Extracted, extract_program
+from scrpo_cli.tasks.code.sources import fenced, load_code
+from scrpo_cli.types import Grade, Message, Problem, Verdict
+
+VERSION = "code/1"
+CACHE_ITEMS = 50_000
+NO_PROGRAM = {"thinking": "the response never leaves <think>", "nothing": "no program found"}
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A program and the tests that it is to pass. Hashable: it is the cache's key."""
+
+    program: str
+    tests: str
+    entry_point: str
+    modules: tuple[tuple[str, str], ...] = ()
+
+
+class CodeTask(BaseTask):
+    """Problems with tests. Wrong is what does not pass them all, whatever the reason; `timeout` what does not end."""
+
+    name = "code"
+    votes = False  # two programs can do the same in different words
+
+    def __init__(self, cfg: TaskConfig) -> None:
+        super().__init__(cfg)
+        self._isolation = find_isolation(cfg.sandbox.level)
+        self._limits = limits_of(cfg)
+        self._workers = cfg.grading.processes or max(1, min(8, os.cpu_count() or 1))
+        self._cache: dict[Question, Judgement] = {}
+        self.grader = f"{VERSION} python={sys.version_info[0]}.{sys.version_info[1]} sandbox={self._isolation.level}"
+
+    def problems(self, cfg: ProblemsConfig) -> Sequence[Problem]:
+        return load_code(cfg)
+
+    def messages(self, problem: Problem) -> list[Message]:
+        """The first turn, after the worked examples of `task.shots` if they are of the problem's source."""
+        *system, question = super().messages(problem)
+        return [
+            *system,
+            *(m for shot in self._shots if shot.source == problem.source for m in self._shown(shot)),
+            question,
+        ]
+
+    @cached_property
+    def _shots(self) -> Sequence[Problem]:
+        shots = load_code(self.cfg.shots) if self.cfg.shots else []
+        if unsolved := [shot.id for shot in shots if not shot.answer]:
+            raise UserError(f"the worked example {unsolved[0]} has no solution", "task.shots", "Use another source.")
+        return shots
+
+    def _shown(self, shot: Problem) -> list[Message]:
+        return [super().messages(shot)[-1], {"role": "assistant", "content": fenced(shot.answer)}]
+
+    def grade(self, pairs: Sequence[tuple[Problem, str]]) -> list[Grade]:
+        found = [program_of(problem, response) for problem, response in pairs]
+        questions = [question_of(problem, e.program) for (problem, _), e in zip(pairs, found, strict=True)]
+        judged = self._judge([question for question in questions if question is not None])
+        return [self._grade(e, q, judged) for e, q in zip(found, questions, strict=True)]
+
+    def _grade(self, found: Extracted, question: Question | None, judged: dict[Question, Judgement]) -> Grade:
+        if found.program is None:
+            return Grade(Verdict.UNPARSABLE, None, NO_PROGRAM[found.how], self.grader)
+        if question is None:
+            return Grade(
+                Verdict.ERROR, found.program, "the problem has no tests (meta: entry_point, tests)", self.grader
+            )
+        return Grade(judged[question].verdict, found.program, judged[question].reason, self.grader)
+
+    def _judge(self, questions: Sequence[Question]) -> dict[Question, Judgement]:
+        """Each different question once, `workers` at a time."""
+        new = [question for question in dict.fromkeys(questions) if question not in self._cache]
+        with ThreadPoolExecutor(self._workers) as threads:
+            judged = dict(zip(new, threads.map(self._run, new), strict=True))
+        known = {question: self._cache[question] for question in questions if question in self._cache}
+        self._remember(judged)
+        return known | judged
+
+    def _run(self, question: Question) -> Judgement:
+        tests = Tests(question.tests, question.entry_point, dict(question.modules))
+        return check(question.program, tests, self._limits, self._isolation)
+
+    def _remember(self, judged: dict[Question, Judgement]) -> None:
+        """Errors are asked again: it may have been the machine's fault."""
+        self._cache.update((q, judgement) for q, judgement in judged.items() if judgement.verdict != Verdict.ERROR)
+        for oldest in list(self._cache)[: max(0, len(self._cache) - CACHE_ITEMS)]:
+            del self._cache[oldest]
+
+    def compare(self, pairs: Sequence[tuple[str, str]]) -> list[Grade]:
+        """Whether two programs do the same is not decidable, and without tests there is nothing to try."""
+        fix = "Give rows with prompt, entry_point, tests and response."
+        raise UserError("the task 'code' cannot compare two answers without tests", "gold, pred", fix)
+
+
+def limits_of(cfg: TaskConfig) -> Limits:
+    """`task.grading.deadline` bounds the time, `task.sandbox` the rest."""
+    section, seconds = cfg.sandbox, cfg.grading.deadline
+    return Limits(
+        wall_s=seconds,
+        cpu_s=math.ceil(seconds),
+        memory_mib=section.memory_mib,
+        processes=section.processes,
+        file_mib=section.file_mib,
+        disk_mib=section.disk_mib,
+    )
+
+
+def program_of(problem: Problem, response: str) -> Extracted:
+    """The program of a response to a problem."""
+    return extract_program(response, str(problem.meta.get("entry_point", "")), str(problem.meta.get("prompt", "")))
+
+
+def question_of(problem: Problem, program: str | None) -> Question | None:
+    """What there is to run; None without a program or without tests."""
+    tests, name, modules = (problem.meta.get(field) for field in ("tests", "entry_point", "modules"))
+    if program is None or not isinstance(tests, str) or not isinstance(name, str):
+        return None
+    return Question(program, tests, name, tuple(sorted((modules or {}).items())))
