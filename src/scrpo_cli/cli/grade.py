@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def grade(
-    task: Annotated[Literal["math", "tiny"], typer.Option("--task", help="Whose grader.")] = "math",
+    task: Annotated[Literal["math", "code", "tiny"], typer.Option("--task", help="Whose grader.")] = "math",
     gold: Annotated[str | None, typer.Option("--gold", metavar="G", help="The reference answer.")] = None,
     answer: Annotated[str | None, typer.Option("--answer", metavar="A", help="The final answer to judge.")] = None,
     from_jsonl: Annotated[
@@ -38,7 +38,8 @@ def grade(
     """Grade answers: one pair (--gold, --answer) or a file of responses (--from-jsonl).
 
     A row with `answer` and `response` is graded as full model text; one with `gold` and `pred` holds two final
-    answers, and only equivalence is asked. Example:
+    answers, and only equivalence is asked. For --task code a row has `prompt`, `entry_point` and `tests` in place of
+    `answer`. Example:
 
     scrpo grade --gold '\\frac{1}{2}' --answer 0.5
     """
@@ -47,6 +48,7 @@ def grade(
     from scrpo_cli.tasks.responses import PairRow
 
     rows = _rows(gold, answer, from_jsonl, map_ or [])
+    _refuse_other_tasks(task, rows)
     grader = make_task(TaskConfig(name=task), workers, deadline)
     try:
         pairs = [row for row in rows if isinstance(row, PairRow)]
@@ -70,6 +72,17 @@ def _rows(
     if file is None and gold is not None and answer is not None:
         return [PairRow("answer", "--gold, --answer", gold, answer)]
     raise UserError("nothing to grade", "scrpo grade", "give --gold G and --answer A, or --from-jsonl FILE")
+
+
+def _refuse_other_tasks(task: str, rows: Sequence[ResponseRow | PairRow]) -> None:
+    """Programs have tests, and nothing else has."""
+    from scrpo_cli.tasks.responses import ResponseRow
+
+    for row in rows:
+        if isinstance(row, ResponseRow) and ("tests" in row.meta) is not (task == "code"):
+            if task == "code":
+                raise UserError("the fields 'entry_point' and 'tests' are missing", row.where, "name them with --map")
+            raise UserError(f"the task {task!r} runs no tests", row.where, "grade programs with --task code")
 
 
 def _grade_responses(grader: Task, rows: Sequence[ResponseRow | PairRow]) -> list[Grade]:

@@ -1,7 +1,8 @@
 """Responses made elsewhere: the interchange JSONL that `grade`, `eval` and `collect` read.
 
 A row is either a response (`id` or `problem`, `answer`, `response`, `sample`, `turn`, `model`) or a pair of final
-answers (`gold`, `pred`). Other field names are mapped: {"response": "model_solution"} reads ours from theirs.
+answers (`gold`, `pred`). A response to a programming problem has `prompt`, `entry_point` and `tests` in place of
+`answer`. Other field names are mapped: {"response": "model_solution"} reads ours from theirs.
 """
 
 from __future__ import annotations
@@ -12,10 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from scrpo_cli.errors import UserError
+from scrpo_cli.tasks.code.sources import FIELDS as CODE_FIELDS
+from scrpo_cli.tasks.code.sources import code_problem
 from scrpo_cli.tasks.sources import REFUSED, read_rows, text_field
 from scrpo_cli.types import Problem
 
-FIELDS = ("id", "problem", "answer", "response", "sample", "turn", "model", "gold", "pred", "source", "meta")
+FIELDS = (
+    *("id", "problem", "answer", "response", "sample", "turn", "model", "gold", "pred", "source", "meta"),
+    *("prompt", "entry_point", "tests", "test_imports", "solution", "buggy"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +91,8 @@ def _row(row: Mapping[str, Any], where: str) -> ResponseRow | PairRow:
         return PairRow(
             str(row.get("id", where)), where, text_field(row, "gold", where), _text(row, "pred", where) or ""
         )
+    if "entry_point" in row or ("prompt" in row and "tests" in row):
+        row = _with_problem(row, where)
     if "id" not in row and "problem" not in row:
         raise UserError("the line has neither 'id' nor 'problem'", where, f"name them with --map, or {REFUSED}")
     if "response" not in row:
@@ -96,7 +104,7 @@ def _row(row: Mapping[str, Any], where: str) -> ResponseRow | PairRow:
         where=where,
         response=_text(row, "response", where) or "",
         problem=_text(row, "problem", where),
-        answer=text_field(row, "answer", where) if "answer" in row else None,
+        answer=_answer(row, where),
         sample=_whole(row, "sample", 0, where),
         turn=_whole(row, "turn", 1, where),
         model=_text(row, "model", where),
@@ -106,6 +114,20 @@ def _row(row: Mapping[str, Any], where: str) -> ResponseRow | PairRow:
         kind=_text(row, "kind", where),
         finish=_text(row, "finish", where),
     )
+
+
+def _answer(row: Mapping[str, Any], where: str) -> str | None:
+    """None where there is none; a problem with tests needs none."""
+    if "tests" in _meta(row, where):
+        return _text(row, "answer", where) or ""
+    return text_field(row, "answer", where) if "answer" in row else None
+
+
+def _with_problem(row: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The row of a programming problem with `problem`, `answer` and `meta` (what the grader runs) like any other."""
+    own = {field: value for field, value in row.items() if field in CODE_FIELDS}
+    problem = code_problem({"id": row.get("prompt"), **own}, where, "jsonl")
+    return {**row, "id": problem.id, "problem": problem.text, "answer": problem.answer, "meta": problem.meta}
 
 
 def _text(row: Mapping[str, Any], name: str, where: str) -> str | None:

@@ -99,7 +99,8 @@ def glance(group: Group) -> str:
     problem = group.ask.problem
     text = shorten(problem.text, 60, placeholder="...")
     marks = "".join("." if a.reward else "x" for a in group.attempts)
-    return f"  {text:<24} {marks}  (. right, x wrong; answer {problem.answer})"
+    answer = f"; answer {shorten(problem.answer, 30, placeholder='...')}" if problem.answer else ""
+    return f"  {text:<24} {marks}  (. right, x wrong{answer})"
 
 
 def describe(groups: Sequence[Group], decisions: Mapping[str, str]) -> str:
