@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -62,18 +62,15 @@ class _Check:
 
     def __init__(self, program: str, tests: Tests, limits: Limits, isolation: Isolation) -> None:
         self.limits, self.isolation = limits, isolation
-        self.setup = {
-            "program": {
-                "program": program,
-                "modules": dict(tests.modules),
-                "entry_point": tests.entry_point,
-                "limits": {name: getattr(limits, name) for name in limits.__slots__},
-            },
-            "tests": tests.code,
+        self.for_program: dict[str, Any] = {
+            "program": program,
+            "modules": dict(tests.modules),
             "entry_point": tests.entry_point,
+            "limits": asdict(limits),
         }
+        self.for_checker = {"program": self.for_program, "tests": tests.code, "entry_point": tests.entry_point}
         self.directory: Path | None = None
-        self.states: dict[str, str] = {}
+        self.states: set[str] = set()
         self._cleanup = contextlib.ExitStack()
 
     def __enter__(self) -> _Check:
@@ -92,9 +89,10 @@ class _Check:
                     self.isolation.command(self.limits, self.directory, uid), stdin=questions, stdout=reply
                 )
                 stack.callback(_end, self.program)
-                files = self.isolation.files(self.directory)
-                self.setup["program"]["files"] = files  # type: ignore[index]
-                setup = stack.enter_context(_message(self.setup | {"requests": ask, "answers": answers}))
+                self.for_program["files"] = self.isolation.files(self.directory)
+                if self.directory and uid is None:  # the kernel counts all processes of the user
+                    self.for_program["limits"]["processes"] += _threads_of_user()
+                setup = stack.enter_context(_message(self.for_checker | {"requests": ask, "answers": answers}))
                 checker = [sys.executable, *FLAGS, "-c", script("checker")]
                 self.checker = self._start(checker, stdin=setup, stdout=subprocess.PIPE, pass_fds=(ask, answers))
                 stack.callback(_end, self.checker)
@@ -120,11 +118,11 @@ class _Check:
         for report in self._reports():
             if "verdict" in report:
                 return Judgement(Verdict(report["verdict"]), report["reason"] or None)
-            if report.get("state"):
-                self.states[report["state"]] = ""
+            if "state" in report:
+                self.states.add(report["state"])
                 if report["state"] == "started":
                     deadline = time.monotonic() + self.limits.wall_s
-            if excess := self._excess():
+            elif excess := self._excess():
                 return Judgement(Verdict.WRONG, excess)
             if time.monotonic() > deadline:
                 return self._late()
@@ -193,6 +191,15 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.wait()
     if process.stdout:
         process.stdout.close()
+
+
+def _threads_of_user() -> int:
+    """Of all processes of this user: RLIMIT_NPROC is compared with their sum."""
+    total = 0
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            total += process.num_threads() if process.uids().real == os.getuid() else 0
+    return total
 
 
 def _memory(pid: int) -> int:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 import functools
 import json
+import marshal
 import os
 import secrets
 import shutil
 import sys
+import zlib
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from types import CodeType
 from typing import Literal
 
 from scrpo_cli.errors import UserError
@@ -77,25 +81,38 @@ def readable(python: str) -> list[str]:
 
 @functools.cache
 def script(main: str) -> str:
-    """The source of a side with the modules that it imports, for `python -c`: it needs no file that it could read."""
-    sources = {name: _source(name) for name in ("wire", "kernel")}
+    """A side with the modules that it imports as text for `python -c`: it needs no file of ours that it could read.
+    Compiled here, once: that halves the time to start.
+    """
+    modules = [(f"{INSIDE}.{name}", _compiled(name)) for name in ("wire", "kernel")]
+    packed = base64.b85encode(zlib.compress(marshal.dumps((modules, _compiled(main)))))
     return f"""
-import sys, types
+import base64, marshal, sys, types, zlib
 package = sys.modules[{INSIDE!r}] = types.ModuleType({INSIDE!r})
-for name, source in {sources!r}.items():
-    module = sys.modules[{INSIDE!r} + '.' + name] = types.ModuleType(name)
-    setattr(package, name, module)
-    exec(compile(source, name, 'exec'), module.__dict__)
-exec(compile({_source(main)!r}, {main!r}, 'exec'), {{'__name__': '__main__'}})
+modules, main = marshal.loads(zlib.decompress(base64.b85decode({packed!r})))
+for name, code in modules:
+    module = sys.modules[name] = types.ModuleType(name)
+    setattr(package, name.rpartition('.')[2], module)
+    exec(code, module.__dict__)
+exec(main, {{'__name__': '__main__'}})
 """
 
 
-def _source(name: str) -> str:
-    return (files(INSIDE) / f"{name}.py").read_text()
+def _compiled(name: str) -> CodeType:
+    return compile((files(INSIDE) / f"{name}.py").read_text(), f"<{name}>", "exec", dont_inherit=True)
 
 
 def _bubblewrap(python: str, limits: Limits) -> list[str]:
-    words = ["bwrap", "--unshare-all", "--uid", "65534", "--gid", "65534", "--die-with-parent", "--new-session"]
+    words = [
+        shutil.which("bwrap") or "bwrap",
+        "--unshare-all",
+        "--uid",
+        "65534",
+        "--gid",
+        "65534",
+        "--die-with-parent",
+        "--new-session",
+    ]
     words += ["--cap-drop", "ALL", "--dev", "/dev", "--size", str(limits.disk_mib << 20), "--tmpfs", "/tmp"]
     for path in readable(python):
         if os.path.islink(path):

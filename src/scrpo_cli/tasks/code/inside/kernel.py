@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import platform
 import resource
 import struct
 from collections.abc import Mapping, Sequence
@@ -101,7 +100,7 @@ def confine(limits: Mapping[str, int], files: Mapping[str, Sequence[str]] | None
     limit("AS", limits["memory_mib"] * MIB)
     limit("FSIZE", limits["file_mib"] * MIB)
     limit("NPROC", limits["processes"])
-    limit("NOFILE", 256)
+    limit("NOFILE", 64)  # also bounds what pipes and sockets hold in the kernel, which counts as nobody's memory
     limit("MEMLOCK", 0)
     limit("MSGQUEUE", 0)
     if files is not None:
@@ -130,9 +129,10 @@ def checked(result: int, what: str) -> int:
 
 def filter_system_calls() -> None:
     """A seccomp filter: what is in DENIED fails with EPERM. It looks at numbers and flags, never at memory."""
-    if platform.machine() not in MACHINES:
-        raise OSError(errno.ENOSYS, f"no system call filter for {platform.machine()}")
-    column, architecture = MACHINES[platform.machine()]
+    machine = os.uname().machine
+    if machine not in MACHINES:
+        raise OSError(errno.ENOSYS, f"no system call filter for {machine}")
+    column, architecture = MACHINES[machine]
     denied = [numbers[column] for numbers in DENIED.values()]
     number, first_argument = 0, 16  # offsets in struct seccomp_data
     code = [  # instruction, steps to skip if true, if false, operand

@@ -109,6 +109,7 @@ def start(command: list[str], directory: str, uid: int | None) -> None:
         os.setsid()
         if uid is not None:
             become(uid)
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # changing the user clears it
         os.chdir(directory)
         os.execve(command[0], command, dict(os.environ))
     except OSError as error:
