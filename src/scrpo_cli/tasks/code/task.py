@@ -110,11 +110,13 @@ class CodeTask(BaseTask):
 
 
 def limits_of(cfg: TaskConfig) -> Limits:
-    """`task.grading.deadline` bounds the time, `task.sandbox` the rest."""
+    """`task.grading.deadline` bounds the time, `task.sandbox` the rest. The limit on CPU time, which only threads and
+    children reach, is later than the deadline: an endless loop is a `timeout` each time.
+    """
     section, seconds = cfg.sandbox, cfg.grading.deadline
     return Limits(
         wall_s=seconds,
-        cpu_s=math.ceil(seconds),
+        cpu_s=math.ceil(seconds) + 2,
         memory_mib=section.memory_mib,
         processes=section.processes,
         file_mib=section.file_mib,
