@@ -6,27 +6,56 @@ from hypothesis.extra.numpy import arrays
 from scipy import stats as scipy_stats
 
 from scrpo_cli.errors import UserError
-from scrpo_cli.evaluation.stats import mean_estimate, p_value, ratio_estimate
+from scrpo_cli.evaluation.stats import (
+    crossed_estimate,
+    difference_estimate,
+    mean_estimate,
+    p_value,
+    ratio_estimate,
+)
 
 SHARES = st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0])
 
 
-def test_mean_interval_by_hand():
-    # means 0.25 0.5 0.75: mean 0.5, sd 0.25, se 0.25 / sqrt(3), t(0.975, 2) = 4.3027
-    estimate = mean_estimate(np.array([0.25, 0.5, 0.75]), low=-9, high=9)
-    assert estimate.value == pytest.approx(0.5)
-    assert estimate.ci95 == pytest.approx((0.5 - 4.302653 * 0.1443376, 0.5 + 4.302653 * 0.1443376), abs=1e-6)
+def test_difference_interval_by_hand():
+    # 0.25 0.5 0.75: mean 0.5, sd 0.25, se 0.25 / sqrt(3), t(0.975, 2) = 4.3027, and no difference above 1
+    estimate = difference_estimate(np.array([0.25, 0.5, 0.75]) / 10)
+    margin = 4.302653 * 0.01443376
+    assert estimate.value == pytest.approx(0.05)
+    assert estimate.ci95 == pytest.approx((0.05 - margin, 0.05 + margin), abs=1e-6)
+    assert difference_estimate(np.array([0.25, 0.5, 0.75])).ci95[1] == 1.0
 
 
-def test_interval_stays_inside_its_range():
-    assert mean_estimate(np.array([0.25, 0.5, 0.75])).ci95 == (0.0, 1.0)
+def test_share_without_skewness_is_students_t():
+    # 29 shares evenly around 0.5: mean 0.5, sd 0.0851, t(0.975, 28) = 2.0484
+    values_N = np.linspace(0.36, 0.64, 29)
+    margin = 2.048407 * values_N.std(ddof=1) / np.sqrt(29)
+    assert mean_estimate(values_N).ci95 == pytest.approx((0.5 - margin, 0.5 + margin), abs=1e-6)
 
 
-def test_one_sample_a_problem_is_an_exact_binomial():
-    # 8 of 10: the textbook Clopper-Pearson interval
+def test_skewness_by_hand():
+    # nine problems at 0.1 and one at 0.5: mean 0.14, sd (1/n) 0.12, skewness (0.36^3 - 9 x 0.04^3) / 10 / 0.12^3 = 8/3;
+    # t(0.975, 9) / 3 = 0.754052. g(T) = 0.754052 at T = 9/8 ((1 + 8/3 (0.754052 - 0.044444))^(1/3) - 1) = 0.47790,
+    # g(T) = -0.754052 at T = 9/8 ((1 - 8/3 (0.754052 + 0.044444))^(1/3) - 1) = -2.29655
+    low, high = mean_estimate(np.array([0.1] * 9 + [0.5])).ci95
+    assert low == pytest.approx(0.14 - 0.12 * 0.47790, abs=1e-5)
+    assert high == pytest.approx(0.14 + 0.12 * 2.29655, abs=1e-5)  # Student's t: 0.230
+
+
+def test_one_sample_a_problem_is_wilson():
+    # 8 of 10: the textbook Wilson interval
     estimate = mean_estimate(np.array([1.0] * 8 + [0.0] * 2))
     assert estimate.value == 0.8
-    assert estimate.ci95 == pytest.approx((0.4439, 0.9748), abs=1e-4)
+    assert estimate.ci95 == pytest.approx((0.4902, 0.9433), abs=1e-4)
+
+
+@given(st.integers(2, 700), st.data())
+def test_all_or_nothing_problems_have_the_interval_of_wilson(n, data):
+    right = data.draw(st.integers(1, n - 1))
+    wilson = scipy_stats.binomtest(right, n).proportion_ci(0.95, "wilson")
+    for samples in (1, 4):  # copies of an answer say nothing more
+        found = ratio_estimate(samples * (np.arange(n) < right), np.full(n, samples)).ci95
+        assert found == pytest.approx((wilson.low, wilson.high), abs=4e-4)
 
 
 @pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
@@ -36,11 +65,9 @@ def test_no_variance_is_not_certainty(value):
     assert high - low > 0.05
 
 
-def test_no_variance_meets_the_binomial_at_its_ends():
-    # the general bound and Clopper-Pearson agree where both apply: 20 successes in 20
-    exact = mean_estimate(np.ones(20)).ci95
-    bound = mean_estimate(np.ones(20), low=0.0, high=2.0).ci95
-    assert bound[0] == pytest.approx(exact[0])
+def test_no_variance_is_the_exact_binomial():
+    assert mean_estimate(np.ones(20)).ci95 == pytest.approx((0.025 ** (1 / 20), 1.0))
+    assert difference_estimate(np.ones(20)).ci95[0] == pytest.approx(1 - 2 * (1 - 0.025 ** (1 / 20)))
 
 
 def test_one_problem_says_almost_nothing():
@@ -50,9 +77,10 @@ def test_one_problem_says_almost_nothing():
 
 
 def test_ratio_by_hand():
-    # repaired (1, 1, 0) of wrong (1, 2, 1): r = 2/4; residuals 0.5, 0, -0.5; se = sqrt(3/2 * 0.5) / 4
-    estimate = ratio_estimate(np.array([1, 1, 0]), np.array([1, 2, 1]), low=-9, high=9)
-    margin = 4.302653 * np.sqrt(0.75) / 4
+    # repaired 1, 2, 0, 1 of 2, 3, 1, 2 wrong: 1/2; residuals 0, 1/2, -1/2, 0 over a mean of 2: spread sqrt(1/32), no
+    # skewness; t(0.975, 3) / sqrt(3) = 1.83739. Wilson's with 8^2 / 18 = 32/9 problems is wider
+    estimate = ratio_estimate(np.array([1, 2, 0, 1]), np.array([2, 3, 1, 2]))
+    margin = 1.837387 * np.sqrt(1 / 32)
     assert estimate.value == 0.5
     assert estimate.ci95 == pytest.approx((0.5 - margin, 0.5 + margin), abs=1e-6)
 
@@ -88,7 +116,7 @@ def test_p_value_without_variance_is_the_sign_flip_test():
 @given(arrays(float, st.integers(1, 30), elements=SHARES), arrays(float, 30, elements=SHARES))
 def test_p_and_interval_agree(a_N, b_30):
     differences_N = b_30[: len(a_N)] - a_N
-    low, high = mean_estimate(differences_N, low=-1.0).ci95
+    low, high = difference_estimate(differences_N).ci95
     p = p_value(differences_N)
     if abs(p - 0.05) > 1e-9:
         assert (p < 0.05) == (not low <= 0 <= high)
@@ -102,34 +130,32 @@ def test_interval_holds_its_value(values_N):
     assert estimate.ci95[0] < estimate.ci95[1]
 
 
-def coverage(simulations: int, n: int, samples: int, seed: int) -> float:
-    """Share of intervals that hold the true mean of a population of problems whose success rates are Beta(1, 1)."""
-    rng = np.random.default_rng(seed)
-    rates_SN = rng.beta(1, 1, (simulations, n))
-    means_SN = rng.binomial(samples, rates_SN) / samples
-    intervals = np.array([mean_estimate(means_N).ci95 for means_N in means_SN])
-    return float(((intervals[:, 0] <= 0.5) & (intervals[:, 1] >= 0.5)).mean())
+@given(arrays(float, st.integers(1, 40), elements=SHARES))
+def test_a_share_and_its_complement_mirror_each_other(values_N):
+    low, high = mean_estimate(values_N).ci95
+    assert mean_estimate(1 - values_N).ci95 == pytest.approx((1 - high, 1 - low), abs=1e-9)
 
 
-@pytest.mark.parametrize("samples", [1, 4])
-def test_coverage(samples):
-    # 400 simulations of true coverage 0.95: four standard errors are 0.044
-    assert 0.906 <= coverage(400, n=30, samples=samples, seed=samples) <= 0.994
+def test_seeds_that_agree_leave_the_interval_over_problems():
+    values_N = np.array([-0.5, 0.0, 0.25, 0.5, 0.5, 0.25])
+    crossed = crossed_estimate(np.tile(values_N[:, None], 3))
+    assert crossed.ci95 == pytest.approx(difference_estimate(values_N).ci95)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("n", "samples"), [(30, 1), (30, 4), (30, 16), (200, 4)])
-def test_coverage_large(n, samples):
-    assert 0.94 <= coverage(10_000, n, samples, seed=n + samples) <= 0.98
+def test_two_ways_by_hand():
+    # problems 0.0 and 0.2 in the mean, seeds 0.0, 0.1, 0.2: variances of the mean 0.02 / 2 and 0.01 / 3, no rest;
+    # degrees of freedom (0.01 + 1/300)^2 / (0.01^2 / 1 + (1/300)^2 / 2) = 1.684, cut at N - 1 = 1: t = 12.7062
+    values_NS = np.array([[-0.1, 0.0, 0.1], [0.1, 0.2, 0.3]]) / 10
+    margin = 12.7062 * np.sqrt(0.0001 + 1 / 30000)
+    assert crossed_estimate(values_NS).ci95 == pytest.approx((0.01 - margin, 0.01 + margin), abs=1e-5)
 
 
-def test_ratio_coverage():
-    """Repair rate 0.3 per problem on average, unequal numbers of wrong answers."""
-    rng = np.random.default_rng(7)
-    hits = 0
-    for _ in range(400):
-        rates_N = rng.beta(1.5, 3.5, 60)
-        wrong_N = rng.integers(0, 5, 60)
-        low, high = ratio_estimate(rng.binomial(wrong_N, rates_N), wrong_N).ci95
-        hits += low <= 0.3 <= high
-    assert 0.906 <= hits / 400 <= 0.994
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_two_ways_are_never_narrower_than_problems(seeds):
+    rng = np.random.default_rng(seeds)
+    for _ in range(50):
+        values_NS = np.clip(rng.normal(0, 0.2, (30, 1)) + rng.normal(0, 0.2, (30, seeds)), -1, 1)
+        low, high = crossed_estimate(values_NS).ci95
+        alone = difference_estimate(values_NS.mean(axis=1)).ci95
+        assert low <= alone[0] + 1e-12
+        assert alone[1] - 1e-12 <= high

@@ -13,7 +13,7 @@ import numpy as np
 
 from scrpo_cli.ablation.outcomes import Answers, RunOutcome, side_by_side
 from scrpo_cli.evaluation.metrics import UNDECIDED, paired
-from scrpo_cli.evaluation.stats import mean_estimate
+from scrpo_cli.evaluation.stats import difference_estimate
 
 Values = Callable[[Answers], np.ndarray]
 """What arms are compared by: a number in [0, 1] for each answer (N, K), NaN where it does not count."""
@@ -49,7 +49,7 @@ def against(
         return paired(a_NK, b_NK)
 
     result, by_seed = compare(seeds), [compare([seed])["difference"] for seed in seeds]
-    across = mean_estimate(np.array(by_seed), low=-1.0)
+    across = difference_estimate(np.array(by_seed))
     return result | {
         "difference": scale * result["difference"],
         "ci95": _scaled(scale, result["ci95"]),

@@ -8,13 +8,13 @@ docs/metrics.md holds the definitions.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from scrpo_cli.errors import UserError
-from scrpo_cli.evaluation.stats import Estimate, mean_estimate, p_value, ratio_estimate
+from scrpo_cli.evaluation.stats import Estimate, difference_estimate, mean_estimate, p_value, ratio_estimate
 
 UNDECIDED = "the data cannot tell these apart"
 
@@ -89,14 +89,14 @@ def two_turn(first_NK: np.ndarray, second_NK: np.ndarray) -> dict[str, dict[str,
     counted_NK = ~np.isnan(first_NK + second_NK)
     kept_N = _require(counted_NK.any(axis=1))
 
-    def mean(values_NK: np.ndarray, low: float = 0.0) -> dict[str, Any]:
+    def mean(values_NK: np.ndarray, estimate: Callable[[np.ndarray], Estimate] = mean_estimate) -> dict[str, Any]:
         values_N = np.where(counted_NK, values_NK, 0).sum(axis=1)[kept_N] / counted_NK.sum(axis=1)[kept_N]
-        return mean_estimate(values_N, low).as_dict()
+        return estimate(values_N).as_dict()
 
     return {
         "t1": mean(first_NK),
         "t2": mean(second_NK),
-        "delta": mean(second_NK - first_NK, low=-1.0),
+        "delta": mean(second_NK - first_NK, difference_estimate),
         "i2c": mean((1 - first_NK) * second_NK),
         "c2i": mean(first_NK * (1 - second_NK)),
         "fix_rate": repair_rate(first_NK, second_NK),
@@ -128,7 +128,7 @@ def paired(a_NK: np.ndarray, b_NK: np.ndarray) -> dict[str, Any]:
         raise ValueError(f"paired needs the same problems: {len(a_NK)} against {len(b_NK)}")
     both_N = _require(~(np.isnan(a_NK).all(axis=1) | np.isnan(b_NK).all(axis=1)))
     differences_N = np.nanmean(b_NK[both_N], axis=1) - np.nanmean(a_NK[both_N], axis=1)
-    estimate = mean_estimate(differences_N, low=-1.0)
+    estimate = difference_estimate(differences_N)
     return {
         "difference": estimate.value,
         "ci95": list(estimate.ci95),

@@ -1,9 +1,10 @@
 """Estimates with 95% intervals, clustered by problem.
 
 Samples of one problem are not independent (a model knows a problem or does not), so the unit of every interval here is
-the problem: n problems with 64 samples each are n observations, not 64n. See docs/metrics.md for the formulas.
+the problem: n problems with 64 samples each are n observations, not 64n. docs/metrics.md has the formulas and how often
+the intervals hold the truth (`tools/coverage.py`).
 
-Shapes: N problems. Everything is a float in [low, high]; no function returns NaN.
+Shapes: N problems, S seeds. No function returns NaN.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
+from scipy.special import stdtrit
 
 from scrpo_cli.errors import UserError
 
 ALPHA = 0.05
+Z = float(stats.norm.ppf(1 - ALPHA / 2))
 _ROUNDING = 1e-12  # residuals below this are rounding, not variance
 
 
@@ -29,53 +32,110 @@ class Estimate(NamedTuple):
         return {"value": self.value, "ci95": list(self.ci95)}
 
 
-def mean_estimate(values_N: np.ndarray, low: float = 0.0, high: float = 1.0) -> Estimate:
-    """Mean over problems of a per-problem value that lies in [low, high]."""
+def mean_estimate(values_N: np.ndarray) -> Estimate:
+    """Mean over problems of a share: a per-problem value in [0, 1]."""
     values_N = np.asarray(values_N, dtype=float)
-    return ratio_estimate(values_N, np.ones_like(values_N), low, high)
+    return ratio_estimate(values_N, np.ones_like(values_N))
 
 
-def ratio_estimate(numerator_N: np.ndarray, denominator_N: np.ndarray, low: float = 0.0, high: float = 1.0) -> Estimate:
-    """Sum of numerators over sum of denominators, with problems as clusters.
+def ratio_estimate(numerator_N: np.ndarray, denominator_N: np.ndarray) -> Estimate:
+    """Sum of numerators over sum of denominators, a share in [0, 1], with problems as clusters.
 
-    Interval: the delta method for a ratio (Cochran, Sampling Techniques, 3rd ed., 6.4) with Student's t at n - 1
-    degrees of freedom, n counting the problems with a denominator above 0. Two cases have their own: one 0/1 outcome a
-    problem is a binomial (Clopper-Pearson), and where nothing varies t would claim certainty (`_without_variance`).
+    The problems' residuals (the delta method: Cochran, Sampling Techniques, 3rd ed., 6.4) give Student's t with Hall's
+    correction for skewness, which counts near 0 and 1. It never reaches beyond Wilson's interval for problems that are
+    all right or all wrong, because no spread is wider; with one 0/1 outcome a problem that is the interval.
     """
     numerator_N, denominator_N = np.asarray(numerator_N, dtype=float), np.asarray(denominator_N, dtype=float)
     used_N = denominator_N > 0
     numerator_N, denominator_N = numerator_N[used_N], denominator_N[used_N]
-    n = len(numerator_N)
-    if n == 0:
+    if len(numerator_N) == 0:
         raise UserError("Nothing to average: no problem has a graded answer.", fix="Check that the input is not empty.")
-    value = float(numerator_N.sum() / denominator_N.sum())
-    if (low, high) == (0.0, 1.0) and (denominator_N == 1).all() and np.isin(numerator_N, (0.0, 1.0)).all():
-        return Estimate(value, _binomial(int(numerator_N.sum()), n))
-    residual_N = numerator_N - value * denominator_N
-    if n == 1 or np.abs(residual_N).max() < _ROUNDING:
-        return Estimate(value, _without_variance(value, n, low, high))
-    standard_error = np.sqrt(n / (n - 1) * np.square(residual_N).sum()) / denominator_N.sum()
-    margin = stats.t.ppf(1 - ALPHA / 2, n - 1) * standard_error
+    total = float(denominator_N.sum())
+    value = float(numerator_N.sum()) / total
+    residual_N = (numerator_N - value * denominator_N) / denominator_N.mean()
+    if _without_spread(residual_N):
+        return Estimate(value, _any_spread(value, len(residual_N), 0.0, 1.0))
+    low, high = _skewed(value, residual_N)
+    floor, ceiling = _wilson(value, total**2 / float(np.square(denominator_N).sum()))
+    return Estimate(value, (max(low, floor), min(high, ceiling)))
+
+
+def difference_estimate(differences_N: np.ndarray) -> Estimate:
+    """Mean over problems of a difference in [-1, 1]: Student's t on the problems (Miller 2024, arXiv 2411.00640).
+
+    Differences lean to no side by themselves, and a correction for the skewness of the sample would chase noise.
+    """
+    differences_N = np.asarray(differences_N, dtype=float)
+    n, mean = len(differences_N), float(np.mean(differences_N))
+    if _without_spread(differences_N - mean):
+        return Estimate(mean, _any_spread(mean, n, -1.0, 1.0))
+    margin = _t(n - 1) * float(np.std(differences_N, ddof=1)) / np.sqrt(n)
+    return Estimate(mean, (float(max(-1.0, mean - margin)), float(min(1.0, mean + margin))))
+
+
+def crossed_estimate(values_NS: np.ndarray, low: float = -1.0, high: float = 1.0) -> Estimate:
+    """Mean of a value in [low, high] of each problem under each seed, over other problems and other seeds.
+
+    Two-way clustering: the variance over problems plus that over seeds minus what both hold (Cameron, Gelbach & Miller
+    2011, JBES 29:238), by mean squares as in a crossed design, with the degrees of freedom of Satterthwaite (1946); at
+    least the variance over problems. Needs two seeds; docs/metrics.md says what two are worth.
+    """
+    n, seeds = values_NS.shape
+    value, of_problem_N, of_seed_S = float(values_NS.mean()), values_NS.mean(axis=1), values_NS.mean(axis=0)
+    if _without_spread(of_problem_N - value):
+        return Estimate(value, _any_spread(value, n, low, high))
+    rest_NS = values_NS - of_problem_N[:, None] - of_seed_S + value
+    problem, seed = float(of_problem_N.var(ddof=1)) / n, float(of_seed_S.var(ddof=1)) / seeds
+    both = float(np.square(rest_NS).sum()) / ((n - 1) * (seeds - 1)) / (n * seeds)
+    variance = max(problem, problem + seed - both)
+    uncertain = problem**2 / (n - 1) + seed**2 / (seeds - 1) + both**2 / ((n - 1) * (seeds - 1))
+    margin = _t(max(1.0, min(n - 1, variance**2 / uncertain))) * float(np.sqrt(variance))
     return Estimate(value, (float(max(low, value - margin)), float(min(high, value + margin))))
 
 
 def p_value(differences_N: np.ndarray) -> float:
-    """Two-sided p of "the mean difference is 0", from the very interval of `mean_estimate(differences_N, -1, 1)`:
-    p < 0.05 exactly when that interval leaves 0 out. Student's t; without variance the bound below, solved for alpha.
+    """Two-sided p of "the mean difference is 0", from the very interval of `difference_estimate`: p < 0.05 exactly when
+    that interval leaves 0 out. Student's t; without variance the bound below, solved for alpha.
     """
     differences_N = np.asarray(differences_N, dtype=float)
     n, mean = len(differences_N), float(np.mean(differences_N))
-    if n == 1 or np.abs(differences_N - mean).max() < _ROUNDING:
+    if _without_spread(differences_N - mean):
         return min(1.0, 2 * (1 + abs(mean)) ** -n)
     return float(stats.ttest_1samp(differences_N, 0.0).pvalue)
 
 
-def _binomial(successes: int, n: int) -> tuple[float, float]:
-    interval = stats.binomtest(successes, n).proportion_ci(1 - ALPHA, method="exact")
-    return float(interval.low), float(interval.high)
+def _without_spread(residual_N: np.ndarray) -> bool:
+    return len(residual_N) == 1 or bool(np.abs(residual_N).max() < _ROUNDING)
 
 
-def _without_variance(value: float, n: int, low: float, high: float) -> tuple[float, float]:
+def _t(degrees: float) -> float:
+    return float(stdtrit(degrees, 1 - ALPHA / 2))
+
+
+def _skewed(value: float, residual_N: np.ndarray) -> tuple[float, float]:
+    """Student's t with the cubic that takes the skewness out of it and, unlike Johnson's, can be inverted (Hall 1992,
+    JRSS B 54:221): g(T) = T + skew T^2/3 + skew^2 T^3/27 + skew/(6n), T = (estimate - truth) / spread.
+    """
+    n, spread = len(residual_N), float(np.sqrt(np.mean(residual_N**2)))
+    skew = float(np.mean(residual_N**3)) / spread**3
+
+    def inverse(g: float) -> float:
+        if abs(skew) < 1e-6:
+            return g
+        return 3 / skew * (float(np.cbrt(1 + skew * (g - skew / (6 * n)))) - 1)
+
+    g = _t(n - 1) / np.sqrt(n - 1)
+    return value - spread * inverse(g), value - spread * inverse(-g)
+
+
+def _wilson(share: float, n: float) -> tuple[float, float]:
+    """Wilson's score interval (1927) of a share of n."""
+    center, widen = (share + Z**2 / (2 * n)) / (1 + Z**2 / n), Z / (1 + Z**2 / n)
+    margin = widen * np.sqrt(max(0.0, share * (1 - share)) / n + Z**2 / (4 * n**2))
+    return float(max(0.0, center - margin)), float(min(1.0, center + margin))
+
+
+def _any_spread(value: float, n: int, low: float, high: float) -> tuple[float, float]:
     """n problems that all gave `value`: other values may exist, in a share of at most q of all problems, where q is the
     Clopper-Pearson bound of 0 successes in n; at worst they all lie at an end of [low, high].
     """
