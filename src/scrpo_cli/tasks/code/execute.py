@@ -43,6 +43,8 @@ class Tests:
     replaced. `modules` are importable on both sides, and objects of their classes may cross.
     """
 
+    __test__ = False  # for pytest, which takes the name for a test's
+
     code: str
     entry_point: str
     modules: Mapping[str, str] = field(default_factory=dict)
@@ -104,12 +106,7 @@ class _Check:
 
     def _start(self, command: list[str], **channels: Any) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
-            command,
-            **channels,
-            stderr=None if os.environ.get("DBG") else subprocess.DEVNULL,
-            cwd="/",
-            env=ENVIRONMENT,
-            start_new_session=True,
+            command, **channels, stderr=subprocess.DEVNULL, cwd="/", env=ENVIRONMENT, start_new_session=True
         )
 
     def judgement(self) -> Judgement:
@@ -182,11 +179,14 @@ def _message(content: Any) -> Iterator[IO[bytes]]:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """SIGTERM, which the launcher passes on to all that the program left; SIGKILL where that does not help."""
+    """SIGTERM, at which the launcher ends all that the program left; SIGKILL for all where that does not help."""
     process.terminate()
     try:
         process.wait(5)
     except subprocess.TimeoutExpired:
+        for descendant in _descendants(process.pid):
+            with contextlib.suppress(psutil.Error):
+                descendant.kill()
         process.kill()
         process.wait()
     if process.stdout:
@@ -203,13 +203,19 @@ def _threads_of_user() -> int:
 
 
 def _memory(pid: int) -> int:
-    """Resident bytes of a process and all its descendants."""
+    """Resident bytes of all descendants of a process."""
     total = 0
-    with contextlib.suppress(psutil.Error):
-        for process in psutil.Process(pid).children(recursive=True):
-            with contextlib.suppress(psutil.Error):
-                total += process.memory_info().rss
+    for process in _descendants(pid):
+        with contextlib.suppress(psutil.Error):
+            total += process.memory_info().rss
     return total
+
+
+def _descendants(pid: int) -> list[psutil.Process]:
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.Error:
+        return []
 
 
 def _disk(directory: Path, enough: int) -> int:

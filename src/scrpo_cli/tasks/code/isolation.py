@@ -26,6 +26,7 @@ FLAGS = ("-S", "-P", "-s", "-B", "-X", "utf8")  # no site-packages, nothing from
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8", "TZ": "UTC", "PYTHONHASHSEED": "0"}
 """Nothing of ours. The fixed seed makes the order of sets, and with it verdicts, the same each time."""
 SYSTEM = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache", "/usr/share/zoneinfo")
+DEVICES = ("null", "zero", "random", "urandom")
 INSIDE = "scrpo_cli.tasks.code.inside"
 UNUSED_UIDS = range(0x70000000, 0x7FFE0000)  # systemd's table of users leaves them to nobody
 
@@ -55,6 +56,7 @@ class Isolation:
             "command": program,
             "uid": uid,
             "read": readable(self.python),
+            "devices": DEVICES,
             "disk_mib": limits.disk_mib,
             "directory": str(directory),
         }
@@ -64,7 +66,7 @@ class Isolation:
         """What Landlock lets the program open."""
         if self.how != "landlock":
             return None
-        devices = ["/dev/zero", "/dev/random", "/dev/urandom"]
+        devices = [f"/dev/{name}" for name in DEVICES]
         return {"read": [*readable(self.python), *devices], "write": [str(directory), "/dev/null"]}
 
 
@@ -113,7 +115,9 @@ def _bubblewrap(python: str, limits: Limits) -> list[str]:
         "--die-with-parent",
         "--new-session",
     ]
-    words += ["--cap-drop", "ALL", "--dev", "/dev", "--size", str(limits.disk_mib << 20), "--tmpfs", "/tmp"]
+    words += ["--cap-drop", "ALL", "--size", str(limits.disk_mib << 20), "--tmpfs", "/tmp"]
+    for name in DEVICES:  # not --dev: its /dev/shm takes half of the machine's memory
+        words += ["--dev-bind", f"/dev/{name}", f"/dev/{name}"]
     for path in readable(python):
         if os.path.islink(path):
             words += ["--symlink", os.readlink(path), path]
@@ -151,8 +155,9 @@ def _working(level: str) -> tuple[Isolation | None, list[str]]:
 
 
 def candidates() -> list[Isolation]:
-    """From strong to weak. Where we are root, namespaces need no second user namespace and bubblewrap adds nothing.
-    Without root, a process that Landlock does not hold could write to our own memory and files: there is no such level.
+    """From strong to weak. Bubblewrap does not limit the number of files, so it comes second: it works on systems that
+    refuse user namespaces to all but known programs. Root needs no user namespace, and so no bubblewrap. Without root,
+    a process that Landlock does not hold could write to our own memory and files: there is no such level.
     """
     if sys.platform != "linux":
         return []
@@ -160,7 +165,7 @@ def candidates() -> list[Isolation]:
     root = os.geteuid() == 0
     found = [Isolation("namespaces", "unshare", python)]
     if not root and shutil.which("bwrap"):
-        found.insert(0, Isolation("namespaces", "bubblewrap", python))
+        found.append(Isolation("namespaces", "bubblewrap", python))
     other = f"/usr/bin/python{sys.version_info.major}.{sys.version_info.minor}"  # where a home directory hides ours
     pythons = [python, other] if os.path.exists(other) else [python]
     if kernel.landlock_version():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import contextlib
 import json
 import os
 import symtable
@@ -40,8 +41,9 @@ class Program:
 
     def start(self, setup: dict[str, Any]) -> None:
         """Its first message is written before a line of the program's source runs, so it can be believed."""
-        try:
+        with contextlib.suppress(BrokenPipeError):  # its launcher gave up, and has said why
             send(self._requests, setup)
+        try:
             first = receive(self._answers, self._limit)
         except (OSError, EOFError, Malformed) as error:
             raise TestsBroken("the sandbox did not start") from error
@@ -60,6 +62,8 @@ class Program:
         try:
             question = heap.pack((name, args, kwargs))
         except Unsendable as error:
+            if self.calls:  # it may have come from an answer
+                raise self._ended(f"the tests cannot go on with an answer: {error}") from None
             raise TestsBroken(f"the tests pass what cannot be sent: {error}") from error
         try:
             send(self._requests, question)
@@ -83,7 +87,7 @@ class Program:
             return receive(self._answers, self._limit)
         except (EOFError, OSError):
             raise self._ended(f"the program ended {when}") from None
-        except Malformed as error:
+        except (Malformed, MemoryError) as error:
             raise self._ended(str(error)) from None
 
     def _ended(self, why: str) -> ProgramEnded:

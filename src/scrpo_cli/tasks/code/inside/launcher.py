@@ -45,7 +45,6 @@ KEPT = {
 PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 DETACH = 2
 NOBODY = 65534
-DEVICES = ("null", "zero", "random", "urandom")
 
 
 def main() -> None:
@@ -74,7 +73,7 @@ def in_namespaces(cfg: dict[str, Any]) -> int:
         _close_channels()
         return _code(os.waitpid(child, 0)[1])
     prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # the first process of the new namespace: all others end with it
-    build_root(cfg["read"], cfg["disk_mib"])
+    build_root(cfg["read"], cfg["devices"], cfg["disk_mib"])
     program = os.fork()
     if not program:
         start(cfg["command"], "/tmp", cfg["uid"] if root else None)
@@ -144,18 +143,18 @@ def end_children() -> int:
         time.sleep(0.002)
 
 
-def build_root(read: list[str], disk_mib: int) -> None:
-    """The new root: empty, but for `read` at its own places, four devices and /tmp. There is no /proc."""
+def build_root(read: list[str], devices: list[str], disk_mib: int) -> None:
+    """The new root: empty, but for `read` at its own places, devices and /tmp. There is no /proc."""
     mount("none", "/", flags=RECURSIVE | PRIVATE)
     sources = {path: os.open(path, os.O_PATH) for path in read if os.path.exists(path)}  # they may lie below /tmp
-    devices = {name: os.open(f"/dev/{name}", os.O_PATH) for name in DEVICES}
+    opened = {name: os.open(f"/dev/{name}", os.O_PATH) for name in devices}
     mount("tmpfs", "/tmp", "tmpfs", NO_SUID | NO_DEVICES, "size=1m,mode=755")
     for path, source in sources.items():
         if os.path.islink(path):  # /lib is a link to usr/lib
             os.symlink(os.readlink(path), _place(path))
         else:
             bind(source, _place(path), os.path.isdir(path))
-    for name, source in devices.items():
+    for name, source in opened.items():
         bind(source, _place(f"/dev/{name}"), directory=False, device=True)
     os.mkdir("/tmp/tmp")
     mount("tmpfs", "/tmp/tmp", "tmpfs", NO_SUID | NO_DEVICES, f"size={disk_mib}m,nr_inodes=10k,mode=1777")
@@ -163,7 +162,7 @@ def build_root(read: list[str], disk_mib: int) -> None:
     checked(LIBC.syscall(PIVOT_ROOT[os.uname().machine], b".", b"."), "pivot_root")
     checked(LIBC.umount2(b".", DETACH), "umount")
     mount("none", "/", flags=REMOUNT | BIND | READ_ONLY | NO_SUID | NO_DEVICES)
-    for descriptor in (*sources.values(), *devices.values()):
+    for descriptor in (*sources.values(), *opened.values()):
         os.close(descriptor)
 
 

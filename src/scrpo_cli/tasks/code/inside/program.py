@@ -56,10 +56,13 @@ def serve(requests: int, answers: int, module: ModuleType, classes: dict[str, ty
             message = receive(requests)
         except EOFError:
             return
-        send(answers, *answer(message, module, classes, limit))
+        try:
+            send(answers, answer(message, module, classes, limit), limit)
+        except (Unsendable, MemoryError) as error:  # too long
+            send(answers, {"ended": described(error)})
 
 
-def answer(message: Any, module: ModuleType, classes: dict[str, type], limit: int) -> tuple[Any, int]:
+def answer(message: Any, module: ModuleType, classes: dict[str, type], limit: int) -> dict[str, Any]:
     """The packed result of a call, or what was raised."""
     heap = Heap(classes, opaque=True)
     name, args, kwargs = heap.unpack(message)
@@ -67,12 +70,12 @@ def answer(message: Any, module: ModuleType, classes: dict[str, type], limit: in
         reply = heap.pack(getattr(module, name)(*args, **kwargs))
         if len(reply["heap"]) > limit:  # a node has more than a byte: spares the memory of writing it out
             raise Unsendable(f"an answer of {len(reply['heap'])} objects")
-        return reply, limit
+        return reply
     except Exception as error:  # noqa: BLE001 - handed to the tests, which may expect it
         kinds = [cls.__name__ for cls in type(error).__mro__ if cls.__module__ == "builtins"]
-        return {"raised": kinds, "text": described(error)}, limit
+        return {"raised": kinds, "text": described(error)}
     except BaseException as error:  # noqa: BLE001
-        return {"ended": described(error)}, limit
+        return {"ended": described(error)}
 
 
 def described(error: BaseException) -> str:
