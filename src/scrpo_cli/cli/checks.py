@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from scrpo_cli.errors import ScrpoError
 from scrpo_cli.recipe.models import Recipe
+from scrpo_cli.recipe.plugins import is_plugin
 from scrpo_cli.types import Problem, Verdict
 
 NETWORK_DISKS = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse.sshfs", "9p", "beegfs", "lustre", "ceph"}
@@ -229,6 +230,10 @@ def check_budget(examination: Examination) -> Iterator[Check]:
 
 def check_grader(examination: Examination) -> Iterator[Check]:
     """One right and one wrong answer through the recipe's own grader."""
+    cfg = examination.recipe.task
+    if is_plugin(cfg.name) or cfg.grader:
+        yield _own_grader(examination)
+        return
     problem = Problem("self-test", "doctor", "20+22=?", "42")
     right, wrong = examination.task.grade([(problem, "\\boxed{42}"), (problem, "\\boxed{41}")])
     verdicts = f"42 is {right.verdict}, 41 is {wrong.verdict} ({examination.task.grader})"
@@ -238,6 +243,19 @@ def check_grader(examination: Examination) -> Iterator[Check]:
         yield Check(
             "grader", "fail", f"{verdicts}: {right.reason or wrong.reason}", "Reinstall math-verify and pebble."
         )
+
+
+def _own_grader(examination: Examination) -> Check:
+    """What a grader that is not ours makes of the first problem's reference answer, and of nothing. Which verdict is
+    right only its author knows; that it gives one can be checked.
+    """
+    problem, task = examination.problems[0], examination.task
+    grades = task.grade([(problem, f"\\boxed{{{problem.answer}}}"), (problem, "")])
+    verdicts = f"{grades[0].verdict} for a boxed reference answer, {grades[1].verdict} for nothing ({task.grader})"
+    for grade in grades:
+        if grade.verdict in (Verdict.ERROR, Verdict.TIMEOUT):
+            return Check("grader", "fail", f"{verdicts}: {grade.reason}", "Mend your grader, or task.grading.deadline.")
+    return Check("grader", "ok", verdicts)
 
 
 def check_memory(examination: Examination) -> Iterator[Check]:

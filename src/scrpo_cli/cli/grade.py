@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 
 def grade(
-    task: Annotated[Literal["math", "code", "tiny"], typer.Option("--task", help="Whose grader.")] = "math",
+    task: Annotated[str, typer.Option("--task", metavar="T", help="math, code, tiny, or a task of your own.")] = "math",
+    grader: Annotated[
+        str | None, typer.Option("--grader", metavar="G", help="A grader of your own instead (docs/plugins.md).")
+    ] = None,
     gold: Annotated[str | None, typer.Option("--gold", metavar="G", help="The reference answer.")] = None,
     answer: Annotated[str | None, typer.Option("--answer", metavar="A", help="The final answer to judge.")] = None,
     from_jsonl: Annotated[
@@ -43,22 +46,24 @@ def grade(
 
     scrpo grade --gold '\\frac{1}{2}' --answer 0.5
     """
+    from contextlib import closing
+
     from scrpo_cli.recipe.models import TaskConfig
+    from scrpo_cli.recipe.plugins import is_plugin, located
     from scrpo_cli.tasks import make_task
     from scrpo_cli.tasks.responses import PairRow
 
     rows = _rows(gold, answer, from_jsonl, map_ or [])
-    _refuse_other_tasks(task, rows)
-    grader = make_task(TaskConfig(name=task), workers, deadline)
-    try:
+    name, own = located(task, "name", "--task"), grader and located(grader, "grader", "--grader")
+    if not own and not is_plugin(name):
+        _refuse_other_tasks(task, rows)
+    with closing(make_task(TaskConfig(name=name, grader=own), workers, deadline)) as judge:
         pairs = [row for row in rows if isinstance(row, PairRow)]
-        grades = iter(grader.compare([(row.gold, row.pred) for row in pairs]))
-        graded = iter(_grade_responses(grader, rows))
+        grades = iter(judge.compare([(row.gold, row.pred) for row in pairs]))
+        graded = iter(_grade_responses(judge, rows))
         result = [(row, next(grades) if isinstance(row, PairRow) else next(graded)) for row in rows]
-    finally:
-        grader.close()
     counts = Counter(str(g.verdict) for _, g in result)
-    data = {"task": task, "grader": grader.grader, "rows": [_row(row.id, g) for row, g in result], "counts": counts}
+    data = {"task": task, "grader": judge.grader, "rows": [_row(row.id, g) for row, g in result], "counts": counts}
     Output(json, quiet).result(data, _text(result, counts))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -11,6 +11,7 @@ from scrpo_cli.cli.common import DbOption, DebugOption, JsonOption, Output, Quie
 from scrpo_cli.errors import UserError
 from scrpo_cli.recipe.load import load_recipe, recipe_schema, shipped_recipes
 from scrpo_cli.recipe.models import Recipe
+from scrpo_cli.recipe.plugins import is_plugin
 
 app = typer.Typer(help="List, show and check recipes.", context_settings={"help_option_names": ["-h", "--help"]})
 
@@ -67,7 +68,8 @@ def check(
     """Whether recipes are valid. Exit code 2 when one is not."""
     rows = [_checked(file, set_ or ()) for file in files]
     lines = [
-        f"ok    {row['file']}" if row["ok"] else "\n".join([f"wrong {row['file']}", *row["lines"]]) for row in rows
+        f"ok    {row['file']}{_code(row)}" if row["ok"] else "\n".join([f"wrong {row['file']}", *row["lines"]])
+        for row in rows
     ]
     Output(json, quiet).result({"files": rows}, "\n".join(lines))
     if not all(row["ok"] for row in rows):
@@ -76,11 +78,18 @@ def check(
 
 def _checked(file: str, sets: Sequence[str]) -> dict[str, Any]:
     try:
-        load_recipe(file, sets)
+        task = load_recipe(file, sets).task
     except UserError as error:
         lines = [f"      {line}" for text in error.lines() for line in text.splitlines()]
         return {"file": file, "ok": False, "what": error.what, "where": error.where, "fix": error.fix, "lines": lines}
-    return {"file": file, "ok": True}
+    named = [task.name] * is_plugin(task.name) + [task.grader] * is_plugin(task.grader, "grader")
+    return {"file": file, "ok": True} | ({"plugins": named} if named else {})
+
+
+def _code(row: Mapping[str, Any]) -> str:
+    """What of a recipe was not looked at."""
+    plugins = ", ".join(row.get("plugins", ()))
+    return f"\n      not imported: {plugins} (`scrpo doctor -r {row['file']}` runs it)" if plugins else ""
 
 
 @app.command("schema")
