@@ -90,6 +90,12 @@ def show(
     Output(json, quiet).result(data, Group(*_shown(entries, uses)))
 
 
+def _given(extracted: str) -> str:
+    """A final answer, quoted; of a program, which the response shows anyway, its length."""
+    lines = extracted.count("\n")
+    return f"a program of {lines} lines" if lines > 1 else repr(extracted)
+
+
 def _shown(entries: Sequence[Entry], uses: Sequence[Use]) -> Iterator[RenderableType]:
     """The parts of `pool show` for a reader."""
     first = entries[0]
@@ -99,7 +105,8 @@ def _shown(entries: Sequence[Entry], uses: Sequence[Use]) -> Iterator[Renderable
     origin = f"{first.model}, {first.phase} step {first.step}, {first.finish.value}"
     yield _heading(f"\nAttempt {first.attempt_id} ({origin})")
     yield _text(first.response)
-    answered = f"extracted {first.extracted!r}" if first.extracted is not None else first.reason or "no answer found"
+    extracted = None if first.extracted is None else f"extracted {_given(first.extracted)}"
+    answered = "; ".join(filter(None, [extracted, first.reason])) or "no answer found"
     yield Text(f"\n{first.verdict.value}: {visible(answered)} ({first.grader})", style="red")
     for entry in entries:
         end = f", {entry.retired_reason} at step {entry.retired_step}" if entry.retired_reason else ", waiting"
@@ -107,7 +114,7 @@ def _shown(entries: Sequence[Entry], uses: Sequence[Use]) -> Iterator[Renderable
     yield _heading(f"\nUsed {first.uses} times, repaired {first.repairs} times")
     for use in uses:
         style = "green" if use.verdict == "correct" else "red"
-        given = "" if use.extracted is None else f" {visible(use.extracted)!r}"
+        given = "" if use.extracted is None else f" {_given(visible(use.extracted))}"
         yield Text(f"\n{use.attempt_id} ({use.kind}, step {use.step}): {use.verdict}{given}", style=style)
         yield _text(use.response)
 
