@@ -5,9 +5,9 @@ import pytest
 from tests_tokenizer import TOKENIZER
 
 from scrpo_cli.errors import UserError
-from scrpo_cli.evaluation.benchmarks import evaluate_rows
 from scrpo_cli.evaluation.changes import changes
 from scrpo_cli.evaluation.gating import check_gate, check_pool_gate, evaluate_gated, fit_gate, pooled_confidences
+from scrpo_cli.evaluation.rows import evaluate_rows
 from scrpo_cli.evaluation.runner import Evaluator
 from scrpo_cli.recipe.load import load_recipe
 from scrpo_cli.recipe.models import ReflectionConfig
@@ -48,8 +48,8 @@ def right_in_the_end(prompt: str) -> str:
 def test_self_refine_is_three_turns_on_the_same_ids_and_its_feedback_is_not_graded():
     ran = evaluator(right_in_the_end, "eval.second_turn=self_refine", "eval.repair=false")
     result = ran.run(problems(), "r:0:tiny", "tiny")
-    first = [a for g in result.first for a in g.attempts]
-    feedback, refined = result.later
+    first = [a for row in result.answers.first for a in row]
+    feedback, refined = result.answers.later
     assert [a.kind for a in (first[0], feedback[0], refined[0])] == [
         AttemptKind.FIRST,
         AttemptKind.FEEDBACK,
@@ -79,8 +79,8 @@ def test_every_first_answer_gets_the_second_turn_that_the_recipe_names(turn, kin
         return next(answer(p.answer) for p in problems() if p.text in prompt)  # right at once
 
     result = evaluator(respond, f"eval.second_turn={turn}").run(problems(), "r:0:tiny", "tiny")
-    assert [a.kind.value for a in result.later[-1]] == [kind] * 6
-    assert [a.parent for a in result.later[-1]] == [a.id for g in result.first for a in g.attempts]
+    assert [a.kind.value for a in result.answers.later[-1]] == [kind] * 6
+    assert [a.parent for a in result.answers.later[-1]] == [a.id for row in result.answers.first for a in row]
     assert sum(asked in prompt for prompt in prompts) == 6
     assert result.metrics["t1"]["value"] == 1.0
 

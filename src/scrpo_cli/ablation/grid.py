@@ -144,7 +144,7 @@ def _shared(recipe: Recipe) -> dict[str, Any]:
     task = {key: data["task"][key] for key in ("name", "system", "prompt", "check_prompt")}
     task["test"] = _test_problems(recipe)
     evaluation = {key: value for key, value in data["eval"].items() if key != "every"}
-    evaluation["max_tokens"] = evaluation["max_tokens"] or recipe.rollout.max_tokens
+    evaluation |= recipe.protocol().model_dump()
     return _flat({"model": data["model"], "task": task, "eval": evaluation}) | {
         BUDGET: recipe.optim.max_generated_tokens
     }

@@ -201,7 +201,11 @@ def check_template(examination: Examination) -> Iterator[Check]:
 
 def check_data(examination: Examination) -> Iterator[Check]:
     """The recipe's problems, and the benchmarks that can be read here."""
+    from contextlib import closing
+
     from scrpo_cli.evaluation.benchmarks import benchmark_problems
+    from scrpo_cli.recipe.benchmark import plan
+    from scrpo_cli.tasks import make_task
 
     task = examination.recipe.task
     train = task.train
@@ -209,9 +213,11 @@ def check_data(examination: Examination) -> Iterator[Check]:
     for held_out in filter(None, (task.validation, task.test)):
         count = len(examination.task.problems(held_out))
         yield Check("data", "ok", f"{held_out.source} ({held_out.split}): {count:,} problems")
-    for name in examination.recipe.eval.benchmarks:
+    benchmarks = plan(examination.recipe).benchmarks.values() if examination.recipe.eval.benchmarks else ()
+    for benchmark in benchmarks:
         try:
-            benchmark_problems(examination.recipe, examination.task, name)
+            with closing(make_task(benchmark.task)) as own:
+                benchmark_problems(benchmark, own, None)
         except ScrpoError as error:
             yield Check("benchmark", "warn", error.what, error.fix)
 

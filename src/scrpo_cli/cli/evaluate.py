@@ -7,14 +7,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from scrpo_cli.cli.collect import AdapterOption, FromOption, MapOption, read_rows
-from scrpo_cli.cli.common import DEFAULT_RECIPE, DbOption, DebugOption, JsonOption, Output, QuietOption, SetOption
+from scrpo_cli.cli.collect import AdapterOption, FromOption, MapOption, ResumeOption, read_rows
+from scrpo_cli.cli.common import (
+    DEFAULT_RECIPE,
+    DbOption,
+    DebugOption,
+    JsonOption,
+    Output,
+    QuietOption,
+    SetOption,
+    refuse_with_resume,
+)
 from scrpo_cli.errors import UserError
 from scrpo_cli.recipe.load import load_recipe
 from scrpo_cli.recipe.models import Recipe
 
 if TYPE_CHECKING:
     from scrpo_cli.pool.db import Database
+    from scrpo_cli.tasks.responses import ResponseRow
     from scrpo_cli.training.launch import Launch
 
 
@@ -22,8 +32,12 @@ RecipeOrRun = Annotated[
     str | None, typer.Option("--recipe", "-r", metavar="R", help="A recipe; default: the run's, else tiny.")
 ]
 RunOption = Annotated[str | None, typer.Option("--run", metavar="RUN", help="A training run: its newest adapter.")]
-BenchmarksOption = Annotated[str | None, typer.Option("--benchmarks", metavar="A,B", help="For eval.benchmarks.")]
-TurnsOption = Annotated[int | None, typer.Option("--turns", min=1, max=2, help="2: also ask for a second answer.")]
+BenchmarksOption = Annotated[
+    str | None, typer.Option("--benchmarks", metavar="A,B", help="Benchmarks and suites (--list), files.")
+]
+TurnsOption = Annotated[
+    int | None, typer.Option("--turns", min=1, max=10, help="2 or more: also ask for further answers.")
+]
 SecondTurnOption = Annotated[
     str | None,
     typer.Option("--second-turn", metavar="HOW", show_default="check", help="check, self_refine, reflect or retry."),
@@ -39,20 +53,29 @@ ThresholdOption = Annotated[
 AgainstOption = Annotated[str | None, typer.Option("--against", metavar="RUN", help="Compare with an earlier run.")]
 
 
+ScalingOption = Annotated[
+    bool, typer.Option("--scaling", help="2K answers by majority against K answers with a correction each, and a plot.")
+]
+ListOption = Annotated[bool, typer.Option("--list", help="List the benchmarks and suites, and run nothing.")]
+
+
 def evaluate(
     recipe: RecipeOrRun = None,
     run_ref: RunOption = None,
     adapter: AdapterOption = None,
     benchmarks: BenchmarksOption = None,
+    list_: ListOption = False,
     samples: Annotated[int | None, typer.Option("--samples", min=1, help="Answers a problem.")] = None,
     turns: TurnsOption = None,
     second_turn: SecondTurnOption = None,
     gate: GateOption = None,
     gate_threshold: ThresholdOption = None,
+    scaling: ScalingOption = False,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="At most so many problems a benchmark.")] = None,
     from_jsonl: FromOption = None,
     map_: MapOption = None,
     against: AgainstOption = None,
+    resume: ResumeOption = None,
     set_: SetOption = None,
     db: DbOption = None,
     json: JsonOption = False,
@@ -60,32 +83,108 @@ def evaluate(
     debug: DebugOption = False,
 ) -> None:
     """Benchmarks with 95% intervals clustered by problem; every sample is kept in the database."""
+    output = Output(json, quiet)
+    if list_:
+        show_benchmarks(output)
+        return
+    started_with: dict[str, Any] = {
+        "--recipe": recipe,
+        "--run": run_ref,
+        "--adapter": adapter,
+        "--benchmarks": benchmarks,
+        "--samples": samples,
+        "--turns": turns,
+        "--second-turn": second_turn,
+        "--gate": gate,
+        "--gate-threshold": gate_threshold,
+        "--scaling": scaling or None,
+        "--limit": limit,
+        "--from-jsonl": from_jsonl,
+        "--against": against,
+        "--set": set_ or None,
+    }
+    refuse_with_resume(resume, started_with)
     from scrpo_cli.pool.db import Database
-    from scrpo_cli.pool.queries import resolve_run
-    from scrpo_cli.training.compare import compare_runs
+
+    database = Database.open(db)
+    if resume:
+        summary = continued(database, resume, output)
+    else:
+        if run_ref and adapter:
+            raise UserError("--run and --adapter both name an adapter.", "", "Give one of them.")
+        base, trained = of_run(database, run_ref) if run_ref else (None, adapter)
+        sets = [*(set_ or []), *overrides(benchmarks, samples, turns, limit, trained, scaling)]
+        sets += gate_overrides(gate, gate_threshold, second_turn)
+        resolved = with_sets(base, sets) if base and recipe is None else load_recipe(recipe or DEFAULT_RECIPE, sets)
+        if from_jsonl:
+            rows = read_rows(from_jsonl, map_)
+            summary = imported(database, resolved, rows, against, named=benchmarks is not None)
+        else:
+            summary = begun(database, resolved, against, output)
+    output.result({k: v for k, v in summary.items() if k not in HIDDEN}, *closing(summary))
+
+
+HIDDEN = ("options", "pinned")
+"""Of a run's summary: what a resumed run has to know."""
+
+
+def begun(database: Database, recipe: Recipe, against: str | None, output: Output) -> dict[str, Any]:
+    """A new evaluation of a model."""
+    from scrpo_cli.recipe.benchmark import other_prompts, plan
     from scrpo_cli.training.launch import launch
 
-    if run_ref and adapter:
-        raise UserError("--run and --adapter both name an adapter.", "", "Give one of them.")
-    output = Output(json, quiet)
-    database = Database.open(db)
-    base, trained = of_run(database, run_ref) if run_ref else (None, adapter)
-    shorts = overrides(benchmarks, samples, turns, limit, trained)
-    sets = [*(set_ or []), *shorts, *gate_overrides(gate, gate_threshold, second_turn)]
-    resolved = with_sets(base, sets) if base and recipe is None else load_recipe(recipe or DEFAULT_RECIPE, sets)
-    check(resolved, imported=from_jsonl is not None)
-    rows = read_rows(from_jsonl, map_) if from_jsonl else None
-    other = resolve_run(database, against, command="eval" if against == "last" else None).id if against else None
-    with launch(database, "eval", resolved, resumable=False) as run:
-        results = score_rows(database, run, rows) if rows is not None else sample(database, run, output)
-        run.summary |= {"run": run.run_id, "benchmarks": results}
-        if other is not None:
-            run.summary["against"] = compare_runs(database, run.run_id, other)
-    output.result(run.summary, *closing(run.summary))
+    check(recipe)
+    planned = plan(recipe)
+    for name, benchmark in planned.benchmarks.items():
+        if recipe.eval.prompt == "benchmark" and (differ := other_prompts(benchmark, recipe)):
+            output.say(f"{name} is asked with its own {', '.join(differ)}; --set eval.prompt=recipe takes the recipe's")
+    options = {"plan": planned.as_dict(), "against": other_run(database, against)}
+    with launch(database, "eval", recipe, summary={"options": options}) as run:
+        sample(database, run, output)
+    return run.summary
+
+
+def continued(database: Database, ref: str, output: Output) -> dict[str, Any]:
+    """An interrupted evaluation, from where it stopped."""
+    from scrpo_cli.training.launch import relaunch
+
+    with relaunch(database, "eval", ref) as run:
+        if "plan" not in run.summary.get("options", {}):
+            what = "Only an evaluation that samples can be resumed, and this run has no plan."
+            raise UserError(what, f"--resume {run.run_id}", "Run it again.")
+        sample(database, run, output)
+    return run.summary
+
+
+def imported(
+    database: Database, recipe: Recipe, rows: list[ResponseRow], against: str | None, *, named: bool
+) -> dict[str, Any]:
+    """Answers made elsewhere."""
+    from scrpo_cli.training.launch import launch
+
+    if recipe.eval.gate.signal != "none":
+        what = "A gate asks a model, and the answers of a file have no log-probs."
+        raise UserError(what, "--from-jsonl with eval.gate", "Leave out one of the two.")
+    other = other_run(database, against)
+    with launch(database, "eval", recipe, resumable=False) as run:
+        results = score_rows(database, run, rows, named=named)
+        sum_up(database, run, results, {}, other)
+    return run.summary
+
+
+def other_run(database: Database, against: str | None) -> str | None:
+    from scrpo_cli.pool.queries import resolve_run
+
+    return resolve_run(database, against, command="eval" if against == "last" else None).id if against else None
 
 
 def overrides(
-    benchmarks: str | None, samples: int | None, turns: int | None, limit: int | None, adapter: str | None
+    benchmarks: str | None,
+    samples: int | None,
+    turns: int | None,
+    limit: int | None,
+    adapter: str | None,
+    scaling: bool = False,
 ) -> list[str]:
     """The options that are short for recipe keys, as --set items."""
     names = [b.strip() for b in benchmarks.split(",")] if benchmarks else None
@@ -95,6 +194,7 @@ def overrides(
         "eval.turns": turns,
         "eval.limit": limit,
         "model.adapter": adapter,
+        "eval.scaling": "true" if scaling else None,
     }
     return [f"{key}={value}" for key, value in given.items() if value is not None]
 
@@ -105,14 +205,13 @@ def gate_overrides(gate: str | None, threshold: str | None, second_turn: str | N
     return [f"{key}={value}" for key, value in given.items() if value is not None]
 
 
-def check(recipe: Recipe, *, imported: bool) -> None:
+def check(recipe: Recipe) -> None:
     """Refuse a gate that cannot work, before anything is loaded."""
     from scrpo_cli.evaluation.gating import check_gate
+    from scrpo_cli.recipe.benchmark import plan
 
-    if imported and recipe.eval.gate.signal != "none":
-        what = "A gate asks a model, and the answers of a file have no log-probs."
-        raise UserError(what, "--from-jsonl with eval.gate", "Leave out one of the two.")
-    check_gate(recipe)
+    for benchmark in plan(recipe).benchmarks.values():
+        check_gate(recipe, benchmark.sampling)
 
 
 def of_run(database: Database, ref: str) -> tuple[Recipe, str]:
@@ -137,59 +236,91 @@ def with_sets(recipe: Recipe, sets: list[str]) -> Recipe:
         return load_recipe(handle.name, sets)
 
 
-def score_rows(database: Database, run: Launch, rows: list[Any]) -> dict[str, Any]:
+def score_rows(database: Database, run: Launch, rows: list[ResponseRow], *, named: bool) -> dict[str, Any]:
+    """The metrics of each benchmark in a file. Rows that name a shipped benchmark are graded by its task; the others by
+    the one benchmark of --benchmarks, or else by the recipe's task.
+    """
     from contextlib import closing as closed
 
-    from scrpo_cli.evaluation.benchmarks import evaluate_rows
+    from scrpo_cli.evaluation.rows import by_benchmark, evaluate_rows
     from scrpo_cli.pool.queries import record_evaluation
+    from scrpo_cli.recipe.benchmark import benchmark_of_rows, recipe_for
     from scrpo_cli.tasks import make_task
 
-    with closed(make_task(run.recipe.task)) as task:
-        result = evaluate_rows(task, rows, f"{run.run_id}:0")
-    record_evaluation(database, run.run_id, 0, rows[0].source, result.metrics, result.attempts)
-    return {rows[0].source: result.metrics}
-
-
-def sample(database: Database, run: Launch, output: Output) -> dict[str, Any]:
-    from scrpo_cli.evaluation.benchmarks import benchmark_problems
-    from scrpo_cli.evaluation.gating import evaluate_gated
-    from scrpo_cli.evaluation.runner import Evaluator
-    from scrpo_cli.pool.queries import record_evaluation
-    from scrpo_cli.rollout.prompts import check_prompt_budget
-    from scrpo_cli.training.gates import gate_threshold
-    from scrpo_cli.training.lab import open_lab
-
-    recipe = run.recipe
-    if not recipe.eval.benchmarks:
-        raise UserError("No benchmarks to run.", "eval.benchmarks", "Name some with --benchmarks a,b.")
     results = {}
-    with open_lab(recipe) as lab:
-        problems = {name: benchmark_problems(recipe, lab.task, name) for name in recipe.eval.benchmarks}
-        for each in problems.values():
-            check_prompt_budget(recipe, lab.task, lab.chat, each)
-        evaluator = Evaluator(recipe, lab.engine, lab.chat, lab.task)
-        threshold = gate_threshold(database, run, evaluator, list(problems.values()), output.say)
-        for name, each in problems.items():
-            output.say(f"{name}: {len(each)} problems x {recipe.eval.samples} samples")
-            prefix = f"{run.run_id}:0:{name}"
-            if threshold is None:
-                result = evaluator.run(each, prefix, name)
-            else:
-                result = evaluate_gated(evaluator, each, prefix, name, threshold)
-            record_evaluation(database, run.run_id, 0, name, result.metrics, result.attempts)
-            results[name] = result.metrics
+    for name, each in by_benchmark(rows).items():
+        benchmark = benchmark_of_rows(run.recipe, each[0].benchmark, named=named)
+        recipe = recipe_for(benchmark, run.recipe) if benchmark else run.recipe
+        with closed(make_task(recipe.task)) as task:
+            result = evaluate_rows(task, each, f"{run.run_id}:0:{name}", recipe)
+        record_evaluation(database, run.run_id, 0, name, result.metrics, result.attempts)
+        results[name] = result.metrics
     return results
 
 
-def closing(summary: dict[str, Any]) -> list[Any]:
-    from scrpo_cli.cli.tables import benchmark_table, gate_rule, points
+def sample(database: Database, run: Launch, output: Output) -> None:
+    """The plan of a run, from where it stands."""
+    from scrpo_cli.recipe.benchmark import Plan
+    from scrpo_cli.training.evaluate import evaluate_plan
 
-    parts: list[Any] = [benchmark_table(summary["benchmarks"])]
+    options = run.summary["options"]
+    planned = Plan.read(options["plan"])
+    results = evaluate_plan(database, run, planned, output.say)
+    sum_up(database, run, results, planned.suites, options["against"])
+
+
+def sum_up(
+    database: Database, run: Launch, results: dict[str, Any], suites: dict[str, list[str]], other: str | None
+) -> None:
+    """Into the run's summary: the results, the averages of suites, the plots, the comparison with another run."""
+    from scrpo_cli.evaluation.benchmarks import suite_average
+    from scrpo_cli.evaluation.scaling_plot import plot_scaling
+    from scrpo_cli.training.compare import compare_runs
+
+    run.summary |= {"run": run.run_id, "benchmarks": results}
+    if suites:
+        run.summary["suites"] = {name: suite_average(results, members) for name, members in suites.items()}
+    for name, metrics in results.items():
+        if curve := metrics.get("scaling"):
+            path = run.directory / f"scaling-{name.replace('/', '-')}.png"
+            run.summary.setdefault("plots", {})[name] = str(plot_scaling(curve, name, path))
+    if other is not None:
+        run.summary["against"] = compare_runs(database, run.run_id, other)
+
+
+def show_benchmarks(output: Output) -> None:
+    """`--list`: what `--benchmarks` takes by name."""
+    from scrpo_cli.cli.tables import benchmark_list
+    from scrpo_cli.recipe.benchmark import listing
+
+    rows = listing()
+    output.result({"benchmarks": rows}, *benchmark_list(rows))
+
+
+def closing(summary: dict[str, Any]) -> list[Any]:
+    from scrpo_cli.cli.tables import (
+        benchmark_table,
+        gate_rule,
+        percent,
+        points,
+        protocol_line,
+        scaling_table,
+        turn_table,
+    )
+
+    results = summary["benchmarks"]
+    parts: list[Any] = [benchmark_table(results)]
+    parts += [turn_table(name, r["turns"]) for name, r in results.items() if r.get("turns")]
+    parts += [scaling_table(name, r["scaling"]) for name, r in results.items() if r.get("scaling")]
+    for name, suite in summary.get("suites", {}).items():
+        parts.append(f"{name}: {percent(suite['avg'], suite['ci95'])}, the mean of {', '.join(suite['benchmarks'])}")
     if fit := summary.get("gate_fit"):
         gain = points(fit["against_never"])
         parts.append(f"gate {gate_rule(fit)}, fitted on {fit['n']} validation problems ({gain} there against never)")
     for name, change in (summary.get("against") or {}).items():
         words = f"{points(change)}, p = {change['p']:.2g}"
         parts.append(f"{name} against {change['run']}: {words}: {change['verdict']}")
+    parts += [f"{name}: {protocol_line(r['protocol'])}" for name, r in results.items() if r.get("protocol")]
+    parts += [f"plot {path}" for path in summary.get("plots", {}).values()]
     parts.append(f"95% intervals, clustered by problem; every sample is in run {summary['run']}")
     return parts

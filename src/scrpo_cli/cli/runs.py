@@ -13,6 +13,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from scrpo_cli.cli import export_runs
 from scrpo_cli.cli.common import DbOption, DebugOption, JsonOption, Output, QuietOption
 
 if TYPE_CHECKING:
@@ -72,6 +73,9 @@ def show(
         "files": files_of(row),
     }
     Output(json, quiet).result(data, Group(*_shown(data, evaluations)))
+
+
+app.command("export")(export_runs.export)
 
 
 def run_dict(run: RunRow) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
@@ -69,6 +69,7 @@ def benchmark_cells(r: Mapping[str, Any]) -> dict[str, str]:
     cells = {"problems x samples": f"{r['n']} x {r['samples']}", "avg@k": percent(r["avg"], r["ci95"])}
     intervals = r.get("pass_at_ci95") or {}
     cells |= {f"pass@{k}": percent(v, intervals.get(k)) for k, v in r["pass_at"].items() if int(k) > 1}
+    cells |= {f"maj@{k}": percent(v) for k, v in (r.get("maj_at") or {}).items() if int(k) > 1}
     if r.get("truncated") is not None:
         cells["truncated"] = percent(r["truncated"])
     estimates = {label: r[key] for key, label in TWO_TURNS.items() if key in r}
@@ -78,6 +79,65 @@ def benchmark_cells(r: Mapping[str, Any]) -> dict[str, str]:
         estimates["repair rate"] = r["repair_rate"]
     cells |= {label: percent(e["value"], e["ci95"]) for label, e in estimates.items()}
     return cells | (gate_cells(r["gate"]) if "gate" in r else {})
+
+
+def turn_table(name: str, turns: Mapping[str, Any]) -> Table:
+    """Accuracy by turn, and what each turn changed of the one before."""
+    table = Table("turn", "accuracy", "delta", "i->c", "c->i", title=name, title_justify="left", box=None)
+    for i, accuracy in enumerate(turns["accuracy"]):
+        changed = [turns[key][i - 1] for key in ("delta", "i2c", "c2i")] if i else []
+        cells = [percent(number["value"], number["ci95"]) for number in (accuracy, *changed)]
+        table.add_row(str(i + 1), *cells)
+    table.add_row("last - first", "", points(turns["last_first"]))
+    return table
+
+
+def scaling_table(name: str, scaling: Mapping[str, Any]) -> Table:
+    """Three ways to spend 2K samples of a problem."""
+    title = f"{name}: 2K answers by majority against K answers with a correction each"
+    columns = ("2K", "2K answers", "K corrections", "K answers and corrections", "K corrections - 2K answers")
+    table = Table(*columns, title=title, title_justify="left", box=None)
+    for point in scaling["points"]:
+        cells = [percent(point[arm]["value"], point[arm]["ci95"]) if point[arm] else "-" for arm in ARMS]
+        change = point["last_parallel"]
+        table.add_row(str(point["budget"]), *cells, points(change) if change else "-")
+    return table
+
+
+ARMS = ("parallel", "last", "all")
+
+
+def benchmark_list(rows: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """What there is to run: benchmarks with their sampling, and suites."""
+    table = Table("benchmark", "task", "problems", "k", "T", "top-p", "max tokens", box=None, header_style="bold")
+    suites = []
+    for row in rows:
+        if row["kind"] == "suite":
+            suites.append(f"{row['name']} ({', '.join(row['benchmarks'])}): {row['description']}")
+            continue
+        sampling = [f"{row['sampling'][key]:,}" for key in ("samples", "temperature", "top_p", "max_tokens")]
+        table.add_row(row["name"], row["task"], row["problems"], *sampling)
+    return [table, "", "Suites:", *suites]
+
+
+def protocol_line(protocol: Mapping[str, Any]) -> str:
+    """How a number was made, in one line; `--json` and the database have all of it."""
+    parts = [f"{protocol['problems']} problems {protocol['problems_sha256'][:12]}", f"grader {protocol['grader']}"]
+    if "temperature" in protocol:
+        turns = protocol["turns"]
+        parts = [
+            f"k={protocol['samples']}, T={protocol['temperature']:g}, top-p={protocol['top_p']:g}",
+            f"at most {protocol['max_tokens']:,} tokens",
+            f"{turns} turns ({protocol['second_turn']})" if turns > 1 else "1 turn",
+            f"prompt {protocol['prompt_sha256'][:12]}",
+            f"{protocol['source']} ({protocol['split']}) at {protocol['revision'] or 'no revision'}",
+            *parts,
+            f"model {protocol['model']} {(protocol['model_revision'] or protocol['model_sha256'] or '')[:12]}".rstrip(),
+            *([f"adapter {protocol['adapter_sha256'][:12]}"] if protocol["adapter_sha256"] else []),
+        ]
+    elif protocol.get("model"):
+        parts.append(f"model {protocol['model']}")
+    return "; ".join([*parts, f"scrpo {protocol['scrpo_version']}"])
 
 
 def gate_cells(gate: Mapping[str, Any]) -> dict[str, str]:

@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 
 from scrpo_cli.errors import UserError
+from scrpo_cli.evaluation.answers import VERDICT, Answers
 from scrpo_cli.evaluation.confidence import agreement, answer_logprob, mean_logprob, said, self_verdict
 from scrpo_cli.evaluation.gate import GateData, fit_threshold, gate_metrics
-from scrpo_cli.evaluation.runner import Evaluation, Evaluator, count_tokens, flat, follow_ups, like, outcomes
-from scrpo_cli.recipe.models import Recipe
+from scrpo_cli.evaluation.metrics import padded
+from scrpo_cli.evaluation.runner import Evaluation, Evaluator, Start, flat_groups, follow_ups
+from scrpo_cli.recipe.models import ProtocolConfig, Recipe
 from scrpo_cli.rollout.base import Sampling
 from scrpo_cli.rollout.chat import assistant, user
-from scrpo_cli.types import Ask, Attempt, AttemptKind, Group, PoolEntry, Problem
+from scrpo_cli.types import Ask, Attempt, AttemptKind, PoolEntry, Problem
 
 VALIDATION = "validation"
 """The name under which the evaluation is stored that a threshold was fitted on."""
@@ -30,12 +32,15 @@ class Fit:
     evaluation: Evaluation
 
 
-def check_gate(recipe: Recipe) -> None:
-    """Refuse a gate that has nothing to decide or nothing to go by."""
-    cfg = recipe.eval
-    if cfg.gate.signal != "none" and cfg.turns != 2:
-        raise UserError("A gate decides on the second turn, and there is none.", "eval.turns: 1", "Add --turns 2.")
-    if cfg.gate.signal == "agreement" and cfg.samples < 2:
+def check_gate(recipe: Recipe, own: ProtocolConfig | None = None) -> None:
+    """Refuse a gate that has nothing to decide or nothing to go by, under the benchmark's `own` protocol."""
+    protocol = recipe.protocol(own)
+    if recipe.eval.gate.signal != "none" and protocol.turns != 2:
+        what = "A gate decides on the second turn, and there is none."
+        if protocol.turns > 2:
+            what = "A gate decides on the second turn alone, and there are more."
+        raise UserError(what, f"eval.turns: {protocol.turns}", "Use --turns 2.")
+    if recipe.eval.gate.signal == "agreement" and protocol.samples < 2:
         fix = "Ask for more with --samples, or use another signal."
         raise UserError("One answer to a problem always agrees with itself.", "eval.samples: 1", fix)
 
@@ -58,11 +63,11 @@ def fit_gate(
             "task.validation, on which the gate is fitted",
             "Name another validation split, or give the threshold with --gate-threshold.",
         )
-    evaluation, data = gate_data(evaluator, validation, prefix, VALIDATION)
+    answers = Answers.of(ask_gated(evaluator, validation, prefix, VALIDATION))
+    data = gate_data(evaluator, answers)
     threshold = fit_threshold(data)
     metrics = {"signal": evaluator.recipe.eval.gate.signal, "n": len(validation), **gate_metrics(data, threshold)}
-    stored = replace(evaluation, metrics=evaluation.metrics | {"gate": metrics})
-    return Fit(threshold, metrics, stored)
+    return Fit(threshold, metrics, Evaluation(evaluator.measure(answers) | {"gate": metrics}, answers))
 
 
 def validation_problems(recipe: Recipe, evaluator: Evaluator) -> Sequence[Problem]:
@@ -73,52 +78,69 @@ def validation_problems(recipe: Recipe, evaluator: Evaluator) -> Sequence[Proble
     return evaluator.task.problems(recipe.task.validation)[: recipe.eval.limit]
 
 
+def ask_gated(
+    evaluator: Evaluator, problems: Sequence[Problem], prefix: str, name: str, start: Start | None = None
+) -> list[Attempt]:
+    """Everything that an evaluation samples, with what the gate's signal asks of the first answers."""
+    start = start or Start()
+    first, attempts = evaluator.ask(problems, prefix, name, start)
+    if evaluator.recipe.eval.gate.signal != "verdict":
+        return attempts
+    asks = follow_ups(first, evaluator.recipe.task.verdict_prompt, AttemptKind.SELF_VERDICT)
+    before = start.problems * evaluator.protocol.samples
+    return [*attempts, *self_verdicts(evaluator, asks, prefix, name, before)]
+
+
+def measure_gated(evaluator: Evaluator, answers: Answers, threshold: float | None) -> dict[str, Any]:
+    """The metrics of an evaluation, with the report of the gate under `gate` where there is one."""
+    metrics = evaluator.measure(answers)
+    if threshold is None:
+        return metrics
+    report = gate_metrics(gate_data(evaluator, answers), threshold)
+    return metrics | {"gate": {"signal": evaluator.recipe.eval.gate.signal, **report}}
+
+
 def evaluate_gated(
-    evaluator: Evaluator, problems: Sequence[Problem], prefix: str, name: str, threshold: float
+    evaluator: Evaluator, problems: Sequence[Problem], prefix: str, name: str, threshold: float | None
 ) -> Evaluation:
     """An evaluation in two turns with the report of the gate under `gate`."""
-    evaluation, data = gate_data(evaluator, problems, prefix, name)
-    report = {"signal": evaluator.recipe.eval.gate.signal, **gate_metrics(data, threshold)}
-    return replace(evaluation, metrics=evaluation.metrics | {"gate": report})
+    answers = Answers.of(ask_gated(evaluator, problems, prefix, name))
+    return Evaluation(measure_gated(evaluator, answers, threshold), answers)
 
 
-def gate_data(evaluator: Evaluator, problems: Sequence[Problem], prefix: str, name: str) -> tuple[Evaluation, GateData]:
-    """Both turns of every answer, and the confidence in the first."""
-    evaluation = evaluator.run(problems, prefix, name)
-    confidence_NK, asked = confidences(evaluator, evaluation.first, prefix, name)
-    first, later = evaluation.first, evaluation.later
+def gate_data(evaluator: Evaluator, answers: Answers) -> GateData:
+    """Outcomes of both turns, the confidence in the first, and what everything cost."""
 
     def lengths_NK(attempts: Sequence[Attempt]) -> np.ndarray:
-        return like(first, [len(a.completion.ids) for a in attempts])
+        return padded(answers.nested([len(a.completion.ids) for a in attempts]))
 
-    data = GateData(
-        outcomes(first),
-        like(first, [a.outcome for a in later[-1]]),
+    confidence_NK = confidences(evaluator, answers)
+    return GateData(
+        answers.outcomes(0),
+        answers.outcomes(1),
         confidence_NK,
-        lengths_NK(flat(first)),
-        np.sum([lengths_NK(turn) for turn in later], axis=0),
-        lengths_NK(asked) if asked else np.zeros_like(confidence_NK),
+        lengths_NK(answers.turns[0]),
+        np.sum([lengths_NK(turn) for turn in answers.later], axis=0),
+        lengths_NK(answers.asked) if answers.asked else np.zeros_like(confidence_NK),
     )
-    attempts = [*evaluation.attempts, *asked]
-    return replace(evaluation, attempts=attempts, metrics=evaluation.metrics | {"tokens": count_tokens(attempts)}), data
 
 
-def confidences(
-    evaluator: Evaluator, first: Sequence[Group], prefix: str, name: str
-) -> tuple[np.ndarray, list[Attempt]]:
-    """(N, K) confidence in the first answers by `eval.gate.signal`, and the attempts that were sampled for it."""
+def confidences(evaluator: Evaluator, answers: Answers) -> np.ndarray:
+    """(N, K) confidence in the first answers by `eval.gate.signal`."""
+    first = answers.turns[0]
     match evaluator.recipe.eval.gate.signal:
         case "logprob":
-            return like(first, [answer_logprob(a, evaluator.chat.tokenizer) for a in flat(first)]), []
+            values = [answer_logprob(a, evaluator.chat.tokenizer) for a in first]
         case "surprisal":
-            return like(first, [mean_logprob(a.completion.logprobs) for a in flat(first)]), []
+            values = [mean_logprob(a.completion.logprobs) for a in first]
         case "agreement":
-            return np.array([agreement([a.grade.extracted for a in g.attempts]) for g in first]), []
+            return padded([agreement([a.grade.extracted for a in row]) for row in answers.first])
         case "verdict":
-            asks = follow_ups(first, evaluator.recipe.task.verdict_prompt, AttemptKind.SELF_VERDICT)
-            asked = self_verdicts(evaluator, asks, prefix, name)
-            return like(first, [self_verdict(a.grade.extracted) for a in asked]), asked
-    raise ValueError("eval.gate.signal: none has no confidence")
+            words = {a.parent: a.grade.extracted for a in answers.asked}
+            values = [self_verdict(words[a.id]) for a in first]
+        case signal:
+            raise ValueError(f"eval.gate.signal: {signal} has no confidence")
+    return padded(answers.nested(values))
 
 
 def pooled_confidences(
@@ -146,11 +168,11 @@ def verdict_ask(evaluator: Evaluator, entry: PoolEntry) -> Ask:
     return Ask(entry.problem, messages, 1, AttemptKind.SELF_VERDICT, entry)
 
 
-def self_verdicts(evaluator: Evaluator, asks: Sequence[Ask], prefix: str, name: str) -> list[Attempt]:
+def self_verdicts(evaluator: Evaluator, asks: Sequence[Ask], prefix: str, name: str, before: int = 0) -> list[Attempt]:
     """Greedy answers to the asks, with what each said, `yes` or `no`, as its extracted answer; they stay ungraded."""
     if not asks:
         return []
     sampling = Sampling(0.0, evaluator.sampling.max_tokens)
-    asked = flat(evaluator.sample(asks, prefix, name, "verdict", sampling))
+    asked = flat_groups(evaluator.sample(asks, prefix, name, VERDICT, before, sampling))
     words = [said(evaluator.chat.prefill + a.completion.text) for a in asked]
     return [replace(a, grade=replace(a.grade, extracted=word)) for a, word in zip(asked, words, strict=True)]

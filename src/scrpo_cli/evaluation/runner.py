@@ -1,4 +1,4 @@
-"""Evaluate a policy on problems: first answers, and on request second turns and repairs of wrong answers.
+"""Evaluate a policy on problems: first answers, and on request further turns and repairs of wrong answers.
 
 Every evaluation of a recipe uses the same random numbers, so that two policies are compared on common draws.
 """
@@ -6,15 +6,19 @@ Every evaluation of a recipe uses the same random numbers, so that two policies 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from scrpo_cli.evaluation.answers import FIRST, REPAIR, Answers, count_tokens, flat
 from scrpo_cli.evaluation.changes import changes
-from scrpo_cli.evaluation.metrics import repair_rate, summarize, two_turn
+from scrpo_cli.evaluation.equivalence import vote_classes
+from scrpo_cli.evaluation.metrics import padded, repair_rate, summarize, two_turn
+from scrpo_cli.evaluation.scaling import scaling_metrics
+from scrpo_cli.evaluation.turns import by_turn
 from scrpo_cli.methods.filters import is_reasoning_error
-from scrpo_cli.recipe.models import Recipe, ReflectionConfig
+from scrpo_cli.recipe.models import EvalConfig, ProtocolConfig, Recipe, ReflectionConfig
 from scrpo_cli.rollout.base import Engine, Sampling
 from scrpo_cli.rollout.chat import Chat, next_turn
 from scrpo_cli.rollout.groups import Origin, grade_groups, sample_asks
@@ -25,84 +29,124 @@ from scrpo_cli.types import Ask, Attempt, AttemptKind, Group, PoolEntry, Problem
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Metrics of one benchmark (see docs/metrics.md) and every attempt behind them.
-
-    `first` are the groups of first answers. `later` holds what followed each of them, a list for each further turn in
-    the order of the first answers; the last one is the second answer.
-    """
+    """Metrics of one benchmark (see docs/metrics.md) and the answers behind them."""
 
     metrics: dict[str, Any]
-    attempts: list[Attempt]
-    first: list[Group] = field(default_factory=list)
-    later: list[list[Attempt]] = field(default_factory=list)
+    answers: Answers
+
+    @property
+    def attempts(self) -> list[Attempt]:
+        return self.answers.attempts
+
+
+@dataclass(frozen=True)
+class Start:
+    """What of an evaluation came before a part of it: problems, and repairs."""
+
+    problems: int = 0
+    repairs: int = 0
 
 
 @dataclass(frozen=True)
 class Evaluator:
-    """Who answers, and how: `recipe.eval` says samples, turns, temperature and whether wrong answers are repaired."""
+    """Who answers, and how: `recipe.eval` over the benchmark's `own` protocol says samples, turns and temperature."""
 
     recipe: Recipe
     engine: Engine
     chat: Chat
     task: Task
+    own: ProtocolConfig | None = None
+
+    @property
+    def protocol(self) -> ProtocolConfig:
+        return self.recipe.protocol(self.own)
 
     @property
     def sampling(self) -> Sampling:
-        cfg = self.recipe.eval
-        return Sampling(cfg.temperature, cfg.max_tokens or self.recipe.rollout.max_tokens, cfg.top_p)
+        protocol = self.protocol
+        assert protocol.max_tokens
+        return Sampling(protocol.temperature, protocol.max_tokens, protocol.top_p)
 
     def run(self, problems: Sequence[Problem], prefix: str, name: str) -> Evaluation:
-        """First answers to all problems, then what the recipe asks for on top. Attempt ids start with `prefix`."""
-        cfg = self.recipe.eval
-        first = self.sample([Ask(p, self.task.messages(p), cfg.samples) for p in problems], prefix, name, "first")
-        later = self.second_turns(first, prefix, name) if cfg.turns == 2 else []
-        metrics, attempts = first_metrics(first), [*flat(first), *(a for turn in later for a in turn)]
-        if later:
-            metrics |= two_turn_metrics(first, later[-1], self.recipe.task.reflection)
-        if cfg.repair:
-            repairs, asked = self.repairs(first, later, prefix, name)
-            metrics["repair_rate"] = repair_rate(outcomes(first), repaired(first, repairs))
-            attempts += repairs if asked else []
-        return Evaluation(metrics | {"tokens": count_tokens(attempts)}, attempts, first, later)
+        """Answers to all problems and what they come to. Attempt ids start with `prefix`."""
+        answers = Answers.of(self.ask(problems, prefix, name)[1])
+        return Evaluation(self.measure(answers), answers)
+
+    def measure(self, answers: Answers) -> dict[str, Any]:
+        metrics = measure(answers, self.task, self.recipe.eval, self.recipe.task.reflection)
+        return metrics | {"tokens": count_tokens(answers.attempts)}
+
+    def ask(
+        self, problems: Sequence[Problem], prefix: str, name: str, start: Start | None = None
+    ) -> tuple[list[Group], list[Attempt]]:
+        """The groups of first answers, and every attempt: first answers to all problems, then what the recipe asks for
+        on top. A part that begins at `start` samples what it would have in an evaluation of all problems at once.
+        """
+        start = start or Start()
+        asks = [Ask(p, self.task.messages(p), self.protocol.samples) for p in problems]
+        first = self.sample(asks, prefix, name, FIRST, start.problems)
+        later = self.later_turns(first, prefix, name, start.problems * self.protocol.samples)
+        attempts = [*flat_groups(first), *flat(later)]
+        if self.recipe.eval.repair:
+            attempts += self.repairs(first, later, prefix, name, start.repairs)
+        return first, attempts
 
     def sample(
-        self, asks: Sequence[Ask], prefix: str, name: str, part: str, sampling: Sampling | None = None
+        self,
+        asks: Sequence[Ask],
+        prefix: str,
+        name: str,
+        part: str,
+        before: int = 0,
+        sampling: Sampling | None = None,
     ) -> list[Group]:
-        origin = Origin(f"{prefix}:{part}", self.recipe.seed, 0, f"eval:{name}:{part}")
+        """One part of the evaluation, `before` of whose asks were sampled earlier."""
+        row = before * asks[0].samples
+        origin = Origin(f"{prefix}:{part}", self.recipe.seed, 0, f"eval:{name}:{part}", before, row)
         completions = sample_asks(self.engine, self.chat, asks, sampling or self.sampling, origin)
         return grade_groups(self.task, self.recipe.task.reflection, asks, completions, origin, self.chat.prefill)
 
-    def second_turns(self, first: Sequence[Group], prefix: str, name: str) -> list[list[Attempt]]:
-        """What `eval.second_turn` asks after every first answer: one list of attempts for each further turn."""
-        cfg = self.recipe.task
-        match self.recipe.eval.second_turn:
-            case "check":  # without a word on whether it was right (SCoRe)
-                asks = follow_ups(first, cfg.check_prompt, AttemptKind.CHECK)
-            case "retry":
-                asks = follow_ups(first, cfg.retry_prompt, AttemptKind.RETRY)
-            case "reflect":
-                asks = [reflection_ask(self.task, self.chat, cfg, PoolEntry.of(a), 1) for a in flat(first)]
-            case "self_refine":
-                asks = follow_ups(first, cfg.feedback_prompt, AttemptKind.FEEDBACK)
-                feedback = self.sample(asks, prefix, name, "feedback")
-                refine = self.sample(
-                    follow_ups(feedback, cfg.refine_prompt, AttemptKind.REFINE), prefix, name, "refine"
-                )
-                return [flat(feedback), flat(refine)]
-        return [flat(self.sample(asks, prefix, name, "second"))]
+    def later_turns(self, first: Sequence[Group], prefix: str, name: str, before: int = 0) -> list[list[Attempt]]:
+        """What `eval.second_turn` asks after every answer, turn by turn: a list of attempts for each further turn."""
+        cfg, groups, found = self.recipe.task, first, []
+        for turn in range(2, self.protocol.turns + 1):
+            match self.recipe.eval.second_turn:
+                case "check":  # without a word on whether it was right (SCoRe)
+                    steps = [(_part("second", turn), cfg.check_prompt, AttemptKind.CHECK)]
+                case "retry":
+                    steps = [(_part("second", turn), cfg.retry_prompt, AttemptKind.RETRY)]
+                case "self_refine":
+                    feedback = (_part("feedback", turn), cfg.feedback_prompt, AttemptKind.FEEDBACK)
+                    steps = [feedback, (_part("refine", turn), cfg.refine_prompt, AttemptKind.REFINE)]
+                case "reflect":
+                    entries = [PoolEntry.of(a) for a in flat_groups(first)]
+                    asks = [reflection_ask(self.task, self.chat, cfg, entry, 1) for entry in entries]
+                    return [flat_groups(self.sample(asks, prefix, name, "second", before))]
+            for part, prompt, kind in steps:
+                groups = self.sample(follow_ups(groups, prompt, kind), prefix, name, part, before)
+                found.append(flat_groups(groups))
+        return found
 
     def repairs(
-        self, first: Sequence[Group], later: Sequence[Sequence[Attempt]], prefix: str, name: str
-    ) -> tuple[list[Attempt], bool]:
-        """One reflection and correction of every wrong first answer that was not cut off, and whether it was asked
-        here: where the second turn reflects on every answer it is the repair.
+        self, first: Sequence[Group], later: Sequence[Sequence[Attempt]], prefix: str, name: str, before: int = 0
+    ) -> list[Attempt]:
+        """One reflection and correction of every wrong first answer that was not cut off; nothing where the second
+        turn reflects on every answer: it is the repair.
         """
-        errors = [a for a in flat(first) if is_reasoning_error(a) and not a.truncated]
         if later and self.recipe.eval.second_turn == "reflect":
-            wrong = {a.id for a in errors}
-            return [a for a in later[-1] if a.parent in wrong], False
-        asks = [reflection_ask(self.task, self.chat, self.recipe.task, PoolEntry.of(a), 1) for a in errors]
-        return flat(self.sample(asks, prefix, name, "repair")) if asks else [], True
+            return []
+        errors = [PoolEntry.of(a) for a in flat_groups(first) if repairable(a)]
+        asks = [reflection_ask(self.task, self.chat, self.recipe.task, entry, 1) for entry in errors]
+        return flat_groups(self.sample(asks, prefix, name, REPAIR, before)) if asks else []
+
+
+def _part(name: str, turn: int) -> str:
+    """`second`, then `turn3`, `turn4`, ...; `feedback`, then `feedback3`, ..."""
+    return name if turn == 2 else f"{'turn' if name == 'second' else name}{turn}"
+
+
+def repairable(attempt: Attempt) -> bool:
+    return is_reasoning_error(attempt) and not attempt.truncated
 
 
 def follow_ups(groups: Sequence[Group], prompt: str, kind: AttemptKind) -> list[Ask]:
@@ -110,37 +154,34 @@ def follow_ups(groups: Sequence[Group], prompt: str, kind: AttemptKind) -> list[
     return [next_turn(g.ask, a, prompt, kind) for g in groups for a in g.attempts]
 
 
-def first_metrics(groups: Sequence[Group]) -> dict[str, Any]:
-    truncated = np.array([[a.truncated for a in g.attempts] for g in groups], dtype=float)
-    answers = [[a.grade.extracted for a in g.attempts] for g in groups]
-    return summarize(outcomes(groups), truncated, answers)
+def measure(answers: Answers, task: Task, cfg: EvalConfig, reflection: ReflectionConfig) -> dict[str, Any]:
+    """All metrics of an evaluation but its tokens (docs/metrics.md); they need no model."""
+    metrics = summarize(answers.outcomes(), answers.truncated, vote_classes(task, answers.first))
+    turns = answers.turns
+    if len(turns) > 1:
+        metrics |= two_turn(answers.outcomes(0), answers.outcomes(1)) | changes(answers.first, turns[1], reflection)
+    if len(turns) > 2:
+        metrics["turns"] = by_turn([answers.outcomes(turn) for turn in range(len(turns))])
+    if cfg.repair or answers.repairs or reflections(answers):
+        metrics["repair_rate"] = repair_rate(answers.outcomes(), repaired(answers))
+    if cfg.scaling and len(turns) > 1:
+        metrics["scaling"] = scaling_metrics(answers, task)
+    return metrics
 
 
-def two_turn_metrics(first: Sequence[Group], last: Sequence[Attempt], cfg: ReflectionConfig) -> dict[str, Any]:
-    """Of first and last answers; of a correction the solution is compared with the first answer, not the analysis."""
-    rows = [g.attempts for g in first]
-    return two_turn(outcomes(first), like(first, [a.outcome for a in last])) | changes(rows, last, cfg)
+def repaired(answers: Answers) -> np.ndarray:
+    """(N, K) outcome of each first answer's repair; NaN where none was tried. Where the second turn reflected on every
+    answer, it is the repair of the wrong ones.
+    """
+    by_parent = {a.parent: a.outcome for a in (answers.repairs or reflections(answers))}
+    return padded([[by_parent.get(a.id, np.nan) if repairable(a) else np.nan for a in row] for row in answers.first])
 
 
-def like(groups: Sequence[Group], values: Sequence[float]) -> np.ndarray:
-    """(N, K) from one value for each attempt of the groups, in order."""
-    return np.array(values, dtype=float).reshape(len(groups), -1)
+def reflections(answers: Answers) -> list[Attempt]:
+    """Second answers that were told to correct a wrong one."""
+    second = answers.turns[1] if len(answers.turns) > 1 else []
+    return [a for a in second if a.kind is AttemptKind.CORRECTION]
 
 
-def outcomes(groups: Sequence[Group]) -> np.ndarray:
-    """(N, K) rewards; NaN where the grader failed on an answer."""
-    return np.array([[a.outcome for a in g.attempts] for g in groups])
-
-
-def repaired(first: Sequence[Group], repairs: Sequence[Attempt]) -> np.ndarray:
-    """(N, K) outcome of each first answer's repair; NaN where none was tried."""
-    by_parent = {a.parent: a.outcome for a in repairs}
-    return np.array([[by_parent.get(a.id, np.nan) for a in g.attempts] for g in first])
-
-
-def flat(groups: Sequence[Group]) -> list[Attempt]:
+def flat_groups(groups: Sequence[Group]) -> list[Attempt]:
     return [a for g in groups for a in g.attempts]
-
-
-def count_tokens(attempts: Sequence[Attempt]) -> int:
-    return sum(len(a.completion.ids) for a in attempts)

@@ -120,6 +120,12 @@ def finish_run(db: Database, run_id: str, status: str, summary: Mapping[str, Any
         connection.execute(update(RUN).where(RUN.c.id == run_id).values(values))
 
 
+def note_run(db: Database, run_id: str, summary: Mapping[str, Any]) -> None:
+    """Store what is known of a run that goes on."""
+    with db.write() as connection:
+        connection.execute(update(RUN).where(RUN.c.id == run_id).values(summary_json=json_text(summary)))
+
+
 def reopen_run(db: Database, run_id: str) -> None:
     """Mark a run that is taken up again as running."""
     with db.write() as connection:
@@ -297,6 +303,13 @@ def attempts_of(db: Database, run_id: str, *, evaluations: bool = True, **filter
     return [read_attempt(dict(row)) for row in rows]
 
 
+def phases_of(db: Database, run_id: str) -> list[str]:
+    """The phases of a run's attempts, sorted."""
+    with db.read() as connection:
+        rows = connection.execute(select(ATTEMPT.c.phase).where(ATTEMPT.c.run_id == run_id).distinct())
+        return sorted(row[0] for row in rows)
+
+
 def attempts_by_id(db: Database, ids: Sequence[str]) -> dict[str, Attempt]:
     """Attempts of any run; an id that is not there is left out."""
     found: dict[str, Attempt] = {}
@@ -352,6 +365,15 @@ def record_evaluation(
         with db.write() as connection:
             insert_attempts(db, connection, run_id, record)
             connection.execute(insert(EVALUATION), row)
+    except IntegrityError as error:
+        raise _already_there(db, run_id, step, error) from error
+
+
+def record_answers(db: Database, run_id: str, step: int, benchmark: str, attempts: Sequence[Attempt]) -> None:
+    """Write some answers to a benchmark in one transaction, ahead of its numbers (`record_evaluation` without any)."""
+    try:
+        with db.write() as connection:
+            insert_attempts(db, connection, run_id, StepRecord(step, f"eval:{benchmark}", attempts))
     except IntegrityError as error:
         raise _already_there(db, run_id, step, error) from error
 

@@ -218,29 +218,49 @@ class OptimConfig(Section):
     """Steps in which the learning rate rises linearly."""
 
 
+Turns = Annotated[int, Field(ge=1, le=10)]
+
+
+class ProtocolConfig(Section):
+    """How the answers of an evaluation are sampled. The defaults hold where no benchmark says otherwise."""
+
+    samples: PositiveInt = 4
+    turns: Turns = 1
+    temperature: NonNegative = 0.6
+    top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
+    max_tokens: PositiveInt | None = None
+
+
 class EvalConfig(Section):
     every: PositiveInt | None = None
     """Steps between evaluations on task.validation; none: only before the first and after the last step."""
     benchmarks: list[str] = Field(default_factory=list)
-    """What `scrpo eval` runs: data set names, each graded by the task."""
+    """What `scrpo eval` runs: benchmarks and suites (`scrpo eval --list`), benchmark files of your own, data sets."""
     limit: PositiveInt | None = None
     """Only the first so many problems of each benchmark."""
-    samples: PositiveInt = 4
-    """Answers to each problem."""
-    turns: Literal[1, 2] = 1
-    """2: after each first answer also ask what second_turn names."""
+    contamination: Literal["warn", "refuse", "off"] = "warn"
+    """What to do when held-out problems are among the training problems (docs/contamination.md)."""
+    prompt: Literal["benchmark", "recipe"] = "benchmark"
+    """Whose prompts a benchmark is asked with: its own, or those of the section task."""
+    samples: PositiveInt | None = None
+    """Answers to each problem; none: the benchmark's own number, 4 without a benchmark."""
+    turns: Turns | None = None
+    """After each first answer also ask, turn by turn, what second_turn names; none: the benchmark's own, else 1."""
     second_turn: Literal["check", "self_refine", "reflect", "retry"] = "check"
     """task.check_prompt, not told whether the answer is right; Self-Refine's feedback, then refine; task.reflect_prompt
-    on every answer, right or wrong; task.retry_prompt."""
+    on every answer, right or wrong; task.retry_prompt. Turns after the second one ask it again."""
     gate: GateConfig = GateConfig()
     """When a second turn is worth asking: `scrpo eval` with two turns, and `scrpo correct`."""
     repair: bool = False
     """Also show each wrong first answer to the model, have it reflect, and report the repair rate."""
-    temperature: NonNegative = 0.6
-    """0 is greedy."""
-    top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
+    scaling: bool = False
+    """Two turns: 2K first answers by majority against K answers each followed by one correction, over K."""
+    temperature: NonNegative | None = None
+    """0 is greedy; none: the benchmark's own, else 0.6."""
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    """None: the benchmark's own, else 0.95."""
     max_tokens: PositiveInt | None = None
-    """None: as in rollout."""
+    """None: the benchmark's own, else as in rollout."""
 
 
 class CheckpointConfig(Section):
@@ -293,3 +313,9 @@ class Recipe(Section):
         if method.name == "dpo" and self.optim.minibatches > 1:
             raise ValueError("dpo takes one optimizer step a batch: optim.minibatches must be 1 (method.batch is free)")
         return self
+
+    def protocol(self, own: ProtocolConfig | None = None) -> ProtocolConfig:
+        """How an evaluation samples: what `eval` says, else the benchmark's `own`, else the defaults."""
+        given = {key: value for key in ProtocolConfig.model_fields if (value := getattr(self.eval, key)) is not None}
+        given.setdefault("max_tokens", (own and own.max_tokens) or self.rollout.max_tokens)
+        return (own or ProtocolConfig()).model_copy(update=given)

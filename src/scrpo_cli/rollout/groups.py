@@ -16,7 +16,8 @@ from scrpo_cli.types import Ask, Attempt, AttemptKind, Completion, Grade, Group,
 @dataclass(frozen=True)
 class Origin:
     """Where attempts come from: ids are `prefix:group:sample`, randomness is (seed, step, purpose, row). `group` is
-    the number of the first group: a step that samples in rounds counts on.
+    the number of the first group: a step that samples in rounds counts on, each round with draws of its own. An
+    evaluation in parts counts its rows on as well, from `row`, so that the parts draw what the whole would.
     """
 
     prefix: str
@@ -24,6 +25,7 @@ class Origin:
     step: int
     purpose: str
     group: int = 0
+    row: int = 0
 
 
 def sample_asks(
@@ -31,8 +33,9 @@ def sample_asks(
 ) -> list[list[Completion]]:
     """`ask.samples` completions of every ask."""
     prompts = [ids for ask in asks for ids in [chat.prompt(ask)] * ask.samples]
-    purpose = origin.purpose if origin.group == 0 else f"{origin.purpose}:{origin.group}"
-    keys = [RowKey(origin.seed, origin.step, purpose, i) for i in range(len(prompts))]
+    counted_on = origin.group == 0 or origin.row > 0
+    purpose = origin.purpose if counted_on else f"{origin.purpose}:{origin.group}"
+    keys = [RowKey(origin.seed, origin.step, purpose, origin.row + i) for i in range(len(prompts))]
     rest = iter(engine.generate(prompts, sampling, keys))
     return [[next(rest) for _ in range(ask.samples)] for ask in asks]
 

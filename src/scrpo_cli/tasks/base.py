@@ -21,6 +21,8 @@ class Task(Protocol):
     """The kinds of errors that `error_kind` tells apart; empty where it cannot tell."""
     plants: Sequence[str]
     """The kinds of errors that experiments may plant (`method.injection.kind`)."""
+    votes: bool
+    """Whether final answers can be counted by a majority vote; programs cannot."""
 
     def problems(self, cfg: ProblemsConfig) -> Sequence[Problem]:
         """The problems of a split, in a fixed order; UserError where the source cannot be read."""
@@ -62,6 +64,7 @@ class BaseTask:
 
     error_kinds: Sequence[str] = ()
     plants: Sequence[str] = ("copied", "foreign")
+    votes: bool = True
 
     def __init__(self, cfg: TaskConfig) -> None:
         self.cfg = cfg

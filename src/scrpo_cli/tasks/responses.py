@@ -42,6 +42,8 @@ class ResponseRow:
     kind: str | None = None
     """What `scrpo runs export` writes: a word of AttemptKind, or `repair`."""
     finish: str | None = None
+    prefill: str = ""
+    """What the chat template wrote at the start of the response; it is graded with it."""
 
     def as_problem(self) -> Problem:
         """The problem that the response answers; UserError where the row has no reference answer."""
@@ -113,6 +115,7 @@ def _row(row: Mapping[str, Any], where: str) -> ResponseRow | PairRow:
         benchmark=_text(row, "benchmark", where),
         kind=_text(row, "kind", where),
         finish=_text(row, "finish", where),
+        prefill=_text(row, "prefill", where) or "",
     )
 
 

@@ -1,0 +1,132 @@
+"""Answers made elsewhere as an evaluation: `scrpo eval --from-jsonl`, which also reads `scrpo runs export`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib.metadata import version
+from typing import Any
+
+from scrpo_cli.errors import UserError
+from scrpo_cli.evaluation.answers import FIRST, REPAIR, Answers
+from scrpo_cli.evaluation.benchmarks import fingerprint
+from scrpo_cli.evaluation.runner import Evaluation, measure
+from scrpo_cli.recipe.models import EvalConfig, Recipe
+from scrpo_cli.rollout.groups import grade_texts
+from scrpo_cli.rollout.imported import by_problem, problem_of, row_key
+from scrpo_cli.tasks.base import Task
+from scrpo_cli.tasks.responses import ResponseRow
+from scrpo_cli.types import Attempt, AttemptKind, Completion, FinishReason, Grade, Verdict
+
+NO_ANSWERS = (AttemptKind.FEEDBACK.value, AttemptKind.SELF_VERDICT.value)
+
+
+def evaluate_rows(task: Task, rows: Sequence[ResponseRow], prefix: str, recipe: Recipe | None = None) -> Evaluation:
+    """Score answers made elsewhere. A row of turn t revises the row of turn t - 1 of its problem and sample; rows of
+    kind `repair` are corrections of wrong first answers, and criticisms and self-verdicts are no answers.
+    """
+    recipe = recipe or Recipe()
+    answering = [r for r in rows if r.kind not in (*NO_ANSWERS, REPAIR)]
+    first = [r for column in by_problem([r for r in answering if r.turn == 1]) for r in column]
+    if not first:
+        raise UserError("The file has no first-turn rows.", rows[0].where, "Give rows with turn 1 (the default).")
+    refuse_repeats(first)
+    last = max(r.turn for r in answering)
+    turns = [first, *(in_order(first, [r for r in answering if r.turn == turn], turn) for turn in range(2, last + 1))]
+    repairs = [r for r in rows if r.kind == REPAIR]
+    attempts = graded(task, turns, repairs, prefix, recipe)
+    answers = Answers.of(attempts)
+    cfg: EvalConfig = recipe.eval.model_copy(update={"repair": False})
+    metrics = measure(answers, task, cfg, recipe.task.reflection)
+    return Evaluation(metrics | {"protocol": protocol_of_rows(task, answers, rows)}, answers)
+
+
+def graded(
+    task: Task, turns: Sequence[Sequence[ResponseRow]], repairs: Sequence[ResponseRow], prefix: str, recipe: Recipe
+) -> list[Attempt]:
+    """Attempts of all rows, graded at once. Ids are those of an evaluation: `prefix:part:group:sample`."""
+    first = by_problem(turns[0])
+    made = [
+        blank(row, f"{prefix}:{FIRST}:{g}:{s}", AttemptKind.FIRST)
+        for g, column in enumerate(first)
+        for s, row in enumerate(column)
+    ]
+    prefills = [row.prefill for column in first for row in column]
+    by_key = {row_key(row): a.id for row, a in zip([r for column in first for r in column], made, strict=True)}
+    earlier = [by_key[row_key(row)] for row in turns[0]]
+    for turn, rows in enumerate(turns[1:], start=2):
+        part = "second" if turn == 2 else f"turn{turn}"
+        later = [
+            blank(row, f"{prefix}:{part}:{i}:0", AttemptKind.CHECK, turn, parent)
+            for i, (row, parent) in enumerate(zip(rows, earlier, strict=True))
+        ]
+        earlier = [a.id for a in later]
+        made += later
+        prefills += [row.prefill for row in rows]
+    for i, row in enumerate(repairs):
+        parent = by_key.get(row_key(row))
+        made.append(blank(row, f"{prefix}:{REPAIR}:{i}:0", AttemptKind.CORRECTION, 2, parent))
+        prefills.append(row.prefill)
+    texts = [p + a.completion.text for p, a in zip(prefills, made, strict=True)]
+    asked = [(a.problem, a.kind, text) for a, text in zip(made, texts, strict=True)]
+    grades = grade_texts(task, recipe.task.reflection, asked)
+    return [replace(a, grade=grade) for a, grade in zip(made, grades, strict=True)]
+
+
+def blank(row: ResponseRow, attempt_id: str, kind: AttemptKind, turn: int = 1, parent: str | None = None) -> Attempt:
+    """Not graded yet. What the row says of its kind goes first: of a correction only the solution is graded."""
+    if row.kind in [k.value for k in AttemptKind]:
+        kind = AttemptKind(str(row.kind))
+    finish = FinishReason(str(row.finish)) if row.finish in [f.value for f in FinishReason] else FinishReason.UNKNOWN
+    completion = Completion([], [], [], row.response, finish)
+    return Attempt(attempt_id, problem_of(row), completion, Grade(Verdict.UNGRADED), kind, turn, row.sample, parent)
+
+
+def refuse_repeats(rows: Sequence[ResponseRow]) -> None:
+    seen: set[tuple[str, str, int]] = set()
+    for row in rows:
+        if row_key(row) in seen:
+            fix = "Number the samples of a problem with `sample`: 0, 1, 2, ..."
+            raise UserError(f"Problem {row.id} has sample {row.sample} twice.", row.where, fix)
+        seen.add(row_key(row))
+
+
+def in_order(first: Sequence[ResponseRow], later: Sequence[ResponseRow], turn: int) -> list[ResponseRow]:
+    """The rows of a further turn in the order of the first-turn ones; each must have exactly one partner."""
+    refuse_repeats(later)
+    by_key = {row_key(r): r for r in later}
+    firsts = {row_key(r): r for r in first}
+    if odd := firsts.keys() ^ by_key.keys():
+        lonely = next(r for key, r in [*firsts.items(), *by_key.items()] if key in odd)
+        raise UserError(
+            f"{len(odd)} rows have no partner in turn {1 if row_key(lonely) in by_key else turn}; the first is problem "
+            f"{lonely.id}.",
+            lonely.where,
+            "Give every problem and sample all turns, or only the first.",
+        )
+    return [by_key[row_key(r)] for r in first]
+
+
+def by_benchmark(rows: Sequence[ResponseRow]) -> dict[str, list[ResponseRow]]:
+    """Rows that are scored together: those of one benchmark, or of one source where rows name no benchmark."""
+    found: dict[str, list[ResponseRow]] = {}
+    for row in rows:
+        found.setdefault(row.benchmark or row.source, []).append(row)
+    return found
+
+
+def protocol_of_rows(task: Task, answers: Answers, rows: Sequence[ResponseRow]) -> dict[str, Any]:
+    """What is known of answers made elsewhere: not how they were sampled."""
+    problems = [column[0].problem for column in answers.first]
+    return {
+        "made": "elsewhere",
+        "model": ", ".join(sorted({r.model for r in rows if r.model})) or None,
+        "samples": max(map(len, answers.first)),
+        "turns": len(answers.turns),
+        "task": task.name,
+        "grader": task.grader,
+        "source": ", ".join(sorted({p.source for p in problems})),
+        "problems": len(problems),
+        "problems_sha256": fingerprint(problems),
+        "scrpo_version": version("scrpo-cli"),
+    }

@@ -1,0 +1,157 @@
+"""`scrpo eval` below the command line: the benchmarks of a plan, in parts that survive a kill.
+
+A part is a few problems with everything that is asked about them; it is stored in one transaction. What a part samples
+depends on nothing but the recipe and the problems before it, and every number is computed from the stored rows, so a
+run that was killed anywhere and resumed ends with the same rows and the same numbers as one that was not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from scrpo_cli.errors import UserError
+from scrpo_cli.evaluation.answers import FIRST, REPAIR, Answers, part
+from scrpo_cli.evaluation.benchmarks import benchmark_problems, check_context, check_turns, fingerprint, protocol
+from scrpo_cli.evaluation.gating import ask_gated, check_gate, measure_gated
+from scrpo_cli.evaluation.runner import Evaluator, Start
+from scrpo_cli.pool.db import Database
+from scrpo_cli.pool.queries import attempts_of, evaluations_of, note_run, record_answers, record_evaluation
+from scrpo_cli.recipe.benchmark import Benchmark, Plan, recipe_for
+from scrpo_cli.rollout.prompts import check_prompt_budget
+from scrpo_cli.tasks import make_task
+from scrpo_cli.tasks.base import Task
+from scrpo_cli.training.gates import gate_threshold
+from scrpo_cli.training.lab import Lab, open_lab
+from scrpo_cli.training.launch import Launch
+from scrpo_cli.training.policy import model_path
+from scrpo_cli.types import Attempt, Problem
+
+Report = Callable[[str], None]
+STEP = 0
+TENTHS = 10  # lines of progress a benchmark, at most
+
+
+def evaluate_plan(db: Database, run: Launch, plan: Plan, report: Report) -> dict[str, dict[str, Any]]:
+    """The metrics of every benchmark of the plan, by name. Benchmarks and parts that the run has stored are kept."""
+    problems = {name: load(b, run) for name, b in plan.benchmarks.items()}
+    with open_lab(run.recipe) as lab:
+        identity = model_identity(lab)
+        pin(db, run, identity, problems)
+        for name, benchmark in plan.benchmarks.items():
+            check(lab, run, name, benchmark, problems[name])
+        evaluator = Evaluator(run.recipe, lab.engine, lab.chat, lab.task)
+        threshold = gate_threshold(db, run, evaluator, [*problems.values()], report)
+        for name, benchmark in plan.benchmarks.items():
+            with closing(make_task(benchmark.task)) as task:
+                one = Evaluation(db, run, name, evaluator_of(lab, run, benchmark, task), problems[name], report)
+                one.finish(threshold, protocol(benchmark, one.evaluator, problems[name]) | identity)
+    stored = {e.benchmark: e.metrics for e in evaluations_of(db, run.run_id)}
+    return {name: stored[name] for name in plan.benchmarks}
+
+
+def load(benchmark: Benchmark, run: Launch) -> Sequence[Problem]:
+    with closing(make_task(benchmark.task)) as task:
+        return benchmark_problems(benchmark, task, run.recipe.eval.limit)
+
+
+def evaluator_of(lab: Lab, run: Launch, benchmark: Benchmark, task: Task) -> Evaluator:
+    return Evaluator(recipe_for(benchmark, run.recipe), lab.engine, lab.chat, task, benchmark.sampling)
+
+
+def check(lab: Lab, run: Launch, name: str, benchmark: Benchmark, problems: Sequence[Problem]) -> None:
+    """Refuse what cannot work before anything is sampled."""
+    with closing(make_task(benchmark.task)) as task:
+        evaluator = evaluator_of(lab, run, benchmark, task)
+        check_gate(evaluator.recipe, benchmark.sampling)
+        check_turns(evaluator)
+        check_prompt_budget(evaluator.recipe, task, lab.chat, problems)
+        check_context(evaluator, name, problems, getattr(lab.policy.model.config, "max_position_embeddings", None))
+
+
+class Evaluation:
+    """One benchmark of a run."""
+
+    def __init__(
+        self, db: Database, run: Launch, name: str, evaluator: Evaluator, problems: Sequence[Problem], report: Report
+    ) -> None:
+        self.db, self.run, self.name, self.report = db, run, name, report
+        self.evaluator, self.problems = evaluator, problems
+
+    def finish(self, threshold: float | None, protocol: Mapping[str, Any]) -> None:
+        """Sample and store what is missing, then the numbers."""
+        if any(e.benchmark == self.name for e in evaluations_of(self.db, self.run.run_id)):
+            return
+        sampling = self.evaluator.protocol
+        self.report(f"{self.name}: {len(self.problems)} problems x {sampling.samples} samples")
+        self.sample(self.stored())
+        answers = Answers.of(self.stored())
+        metrics = measure_gated(self.evaluator, answers, threshold) | {"protocol": dict(protocol)}
+        record_evaluation(self.db, self.run.run_id, STEP, self.name, metrics, [])
+
+    def stored(self) -> list[Attempt]:
+        return attempts_of(self.db, self.run.run_id, phase=f"eval:{self.name}")
+
+    def sample(self, done: Sequence[Attempt]) -> None:
+        firsts = Answers.of(done).first
+        start = Start(len(firsts), sum(part(a.id) == REPAIR for a in done))
+        right, answered = sum(a.reward for row in firsts for a in row), sum(map(len, firsts))
+        if firsts:
+            self.report(f"{self.name}: {start.problems} of {len(self.problems)} problems were stored already")
+        size = max(1, self.run.recipe.rollout.batch_size // self.evaluator.protocol.samples)
+        while start.problems < len(self.problems):
+            batch = self.problems[start.problems : start.problems + size]
+            prefix = f"{self.run.run_id}:{STEP}:{self.name}"
+            attempts = ask_gated(self.evaluator, batch, prefix, self.name, start)
+            record_answers(self.db, self.run.run_id, STEP, self.name, attempts)
+            first = [a for a in attempts if part(a.id) == FIRST]
+            right, answered = right + sum(a.reward for a in first), answered + len(first)
+            before = start.problems
+            start = Start(before + len(batch), start.repairs + sum(part(a.id) == REPAIR for a in attempts))
+            if start.problems * TENTHS // len(self.problems) > before * TENTHS // len(self.problems):
+                share = f"{100 * right / answered:.0f}% of first answers right so far"
+                self.report(f"{self.name}: {start.problems} of {len(self.problems)} problems, {share}")
+
+
+def model_identity(lab: Lab) -> dict[str, Any]:
+    """Which weights answer: the model by name with its revision or the hash of its files, the adapter by its hash."""
+    cfg = lab.recipe.model
+    commit = getattr(lab.policy.model.config, "_commit_hash", None)
+    return {
+        "model": cfg.name,
+        "model_revision": commit or cfg.revision,
+        "model_sha256": files_hash(Path(model_path(cfg.name))),
+        "adapter": cfg.adapter,
+        "adapter_sha256": lab.policy.adapter_hash() if cfg.adapter else None,
+        "engine": lab.recipe.rollout.engine,
+        "dtype": str(lab.policy.model.dtype).removeprefix("torch."),
+        "device": lab.policy.device.type,
+    }
+
+
+def files_hash(folder: Path) -> str | None:
+    """SHA-256 over the weight files of a local directory, in name order; None for a name on the hub."""
+    files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as handle:
+            digest.update(hashlib.file_digest(handle, "sha256").digest())
+    return digest.hexdigest() if files else None
+
+
+def pin(db: Database, run: Launch, identity: Mapping[str, Any], problems: Mapping[str, Sequence[Problem]]) -> None:
+    """Store what the run is about, and refuse to go on with other weights or problems than it began with."""
+    now = {
+        "model_sha256": identity["model_sha256"],
+        "adapter_sha256": identity["adapter_sha256"],
+        "problems": {name: fingerprint(each) for name, each in problems.items()},
+    }
+    before = run.summary.setdefault("pinned", now)
+    for key, value in now.items():
+        if before[key] != value:
+            what = f"Run {run.run_id} began with another {key.replace('_', ' ')}; its answers would not go together."
+            raise UserError(what, key, "Put the files back as they were, or start a new run.")
+    note_run(db, run.run_id, run.summary)
