@@ -40,8 +40,9 @@ def test_the_problems_of_a_shipped_benchmark_are_there(name, data_dir, monkeypat
     monkeypatch.setenv("SCRPO_DATA_DIR", str(data_dir))
     benchmark = shipped()[name]
     counts = {"gsm8k": 1319, "math500": 500, "aime24": 30, "aime25": 30, "amc23": 40, "olympiadbench": 675}
-    counts |= {"minerva": 272, "tiny": 2000}
-    task = make_task(benchmark.task)
+    counts |= {"minerva": 272, "tiny": 2000, "humaneval": 164, "humanevalfix": 164, "quixbugs": 40, "mbpp": 257}
+    sandbox = benchmark.task.sandbox.model_copy(update={"level": "process"})  # no program is run
+    task = make_task(benchmark.task.model_copy(update={"sandbox": sandbox}))
     assert len(task.problems(benchmark.problems)) == counts[name]
     task.close()
 

@@ -38,6 +38,7 @@ PROMPTS = (
     "refine_prompt",
     "verdict_prompt",
     "reflection",
+    "shots",
 )
 """The keys of a task that say how problems are asked: with `eval.prompt: recipe` they are the recipe's."""
 
@@ -224,10 +225,10 @@ def _parsed_task(task: TaskConfig, changes: dict[str, Any]) -> TaskConfig:
 
 
 def with_prompts(benchmark: Benchmark, recipe: Recipe) -> Benchmark:
-    """As this recipe asks and grades it: with its `task.grading` and its own grader, if it names one; and with
-    `eval.prompt: recipe` with its prompts.
+    """As this recipe asks and grades it: with its `task.grading` and `task.sandbox` and its own grader, if it names
+    one; and with `eval.prompt: recipe` with its prompts.
     """
-    keys = ["grading", *(["grader", "options"] if recipe.task.grader else [])]
+    keys = ["grading", "sandbox", *(["grader", "options"] if recipe.task.grader else [])]
     keys += PROMPTS if recipe.eval.prompt == "recipe" else ()
     theirs = {key: getattr(recipe.task, key) for key in keys}
     return benchmark.model_copy(update={"task": benchmark.task.model_copy(update=theirs)})
