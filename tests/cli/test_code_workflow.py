@@ -45,7 +45,7 @@ def bugs(tmp_path: Path) -> Path:
 def recipe(tmp_path: Path, model_dir: Path, bugs: Path) -> Path:
     """The shipped SCoRe recipe for programs, on the problems and the model of this test."""
     problems = {"source": str(bugs), "split": "train"}
-    task = {"train": problems, "validation": None, "test": problems, "shots": None, "grading": {"deadline": 3.0}}
+    task = {"train": problems, "validation": None, "test": problems, "shots": None}
     document = {
         "extends": "score-mbpp",
         "model": {"name": str(model_dir), "revision": None, "gradient_checkpointing": False},

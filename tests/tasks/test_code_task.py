@@ -29,6 +29,7 @@ ANSWERS = {
     "```python\nraise SystemExit(0)\ndef f(x):\n    return x + 1\n```": "wrong",
     "```python\ndef f(x):\n    return x + 1 # \ud800\n```": "wrong",
     "```python\ndef f(x):\n    while True: pass\n```": "timeout",
+    "```python\nimport time\ndef f(x):\n    time.sleep(60)\n```": "timeout",
     "```python\ndef f(x):\n    return x + 1\n\nif __name__ == '__main__':\n    print(f(int(input())))\n```": "correct",
     "x plus one": "unparsable",
     "<think>\n" + RIGHT: "unparsable",
@@ -36,7 +37,7 @@ ANSWERS = {
 
 
 def make(**options: Any) -> CodeTask:
-    grading = {"deadline": options.pop("deadline", 2), "processes": options.pop("processes", 2)}
+    grading = {"deadline": options.pop("deadline", 0.7), "processes": options.pop("processes", 2)}
     return CodeTask(TaskConfig(name="code", grading=grading, **options))
 
 
@@ -46,6 +47,10 @@ def test_every_kind_of_answer_has_its_verdict_in_order_with_one_worker_and_with_
     assert [str(g.verdict) for g in one] == list(ANSWERS.values())
     assert [(g.verdict, g.extracted) for g in one] == [(g.verdict, g.extracted) for g in three]
     assert one[0].extracted == "def f(x):\n    return x + 1\n"
+    assert [(g.reason or "").partition(" more ")[0] for g in one[8:10]] == [
+        "the program used",
+        "the program took longer than 2.8 s",
+    ]
     assert [g.reason for g in one[-2:]] == ["no program found", "the response never leaves <think>"]
     assert "ValueError: 1" in (one[2].reason or "")
     assert {g.grader for g in one} == {make().grader}
@@ -87,7 +92,7 @@ def test_the_same_program_is_run_once_and_errors_are_asked_again(monkeypatch: py
 def test_the_recipe_bounds_what_a_program_may_use() -> None:
     sandbox = {"memory_mib": 300, "processes": 5, "file_mib": 2, "disk_mib": 3}
     limits = limits_of(TaskConfig(name="code", grading={"deadline": 1.5}, sandbox=sandbox))
-    assert (limits.wall_s, limits.cpu_s, limits.memory_mib) == (1.5, 4, 300)
+    assert (limits.wall_s, limits.cpu_s, limits.memory_mib) == (6, 1.5, 300)
     assert (limits.processes, limits.file_mib, limits.disk_mib) == (5, 2, 3)
 
 

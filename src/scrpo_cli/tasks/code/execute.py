@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import selectors
 import shutil
@@ -15,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -68,7 +69,7 @@ class _Check:
             "program": program,
             "modules": dict(tests.modules),
             "entry_point": tests.entry_point,
-            "limits": asdict(limits),
+            "limits": asdict(limits) | {"cpu_s": math.ceil(limits.cpu_s) + 1},  # of each; of all together, see _excess
         }
         self.for_checker = {"program": self.for_program, "tests": tests.code, "entry_point": tests.entry_point}
         self.directory: Path | None = None
@@ -120,7 +121,7 @@ class _Check:
                 if report["state"] == "started":
                     deadline = time.monotonic() + self.limits.wall_s
             elif excess := self._excess():
-                return Judgement(Verdict.WRONG, excess)
+                return excess
             if time.monotonic() > deadline:
                 return self._late()
         if "asked" in self.states:
@@ -149,12 +150,17 @@ class _Check:
                 *lines, buffer = (buffer + data).split(b"\n")
                 yield from map(json.loads, lines)
 
-    def _excess(self) -> str | None:
-        """Which limit the program's processes exceed together. Each one has its own limits from the kernel."""
-        if _memory(self.program.pid) > self.limits.memory_mib << 20:
-            return f"the program used more than {self.limits.memory_mib} MiB of memory"
+    def _excess(self) -> Judgement | None:
+        """Which limit the program's processes exceed together; each one has its own limits from the kernel. CPU time,
+        unlike a clock, does not depend on what else the machine does.
+        """
+        processes = _descendants(self.program.pid)
+        if _cpu(processes) > self.limits.cpu_s:
+            return Judgement(Verdict.TIMEOUT, f"the program used more than {self.limits.cpu_s:g} s of CPU time")
+        if _memory(processes) > self.limits.memory_mib << 20:
+            return Judgement(Verdict.WRONG, f"the program used more than {self.limits.memory_mib} MiB of memory")
         if self.directory and _disk(self.directory, self.limits.disk_mib << 20) > self.limits.disk_mib << 20:
-            return f"the program wrote more than {self.limits.disk_mib} MiB"
+            return Judgement(Verdict.WRONG, f"the program wrote more than {self.limits.disk_mib} MiB")
         return None
 
 
@@ -202,12 +208,21 @@ def _threads_of_user() -> int:
     return total
 
 
-def _memory(pid: int) -> int:
-    """Resident bytes of all descendants of a process."""
+def _memory(processes: Sequence[psutil.Process]) -> int:
+    """Resident bytes."""
     total = 0
-    for process in _descendants(pid):
+    for process in processes:
         with contextlib.suppress(psutil.Error):
             total += process.memory_info().rss
+    return total
+
+
+def _cpu(processes: Sequence[psutil.Process]) -> float:
+    """Seconds of CPU time, those of their ended children too."""
+    total = 0.0
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            total += sum(process.cpu_times()[:4])  # user, system, children's user, children's system
     return total
 
 

@@ -11,8 +11,8 @@ class Limits:
 
     wall_s: float = 10.0
     """From the start of the program's source to the end of the tests."""
-    cpu_s: int = 10
-    """CPU time of each process."""
+    cpu_s: float = 10.0
+    """CPU time of all its processes; a second more of any one of them."""
     memory_mib: int = 1024
     """Address space of each process, and resident memory of all together."""
     processes: int = 32

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import sys
 from collections.abc import Sequence
@@ -20,6 +19,8 @@ from scrpo_cli.types import Grade, Message, Problem, Verdict
 
 VERSION = "code/1"
 CACHE_ITEMS = 50_000
+PATIENCE = 4
+"""Seconds on the clock for each second of CPU time that a program may use."""
 NO_PROGRAM = {"thinking": "the response never leaves <think>", "nothing": "no program found"}
 
 
@@ -110,13 +111,13 @@ class CodeTask(BaseTask):
 
 
 def limits_of(cfg: TaskConfig) -> Limits:
-    """`task.grading.deadline` bounds the time, `task.sandbox` the rest. The limit on CPU time, which only threads and
-    children reach, is later than the deadline: an endless loop is a `timeout` each time.
+    """`task.grading.deadline` bounds the time, `task.sandbox` the rest. Time is CPU time, so that neither the number of
+    workers nor what else the machine does changes a verdict; a program that sleeps ends at PATIENCE times as much.
     """
     section, seconds = cfg.sandbox, cfg.grading.deadline
     return Limits(
-        wall_s=seconds,
-        cpu_s=math.ceil(seconds) + 2,
+        wall_s=PATIENCE * seconds,
+        cpu_s=seconds,
         memory_mib=section.memory_mib,
         processes=section.processes,
         file_mib=section.file_mib,
