@@ -76,8 +76,9 @@ def test_a_long_name_is_folded_not_cut():
 def test_tables_of_a_page():
     sheets = page(two_arms(warnings={"entropy-collapse": 12}))
     assert list(sheets) == ["first-answers", "two-turns", "cost", "warnings"]
-    title, _, head, _, start, a, b = sheets["first-answers"].splitlines()
+    title, _, head, _, start, a, b, _, note = sheets["first-answers"].splitlines()
     assert title == "40 problems, 1,000 generated tokens a run; 95% intervals over problems."
+    assert note.startswith("* Fewer than 3 seeds give no usable interval")
     assert cells(head)[:5] == ["arm", "seeds", "first answers", "gain", "against a"]
     assert cells(start)[:2] == ["before training", "1"]
     assert cells(start)[2].startswith("20.0% [")
@@ -104,7 +105,7 @@ def test_what_the_tokens_bought():
 
 def test_without_a_common_start_each_arm_shows_its_own():
     result = replace(two_arms(), before=None)
-    _, _, head, _, a, _ = page(result)["first-answers"].splitlines()
+    _, _, head, _, a, *_ = page(result)["first-answers"].splitlines()
     assert cells(head)[2] == "before"
     assert cells(a)[2].startswith("20.0%")
 

@@ -6,6 +6,8 @@ import pytest
 from ablation_fakes import runs_in
 from filelock import FileLock
 
+from scrpo_cli.ablation.table import FEW_SEEDS
+
 AFTER = {"reflect_every=5": 0.35, "reflect_every=10": 0.4, "reflect_every=never": 0.8}
 TWO_SEEDS = "--reflect-every 5,10,never --seeds 2 --set optim.max_generated_tokens=1000"
 
@@ -25,7 +27,7 @@ def test_a_sweep(scrpo, executor, tmp_path):
     assert never["warnings"] == {}
     assert answer["before"]["first"] == never["before"]["first"]
     assert answer["before"]["two_turn"] is None
-    assert answer["notes"] == []
+    assert answer["notes"] == [FEW_SEEDS]
     assert {(row.arm, row.seed) for row in runs_in(tmp_path, sweep=answer["sweep"])} == {
         (arm, seed) for arm in AFTER for seed in (0, 1)
     }

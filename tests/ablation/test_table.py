@@ -3,7 +3,7 @@ import pytest
 from ablation_fakes import PROBLEMS, N, attempt, first_solved, make_answers, run
 
 from scrpo_cli.ablation.outcomes import RunOutcome, answers_of
-from scrpo_cli.ablation.table import UNEQUAL_STARTS, tabulate
+from scrpo_cli.ablation.table import FEW_SEEDS, UNEQUAL_STARTS, tabulate
 from scrpo_cli.errors import RunError
 from scrpo_cli.evaluation.metrics import UNDECIDED
 from scrpo_cli.types import AttemptKind
@@ -71,7 +71,7 @@ def test_starts_that_differ_are_noted_and_leave_no_common_one():
     runs = [two_turn_run("a", 0, REPAIRS, MIXED), two_turn_run("b", 0, REPAIRS, REPAIRS)]
     result = tabulate(runs, ["a", "b"], 1000)
     assert result.before is None
-    assert result.notes == [UNEQUAL_STARTS]
+    assert result.notes == [FEW_SEEDS, UNEQUAL_STARTS]
     assert [arm.before.first["value"] for arm in result.arms] == [0.5, 0]
 
 
@@ -95,7 +95,8 @@ def test_paired_by_seed_and_problem():
     assert b.difference["n"] == N  # problems, not problems x seeds
     assert b.difference["p"] < 0.01
     assert b.gain["difference"] == pytest.approx(21 / 40)
-    assert result.notes == []
+    assert b.difference["ci95_seeds"] is None  # two seeds
+    assert result.notes == [FEW_SEEDS]
 
 
 def test_only_shared_seeds_are_compared():
@@ -115,6 +116,19 @@ def test_verdicts():
     assert verdict(25, 40, 12) == "higher in these runs; 3 seeds cannot say it of the setting"
     assert verdict(25, 26, 24, 25) == "higher"
     assert verdict(0, 0, 1, 0) == "lower"
+
+
+def test_interval_over_problems_and_seeds():
+    # 40 problems: a solves 10 under every seed, b 15, 20 and 25: +5, +10, +15 of 40, the same 10 problems in each
+    runs = [run("a", seed, first_solved(10)) for seed in range(3)]
+    runs += [run("b", seed, first_solved(15 + 5 * seed)) for seed in range(3)]
+    b = tabulate(runs, ["a", "b"], 1000).arms[1]
+    low, high = b.difference["ci95_seeds"]
+    inner_low, inner_high = b.difference["ci95"]
+    assert low < inner_low < 0.25 < inner_high < high
+    low, high = b.after.first["ci95_seeds"]
+    assert 0 < low < b.after.first["ci95"][0]
+    assert b.after.first["ci95"][1] < high < 1
 
 
 def test_repair_rates_and_samples_of_different_number():

@@ -64,8 +64,13 @@ def percent(number: dict[str, Any] | None) -> Cell:
     """`55.1%` and `[48.0, 62.2]`; a dash where there is no such number."""
     if number is None or number["value"] is None:
         return Cell("-")
-    low, high = number["ci95"]
-    return Cell(f"{100 * number['value']:.1f}%", f"[{100 * low:.1f}, {100 * high:.1f}]")
+    return Cell(f"{100 * number['value']:.1f}%", percents(number["ci95"]))
+
+
+def percents(ci95: Sequence[float]) -> str:
+    """`[48.0, 62.2]`, in percent."""
+    low, high = ci95
+    return f"[{100 * low:.1f}, {100 * high:.1f}]"
 
 
 def points(value: float, ci95: Sequence[float]) -> Cell:

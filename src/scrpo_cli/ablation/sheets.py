@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from scrpo_cli.ablation.sheet import Cell, Sheet, interval, p_value, percent, points, terminal
+from scrpo_cli.ablation.sheet import Cell, Sheet, interval, p_value, percent, percents, points, terminal
 from scrpo_cli.ablation.table import Scores, SweepResult
 
 if TYPE_CHECKING:
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 START = "before training"
 DASH = Cell("-")
+OVER_BOTH = "over problems and seeds"
 
 
 def sheets_of(result: SweepResult) -> list[Sheet]:
@@ -28,11 +29,14 @@ def first_answers(result: SweepResult) -> Sheet:
     if result.before is None:
         columns["before"] = [percent(arm.before.first) for arm in result.arms]
     columns["first answers"] = [percent(row.first) for row in rows]
+    if any(row.first["ci95_seeds"] for row in rows):
+        columns[f"first answers {OVER_BOTH}"] = [_over_both(row.first, percents) for row in rows]
     columns["gain"] = [*none, *(points(arm.gain["difference"], arm.gain["ci95"]) for arm in result.arms)]
     against = _against(result, [arm.difference for arm in result.arms])
     columns |= against | {"repairs of wrong ones": [percent(row.repair) for row in rows]}
     title = f"{result.problems} problems, {result.budget:,} generated tokens a run; 95% intervals over problems"
-    return Sheet("first-answers", title, columns, ("seeds", *against), result.notes)
+    page_only = ("seeds", f"first answers {OVER_BOTH}", *against)
+    return Sheet("first-answers", title, columns, page_only, result.notes)
 
 
 def two_turns(result: SweepResult) -> Sheet | None:
@@ -137,9 +141,14 @@ def _against(result: SweepResult, differences: Sequence[dict[str, Any] | None]) 
             *(points(d["difference"], d["ci95"]) if d else DASH for d in differences),
         ],
         "p": [*none, *(Cell(p_value(d["p"])) if d else DASH for d in differences)],
-        "over seeds": [*none, *(Cell(interval(d["ci95_seeds"])) if d else DASH for d in differences)],
+        OVER_BOTH: [*none, *(_over_both(d, interval) for d in differences)],
         "verdict": [*none, *(Cell(d["verdict"]) if d else DASH for d in differences)],
     }
+
+
+def _over_both(number: dict[str, Any] | None, written: Callable[[Sequence[float]], str]) -> Cell:
+    """The interval over problems and seeds; a dash where there is none."""
+    return Cell(written(number["ci95_seeds"])) if number and number["ci95_seeds"] else DASH
 
 
 def _in_words(difference: dict[str, Any]) -> str:

@@ -1,7 +1,7 @@
 """The numbers of a sweep: each arm before and after, and each arm against the first, with intervals.
 
-The unit of every interval is the problem (docs/metrics.md); the seeds of an arm are further samples of each problem. So
-an interval speaks about the runs that were made.
+The unit of every `ci95` is the problem (docs/metrics.md), with the seeds of an arm as further samples of each: it
+speaks about the runs that were made. `ci95_seeds` is over problems and seeds, and speaks about others.
 """
 
 from __future__ import annotations
@@ -11,7 +11,16 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from scrpo_cli.ablation.differences import against, first_answers, second_less_first
+import numpy as np
+
+from scrpo_cli.ablation.differences import (
+    ENOUGH_SEEDS,
+    against,
+    first_answers,
+    of_problems,
+    over_seeds,
+    second_less_first,
+)
 from scrpo_cli.ablation.outcomes import Answers, RunOutcome, side_by_side
 from scrpo_cli.ablation.signal import Spending, added
 from scrpo_cli.errors import RunError
@@ -22,11 +31,17 @@ UNEQUAL_STARTS = (
     "The runs of a seed do not start from the same answers, so no row stands for all of them before training."
 )
 
+FEW_SEEDS = (
+    f"Fewer than {ENOUGH_SEEDS} seeds give no usable interval over seeds: what is said holds for these runs, and "
+    "perhaps not for the setting."
+)
+
 
 @dataclass(frozen=True)
 class Scores:
-    """One evaluation over the seeds, each number {"value", "ci95"}: accuracy of first answers, repair rate, and
-    `two_turn` (t1, t2, delta, i2c, c2i, fix_rate; None where there were no second answers).
+    """One evaluation over the seeds, each number {"value", "ci95"}: accuracy of first answers (with `ci95_seeds`, None
+    where the seeds are too few), repair rate, and `two_turn` (t1, t2, delta, i2c, c2i, fix_rate; None where there were
+    no second answers).
     """
 
     seeds: list[int]
@@ -112,9 +127,10 @@ def _arm_result(runs: Sequence[RunOutcome], first: Sequence[RunOutcome], problem
 def scores(answers: Answers, seeds: Sequence[int]) -> Scores:
     """What one evaluation says, its seeds side by side."""
     summary = summarize(answers.first_NK)
+    by_seed = np.stack([of_problems(seed_NK) for seed_NK in np.split(answers.first_NK, len(seeds), axis=1)], axis=1)
     return Scores(
         seeds=list(seeds),
-        first={"value": summary["avg"], "ci95": summary["ci95"]},
+        first={"value": summary["avg"], "ci95": summary["ci95"], "ci95_seeds": over_seeds(by_seed, low=0.0)},
         repair=repair_rate(answers.first_NK, answers.repaired_NK),
         two_turn=two_turn(answers.first_NK, answers.second_NK) if answers.has_pairs else None,
     )
@@ -142,6 +158,8 @@ def _common_problems(outcomes: Sequence[RunOutcome]) -> list[str]:
 
 def _notes(by_arm: dict[str, list[RunOutcome]], budget: int) -> list[str]:
     notes = [f"{arm}: no run finished." for arm, runs in by_arm.items() if not runs]
+    if len(by_arm) > 1 and max(len(runs) for runs in by_arm.values()) < ENOUGH_SEEDS:
+        notes.append(FEW_SEEDS)
     for run in (run for runs in by_arm.values() for run in runs):
         share = run.generated_tokens / budget
         if abs(share - 1) > BUDGET_SLACK:
