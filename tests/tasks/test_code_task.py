@@ -98,8 +98,8 @@ def test_the_recipe_bounds_what_a_program_may_use() -> None:
 
 def test_memory_beyond_the_recipes_is_wrong() -> None:
     hungry = "```python\nx = bytearray(400 << 20)\ndef f(x):\n    return x + 1\n```"
-    assert make(sandbox={"memory_mib": 200}).grade([(PROBLEM, hungry)])[0].verdict is Verdict.WRONG
-    assert make(sandbox={"memory_mib": 2000}).grade([(PROBLEM, hungry)])[0].verdict is Verdict.CORRECT
+    assert make(deadline=5, sandbox={"memory_mib": 200}).grade([(PROBLEM, hungry)])[0].verdict is Verdict.WRONG
+    assert make(deadline=5, sandbox={"memory_mib": 2000}).grade([(PROBLEM, hungry)])[0].verdict is Verdict.CORRECT
 
 
 def test_walls_that_cannot_be_had_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
