@@ -9,7 +9,7 @@ WHEELS := $(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null)
 TORCH_INDEX ?= $(if $(NO_GPU),$(if $(WHEELS),,https://download.pytorch.org/whl/cpu))
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: setup demo test test-slow lint bench bench-setup tiny-model docs clean
+.PHONY: setup demo test test-slow lint bench bench-setup tiny-model docs crosscheck clean
 
 setup: $(VENV)/.installed
 
@@ -46,6 +46,9 @@ tiny-model: setup
 
 docs: setup
 	$(BIN)/python tools/cli_reference.py
+
+crosscheck: setup
+	$(MAKE) -C tools/crosscheck PYTHON=$(PYTHON)
 
 clean:
 	rm -rf $(VENV)
