@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,9 +14,21 @@ _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)  # an escaped brace is no brace
 _UNBRACED = re.compile(r"[^\s${}]+")
 _HASHES = re.compile(r"^[ \t]*####[ \t]*(\S[^\n]*)$", re.MULTILINE)
 _A_LINE = re.compile(r"^[ \t]*A:[ \t]*(\S[^\n]*)$", re.MULTILINE)
-_PHRASE = re.compile(r"\b(?:final\s+)?answer(?:\s+is|\s*:)(?:\s*:)?[\s*]*", re.IGNORECASE)
+_HEADING = re.compile(r"(?:\d+[.):]\s+)?(?!(?:yes|no|true|false)\b)[A-Za-z]{2}", re.IGNORECASE)  # #### Step 2
+_JOINT = re.compile(  # what stands between two boxes that are one answer: "or", "$ and $x = "
+    r"(?:[\s,;$*()}]|\\[()\[\],;: ]|\\q?quad\b|\\text\s*\{|\b(?:and|or|either|maybe|perhaps|possibly|also)\b)*"
+    r"(?:\\?[A-Za-z]\w{0,9}(?:\(\w\))?\s*=[\s$]*)?"
+)
+_JOINT_LENGTH = 60
+_OR = re.compile(r"\b(?:or|either|maybe|perhaps|possibly)\b")
+_PHRASE = re.compile(
+    r"(?:\banswer(?:\s+(?:is|equals|must be|should be|would be)\b|\**\s*[:=])"
+    r"|^[#* \t]*(?:final[ \t]+)?answer[* \t]*$)(?:\s*:)?[\s*]*",
+    re.IGNORECASE | re.MULTILINE,
+)
 _DOLLARS = re.compile(r"\$\$(.+?)\$\$|\$([^$]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
-_SENTENCE = re.compile(r"[^\n]*?(?=\.(?:\s|$)|\n|$)")
+_ANOTHER = re.compile(r"\s*(?:,|\bor\b|\band\b)\s*(?:or\b|and\b)?\s*(?:\$|\\\()")
+_SENTENCE = re.compile(r"[^\n]*?(?=\.(?:\s|$)|\n|$|,?\s(?:because|since|which)\b)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +44,9 @@ def extract(response: str) -> Extracted:
     text = _after_thinking(response)
     if text is None:
         return Extracted(None, "thinking")
-    if (boxed := _last_box(text)) is not None:
-        return Extracted(boxed, "boxed")
-    if hashes := _HASHES.findall(text):
+    if boxes := _last_boxes(text):
+        return Extracted(boxes, "boxed")
+    if hashes := [line for line in _HASHES.findall(text) if not _HEADING.match(line)]:
         return Extracted(_tidy(hashes[-1]), "####")
     if a_lines := _A_LINE.findall(text):
         return Extracted(_tidy(a_lines[-1]), "A:")
@@ -44,8 +57,7 @@ def extract(response: str) -> Extracted:
 
 def last_box(response: str) -> str | None:
     """The last filled box of the final part of a response, or None: the strictest rule alone."""
-    text = _after_thinking(response)
-    return None if text is None else _last_box(text)
+    return next((content for _, _, content in _boxes_backwards(_after_thinking(response) or "")), None)
 
 
 def _after_thinking(response: str) -> str | None:
@@ -54,22 +66,42 @@ def _after_thinking(response: str) -> str | None:
     return None if "<think>" in tail else tail
 
 
-def _last_box(text: str) -> str | None:
-    """Content of the last balanced, non-empty `\\boxed{}` or `\\fbox{}`, or the token after a bare `\\boxed`."""
+def _last_boxes(text: str) -> str:
+    """The last filled box, together with those before it that belong to the same statement: `3 or 4` of
+    "\\boxed{3} or \\boxed{4}", so that a hedge is right for neither. Empty where there is no filled box.
+    """
+    parts: list[str] = []  # from the last to the first, with what joins them
+    last, later_start = "", 0
+    for start, end, content in _boxes_backwards(text):
+        gap = text[end:later_start]
+        if not parts:
+            parts = [content]
+        elif end > later_start or len(gap) > _JOINT_LENGTH or not _JOINT.fullmatch(gap):
+            break
+        elif content != last:
+            parts += [" or " if _OR.search(gap) else ", ", content]
+        last, later_start = content, start
+    return "".join(reversed(parts))
+
+
+def _boxes_backwards(text: str) -> Iterator[tuple[int, int, str]]:
+    """(start, end, content) of balanced, non-empty `\\boxed{}` and `\\fbox{}`, or of the token after a bare `\\boxed`.
+
+    The last one first.
+    """
     boxes = list(_BOX.finditer(text))
-    if not boxes:
-        return None
-    closing = _closing_braces(text)
+    closing = _closing_braces(text) if boxes else {}
     for box in reversed(boxes):
         start = box.end()
         if text.startswith("{", start):
-            content = text[start + 1 : closing.get(start, start)].strip()
+            end = closing.get(start, start) + 1
+            content = text[start + 1 : end - 1].strip()
         else:
             token = _UNBRACED.match(text, start)
+            end = token.end() if token else start
             content = token[0].rstrip(".,;") if token else ""
         if content:
-            return content
-    return None
+            yield box.start(), end, content
 
 
 def _closing_braces(text: str) -> dict[int, int]:
@@ -90,7 +122,8 @@ def _last_phrase(text: str) -> str | None:
     if not phrases:
         return None
     start = phrases[-1].end()
-    if formula := _DOLLARS.match(text, start):
+    formula = _DOLLARS.match(text, start)
+    if formula and not _ANOTHER.match(text, formula.end()):
         answer = next(part for part in formula.groups() if part is not None).strip()
     else:
         answer = _tidy(_SENTENCE.match(text, start)[0])  # type: ignore[index]  # it matches everywhere

@@ -13,6 +13,7 @@ TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|mbox|mathrm|mathbf|operatorna
 
 _SPACE = re.compile(r"(?<!\\)(?:\\(?:[,;:>]|!\s*)|\\(?:left|right|displaystyle|[bB]igg?)(?![a-zA-Z]))")
 _WIDE_SPACE = re.compile(r"(?<!\\)(?:\\(?: |q?quad\b)|~)|\s+")
+_NO_VALUE = re.compile(r"^\\approx(?![a-z])\s*|\\phantom(?![a-z])(?:\{[^{}]*\})?")
 _BRACED_COMMA = re.compile(r"(?<=\d)\{,\}(?=\d{3})")
 _SAME = (
     ("\\dfrac", "\\frac"),
@@ -74,14 +75,14 @@ def normalize(answer: str) -> str:
     if not answer.isascii():
         answer = _ROOT.sub(lambda root: f"\\sqrt{{{root[1]}}}" if root[1] else "\\sqrt", answer).translate(_SYMBOLS)
     if "\\" in answer or "{," in answer:
-        answer = _SPACE.sub("", _BRACED_COMMA.sub("", answer))
+        answer = _SPACE.sub("", _BRACED_COMMA.sub("", _NO_VALUE.sub("", answer)))
         for spelling, usual in _SAME:
             answer = answer.replace(spelling, usual)
     return _WIDE_SPACE.sub(" ", answer).strip()
 
 
 def _unwrapped(answer: str) -> str:
-    answer = answer.strip().rstrip(".\\ ")
+    answer = answer.strip().rstrip(".,;\\ ")
     for left, right in (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ("\\boxed{", "}")):
         inner = answer[len(left) : -len(right)]
         if answer.startswith(left) and answer.endswith(right) and inner and left not in inner:

@@ -10,7 +10,7 @@ from typing import Any
 from latex2sympy2_extended.latex2sympy2 import is_expr_of_only_symbols
 from latex2sympy2_extended.logic import And
 from math_verify import verify
-from sympy import Eq, Intersection, S, Set, cancel, simplify, solve, together
+from sympy import Derivative, Eq, Intersection, S, Set, cancel, simplify, solve, together
 from sympy.core.function import AppliedUndef
 from sympy.core.relational import Ge, Gt, Relational
 
@@ -35,7 +35,7 @@ def is_relation(expression: Any) -> bool:
 def is_assignment(equation: Any) -> bool:
     """`y = ...`, `f(x) = ...`, `A/S = ...`: its right-hand side is the value."""
     return isinstance(equation, Eq) and (
-        isinstance(equation.lhs, AppliedUndef) or is_expr_of_only_symbols(equation.lhs)
+        isinstance(equation.lhs, AppliedUndef | Derivative) or is_expr_of_only_symbols(equation.lhs)
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
+from functools import lru_cache
 from typing import Any
 
 from latex2sympy2_extended import NormalizationConfig, normalize_latex
@@ -32,6 +33,9 @@ _STARS = re.compile(r"\*\*\s*(?:(-?\w+)|(?=[({]))")
 _TRIGONOMETRIC = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)")
 _DEGREES = re.compile(r"(\d+(?:\.\d+)?)\s*(?:\^\s*\{?\s*\\circ\s*\}?|°)")
 _RELATION = re.compile(r"[<>]|\\(?:le|ge|ne|lt|gt)")
+_FRAC_PI = re.compile(r"\\frac\s*\\pi\s*(\w)")
+_NAMED_SCRIPT = re.compile(r"_\{\\(\w+)\s*\}")
+_LETTER_E = re.compile(r"(?<![A-Za-z\\])E_\{?(\w+)\}?")
 _OR = re.compile(r"\\text\s*\{\s*or\s*\}|(?<![\\A-Za-z])or(?![A-Za-z])|\\lor(?![A-Za-z])")
 
 
@@ -70,6 +74,7 @@ def _cases(text: str) -> Set | None:
     return Union(*sets)
 
 
+@lru_cache(maxsize=4096)
 def read(answer: str, real: bool = True) -> Any:
     """The sympy expression in a normalised answer, None where there is none. Plain numbers stay exact."""
     value, _ = plain_number(answer)
@@ -94,6 +99,8 @@ def _as_latex(answer: str) -> str:
     if _TRIGONOMETRIC.search(answer):
         answer = _DEGREES.sub(r"\\frac{\1\\pi}{180}", answer)
     answer = _STARS.sub(lambda power: f"^{{{power[1]}}}" if power[1] else "^", without_unit(answer))
+    answer = _NAMED_SCRIPT.sub(r"_{\1}", _FRAC_PI.sub(r"\\frac{\\pi}{\1}", answer)).replace("\\hbar", "h_{bar}")
+    answer = _LETTER_E.sub(r"X_{E\1}", answer)  # E_1 would be read as a broken 1E5
     return _E_NOTATION.sub(r"\1 \\cdot 10^{\2}", _BARE_FUNCTION.sub(r"\\\1 ", answer))
 
 

@@ -8,16 +8,16 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import re
 import sys
 import threading
 from collections.abc import Sequence
-from concurrent.futures import Future
 from concurrent.futures import TimeoutError as DeadlineExceeded
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from importlib.metadata import version
 
-from pebble import ProcessPool
+from pebble import ProcessExpired, ProcessPool
 
 from scrpo_cli.errors import RunError
 from scrpo_cli.tasks.grading.equal import cheap
@@ -28,8 +28,12 @@ GRADER = f"math/2 math-verify={version('math-verify')} latex2sympy2-extended={ve
 DEADLINE_S = 5.0
 CACHE_ITEMS = 50_000
 MEMORY_BYTES = 4 << 30  # of one worker's address space: 10^10^10 is a 4 GB integer
-MAX_ANSWER = 10_000  # characters
+MAX_ANSWER = 1_000  # characters; the longest reference answer of the eight sources has 210
+MAX_DEPTH = 10  # brackets within brackets, in those reference answers 4; the parser's time doubles with two more
+PROBE = "0"  # an answer that is no trouble: what fails with it fails because of the reference answer
 TASKS_PER_WORKER = 20_000  # then it is replaced: sympy's caches only grow
+
+_BRACKET = re.compile(r"[()\[\]{}]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +47,14 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """The verdict on a question, with the reason where it is a timeout or an error."""
+    """The verdict on a question, with the reason where it is not the comparison's own.
+
+    `lasting`: asking again would bring the same; not so where a worker died over a reference answer.
+    """
 
     verdict: Verdict
     reason: str | None = None
+    lasting: bool = True
 
 
 class Judge:
@@ -72,29 +80,59 @@ class Judge:
             return [known[q] or decided[q] for q in questions]
 
     def _judge_hard(self, questions: Sequence[Question]) -> list[Judgement]:
+        """An answer that fails its comparison is to blame, unless its reference answer fails by itself.
+
+        Else a policy could learn answers that crash the grader: an `error` is left out of its groups.
+        """
+        found = self._ask(questions)
+        found |= self._ask([q for q in questions if isinstance(found[q], ProcessExpired)])  # killed for another's sake?
+        failed = [q for q in questions if isinstance(found[q], BaseException)]
+        probes = {q: Question(q.gold, PROBE, q.rules) for q in failed}
+        golds = self._ask(list(dict.fromkeys(probes.values())))
+        return [self._settled(found[q], golds.get(probes[q]) if q in probes else None) for q in questions]
+
+    def _ask(self, questions: Sequence[Question]) -> dict[Question, Judgement | BaseException]:
+        """Each question's judgement, or what its worker ended with."""
         if not questions:
-            return []
+            return {}
         if self._pool is None:
             context = multiprocessing.get_context("spawn")  # forking a process that runs torch's threads deadlocks
             self._pool = ProcessPool(self.workers, TASKS_PER_WORKER, initializer=_start_worker, context=context)
         futures = [self._pool.schedule(judge_hard, args=(q,), timeout=self.deadline_s) for q in questions]
-        return [self._outcome(future) for future in futures]
-
-    def _outcome(self, future: Future[Judgement]) -> Judgement:
-        error = future.exception()  # waits; every item ends by its own deadline
-        if error is None:
-            return future.result()
-        if isinstance(error, DeadlineExceeded):
-            return Judgement(Verdict.TIMEOUT, f"comparing took longer than {self.deadline_s:g} s")
-        if isinstance(error, BrokenProcessPool):
+        ended = [future.exception() for future in futures]  # waits; every item ends by its own deadline
+        if broken := next((error for error in ended if isinstance(error, BrokenProcessPool)), None):
             where = f"{self.workers} grading processes (multiprocessing spawn)"
             fix = "a script that grades needs `if __name__ == '__main__':` around its own code; else check the memory"
-            raise RunError("the grading processes cannot start", where, fix) from error
-        return Judgement(Verdict.ERROR, f"{type(error).__name__}: {error}"[:500])
+            raise RunError("the grading processes cannot start", where, fix) from broken
+        return {
+            q: f.result() if error is None else error for q, f, error in zip(questions, futures, ended, strict=True)
+        }
+
+    def _settled(self, found: Judgement | BaseException, gold: Judgement | BaseException | None) -> Judgement:
+        if isinstance(found, Judgement):
+            return found
+        if isinstance(gold, BaseException):
+            reason = f"the reference answer cannot be compared: {self._why(gold)}"
+            return Judgement(Verdict.ERROR, reason, lasting=not isinstance(gold, ProcessExpired))
+        if gold is not None and gold.verdict is Verdict.ERROR:
+            return gold
+        if isinstance(found, DeadlineExceeded | ProcessExpired | MemoryError | RecursionError):
+            return Judgement(Verdict.TIMEOUT, f"comparing {self._why(found)}")
+        return Judgement(Verdict.WRONG, f"the answer cannot be compared: {self._why(found)}")
+
+    def _why(self, error: BaseException) -> str:
+        if isinstance(error, DeadlineExceeded):
+            return f"took longer than {self.deadline_s:g} s"
+        if isinstance(error, MemoryError):
+            return f"took more than {MEMORY_BYTES >> 30} GiB"
+        if isinstance(error, RecursionError):
+            return "went too deep"
+        if isinstance(error, ProcessExpired):
+            return f"ended its process (exit code {error.exitcode}), which may have run out of memory"
+        return f"{type(error).__name__}: {error}"[:500]
 
     def _remember(self, decided: dict[Question, Judgement]) -> None:
-        """Errors are asked again: a worker may have died of something else than its item."""
-        self._cache.update((q, judgement) for q, judgement in decided.items() if judgement.verdict != Verdict.ERROR)
+        self._cache.update((q, judgement) for q, judgement in decided.items() if judgement.lasting)
         for oldest in list(self._cache)[: max(0, len(self._cache) - CACHE_ITEMS)]:
             del self._cache[oldest]
 
@@ -109,13 +147,32 @@ class Judge:
 
 def judge_cheaply(question: Question) -> Judgement | None:
     """The judgement where it needs no worker."""
-    if len(question.pred) > MAX_ANSWER > len(question.gold):  # a runaway box; not worth a deadline
-        return Judgement(Verdict.WRONG, f"longer than any answer: {len(question.pred)} characters")
+    if reason := _runaway(question):
+        return Judgement(Verdict.WRONG, reason)
     try:
         same = cheap(question.gold, question.pred, question.rules)
     except GoldError as error:
         return Judgement(Verdict.ERROR, str(error))
     return None if same is None else _judgement(same)
+
+
+def _runaway(question: Question) -> str | None:
+    """Why an answer is wrong without a look: how long a parser takes over it depends on the machine."""
+    gold, pred = question.gold, question.pred
+    if len(pred) > max(MAX_ANSWER, 4 * len(gold)):
+        return f"longer than any answer: {len(pred)} characters"
+    if (nested := depth(pred)) > max(MAX_DEPTH, depth(gold)):
+        return f"nested deeper than any answer: {nested} brackets"
+    return None
+
+
+def depth(text: str) -> int:
+    """How many brackets are open at once at most; those that never close count too."""
+    deepest = now = 0
+    for bracket in _BRACKET.finditer(text):
+        now = max(0, now + (1 if bracket[0] in "([{" else -1))
+        deepest = max(deepest, now)
+    return deepest
 
 
 def judge_hard(question: Question) -> Judgement:
