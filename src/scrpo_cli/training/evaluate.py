@@ -24,6 +24,8 @@ from scrpo_cli.recipe.benchmark import Benchmark, Plan, recipe_for
 from scrpo_cli.rollout.prompts import check_prompt_budget
 from scrpo_cli.tasks import make_task
 from scrpo_cli.tasks.base import Task
+from scrpo_cli.tasks.guard import stop_on_failures
+from scrpo_cli.tasks.guard import stop_on_failures
 from scrpo_cli.training.gates import gate_threshold
 from scrpo_cli.training.lab import Lab, open_lab
 from scrpo_cli.training.launch import Launch
@@ -106,7 +108,9 @@ class Evaluation:
             batch = self.problems[start.problems : start.problems + size]
             prefix = f"{self.run.run_id}:{STEP}:{self.name}"
             attempts = ask_gated(self.evaluator, batch, prefix, self.name, start)
+            stop_on_failures(self.evaluator.task, str(self.run.directory), self.run.again)
             record_answers(self.db, self.run.run_id, STEP, self.name, attempts)
+            stop_on_failures(self.evaluator.task, str(self.run.directory), self.run.again)
             first = [a for a in attempts if part(a.id) == FIRST]
             right, answered = right + sum(a.reward for a in first), answered + len(first)
             before = start.problems

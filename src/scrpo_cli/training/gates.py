@@ -27,6 +27,7 @@ def gate_threshold(
     if gate.threshold is not None:
         return threshold_of(gate.threshold)
     if stored := [e.metrics["gate"] for e in evaluations_of(db, run.run_id) if e.benchmark == VALIDATION]:
+        run.summary["gate_fit"] = stored[0]
         return threshold_of(stored[0]["threshold"])
     problems = validation_problems(evaluator.recipe, evaluator)
     report(f"fitting the {gate.signal} gate on {len(problems)} validation problems")
