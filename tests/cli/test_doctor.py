@@ -201,3 +201,19 @@ def test_doctor_leaves_no_worker_behind(doctor) -> None:
     doctor(*sets)
     workers = [p for p in psutil.Process().children(recursive=True) if "spawn_main" in " ".join(p.cmdline())]
     assert not workers, sys.platform
+
+
+def test_how_programs_are_walled_in(doctor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A remark where nothing runs programs, a failure where the task does."""
+    from scrpo_cli.tasks.code import isolation
+
+    monkeypatch.setattr(isolation, "candidates", lambda: [isolation.Isolation("process", "landlock", "/no/python")])
+    isolation._working.cache_clear()
+    _, found = doctor()
+    _, needed = doctor("--set", "task.name=code")
+    isolation._working.cache_clear()
+    assert found["sandbox"][0]["status"] == "ok"
+    assert "does not need it" in found["sandbox"][0]["detail"]
+    failed = [check for checks in needed.values() for check in checks if "programs cannot be run" in check["detail"]]
+    assert [check["status"] for check in failed] == ["fail"]
+    assert "docs/sandbox.md" in failed[0]["remedy"]

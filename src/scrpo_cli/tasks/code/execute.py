@@ -154,7 +154,7 @@ class _Check:
         """Which limit the program's processes exceed together; each one has its own limits from the kernel. CPU time,
         unlike a clock, does not depend on what else the machine does.
         """
-        processes = _descendants(self.program.pid)
+        processes = _family(self.program.pid)
         if _cpu(processes) > self.limits.cpu_s:
             return Judgement(Verdict.TIMEOUT, f"the program used more than {self.limits.cpu_s:g} s of CPU time")
         if _memory(processes) > self.limits.memory_mib << 20:
@@ -190,10 +190,9 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     try:
         process.wait(5)
     except subprocess.TimeoutExpired:
-        for descendant in _descendants(process.pid):
+        for each in _family(process.pid):
             with contextlib.suppress(psutil.Error):
-                descendant.kill()
-        process.kill()
+                each.kill()
         process.wait()
     if process.stdout:
         process.stdout.close()
@@ -226,9 +225,11 @@ def _cpu(processes: Sequence[psutil.Process]) -> float:
     return total
 
 
-def _descendants(pid: int) -> list[psutil.Process]:
+def _family(pid: int) -> list[psutil.Process]:
+    """A process and all its descendants."""
     try:
-        return psutil.Process(pid).children(recursive=True)
+        top = psutil.Process(pid)
+        return [top, *top.children(recursive=True)]
     except psutil.Error:
         return []
 

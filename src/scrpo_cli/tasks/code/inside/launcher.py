@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import glob
 import json
 import os
 import signal
@@ -25,14 +26,7 @@ from scrpo_cli.tasks.code.inside.kernel import (
 )
 from scrpo_cli.tasks.code.inside.wire import send
 
-NEW_MOUNTS, NEW_UTS, NEW_IPC, NEW_USER, NEW_PIDS, NEW_NET = (
-    0x00020000,
-    0x04000000,
-    0x08000000,
-    0x10000000,
-    0x20000000,
-    0x40000000,
-)
+NEW_MOUNTS, NEW_UTS, NEW_IPC, NEW_USER, NEW_PIDS, NEW_NET = 1 << 17, 1 << 26, 1 << 27, 1 << 28, 1 << 29, 1 << 30
 READ_ONLY, NO_SUID, NO_DEVICES, NO_EXEC, REMOUNT, BIND, RECURSIVE, PRIVATE = 1, 2, 4, 8, 32, 4096, 16384, 1 << 18
 KEPT = {
     2: 2,
@@ -59,15 +53,8 @@ def main() -> None:
 
 def in_namespaces(cfg: dict[str, Any]) -> int:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    privileged = enter_namespaces(cfg["uid"])
     prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    root = os.geteuid() == 0
-    uid, gid = os.geteuid(), os.getegid()
-    flags = NEW_MOUNTS | NEW_UTS | NEW_IPC | NEW_PIDS | NEW_NET
-    checked(LIBC.unshare(flags if root else flags | NEW_USER), "unshare")
-    if not root:
-        _write("/proc/self/setgroups", "deny")
-        _write("/proc/self/uid_map", f"{NOBODY} {uid} 1")
-        _write("/proc/self/gid_map", f"{NOBODY} {gid} 1")
     child = os.fork()
     if child:
         _close_channels()
@@ -76,13 +63,31 @@ def in_namespaces(cfg: dict[str, Any]) -> int:
     build_root(cfg["read"], cfg["devices"], cfg["disk_mib"])
     program = os.fork()
     if not program:
-        start(cfg["command"], "/tmp", cfg["uid"] if root else None)
+        start(cfg["command"], "/tmp", cfg["uid"] if privileged else None)
     _close_channels()
     drop_capabilities()
     while True:
         ended, status = os.wait()
         if ended == program:
             return _code(status)
+
+
+def enter_namespaces(uid: int | None) -> bool:
+    """Whether we did as root, who can choose the program's user later. Otherwise by a user namespace of our own: there
+    we are `nobody`, outside of it who we were; a root without CAP_SYS_ADMIN first becomes someone whom limits bind.
+    """
+    flags = NEW_MOUNTS | NEW_UTS | NEW_IPC | NEW_PIDS | NEW_NET
+    if uid is not None:
+        if LIBC.unshare(flags) == 0:
+            return True
+        become(uid)
+        prctl(PR_SET_DUMPABLE, 1)  # else the maps below belong to root
+    user, group = os.geteuid(), os.getegid()
+    checked(LIBC.unshare(flags | NEW_USER), "unshare")
+    for name, text in (("setgroups", "deny"), ("uid_map", f"{NOBODY} {user} 1"), ("gid_map", f"{NOBODY} {group} 1")):
+        with open(f"/proc/self/{name}", "w") as file:
+            file.write(text)
+    return False
 
 
 def as_process(cfg: dict[str, Any]) -> int:
@@ -129,18 +134,36 @@ def become(uid: int) -> None:
 
 
 def end_children() -> int:
-    """Kills children until there are none; those of killed ones become ours, wherever they hid."""
+    """Kills all descendants until there are none; those of killed ones become ours, wherever they hid. They are stopped
+    first: a fork bomb refills the places of those that die, but not of those that stand still.
+    """
     while True:
-        with open(f"/proc/self/task/{os.getpid()}/children") as file:
-            children = [int(word) for word in file.read().split()]
-        for child in children:
-            os.kill(child, signal.SIGKILL)
+        stopped: set[int] = set()
+        while new := descendants(os.getpid()) - stopped:
+            signal_all(new, signal.SIGSTOP)
+            stopped |= new
+        signal_all(stopped, signal.SIGKILL)
         try:
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
         except ChildProcessError:
             return 0
         time.sleep(0.002)
+
+
+def descendants(pid: int) -> set[int]:
+    found: set[int] = set()
+    for path in glob.glob(f"/proc/{pid}/task/*/children"):
+        with contextlib.suppress(OSError), open(path) as file:
+            for child in map(int, file.read().split()):
+                found |= {child, *descendants(child)}
+    return found
+
+
+def signal_all(pids: set[int], number: int) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
 def build_root(read: list[str], devices: list[str], disk_mib: int) -> None:
@@ -193,11 +216,6 @@ def drop_capabilities() -> None:
 def _place(path: str) -> str:
     os.makedirs("/tmp" + os.path.dirname(path), exist_ok=True)
     return "/tmp" + path
-
-
-def _write(path: str, text: str) -> None:
-    with contextlib.suppress(FileNotFoundError), open(path, "w") as file:
-        file.write(text)
 
 
 def _close_channels() -> None:
