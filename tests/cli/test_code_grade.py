@@ -95,3 +95,23 @@ def test_a_row_whose_meta_has_the_tests_needs_no_answer(tmp_path: Path) -> None:
     (read,) = read_responses(write(tmp_path / "rows.jsonl", row))
     assert isinstance(read, ResponseRow)
     assert (read.answer, read.meta) == ("", meta)
+
+
+def test_two_turns_of_programs_made_elsewhere_are_evaluated_exported_and_evaluated_again(
+    scrpo: Callable, tmp_path: Path
+) -> None:
+    right, wrong = program("return x + 1"), program("return 2")
+    turns = {"a": (wrong, right), "b": (right, right), "c": (wrong, wrong), "d": (right, wrong)}
+    rows = [
+        {"id": key, **ASKED, "response": r, "turn": n} for key, both in turns.items() for n, r in enumerate(both, 1)
+    ]
+    recipe = ["--set", "task.name=code", "--set", "tracking.wandb.mode=off"]
+    file: Path | str = write(tmp_path / "two.jsonl", *rows)
+    for name in ("first", "again"):
+        outcome = scrpo("eval", *recipe, "--from-jsonl", file, "--json")
+        assert outcome.code == 0, outcome.err
+        (found,) = outcome.json["benchmarks"].values()
+        assert [found[key]["value"] for key in ("t1", "t2", "i2c", "c2i")] == [0.5, 0.5, 0.25, 0.25], name
+        assert found["maj_at"] == {}  # programs are not counted by a vote
+        file = "exported.jsonl"
+        assert scrpo("runs", "export", outcome.json["run"], "-o", file).code == 0
