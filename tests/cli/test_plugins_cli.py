@@ -84,7 +84,11 @@ def test_a_broken_grader_stops_a_collection(scrpo, tmp_path, value, reason) -> N
     assert "tiny train-0" in outcome.err
     assert "scrpo collect --resume" in outcome.err
     assert execute(tmp_path, "SELECT count(*) FROM pool_entry") == [(0,)]
-    assert execute(tmp_path, "SELECT count(*) FROM attempt WHERE verdict = 'error'") == [(24,)]
+    (command,) = re.findall(r"scrpo (collect --resume \S+?)`", outcome.err)
+    (tmp_path / "mine.py").write_text(ALWAYS.format("False"))
+    again = scrpo(*command.split(), "--json")
+    assert again.code == 0, again.err
+    assert again.json["verdicts"] == {"wrong": 48}  # the step on which it stopped is graded again
 
 
 def test_more_may_fail_where_the_recipe_says_so(scrpo, tmp_path) -> None:
@@ -209,3 +213,35 @@ def test_the_plug_in_of_the_docs_works(scrpo, tmp_path) -> None:
     outcome = scrpo("collect", "-r", "backwards.yaml", *small(rollout__max_tokens=8), "--json")
     assert outcome.code == 0, outcome.err
     assert sum(outcome.json["verdicts"].values()) == 4 * 6
+
+
+def test_an_evaluation_during_training_stops_too(scrpo, tmp_path) -> None:
+    (tmp_path / "mine.py").write_text(SWITCHED)
+    (tmp_path / "broken").touch()
+    sizes = {"optim__steps": 1, "eval__limit": 10, "eval__samples": 2}
+    sets = small(task__grader="mine.py:grade", **sizes, **IN_PROCESS)
+    outcome = scrpo("train", "-r", "tiny-grpo", *sets)
+    assert outcome.code == 1
+    assert "Stopped after step 0; everything so far is saved. The grader failed on 20 of 20" in outcome.err
+    (command,) = re.findall(r"scrpo (train --resume \S+?)`", outcome.err)
+    (tmp_path / "broken").unlink()
+    again = scrpo(*command.split(), "--json")
+    assert again.code == 0, again.err
+    assert again.json["eval"]["before"]["avg"] == 0
+
+
+def test_an_evaluation_stops_and_goes_on_without_the_failed_part(scrpo, tmp_path) -> None:
+    (tmp_path / "mine.py").write_text(SWITCHED)
+    (tmp_path / "broken").touch()
+    write = {"id": "p", "problem": "Compute $1+1$.", "answer": "2"}
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(write | {"id": str(i)}) + "\n" for i in range(6)))
+    sets = small(task__grader="mine.py:grade", eval__samples=4, eval__limit=6, **IN_PROCESS)
+    outcome = scrpo("eval", "--benchmarks", "p.jsonl", "--set", "task.name=math", *sets)
+    assert outcome.code == 1, outcome.err
+    assert "The grader failed on 24 of 24 answers" in outcome.err
+    (command,) = re.findall(r"scrpo (eval --resume \S+?)`", outcome.err)
+    (tmp_path / "broken").unlink()
+    again = scrpo(*command.split(), "--json")
+    assert again.code == 0, again.err
+    assert again.json["benchmarks"]["p.jsonl"]["n"] == 6
+    assert ("error",) not in execute(tmp_path, "SELECT verdict FROM attempt")

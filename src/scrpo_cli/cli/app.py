@@ -27,6 +27,7 @@ COMMANDS = {
     "eval": ("evaluate:evaluate", "Benchmarks with intervals: one answer or two turns."),
     "ablate": ("ablate:ablate", "Vary one thing, over seeds, at equal budget, with statistics and a plot."),
     "grade": ("grade:grade", "Grade answers."),
+    "overlap": ("overlap:overlap", "Problems that two data sets share."),
     "pool": ("pool:app", "Look into the error pool."),
     "runs": ("runs:app", "Look at earlier runs."),
 }

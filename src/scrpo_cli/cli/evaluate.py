@@ -130,6 +130,7 @@ HIDDEN = ("options", "pinned")
 
 def begun(database: Database, recipe: Recipe, against: str | None, output: Output) -> dict[str, Any]:
     """A new evaluation of a model."""
+    from scrpo_cli.evaluation.held_out import check_held_out, held_out_of, trained_on, warnings
     from scrpo_cli.recipe.benchmark import other_prompts, plan
     from scrpo_cli.training.launch import launch
 
@@ -138,8 +139,11 @@ def begun(database: Database, recipe: Recipe, against: str | None, output: Outpu
     for name, benchmark in planned.benchmarks.items():
         if recipe.eval.prompt == "benchmark" and (differ := other_prompts(benchmark, recipe)):
             output.say(f"{name} is asked with its own {', '.join(differ)}; --set eval.prompt=recipe takes the recipe's")
+    found = check_held_out(recipe, trained_on(database, recipe), held_out_of(planned))
+    for line in warnings(found):
+        output.say(line)
     options = {"plan": planned.as_dict(), "against": other_run(database, against)}
-    with launch(database, "eval", recipe, summary={"options": options}) as run:
+    with launch(database, "eval", recipe, summary={"options": options, "contamination": found}) as run:
         sample(database, run, output)
     return run.summary
 
@@ -246,6 +250,7 @@ def score_rows(database: Database, run: Launch, rows: list[ResponseRow], *, name
     from scrpo_cli.pool.queries import record_evaluation
     from scrpo_cli.recipe.benchmark import benchmark_of_rows, recipe_for
     from scrpo_cli.tasks import make_task
+    from scrpo_cli.tasks.guard import stop_on_failures
 
     results = {}
     for name, each in by_benchmark(rows).items():
@@ -253,6 +258,7 @@ def score_rows(database: Database, run: Launch, rows: list[ResponseRow], *, name
         recipe = recipe_for(benchmark, run.recipe) if benchmark else run.recipe
         with closed(make_task(recipe.task)) as task:
             result = evaluate_rows(task, each, f"{run.run_id}:0:{name}", recipe)
+            stop_on_failures(task, str(run.directory), run.again)
         record_evaluation(database, run.run_id, 0, name, result.metrics, result.attempts)
         results[name] = result.metrics
     return results

@@ -83,12 +83,15 @@ def overrides(set_: list[str] | None, seed: int | None, reflect_every: str | Non
 def show_budget(recipe: Recipe, output: Output) -> None:
     import yaml
 
+    from scrpo_cli.evaluation.held_out import check_held_out, held_out, warnings
     from scrpo_cli.training.budget import estimate, render
 
     data = recipe.model_dump(mode="json")
     budget = estimate(recipe)
     text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=100)
-    output.result({"recipe": data, "budget": budget.as_dict()}, text, render(budget))
+    found = check_held_out(recipe, recipe.task, held_out(recipe))
+    document = {"recipe": data, "budget": budget.as_dict(), "contamination": found}
+    output.result(document, text, render(budget), *warnings(found))
 
 
 def closing(run: Launch, database: str) -> tuple[RenderableType, str]:

@@ -49,8 +49,8 @@ def collect_samples(db: Database, run: Launch, lab: Lab, report: Report) -> None
         completions = sample_asks(lab.engine, lab.chat, asks, lab.sampling, origin)
         groups = grade_groups(lab.task, recipe.task.reflection, asks, completions, origin, lab.chat.prefill)
         decided = decisions(groups, pool_rules(recipe), recipe.rollout.max_tokens, recipe.seed, step)
+        stop_on_failures(lab.task, str(run.directory), run.again)  # a resumed collection grades this step again
         store(db, run, step, groups, decided)
-        stop_on_failures(lab.task, str(run.directory), run.again)
         report("\n".join(glance(g) for g in groups[:SHOWN]))
         report(f"{min(start + size, len(problems))}/{len(problems)} problems: {describe(groups, decided)}")
 

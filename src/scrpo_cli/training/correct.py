@@ -54,8 +54,8 @@ def correct_pool(db: Database, run: Launch, lab: Lab, entries: Sequence[PoolEntr
         fixed = sum(a.reward for a in attempts)
         graded = sum(not np.isnan(a.outcome) for a in attempts)
         metrics = {"correct/fix_rate": fixed / graded} if graded else {}
-        record_step(db, run.run_id, StepRecord(step, "correct", [*asked, *attempts], metrics=metrics))
         stop_on_failures(lab.task, str(run.directory), run.again)
+        record_step(db, run.run_id, StepRecord(step, "correct", [*asked, *attempts], metrics=metrics))
         report(f"{min(start + size, len(rest))}/{len(rest)} errors: {fixed:.0f} of {len(attempts)} repaired")
     corrections = attempts_of(db, run.run_id, phase="correct", kind=AttemptKind.CORRECTION.value)
     return summary(corrections, run) | gate_summary(lab.recipe, threshold, entries, corrections)

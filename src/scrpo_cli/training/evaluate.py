@@ -25,7 +25,6 @@ from scrpo_cli.rollout.prompts import check_prompt_budget
 from scrpo_cli.tasks import make_task
 from scrpo_cli.tasks.base import Task
 from scrpo_cli.tasks.guard import stop_on_failures
-from scrpo_cli.tasks.guard import stop_on_failures
 from scrpo_cli.training.gates import gate_threshold
 from scrpo_cli.training.lab import Lab, open_lab
 from scrpo_cli.training.launch import Launch
@@ -110,7 +109,6 @@ class Evaluation:
             attempts = ask_gated(self.evaluator, batch, prefix, self.name, start)
             stop_on_failures(self.evaluator.task, str(self.run.directory), self.run.again)
             record_answers(self.db, self.run.run_id, STEP, self.name, attempts)
-            stop_on_failures(self.evaluator.task, str(self.run.directory), self.run.again)
             first = [a for a in attempts if part(a.id) == FIRST]
             right, answered = right + sum(a.reward for a in first), answered + len(first)
             before = start.problems

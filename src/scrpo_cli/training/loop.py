@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from scrpo_cli.errors import Interrupted, RunError
+from scrpo_cli.evaluation.answers import Answers
 from scrpo_cli.methods.base import Fit, Plan, PoolChange
 from scrpo_cli.pool.queries import (
     StepMetrics,
@@ -36,7 +37,6 @@ def train(run: Session) -> dict[str, Any]:
     with the step in hand saved.
     """
     evaluations = {"before": evaluate(run, "before") if run.progress.step == 0 else known(run, "before")}
-    stop_if_grader_fails(run, too_many_failures(run.task))
     history = steps_of(run.db, run.run_id)
     while not run.finished:
         step = run.progress.step + 1
@@ -61,19 +61,17 @@ def train(run: Session) -> dict[str, Any]:
         metrics |= found.metrics
         commit(run, step, plan, groups, change, metrics)
         history.append(StepMetrics(step, plan.phase, {**metrics}))
+        stop_if_grader_fails(run)
         for line in found.news.values():
             run.tracker.event(line)
         alarm = next((line for name, line in found.news.items() if name in cfg.stop), None)
         if run.recipe.eval.every and step % run.recipe.eval.every == 0 and not run.finished:
             evaluate(run, f"step{step}")
-        failing = too_many_failures(run.task)
-        if step % run.recipe.checkpoint.every == 0 or run.finished or run.stop.asked or alarm or failing:
+        if step % run.recipe.checkpoint.every == 0 or run.finished or run.stop.asked or alarm:
             run.save()
-        stop_if_grader_fails(run, failing)
         if not run.finished:
             stop_if_asked(run, step, alarm)
     evaluations["after"] = evaluate(run, "after")
-    stop_if_grader_fails(run, too_many_failures(run.task))
     return evaluations
 
 
@@ -87,9 +85,11 @@ def stop_if_asked(run: Session, step: int, alarm: str | None) -> None:
         raise RunError(what, str(run.directory), f"To go on all the same: `{resume(run)}`.")
 
 
-def stop_if_grader_fails(run: Session, failing: str | None) -> None:
-    """A resumed run counts anew."""
-    if failing:
+def stop_if_grader_fails(run: Session) -> None:
+    """With the last step saved; a resumed run counts anew."""
+    if failing := too_many_failures(run.task):
+        if run.progress.step:
+            run.save()
         what = f"Stopped after step {run.progress.step}; everything so far is saved. {failing}"
         fix = f"Mend the grader ({run.task.grader}) or raise task.grading.max_failed; then `{resume(run)}`."
         raise RunError(what, str(run.directory), fix)
@@ -148,9 +148,10 @@ def evaluate(run: Session, label: str) -> dict[str, Any] | None:
     step = run.progress.step
     metrics = known(run, label)
     if metrics is None:
-        result = run.evaluator.run(problems, f"{run.run_id}:{step}:{name}:{label}", name)
-        record_evaluation(run.db, run.run_id, step, f"{name}:{label}", result.metrics, result.attempts)
-        metrics = result.metrics
+        _, attempts = run.evaluator.ask(problems, f"{run.run_id}:{step}:{name}:{label}", name)
+        stop_if_grader_fails(run)  # before it is stored: a resumed run evaluates again
+        metrics = run.evaluator.measure(Answers.of(attempts))
+        record_evaluation(run.db, run.run_id, step, f"{name}:{label}", metrics, attempts)
     if not any(row["step"] == step and f"{kind}/accuracy" in row for row in read_metrics(run.directory)):
         run.tracker.log(step, health.evaluation_metrics(metrics, kind))
     return metrics

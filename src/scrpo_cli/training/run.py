@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from scrpo_cli.evaluation.held_out import check_held_out, held_out, warnings
 from scrpo_cli.pool.db import Database
 from scrpo_cli.tracking.tracker import HasConsole
 from scrpo_cli.training import checkpoint
@@ -19,6 +20,8 @@ def run_training(db: Database, run: Launch, console: HasConsole | None) -> dict[
     Raises Interrupted with the command that resumes, after the step in hand has been saved, and KeyboardInterrupt
     when a second signal asks not to wait for that.
     """
+    if "contamination" not in run.summary:  # of an earlier part of this run
+        check_contamination(run, console)
     with open_session(run.recipe, db, run.run_id, run.directory, resume=run.resumed, console=console) as session:
         with session.tracker, session.stop.on_signals():
             evaluations = train(session)
@@ -34,6 +37,15 @@ def run_training(db: Database, run: Launch, console: HasConsole | None) -> dict[
             "metrics": str(run.directory / "metrics.jsonl"),
             "eval": evaluations,
         }
+
+
+def check_contamination(run: Launch, console: HasConsole | None) -> None:
+    """Note in the run's summary, and say, which held-out problems are among the training problems."""
+    found = check_held_out(run.recipe, run.recipe.task, held_out(run.recipe))
+    run.summary["contamination"] = found
+    for line in warnings(found):
+        if console is not None:
+            console.console.print(line, markup=False, soft_wrap=True, style="yellow")
 
 
 def paired_change(run: Session) -> dict[str, Any] | None:
