@@ -177,7 +177,10 @@ def test_an_adapter_directory_without_an_adapter(scrpo, tmp_path) -> None:
 
 @pytest.mark.parametrize("command", ["train", "collect", "eval"])
 def test_a_prompt_over_the_budget_is_found_before_anything_is_sampled(scrpo, tmp_path, command) -> None:
-    what, where, fix = refused(scrpo(command, *SIZES, "--set", "task.max_prompt_tokens=3"))
+    task = 'task: {name: tiny, prompt: "{problem}", max_prompt_tokens: 2}'  # the larger one holds
+    mine = write(tmp_path / "mine.yaml", f"{task}\nproblems: {{source: tiny, split: test}}")
+    own = ["--benchmarks", mine] if command == "eval" else []
+    what, where, fix = refused(scrpo(command, *own, *SIZES, "--set", "task.max_prompt_tokens=3"))
     assert what.endswith("prompts are over the budget of 3 tokens.")
     assert "the longest is tiny" in where
     assert "--set task.max_prompt_tokens=" in fix
@@ -345,11 +348,11 @@ def test_ctrl_c_in_collect_and_correct_loses_and_repeats_nothing(scrpo_process, 
         assert_same_rows(all_rows(interrupted), all_rows(undisturbed))
 
 
-def test_ctrl_c_in_an_import_or_an_evaluation_writes_nothing(scrpo_process, tmp_path) -> None:
+def test_ctrl_c_in_an_import_writes_nothing(scrpo_process, tmp_path) -> None:
     file = write(tmp_path / "one.jsonl", ROW)
     commands = {
         "scrpo_cli.training.collect:record_step": ("collect", "--from-jsonl", file),
-        "scrpo_cli.evaluation.runner:Evaluator.run": ("eval", *SIZES),
+        "scrpo_cli.evaluation.rows:graded": ("eval", "--from-jsonl", file),
     }
     for target, command in commands.items():
         stopped = scrpo_process(*command, hooks=(SignalAt(target, 1, "before", signal.SIGINT),))

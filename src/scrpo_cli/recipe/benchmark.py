@@ -226,11 +226,12 @@ def _parsed_task(task: TaskConfig, changes: dict[str, Any]) -> TaskConfig:
 
 def with_prompts(benchmark: Benchmark, recipe: Recipe) -> Benchmark:
     """As this recipe asks and grades it: with its `task.grading` and `task.sandbox` and its own grader, if it names
-    one; and with `eval.prompt: recipe` with its prompts.
+    one; with `eval.prompt: recipe` with its prompts; and with the larger bound on prompts.
     """
     keys = ["grading", "sandbox", *(["grader", "options"] if recipe.task.grader else [])]
     keys += PROMPTS if recipe.eval.prompt == "recipe" else ()
-    theirs = {key: getattr(recipe.task, key) for key in keys}
+    theirs: dict[str, Any] = {key: getattr(recipe.task, key) for key in keys}
+    theirs["max_prompt_tokens"] = max(benchmark.task.max_prompt_tokens, recipe.task.max_prompt_tokens)
     return benchmark.model_copy(update={"task": benchmark.task.model_copy(update=theirs)})
 
 
