@@ -136,18 +136,37 @@ def test_one_bad_line_refuses_the_file_and_names_itself(tmp_path: Path, change: 
         assert (error.value.where, error.value.fix) == (f"{path}:2", "mend the line; the whole file is refused")
 
 
-def test_rows_of_the_hub_are_read_under_their_own_names(tmp_path: Path) -> None:
-    """A local directory in the place of the hub: the columns of openai_humaneval, then of MBPP."""
-    human = {"task_id": "HumanEval/0", "prompt": PROMPT, "canonical_solution": "    return x + 1\n", "entry_point": "f"}
-    write(tmp_path / "human" / "test.jsonl", human | {"test": "def check(g):\n    assert g(1) == 2\n"})
-    (problem,) = load(f"hub:{tmp_path / 'human'}", split="test")
+def hub(folder: Path, **row: Any) -> Problem:
+    """A local directory in the place of the hub."""
+    write(folder / "test.jsonl", row)
+    (problem,) = load(f"hub:{folder}", split="test")
+    return problem
+
+
+HUMAN = {"task_id": "HumanEval/0", "prompt": PROMPT, "canonical_solution": "    return x + 1\n", "entry_point": "f"}
+HUMAN["test"] = "def check(g):\n    assert g(1) == 2\n"
+
+
+def test_columns_of_the_hubs_humaneval(tmp_path: Path) -> None:
+    problem = hub(tmp_path, **HUMAN)
     assert (problem.id, problem.answer) == ("HumanEval/0", PROMPT + "    return x + 1\n")
     assert problem.meta["tests"].endswith("check(f)\n")
-    mbpp = {"task_id": 2, "prompt": "Add one.", "code": "import math\ndef f(x):\n    return x + 1"}
-    write(tmp_path / "mbpp" / "test.jsonl", mbpp | {"test_imports": [], "test_list": ["assert set([f(1)]) == {2}"]})
-    (problem,) = load(f"hub:{tmp_path / 'mbpp'}", split="test")
-    assert (problem.id, problem.meta["entry_point"]) == ("mbpp/2", "f")
-    assert problem.text.endswith("Your code should pass these tests:\n\nassert set([f(1)]) == {2}")
+
+
+def test_columns_of_the_hubs_humanevalpack(tmp_path: Path) -> None:
+    problem = hub(tmp_path, **HUMAN, declaration="def f(x):\n", buggy_solution="    return x\n")
+    assert problem.meta["buggy"] == "def f(x):\n    return x\n"
+    assert "has a bug" in problem.text
+
+
+@pytest.mark.parametrize("asked", ["prompt", "text"])
+def test_columns_of_the_hubs_mbpp(tmp_path: Path, asked: str) -> None:
+    code, tests = "import math\ndef f(x):\n    return x + 1", ["assert set([f(1)]) == {two}"]
+    row = {asked: "Add one.", "code": code, "test_list": tests, "test_setup_code": "two = 2"}
+    problem = hub(tmp_path, task_id=2, **row)
+    assert (problem.id, problem.meta["entry_point"], problem.answer) == ("mbpp/2", "f", code)
+    assert problem.meta["tests"] == "two = 2\nassert set([f(1)]) == {two}\n"
+    assert problem.text == "Add one. Your code should pass these tests:\n\nassert set([f(1)]) == {two}"
 
 
 def test_quixbugs_rows_become_assertions() -> None:

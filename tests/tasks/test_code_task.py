@@ -89,6 +89,20 @@ def test_the_same_program_is_run_once_and_errors_are_asked_again(monkeypatch: py
     ]
 
 
+def test_an_interruption_starts_no_further_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[str] = []
+
+    def check(program: str, *_: object) -> execute.Judgement:
+        ran.append(program)
+        raise KeyboardInterrupt
+
+    task = make(processes=1)
+    monkeypatch.setattr(code_task, "check", check)
+    with pytest.raises(KeyboardInterrupt):
+        task.grade([(PROBLEM, f"```python\ndef f(x): return {i}\n```") for i in range(200)])
+    assert len(ran) < 200
+
+
 def test_the_recipe_bounds_what_a_program_may_use() -> None:
     sandbox = {"memory_mib": 300, "processes": 5, "file_mib": 2, "disk_mib": 3}
     limits = limits_of(TaskConfig(name="code", grading={"deadline": 1.5}, sandbox=sandbox))

@@ -30,8 +30,8 @@ SHOWN_TESTS = ("mbpp", "mbpp-sanitized")
 FIELDS = {"id", "source", "split", "problem", "prompt", "entry_point", "tests", "tests_py", "test_kind", "test_imports"}
 FIELDS |= {"solution", "answer", "buggy", "show_tests", "meta"}
 """Fields of a row that the problem is made of; others become meta."""
-HUB_NAMES = {"task_id": "id", "test": "tests", "test_list": "tests", "code": "solution"}
-"""Names of the hub's HumanEval and MBPP for ours."""
+HUB_NAMES = {"task_id": "id", "text": "prompt", "test": "tests", "test_list": "tests", "code": "solution"}
+"""Names of the hub's HumanEval, HumanEvalPack and MBPP for ours."""
 
 COMPLETE = "Complete the following Python function.\n\n{program}"
 DESCRIBED = "{prompt}\n\nThe function must be called `{name}`."
@@ -162,6 +162,10 @@ def _from_hub(row: dict[str, Any]) -> dict[str, Any]:
     row |= {ours: row.pop(theirs) for theirs, ours in HUB_NAMES.items() if theirs in row}
     if "canonical_solution" in row and isinstance(row.get("prompt"), str):
         row["solution"] = row["prompt"] + row.pop("canonical_solution")
+    if "buggy_solution" in row:
+        row["buggy"] = f"{row.get('declaration', '')}{row.pop('buggy_solution')}"
+    if row.get("test_setup_code"):
+        row["test_imports"] = [row["test_setup_code"]]
     if isinstance(row.get("id"), int):
         row["id"] = f"mbpp/{row['id']}"
     if "entry_point" not in row and (name := _called(row.get("tests"), row.get("solution"))):
