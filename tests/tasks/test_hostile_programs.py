@@ -16,10 +16,10 @@ from pathlib import Path
 import psutil
 import pytest
 from hostile_programs import HONEST, HOSTILE, Hostile, table
+from sandbox_walls import WALLS, walls_by
 
-from scrpo_cli.errors import UserError
 from scrpo_cli.tasks.code import isolation as isolation_module
-from scrpo_cli.tasks.code.execute import Isolation, Limits, Tests, check, find_isolation
+from scrpo_cli.tasks.code.execute import Isolation, Limits, Tests, check
 from scrpo_cli.types import Verdict
 
 SECRET = "a planted secret"
@@ -46,6 +46,7 @@ class Host:
 
     def assert_unharmed(self) -> None:
         assert [path.name for path in self.outside.iterdir()] == ["kept"]
+        assert self.outside.stat().st_mode & 0o777 == 0o777
         assert list(self.temporary.iterdir()) == []  # the program's directory is gone, whatever it left in it
         assert self.victim.poll() is None
         for listener in self.listeners:
@@ -100,12 +101,9 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
             listener.close()
 
 
-@pytest.fixture(params=["namespaces", "process"])
+@pytest.fixture(params=WALLS)
 def walls(request: pytest.FixtureRequest) -> Isolation:
-    try:
-        return find_isolation(request.param)
-    except UserError as error:
-        pytest.skip(f"{error.what}: {error.where}")
+    return walls_by(request.param)
 
 
 @pytest.mark.parametrize("hostile", HOSTILE, ids=lambda h: h.name.replace(" ", "-"))

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from sandbox_walls import WALLS, walls_by
 
 from scrpo_cli.errors import UserError
 from scrpo_cli.tasks.code import isolation as isolation_module
@@ -25,12 +26,9 @@ class Node:
 """
 
 
-@pytest.fixture(params=["namespaces", "process"])
+@pytest.fixture(params=WALLS)
 def walls(request: pytest.FixtureRequest) -> Isolation:
-    try:
-        return find_isolation(request.param)
-    except UserError as error:
-        pytest.skip(f"{error.what}: {error.where}")
+    return walls_by(request.param)
 
 
 @pytest.fixture
@@ -221,10 +219,8 @@ def test_many_threads_at_once(strongest: Isolation) -> None:
 def test_a_level_that_cannot_be_had_is_refused(level: str, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = [Isolation("namespaces", "unshare", "/no/python"), Isolation("process", "landlock", "/no/python")]
     monkeypatch.setattr(isolation_module, "candidates", lambda: broken)
-    isolation_module._working.cache_clear()
     with pytest.raises(UserError) as caught:
         find_isolation(level)
-    isolation_module._working.cache_clear()
     assert level in caught.value.what
     assert "did not start" in caught.value.where
     assert "docs/sandbox.md" in caught.value.fix

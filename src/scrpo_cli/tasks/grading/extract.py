@@ -23,7 +23,7 @@ _JOINT_LENGTH = 60
 _OR = re.compile(r"\b(?:or|either|maybe|perhaps|possibly)\b")
 _PHRASE = re.compile(
     r"(?:\banswer(?:\s+(?:is|equals|must be|should be|would be)\b|\**\s*[:=])"
-    r"|^[#* \t]*(?:final[ \t]+)?answer[* \t]*$)(?:\s*:)?[\s*]*",
+    r"|^[#* \t]*(?:final[ \t]+)?answer[* \t]*$)(?:\s*:)?[\s*]*(?:(?:therefore|thus|hence|then|simply|just)\b,?[\s*]*)?",
     re.IGNORECASE | re.MULTILINE,
 )
 _DOLLARS = re.compile(r"\$\$(.+?)\$\$|\$([^$]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)

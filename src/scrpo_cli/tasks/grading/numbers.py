@@ -14,6 +14,7 @@ TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|mbox|mathrm|mathbf|operatorna
 _SPACE = re.compile(r"(?<!\\)(?:\\(?:[,;:>]|!\s*)|\\(?:left|right|displaystyle|[bB]igg?)(?![a-zA-Z]))")
 _WIDE_SPACE = re.compile(r"(?<!\\)(?:\\(?: |q?quad\b)|~)|\s+")
 _NO_VALUE = re.compile(r"^\\approx(?![a-z])\s*|\\phantom(?![a-z])(?:\{[^{}]*\})?")
+_BOLD_DIGITS = re.compile(r"\\mathbf\s*\{\s*([\d ]+?)[\s.]*\}")  # OlympiadBench sets them apart: \mathbf{3 4 3 2}
 _BRACED_COMMA = re.compile(r"(?<=\d)\{,\}(?=\d{3})")
 _SAME = (
     ("\\dfrac", "\\frac"),
@@ -74,6 +75,8 @@ def normalize(answer: str) -> str:
     answer = _unwrapped(answer)
     if not answer.isascii():
         answer = _ROOT.sub(lambda root: f"\\sqrt{{{root[1]}}}" if root[1] else "\\sqrt", answer).translate(_SYMBOLS)
+    if "\\mathbf" in answer:
+        answer = _BOLD_DIGITS.sub(lambda digits: digits[1].replace(" ", ""), answer)
     if "\\" in answer or "{," in answer:
         answer = _SPACE.sub("", _BRACED_COMMA.sub("", _NO_VALUE.sub("", answer)))
         for spelling, usual in _SAME:

@@ -10,7 +10,7 @@ from typing import Any
 from latex2sympy2_extended.latex2sympy2 import is_expr_of_only_symbols
 from latex2sympy2_extended.logic import And
 from math_verify import verify
-from sympy import Derivative, Eq, Intersection, S, Set, cancel, simplify, solve, together
+from sympy import Derivative, Eq, Intersection, MatrixBase, S, Set, cancel, simplify, solve, together
 from sympy.core.function import AppliedUndef
 from sympy.core.relational import Ge, Gt, Relational
 
@@ -44,6 +44,8 @@ def value_of(equation: Eq) -> Any:
     `5 + 5 = 10`; the left one of `5 = x`. None where it says none: `5 + 5 = 11`, `x^2 - 1 = 0`.
     """
     left, right = equation.lhs, equation.rhs
+    if isinstance(left, MatrixBase) != isinstance(right, MatrixBase):
+        return None
     if not left.free_symbols and not is_assignment(equation):
         if right.free_symbols:
             return left
@@ -56,6 +58,8 @@ def same_relation(gold: Any, pred: Any) -> bool:
     if isinstance(gold, Eq) and isinstance(pred, Eq):
         if _ratio(gold, pred) is not None:
             return True
+        if gold.free_symbols != pred.free_symbols:
+            return False
         return bool(verify([gold], [pred], timeout_seconds=None)) and bool(solve(gold))
     left = arguments(pred)
     for link in arguments(gold):

@@ -15,12 +15,17 @@ _NO_PROSE = "and|or|pi|ln|log|exp|sqrt|sin|cos|tan|cot|sec|csc"
 _PROSE = re.compile(rf"(?:^|\s)(?!(?:{_NO_PROSE})\b)[A-Za-z]{{2,}}(?=[\s,.;!?]|$)")
 _NUMBERS = re.compile(r"\d+")
 _TIME = re.compile(r"(\d{1,2}) *: *(\d\d)(?: *([ap])\.? ?m\.?)?", re.IGNORECASE)
+_LISTED = re.compile(r",|\b(?:and|or)\b")
 _CLOCK = re.compile(r"(?<![\d:])\d{1,2} *: *\d\d(?![\d:])")
 
 
 def is_prose(pred: str) -> bool:
-    """Words among several numbers ("41, no wait 42"): no answer, although math-verify would take the first number."""
-    return len(_NUMBERS.findall(pred)) > 1 and bool(_PROSE.search(TEXT.sub("", without_unit(pred))))
+    """Words among several numbers ("41, no wait 42"), or three words and more: no answer.
+
+    math-verify would take the first number, or multiply the letters.
+    """
+    words = len(_PROSE.findall(TEXT.sub("", without_unit(pred))))
+    return words > 2 or (words > 0 and len(_NUMBERS.findall(pred)) > 1)
 
 
 def same_words(gold: str, pred: str) -> bool | None:
@@ -51,7 +56,7 @@ def same_time(gold: str, pred: str) -> bool | None:
 
     math-verify would divide them.
     """
-    if not (_CLOCK.search(gold) or _CLOCK.search(pred)):
+    if not (_CLOCK.search(gold) or _CLOCK.search(pred)) or _LISTED.search(pred):
         return None
     theirs, ours = (_TIME.fullmatch(TEXT.sub(r"\1", text)) for text in (gold, pred))
     if not theirs or not ours:
