@@ -776,12 +776,13 @@ def f(x):
     ),
     Hostile(
         "locked directory",
-        "leaves a directory that cannot be listed",
+        "leaves a directory that cannot be listed, with a link to one outside",
         """
 def f(x):
     import os
     os.makedirs('a/b')
     open('a/b/c', 'w').close()
+    os.symlink('@OUTSIDE@', 'a/link')
     os.chmod('a/b', 0)
     os.chmod('a', 0)
     return 0

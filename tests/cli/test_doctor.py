@@ -208,10 +208,8 @@ def test_how_programs_are_walled_in(doctor, monkeypatch: pytest.MonkeyPatch) -> 
     from scrpo_cli.tasks.code import isolation
 
     monkeypatch.setattr(isolation, "candidates", lambda: [isolation.Isolation("process", "landlock", "/no/python")])
-    isolation._working.cache_clear()
     _, found = doctor()
     _, needed = doctor("--set", "task.name=code")
-    isolation._working.cache_clear()
     assert found["sandbox"][0]["status"] == "ok"
     assert "does not need it" in found["sandbox"][0]["detail"]
     failed = [check for checks in needed.values() for check in checks if "programs cannot be run" in check["detail"]]

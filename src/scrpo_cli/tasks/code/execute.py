@@ -247,10 +247,10 @@ def _disk(directory: Path, enough: int) -> int:
 
 
 def _remove(directory: Path) -> None:
-    """Also what the program made unreadable; links are not followed."""
+    """Also what the program made unreadable. Links are not followed: they lead outside."""
+    for folder, folders, _ in os.walk(directory):  # looks into a folder only after we have opened it
+        for path in (os.path.join(folder, name) for name in folders):
+            if not os.path.islink(path):
+                with contextlib.suppress(OSError):
+                    os.chmod(path, 0o700)
     shutil.rmtree(directory, ignore_errors=True)
-    if directory.exists():
-        for folder, _, _ in os.walk(directory):
-            with contextlib.suppress(OSError):
-                os.chmod(folder, 0o700)
-        shutil.rmtree(directory, ignore_errors=True)

@@ -138,20 +138,26 @@ def find_isolation(level: str = "auto") -> Isolation:
     raise UserError(what, "; ".join(reasons), fix)
 
 
-@functools.cache
 def _working(level: str) -> tuple[Isolation | None, list[str]]:
-    """The first candidate that runs a trial program, and why those before it did not."""
-    from scrpo_cli.tasks.code.execute import Tests, check
-    from scrpo_cli.types import Verdict
-
+    """The first candidate that works, and why those before it do not."""
     reasons: list[str] = []
     for candidate in candidates():
         if level in ("auto", candidate.level):
-            trial = check("def f():\n    return 42", Tests("assert f() == 42", "f"), Limits(), candidate)
-            if trial.verdict is Verdict.CORRECT:
+            fault = trial(candidate)
+            if not fault:
                 return candidate, reasons
-            reasons.append(f"{candidate.level} by {candidate.how}: {trial.reason}")
+            reasons.append(f"{candidate.level} by {candidate.how}: {fault}")
     return None, reasons or ["this system has neither"]
+
+
+@functools.cache
+def trial(candidate: Isolation) -> str:
+    """Runs a program; empty if that works, else why not."""
+    from scrpo_cli.tasks.code.execute import Tests, check
+    from scrpo_cli.types import Verdict
+
+    judgement = check("def f():\n    return 42", Tests("assert f() == 42", "f"), Limits(), candidate)
+    return "" if judgement.verdict is Verdict.CORRECT else judgement.reason or "failed"
 
 
 def candidates() -> list[Isolation]:
@@ -161,15 +167,19 @@ def candidates() -> list[Isolation]:
     """
     if sys.platform != "linux":
         return []
-    python = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
     root = os.geteuid() == 0
-    found = [Isolation("namespaces", "unshare", python)]
+    found = [Isolation("namespaces", "unshare", pythons()[0])]
     if not root and shutil.which("bwrap"):
-        found.append(Isolation("namespaces", "bubblewrap", python))
-    other = f"/usr/bin/python{sys.version_info.major}.{sys.version_info.minor}"  # where a home directory hides ours
-    pythons = [python, other] if os.path.exists(other) else [python]
+        found.append(Isolation("namespaces", "bubblewrap", pythons()[0]))
     if kernel.landlock_version():
-        found += [Isolation("process", "landlock", each) for each in dict.fromkeys(pythons)]
+        found += [Isolation("process", "landlock", python) for python in pythons()]
     elif root:
-        found += [Isolation("process", "user", each) for each in dict.fromkeys(pythons)]
+        found += [Isolation("process", "user", python) for python in pythons()]
     return found
+
+
+def pythons() -> list[str]:
+    """Ours, and the system's of the same version: a home directory may hide ours from other users."""
+    own = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
+    other = f"/usr/bin/python{sys.version_info.major}.{sys.version_info.minor}"
+    return list(dict.fromkeys([own, other] if os.path.exists(other) else [own]))

@@ -1,0 +1,30 @@
+"""The ways to wall a program in, for tests that try each one."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from scrpo_cli.tasks.code.execute import Isolation
+from scrpo_cli.tasks.code.isolation import Level, pythons, trial
+
+WALLS = ["unshare", "landlock", *(pytest.param(how, marks=pytest.mark.slow) for how in ("bubblewrap", "user"))]
+LEVELS: dict[str, Level] = {
+    "unshare": "namespaces",
+    "bubblewrap": "namespaces",
+    "landlock": "process",
+    "user": "process",
+}
+
+
+def walls_by(how: str) -> Isolation:
+    """Skips the test where they cannot be had."""
+    root = os.geteuid() == 0
+    if (how == "user") != root and how in ("user", "bubblewrap"):
+        pytest.skip(f"{how} is not used by {'root' if root else 'users'}")
+    candidates = [Isolation(LEVELS[how], how, python) for python in pythons()]
+    working = next((candidate for candidate in candidates if not trial(candidate)), None)
+    if working is None:
+        pytest.skip(f"{how} cannot be had here: {trial(candidates[0])}")
+    return working
