@@ -28,16 +28,16 @@ def attempt(key, problem, correct, sample=0, parent=None, kind=None):
 def answers(prefix, accuracy, repair, rng, turns=1):
     """First answers of every problem, a correction of each wrong one, and with two turns a check of each."""
     attempts = []
-    for problem in PROBLEMS:
+    for n, problem in enumerate(PROBLEMS):
         for sample in range(SAMPLES):
-            key = f"{prefix}:{problem.id}:{sample}"
+            key, at = f"{prefix}:first:{n}:{sample}", f"{n}:{sample}"
             first = attempt(key, problem, rng.random() < accuracy, sample)
             attempts.append(first)
             if not first.reward:
-                attempts.append(attempt(f"{key}:r", problem, rng.random() < repair, parent=key))
+                attempts.append(attempt(f"{prefix}:repair:{at}", problem, rng.random() < repair, parent=key))
             if turns == 2:
                 right = rng.random() < (0.9 if first.reward else repair)
-                attempts.append(attempt(f"{key}:c", problem, right, parent=key, kind=AttemptKind.CHECK))
+                attempts.append(attempt(f"{prefix}:second:{at}", problem, right, parent=key, kind=AttemptKind.CHECK))
     return attempts
 
 

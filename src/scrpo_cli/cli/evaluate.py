@@ -304,6 +304,7 @@ def show_benchmarks(output: Output) -> None:
 
 
 def closing(summary: dict[str, Any]) -> list[Any]:
+    from scrpo_cli.cli.compare import comparison
     from scrpo_cli.cli.tables import (
         benchmark_table,
         gate_rule,
@@ -323,9 +324,8 @@ def closing(summary: dict[str, Any]) -> list[Any]:
     if fit := summary.get("gate_fit"):
         gain = points(fit["against_never"])
         parts.append(f"gate {gate_rule(fit)}, fitted on {fit['n']} validation problems ({gain} there against never)")
-    for name, change in (summary.get("against") or {}).items():
-        words = f"{points(change)}, p = {change['p']:.2g}"
-        parts.append(f"{name} against {change['run']}: {words}: {change['verdict']}")
+    if against := summary.get("against"):
+        parts += [f"a: run {next(iter(against.values()))['run']}, b: this run", *comparison(against)[:-1]]
     parts += [f"{name}: {protocol_line(r['protocol'])}" for name, r in results.items() if r.get("protocol")]
     parts += [f"plot {path}" for path in summary.get("plots", {}).values()]
     parts.append(f"95% intervals, clustered by problem; every sample is in run {summary['run']}")

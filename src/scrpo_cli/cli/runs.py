@@ -13,7 +13,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from scrpo_cli.cli import export_runs
+from scrpo_cli.cli import compare, export_runs
 from scrpo_cli.cli.common import DbOption, DebugOption, JsonOption, Output, QuietOption
 
 if TYPE_CHECKING:
@@ -76,6 +76,7 @@ def show(
 
 
 app.command("export")(export_runs.export)
+app.command("compare")(compare.compare)
 
 
 def run_dict(run: RunRow) -> dict[str, Any]:
