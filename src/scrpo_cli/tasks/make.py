@@ -19,7 +19,8 @@ TASKS: dict[str, Callable[[TaskConfig], Task]] = {
     "math": lambda cfg: MathTask(cfg, cfg.grading.processes, cfg.grading.deadline),
     "code": CodeTask,
 }
-NEEDED = ("name", "grader", "problems", "messages", "grade", "compare", "error_kinds", "plants", "close")
+DATA = ("name", "grader", "error_kinds", "plants")
+CALLS = ("problems", "messages", "grade", "compare", "error_kind", "worked", "slips", "close")
 
 
 def make_task(cfg: TaskConfig, workers: int | None = None, deadline_s: float | None = None) -> Guarded:
@@ -48,7 +49,7 @@ def own_task(cfg: TaskConfig, grader: FunctionGrader | None) -> Guarded:
     except FAILURES as error:
         fix = "It is called with one argument, a scrpo_cli.recipe.models.TaskConfig."
         raise UserError(f"the task cannot be made: {said(error)}", f"{plugin.where} ({line_of(error)})", fix) from error
-    if missing := [name for name in NEEDED if not hasattr(task, name)]:
+    if missing := [name for name in (*DATA, *CALLS) if not hasattr(task, name)]:
         what = f"the task has no {', '.join(missing)}"
         raise UserError(what, plugin.where, "Inherit from scrpo_cli.tasks.base.BaseTask and write what is missing.")
     return Foreign(task, cfg.grading.max_failed, grader, plugin.label, plugin.where)
