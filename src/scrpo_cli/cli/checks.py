@@ -17,7 +17,7 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any, Literal
 
-from scrpo_cli.errors import ScrpoError
+from scrpo_cli.errors import ScrpoError, UserError
 from scrpo_cli.recipe.models import Recipe
 from scrpo_cli.recipe.plugins import is_plugin
 from scrpo_cli.types import Problem, Verdict
@@ -264,6 +264,23 @@ def _own_grader(examination: Examination) -> Check:
     return Check("grader", "ok", verdicts)
 
 
+def check_sandbox(examination: Examination) -> Iterator[Check]:
+    """How programs would be walled in; only task `code` needs it."""
+    from scrpo_cli.tasks.code.execute import find_isolation
+
+    needed = examination.recipe.task.name == "code"
+    try:
+        walls = find_isolation(examination.recipe.task.sandbox.level)
+    except UserError:
+        if needed:
+            raise
+        yield Check("sandbox", "ok", "none works here, and this recipe does not need it")
+        return
+    weaker = walls.level != "namespaces"
+    remedy = "docs/sandbox.md says what that leaves open, and how to get namespaces." if weaker and needed else ""
+    yield Check("sandbox", "warn" if remedy else "ok", f"{walls.level} by {walls.how}", remedy)
+
+
 def check_memory(examination: Examination) -> Iterator[Check]:
     """The estimate of training's peak against what is free."""
     import psutil
@@ -357,6 +374,7 @@ CHECKS: dict[str, Callable[[Examination], Iterator[Check]]] = {
     "data": check_data,
     "prompt budget": check_budget,
     "grader": check_grader,
+    "sandbox": check_sandbox,
     "memory": check_memory,
     "disk": check_disk,
     "database": check_database,
