@@ -10,7 +10,7 @@ import pytest
 
 from scrpo_cli.recipe.models import ProblemsConfig, TaskConfig
 from scrpo_cli.tasks.code.sources import fenced
-from scrpo_cli.tasks.code.task import CodeTask
+from scrpo_cli.tasks.code.task import CodeTask, program_of
 from scrpo_cli.types import Problem
 
 SETS = {"humaneval": "test", "mbpp": "sanitized", "humanevalfix": "test", "quixbugs": "test"}
@@ -36,6 +36,18 @@ def verdicts(task: CodeTask, answers: list[tuple[Problem, str]]) -> dict[str, st
     """Those that are not right, by problem, with the reason."""
     grades = task.grade(answers)
     return {p.id: f"{g.verdict}: {g.reason}" for (p, _), g in zip(answers, grades) if g.verdict != "correct"}
+
+
+@pytest.mark.parametrize("source", SETS)
+def test_every_program_is_found_as_it_stands(
+    task: CodeTask, data_dir: Path, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    """All of them, but not run: nothing is lost, added or changed on the way out of a chat text."""
+    for p in problems(task, source, data_dir, monkeypatch):
+        for program in filter(None, (p.answer, p.meta.get("buggy"))):
+            for shape in SHAPES.values():
+                found = program_of(p, shape.format(fenced(program)))
+                assert (found.how, found.program.strip()) == ("block", program.strip().replace("\r\n", "\n")), p.id
 
 
 @pytest.mark.parametrize("shape", SHAPES)
