@@ -155,3 +155,24 @@ def test_a_dry_run_tells_the_budget_of_a_recipe_for_programs(scrpo: Callable, re
     outcome = scrpo("train", "--recipe", recipe, "--dry-run", "--json")
     assert outcome.code == 0, outcome.err
     assert outcome.json["recipe"]["task"]["name"] == "code"
+
+
+def test_debugging_is_evaluated_in_two_turns(
+    scrpo: Callable, recipe: Path, bugs: Path, tmp_path: Path, answers: Callable
+) -> None:
+    """A benchmark of one's own: a file of buggy programs. The second turn mends one and breaks another."""
+
+    def answer(prompt: str, key: RowKey) -> str:
+        name, again = name_in(prompt), "There might be an error in the code above" in prompt
+        right = {"one": again, "two": not again, "three": False}[name]
+        return fixed(name) if right else f"```python\n{program(name, 'x')}```"
+
+    asked = answers(answer)
+    outcome = scrpo("eval", "--recipe", recipe, "--benchmarks", bugs, "--turns", 2, "--json")
+    assert outcome.code == 0, outcome.err
+    (found,) = outcome.json["benchmarks"].values()
+    assert found["n"] == 3
+    assert [found[key]["value"] for key in ("t1", "t2", "i2c", "c2i")] == pytest.approx([1 / 3] * 4)
+    assert found["fix_rate"]["value"] == 0.5
+    assert len(asked) == 6
+    assert not any("assert add_" in prompt for prompt in asked)
