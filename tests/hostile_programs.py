@@ -587,7 +587,7 @@ def f(x):
     for i in range(10**9):
         with open(f'x{i}', 'wb') as file: file.write(bytes(1 << 20))
 """,
-        "OSError or wrote more than",
+        "OSError or wrote more than or timeout",
     ),
     Hostile(
         "empty files",
@@ -596,7 +596,7 @@ def f(x):
 def f(x):
     for i in range(10**9): open(f'x{i}', 'w').close()
 """,
-        "OSError or wrote more than",
+        "OSError or wrote more than or timeout",
     ),
     Hostile(
         "output",
