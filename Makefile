@@ -39,6 +39,7 @@ bench-setup: setup
 bench: bench-setup
 	OMP_NUM_THREADS=1 $(BIN)/python bench/step.py
 	OMP_NUM_THREADS=1 $(BIN)/python bench/trl_race.py
+	OMP_NUM_THREADS=1 $(BIN)/python bench/grading.py
 
 tiny-model: setup
 	OMP_NUM_THREADS=1 $(BIN)/python tools/tiny_model/build.py --out src/scrpo_cli/assets/tiny-model

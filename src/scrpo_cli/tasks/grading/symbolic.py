@@ -11,13 +11,10 @@ import re
 from functools import lru_cache
 from typing import Any
 
-from latex2sympy2_extended import NormalizationConfig, normalize_latex
-from latex2sympy2_extended.latex2sympy2 import ConversionConfig, latex2sympy
 from math_verify import verify
 from math_verify.grader import should_treat_as_complex
 from math_verify.parser import get_last_eq
 from sympy import (
-    Basic,
     Derivative,
     Eq,
     Expr,
@@ -25,7 +22,6 @@ from sympy import (
     I,
     Integral,
     Limit,
-    MatrixBase,
     Product,
     Rational,
     Set,
@@ -36,13 +32,12 @@ from sympy import (
 from sympy.core.function import AppliedUndef
 
 from scrpo_cli.tasks.grading.equal import APPROXIMATE, equal, plain_number
+from scrpo_cli.tasks.grading.latex import normalized, parsed
 from scrpo_cli.tasks.grading.lists import right_sides, same_parts
 from scrpo_cli.tasks.grading.numbers import normalize, without_unit
 from scrpo_cli.tasks.grading.relations import as_set, is_assignment, is_relation, same_relation, unchained, value_of
 from scrpo_cli.tasks.grading.rules import EXACT, GoldError, Rules
 
-_NORMALIZATION = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none")
-_CONVERSION = ConversionConfig(lowercase_symbols=False)
 _FUNCTIONS = "arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|ln|log|exp|pi"
 _BARE_FUNCTION = re.compile(rf"(?<![\\A-Za-z{{])({_FUNCTIONS})(?![A-Za-z])")
 _E_NOTATION = re.compile(r"(?<![A-Za-z\\])(\d+\.?\d*)[eE]([+-]?\d+)\b")
@@ -98,15 +93,9 @@ def read(answer: str, real: bool = True) -> Any:
     value, _ = plain_number(answer)
     if value is not None:
         return Rational(value.numerator, value.denominator)
-    text = normalize_latex(_as_latex(answer), _NORMALIZATION)
+    text = normalized(_as_latex(answer))
     for spelling in dict.fromkeys((text, get_last_eq(text), _last_side(text))):
-        try:
-            expression = latex2sympy(spelling, is_real=real, normalization_config=None, conversion_config=_CONVERSION)
-        except (RecursionError, MemoryError):
-            raise
-        except Exception:  # noqa: BLE001 - whatever its parser says of text that is no formula
-            continue
-        if isinstance(expression, Basic | MatrixBase):
+        if (expression := parsed(spelling, real)) is not None:
             return _with_imaginary_unit(expression)
     return None
 
