@@ -245,3 +245,18 @@ def test_an_evaluation_stops_and_goes_on_without_the_failed_part(scrpo, tmp_path
     assert again.code == 0, again.err
     assert again.json["benchmarks"]["p.jsonl"]["n"] == 6
     assert ("error",) not in execute(tmp_path, "SELECT verdict FROM attempt")
+
+
+def test_corrections_stop_and_go_on_too(scrpo, tmp_path) -> None:
+    (tmp_path / "mine.py").write_text(SWITCHED)
+    sets = small(task__grader="mine.py:grade", task__reflection__require_marker="false", **IN_PROCESS, **EVERYTHING)
+    assert scrpo("collect", "--limit", 4, *sets).code == 0
+    (tmp_path / "broken").touch()
+    outcome = scrpo("correct", "--limit", 4, "--samples", 6, *sets)
+    assert outcome.code == 1
+    assert "The grader failed on 24 of 24 answers" in outcome.err
+    (command,) = re.findall(r"scrpo (correct --resume \S+?)`", outcome.err)
+    (tmp_path / "broken").unlink()
+    again = scrpo(*command.split(), "--json")
+    assert again.code == 0, again.err
+    assert (again.json["corrections"], again.json["repair_rate"]["value"]) == (24, 0)
