@@ -113,6 +113,20 @@ def test_resuming_keeps_to_the_weights_and_options_of_the_start(scrpo_process, t
     assert "another model sha256" in changed.err
 
 
+def test_a_fitted_gate_is_fitted_once(scrpo_process, tmp_path) -> None:
+    gated = ["eval", *SIZES, "--turns", 2, "--gate", "surprisal", "--json"]
+    hook = SignalAt("scrpo_cli.training.evaluate:record_answers", 2, "before")
+    assert scrpo_process(*gated, hooks=[hook]).code == -signal.SIGKILL
+    resumed = scrpo_process("eval", "--resume", "last", "--json")
+    assert resumed.code == 0, resumed.err
+    fit = resumed.json["gate_fit"]
+    assert fit["threshold"] == resumed.json["benchmarks"]["tiny"]["gate"]["threshold"]
+    stored = execute(tmp_path, "SELECT count(*) FROM attempt WHERE phase = 'eval:validation' AND kind = 'first'")
+    assert stored == [(7 * 2,)]
+    undisturbed = scrpo_process(*gated).json
+    assert (undisturbed["gate_fit"], undisturbed["benchmarks"]) == (fit, resumed.json["benchmarks"])
+
+
 @pytest.mark.parametrize("how", ["check", "self_refine", "reflect"])
 def test_what_was_exported_scores_the_same(scrpo_process, tmp_path, how) -> None:
     sizes = small(eval__limit=3, eval__samples=2, eval__max_tokens=64, eval__second_turn=how)

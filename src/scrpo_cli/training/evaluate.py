@@ -48,7 +48,7 @@ def evaluate_plan(db: Database, run: Launch, plan: Plan, report: Report) -> dict
         threshold = gate_threshold(db, run, evaluator, [*problems.values()], report)
         for name, benchmark in plan.benchmarks.items():
             with closing(make_task(benchmark.task)) as task:
-                one = Evaluation(db, run, name, evaluator_of(lab, run, benchmark, task), problems[name], report)
+                one = BenchmarkRun(db, run, name, evaluator_of(lab, run, benchmark, task), problems[name], report)
                 one.finish(threshold, protocol(benchmark, one.evaluator, problems[name]) | identity)
     stored = {e.benchmark: e.metrics for e in evaluations_of(db, run.run_id)}
     return {name: stored[name] for name in plan.benchmarks}
@@ -73,8 +73,8 @@ def check(lab: Lab, run: Launch, name: str, benchmark: Benchmark, problems: Sequ
         check_context(evaluator, name, problems, getattr(lab.policy.model.config, "max_position_embeddings", None))
 
 
-class Evaluation:
-    """One benchmark of a run."""
+class BenchmarkRun:
+    """One benchmark of a run: sampled in parts, then measured."""
 
     def __init__(
         self, db: Database, run: Launch, name: str, evaluator: Evaluator, problems: Sequence[Problem], report: Report
