@@ -158,11 +158,11 @@ def _common_problems(outcomes: Sequence[RunOutcome]) -> list[str]:
 
 def _notes(by_arm: dict[str, list[RunOutcome]], budget: int) -> list[str]:
     notes = [f"{arm}: no run finished." for arm, runs in by_arm.items() if not runs]
-    if len(by_arm) > 1 and max(len(runs) for runs in by_arm.values()) < ENOUGH_SEEDS:
-        notes.append(FEW_SEEDS)
     for run in (run for runs in by_arm.values() for run in runs):
         share = run.generated_tokens / budget
         if abs(share - 1) > BUDGET_SLACK:
             why = "it ran out of steps: raise optim.steps" if share < 1 else "one step is much of it: raise the budget"
             notes.append(f"{run.arm} seed {run.seed} used {share:.0%} of the token budget; {why}.")
+    if len(by_arm) > 1 and max(len(runs) for runs in by_arm.values()) < ENOUGH_SEEDS:
+        notes.append(FEW_SEEDS)
     return notes

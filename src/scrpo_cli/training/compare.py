@@ -12,9 +12,10 @@ from scrpo_cli.errors import UserError
 from scrpo_cli.evaluation.answers import Answers
 from scrpo_cli.evaluation.metrics import UNDECIDED, padded, paired
 from scrpo_cli.evaluation.paired import compare_outcomes, compare_two_turns, holm
+from scrpo_cli.evaluation.power import Variation, measured
 from scrpo_cli.evaluation.stats import ALPHA
 from scrpo_cli.pool.db import Database
-from scrpo_cli.pool.queries import attempts_of, evaluations_of
+from scrpo_cli.pool.queries import attempts_of, evaluations_of, resolve_run
 from scrpo_cli.types import AttemptKind
 
 Key = tuple[str, str]
@@ -148,3 +149,27 @@ def paired_outcomes(before: Outcomes, after: Outcomes) -> dict[str, Any] | None:
     """after - before over the problems that both have; None where they share none."""
     shared = sorted(before.keys() & after.keys())
     return paired(padded([before[k] for k in shared]), padded([after[k] for k in shared])) if shared else None
+
+
+def variation_of(
+    url: str | None, run: str, against: str | None, benchmark: str | None, correlation: float
+) -> Variation:
+    """Variances over the problems of a stored evaluation; how they change from run to run by a second run, if given.
+
+    Raises UserError where the runs or the benchmark are not there, or share too little.
+    """
+    with Database.open(url, create=False) as db:
+        refs = [resolve_run(db, ref).id for ref in (run, against) if ref]
+        scored = [{e.benchmark for e in evaluations_of(db, ref)} for ref in refs]
+        names = sorted(set.intersection(*scored))
+        name = benchmark or next((n for n in names if not n.endswith(BEFORE)), None)
+        if name not in names:
+            listed = ", ".join(names) or "nothing"
+            raise UserError(
+                f"There is no evaluation '{name}' to measure.", " and ".join(refs), f"They have scored {listed}."
+            )
+        first, *rest = (read(db, ref, name) for ref in refs)
+    if not rest:
+        return measured(first.first_NK, correlation=correlation)
+    shared = sorted(set(first.problems) & set(rest[0].problems))
+    return measured(first.of(shared).first_NK, rest[0].of(shared).first_NK)
