@@ -59,6 +59,8 @@ def test_one_answer_that_breaks_the_grader_is_left_out(scrpo, tmp_path) -> None:
     assert outcome.code == 0, outcome.err
     verdicts = outcome.json["verdicts"]
     assert (sum(verdicts.values()), verdicts["error"]) == (32, 1)
+    assert "? not graded" in outcome.err
+    assert "of 16 right, 1 not graded" in outcome.err
     ((failed, reason, grader),) = execute(tmp_path, "SELECT id, reason, grader FROM attempt WHERE verdict = 'error'")
     assert "ValueError: the seventh answer is cursed" in reason
     assert re.fullmatch(r"mine\.py:grade sha256=[0-9a-f]{12}", grader)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from math import isnan
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
@@ -98,16 +99,18 @@ def glance(group: Group) -> str:
     """A problem in one line, with a mark for each answer: `47+38=?   right ..x.x   answer 85`."""
     problem = group.ask.problem
     text = shorten(problem.text, 60, placeholder="...")
-    marks = "".join("." if a.reward else "x" for a in group.attempts)
+    marks = "".join("?" if isnan(a.outcome) else "." if a.reward else "x" for a in group.attempts)
+    failed = ", ? not graded" if "?" in marks else ""
     answer = f"; answer {shorten(problem.answer, 30, placeholder='...')}" if problem.answer else ""
-    return f"  {text:<24} {marks}  (. right, x wrong{answer})"
+    return f"  {text:<24} {marks}  (. right, x wrong{failed}{answer})"
 
 
 def describe(groups: Sequence[Group], decisions: Mapping[str, str]) -> str:
     attempts = [a for g in groups for a in g.attempts]
-    right = sum(a.reward for a in attempts)
+    right, failed = sum(a.reward for a in attempts), sum(isnan(a.outcome) for a in attempts)
     kept = sum(d == KEPT for d in decisions.values())
-    return f"{right:.0f} of {len(attempts)} right, {kept} of {len(decisions)} errors kept"
+    also = f", {failed} not graded" if failed else ""
+    return f"{right:.0f} of {len(attempts)} right{also}, {kept} of {len(decisions)} errors kept"
 
 
 def totals(db: Database, run: Launch) -> dict[str, Any]:
