@@ -762,6 +762,39 @@ def f(x):
         uncovered="user",
     ),
     Hostile(
+        "empty a file outside",
+        "truncates a file that anyone may write to",
+        """
+def f(x):
+    import os
+    os.truncate('@OUTSIDE@/kept', 0)
+    return x * x
+""",
+        "FileNotFoundError or PermissionError",
+    ),
+    Hostile(
+        "lock a file outside",
+        "takes away everybody's rights to a file",
+        """
+def f(x):
+    import os
+    os.chmod('@OUTSIDE@/kept', 0)
+    return x * x
+""",
+        "FileNotFoundError or PermissionError",
+    ),
+    Hostile(
+        "touch a file outside",
+        "sets the times of a file",
+        """
+def f(x):
+    import os
+    os.utime('@OUTSIDE@/kept')
+    return x * x
+""",
+        "FileNotFoundError or PermissionError",
+    ),
+    Hostile(
         "link outside",
         "writes through a link in its directory, and leaves the link to be cleaned up",
         """
@@ -780,11 +813,9 @@ def f(x):
         """
 def f(x):
     import os
-    os.makedirs('a/b')
-    open('a/b/c', 'w').close()
+    os.mkdir('a')
     os.symlink('@OUTSIDE@', 'a/link')
-    os.chmod('a/b', 0)
-    os.chmod('a', 0)
+    os.mkdir('a/b', 0)
     return 0
 """,
         "AssertionError",
@@ -822,6 +853,21 @@ def f(x):
     return x * x
 """,
         "OSError",
+    ),
+    Hostile(
+        "kill by a pipe",
+        "has the kernel signal its parent when a pipe becomes readable",
+        """
+def f(x):
+    import fcntl, os
+    reader, writer = os.pipe()
+    fcntl.fcntl(reader, fcntl.F_SETOWN, os.getppid())
+    fcntl.fcntl(reader, fcntl.F_SETSIG, 9)
+    fcntl.fcntl(reader, fcntl.F_SETFL, os.O_ASYNC)
+    os.write(writer, b'x')
+    return x * x
+""",
+        "PermissionError",
     ),
     Hostile(
         "trace the parent",

@@ -47,6 +47,8 @@ class Host:
     def assert_unharmed(self) -> None:
         assert [path.name for path in self.outside.iterdir()] == ["kept"]
         assert self.outside.stat().st_mode & 0o777 == 0o777
+        kept = (self.outside / "kept").stat()
+        assert (kept.st_size, kept.st_mode & 0o777, kept.st_mtime) == (4, 0o666, 1)
         assert list(self.temporary.iterdir()) == []  # the program's directory is gone, whatever it left in it
         assert self.victim.poll() is None
         for listener in self.listeners:
@@ -79,7 +81,9 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
         root = Path(name)
         root.chmod(0o755)
         (outside := root / "outside").mkdir()
-        (outside / "kept").write_text("kept")
+        (kept := outside / "kept").write_text("kept")
+        kept.chmod(0o666)
+        os.utime(kept, (1, 1))
         outside.chmod(0o777)
         (secret := root / "secret").write_text(SECRET)
         (temporary := root / "tmp").mkdir()
@@ -139,7 +143,20 @@ def test_the_secrets_can_be_read_without_walls(name: str, host: Host, tmp_path: 
     assert shown.stdout.strip() == SECRET
 
 
-@pytest.mark.parametrize("name", ["write outside", "delete outside", "connect", "datagram", "local socket", "daemon"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "write outside",
+        "delete outside",
+        "empty a file outside",
+        "lock a file outside",
+        "touch a file outside",
+        "connect",
+        "datagram",
+        "local socket",
+        "daemon",
+    ],
+)
 def test_the_harm_is_seen_without_walls(name: str, host: Host, tmp_path: Path) -> None:
     """Control: the checks of the host do notice."""
     source = host.fill(next(h.source for h in HOSTILE if h.name == name))

@@ -18,7 +18,7 @@ MIB = 1 << 20
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 4, 22, 36, 38
 LIBC = ctypes.CDLL(None, use_errno=True)
 
-DENIED: dict[str, tuple[int, int]] = {  # name: number on x86-64, on ARM64
+DENIED: dict[str, tuple[int, int]] = {  # name: number on x86-64, on ARM64 (-1: it has none)
     # other processes: no signal, no look into memory, no change of limits or priority
     "kill": (62, 129),
     "tkill": (200, 130),
@@ -37,6 +37,34 @@ DENIED: dict[str, tuple[int, int]] = {  # name: number on x86-64, on ARM64
     "ioprio_set": (251, 30),
     "sched_setaffinity": (203, 122),
     "sched_setscheduler": (144, 119),
+    "sched_setparam": (142, 118),
+    "sched_setattr": (314, 274),
+    "migrate_pages": (256, 238),
+    "move_pages": (279, 239),
+    "process_mrelease": (448, 448),
+    # owner, rights, times and length of files by name, all of which Landlock lets pass
+    "chmod": (90, -1),
+    "fchmod": (91, 52),
+    "fchmodat": (268, 53),
+    "fchmodat2": (452, 452),
+    "chown": (92, -1),
+    "fchown": (93, 55),
+    "lchown": (94, -1),
+    "fchownat": (260, 54),
+    "truncate": (76, 45),
+    "utime": (132, -1),
+    "utimes": (235, -1),
+    "futimesat": (261, -1),
+    "utimensat": (280, 88),
+    "setxattr": (188, 5),
+    "lsetxattr": (189, 6),
+    "fsetxattr": (190, 7),
+    "setxattrat": (463, 463),
+    "removexattr": (197, 14),
+    "lremovexattr": (198, 15),
+    "fremovexattr": (199, 16),
+    "removexattrat": (466, 466),
+    "file_setattr": (469, 469),
     # other programs, the network (socketpair stays: asyncio needs one), memory that no limit counts
     "execve": (59, 221),
     "execveat": (322, 281),
@@ -74,6 +102,13 @@ DENIED: dict[str, tuple[int, int]] = {  # name: number on x86-64, on ARM64
     "acct": (163, 89),
     "quotactl": (179, 60),
     "personality": (135, 92),
+    "syslog": (103, 116),
+    "sync": (162, 81),
+    "syncfs": (306, 267),
+}
+DENIED_COMMANDS = {  # numbers of a call: values of its second argument; they make the kernel send signals to others
+    (72, 25): (8, 10, 15),  # fcntl: F_SETOWN, F_SETSIG, F_SETOWN_EX
+    (16, 29): (0x8901, 0x8902, 0x5410, 0x5412),  # ioctl: FIOSETOWN, SIOCSPGRP, TIOCSPGRP, TIOCSTI
 }
 MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # column of DENIED, the kernel's AUDIT_ARCH
 CLONE, CLONE3, PRLIMIT = (56, 220), (435, 435), (302, 261)
@@ -133,8 +168,14 @@ def filter_system_calls() -> None:
     if machine not in MACHINES:
         raise OSError(errno.ENOSYS, f"no system call filter for {machine}")
     column, architecture = MACHINES[machine]
-    denied = [numbers[column] for numbers in DENIED.values()]
-    number, first_argument = 0, 16  # offsets in struct seccomp_data
+    denied = [numbers[column] for numbers in DENIED.values() if numbers[column] >= 0]
+    number, first_argument, second_argument = 0, 16, 24  # offsets in struct seccomp_data
+    refuse = (RETURN, 0, 0, REFUSE | errno.EPERM)
+    commands: list[tuple[int, int, int, int]] = []
+    for calls, values in DENIED_COMMANDS.items():
+        commands += [(EQUAL, 0, 2 + 2 * len(values), calls[column]), (LOAD, 0, 0, second_argument)]
+        commands += [step for value in values for step in ((EQUAL, 0, 1, value), refuse)]
+        commands += [(LOAD, 0, 0, number)]
     code = [  # instruction, steps to skip if true, if false, operand
         (LOAD, 0, 0, 4),
         (EQUAL, 1, 0, architecture),
@@ -142,17 +183,18 @@ def filter_system_calls() -> None:
         (LOAD, 0, 0, number),
         (AT_LEAST, 0, 1, X32),
         (RETURN, 0, 0, KILL),
-        *(step for n in denied for step in ((EQUAL, 0, 1, n), (RETURN, 0, 0, REFUSE | errno.EPERM))),
+        *(step for n in denied for step in ((EQUAL, 0, 1, n), refuse)),
+        *commands,
         (EQUAL, 0, 1, CLONE3[column]),  # hides its flags in memory; libc falls back to clone
         (RETURN, 0, 0, REFUSE | errno.ENOSYS),
         (EQUAL, 0, 3, CLONE[column]),
         (LOAD, 0, 0, first_argument),
         (ANY_BIT, 0, 5, NEW_NAMESPACES),
-        (RETURN, 0, 0, REFUSE | errno.EPERM),
+        refuse,
         (EQUAL, 0, 3, PRLIMIT[column]),  # its first argument is a process: 0 is oneself, and getrlimit too is this call
         (LOAD, 0, 0, first_argument),
         (EQUAL, 1, 0, 0),
-        (RETURN, 0, 0, REFUSE | errno.EPERM),
+        refuse,
         (RETURN, 0, 0, ALLOW),
     ]
     filters = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in code))
