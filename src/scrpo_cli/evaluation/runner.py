@@ -156,7 +156,10 @@ def follow_ups(groups: Sequence[Group], prompt: str, kind: AttemptKind) -> list[
 
 def measure(answers: Answers, task: Task, cfg: EvalConfig, reflection: ReflectionConfig) -> dict[str, Any]:
     """All metrics of an evaluation but its tokens (docs/metrics.md); they need no model."""
-    metrics = summarize(answers.outcomes(), answers.truncated, vote_classes(task, answers.first))
+    outcomes_NK, classes = answers.outcomes(), vote_classes(task, answers.first)
+    if classes is not None:  # as wide as the outcomes, where a problem has fewer samples than others
+        classes = [[*row, *[None] * (outcomes_NK.shape[1] - len(row))] for row in classes]
+    metrics = summarize(outcomes_NK, answers.truncated, classes)
     turns = answers.turns
     if len(turns) > 1:
         metrics |= two_turn(answers.outcomes(0), answers.outcomes(1)) | changes(answers.first, turns[1], reflection)
