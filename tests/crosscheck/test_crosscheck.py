@@ -72,12 +72,12 @@ def test_generations_are_labelled_and_wrong_ones_never_repeat_the_gold() -> None
     for row in wrong:
         last_box = re.findall(r"boxed\{(.*?)\}\$", row["response"])[-1]
         assert not row["expected"]
-        assert last_box != generations.bare(row["answer"])
+        assert last_box != formats.bare(row["answer"])
 
 
 def test_dollars_of_formulas_go_and_those_of_money_stay() -> None:
-    assert generations.bare("$x=1$,$x=2$") == "x=1,x=2"
-    assert generations.bare("\\$36") == "\\$36"
+    assert formats.bare("$x=1$,$x=2$.") == "x=1,x=2"
+    assert formats.bare("\\$36") == "\\$36"
 
 
 def make_slow_scorer() -> Any:
@@ -172,3 +172,16 @@ def test_the_committed_appendix_names_a_cause_for_every_wrong_verdict() -> None:
         wrong = {grader for grader, verdict in line["verdicts"].items() if verdict != line["right"]}
         assert set(line["causes"]) == wrong
         assert "not judged" not in line["causes"].values()
+
+
+@pytest.mark.parametrize("answer", ["(3,4]", "3-\\sqrt{2}", "\\sin x", "1 \\pm \\sqrt{19}", "x^2+12"])
+def test_a_slip_is_another_answer(answer: str) -> None:
+    found = formats.slips(answer)
+    assert found
+    for name, slip in found.items():
+        assert not equal(answer, slip), name
+
+
+def test_a_point_may_be_written_in_square_brackets() -> None:
+    assert "bracket" not in formats.slips("(1,2)")
+    assert formats.slips("(1,\\infty)")["bracket"] == "[1,\\infty]"

@@ -59,6 +59,30 @@ CAUSES = (
         "4080 counts for 4100 within the 1% that our rule for Minerva allows. The price of a tolerance.",
     ),
     Cause(
+        "derivative evaluated to 0",
+        ("ours",),
+        _id("minerva-27"),
+        "The derivative of a plain symbol is 0 once evaluated, so two equations that name one are equal.",
+    ),
+    Cause(
+        "gamma read as the gamma function",
+        ("ours", "lm_eval"),
+        _id("minerva-138"),
+        "`\\gamma^{2}` becomes an infinite value of the gamma function on both sides.",
+    ),
+    Cause(
+        "unit dropped with its power",
+        ("ours", *HARNESSES),
+        lambda row, score: row["kind"].startswith("slip") and bool(re.search(r"\\(?:mbox|text)\{", row["answer"])),
+        "Units are dropped, so `cm^3` counts for `cm^2`.",
+    ),
+    Cause(
+        "prose compared as text",
+        ("ours",),
+        _id("olympiadbench-1965"),
+        "A reference answer in prose, with its dollars in other places.",
+    ),
+    Cause(
         "several formulas after ANSWER",
         ("ours",),
         _kind("sentence: bare ANSWER"),
@@ -164,6 +188,12 @@ CAUSES = (
         "right value by chance or as an intermediate result.",
     ),
     Cause(
+        "base dropped",
+        HARNESSES,
+        lambda row, score: bool(re.fullmatch(r"\d+_\{?\d\}?", row["answer"])),
+        "The index is not read, so `52_9` counts for `52_8`.",
+    ),
+    Cause(
         "membership evaluates to False",
         HARNESSES,
         _id("math500-383", "olympiadbench-2501"),
@@ -179,9 +209,8 @@ CAUSES = (
     Cause(
         "only a part is read",
         HARNESSES,
-        _id("minerva-261", "olympiadbench-1970"),
-        "Something in the answer cannot be parsed (`\\hbar`, a full stop after a set), and a fragment of it stands for "
-        "the whole: both sides are 2, or 0.",
+        _id("minerva-261", "olympiadbench-1965"),
+        "A fragment stands for what cannot be parsed (`\\hbar`, prose): both sides are 2, or 0.",
     ),
     Cause(
         "percent sign divides by 100",

@@ -170,7 +170,7 @@ def _short(text: str | None, n: int) -> str:
 def _kind(row: Row) -> str:
     """The kind as the tables group it: all formats, all sentences, all models."""
     kind = row.data["kind"].removesuffix(", right one mentioned")
-    groups = {"format:": "other formats", "sentence:": "other sentences", "model": "model solutions"}
+    groups = {"format:": "other formats", "sentence:": "other sentences", "model": "model solutions", "slip:": "slips"}
     return groups.get(kind.split(" ")[0], kind)
 
 

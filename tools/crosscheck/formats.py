@@ -20,6 +20,14 @@ _TUPLE = re.compile(r"(?:\\left)?\(([^()=]+)(?:\\right)?\)")
 _RELATION = re.compile(r"[=<>,%]|\d_|\\(?:[lg]eq?(?:slant)?|in|cup|pm|text|begin|mbox)(?![a-z])")
 
 
+def bare(answer: str) -> str:
+    """An answer that can stand in a formula: without dollars around its own formulas and without a full stop behind.
+
+    OlympiadBench has both (`$f(x)=x$,$f(x)=2-x$`); the `\\$` of money stays.
+    """
+    return re.sub(r"(?<!\\)\$", "", answer).strip().rstrip(".")
+
+
 def rewritings(answer: str, unordered: bool = False) -> dict[str, str]:
     """name -> another way to write the answer; `unordered`: a comma list whose order does not matter."""
     answer = answer.strip()
@@ -189,6 +197,22 @@ def near_miss(answer: str, n: int) -> str | None:
         return None
     other = str(int(digit[0]) + 1 if digit[0] != "9" else 8)
     return answer[: digit.start()] + other + answer[digit.end() :]
+
+
+def slips(answer: str) -> dict[str, str]:
+    """name -> an answer that differs in one place: a later digit, a sign, a bracket of an interval, a function."""
+    found = {}
+    for n, digit in enumerate(list(re.finditer(r"[1-9]", answer))[1:4], 2):
+        other = str(int(digit[0]) + 1 if digit[0] != "9" else 8)
+        found[f"digit {n}"] = answer[: digit.start()] + other + answer[digit.end() :]
+    if sign := re.search(r"(?<=[\w})\]])\s*([+-])(?=\s*[\w\\({])", answer):
+        found["sign"] = answer[: sign.start(1)] + ("-" if sign[1] == "+" else "+") + answer[sign.end(1) :]
+    if re.search(r"^(?:\\left)?\[.*,|,.*\]$|\\infty", answer):  # an interval; a point may well be written [1,2]
+        found["bracket"] = answer.translate(str.maketrans("()[]", "[]()"))
+    for old, new in (("\\sin", "\\cos"), ("\\cos", "\\sin"), ("\\cup", "\\cap"), ("\\pm", "+"), ("\\ln", "\\sin")):
+        if re.search(re.escape(old) + r"(?![a-z])", answer):
+            found[f"{old} to {new}"] = answer.replace(old, new)
+    return found
 
 
 RESPONSES: dict[str, Callable[[str, str], str]] = {

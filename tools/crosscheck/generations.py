@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from formats import HEDGES, RESPONSES, kind, near_miss, rewritings
+from formats import HEDGES, RESPONSES, bare, kind, near_miss, rewritings, slips
 
 from scrpo_cli.recipe.models import ProblemsConfig
 from scrpo_cli.tasks.sources import find_file, load_problems, read_rows
@@ -25,6 +25,7 @@ from scrpo_cli.types import Problem
 
 SOURCES = ("math500", "minerva_math", "olympiadbench")
 GSM8K_EVERY, CUT_EVERY = 4, 4
+PLAIN = ("integer", "fraction", "decimal", "e")
 RULES = ("is_multiple_answer", "rel_tol", "error")  # of a problem's meta, all that our grader looks at
 
 
@@ -79,7 +80,10 @@ def right_ones(problem: Problem, n: int) -> Iterator[dict[str, Any]]:
 
 
 def wrong_ones(problem: Problem, n: int, problems: Sequence[Problem]) -> Iterator[dict[str, Any]]:
-    """Two wrong responses: a near miss or the answer of another problem, and one that says the right answer as well."""
+    """Two wrong responses: a near miss or another problem's answer, and one that says the right answer as well.
+
+    Answers that are no plain numbers get up to five slips more: there a lenient comparison shows.
+    """
     answer, foreign = bare(problem.answer), _foreign(n, problems)
     miss = near_miss(answer, n // 4) if n % 2 else None
     name, wrong = ("near miss", miss) if miss else ("foreign answer", foreign)
@@ -87,6 +91,9 @@ def wrong_ones(problem: Problem, n: int, problems: Sequence[Problem]) -> Iterato
     yield _row(
         problem, name + (", right one mentioned" if mention else ""), mention + RESPONSES["box"](wrong, ""), False
     )
+    if kind(answer) not in PLAIN:
+        for name, slip in slips(answer).items():
+            yield _row(problem, f"slip: {name}", RESPONSES["box"](slip, ""), False)
     name = list(HEDGES)[n % len(HEDGES)]
     yield _row(problem, name, HEDGES[name](answer, near_miss(answer, 0) or foreign), False)
 
@@ -96,11 +103,6 @@ def _foreign(n: int, problems: Sequence[Problem]) -> str:
     own = bare(problems[n].answer)
     following = (bare(problem.answer) for problem in [*problems[n + 1 :], *problems[:n]])
     return next(answer for answer in following if kind(answer) == kind(own) and _squeeze(answer) != _squeeze(own))
-
-
-def bare(answer: str) -> str:
-    """An answer without the dollars around its formulas, so that it can stand in a formula itself; `\\$` stays."""
-    return re.sub(r"(?<!\\)\$", "", answer)
 
 
 def _squeeze(answer: str) -> str:

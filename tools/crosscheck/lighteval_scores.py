@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from deadline import Scorer, main
+from formats import bare
 
 PACKAGES = ("lighteval", "latex2sympy2-extended", "antlr4-python3-runtime", "sympy")
 
@@ -38,7 +39,7 @@ def gold(row: Mapping[str, Any]) -> str:
     """The reference as the tasks' prompt functions give it; the bare answer where it has no box (OlympiadBench)."""
     if row["source"] == "gsm8k":
         return str(row["reference"])
-    return f"ANSWER: {row['reference']}" if "\\boxed" in row["reference"] else f"ANSWER: ${row['answer']}$"
+    return f"ANSWER: {row['reference']}" if "\\boxed" in row["reference"] else f"ANSWER: ${bare(row['answer'])}$"
 
 
 if __name__ == "__main__":

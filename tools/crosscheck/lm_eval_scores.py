@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from deadline import Scorer, main
+from formats import bare
 
 PACKAGES = ("lm-eval", "math-verify", "latex2sympy2-extended", "antlr4-python3-runtime", "sympy")
 
@@ -69,7 +70,7 @@ def _gsm8k(path: Path) -> Scorer:
 def _math(row: Mapping[str, Any], minerva: ModuleType, aime: ModuleType) -> dict[str, Any]:
     """OlympiadBench's reference solutions have no box, so there the gold is the answer in one."""
     boxed = "\\boxed" in row["reference"]
-    solution = row["reference"] if boxed else f"The answer is $\\boxed{{{row['answer']}}}$."
+    solution = row["reference"] if boxed else f"The answer is $\\boxed{{{bare(row['answer'])}}}$."
     gold = minerva.normalize_final_answer(minerva.remove_boxed(minerva.last_boxed_only_string(solution)))
     found = minerva.process_results({"solution": solution, "answer": gold}, [row["response"]])
     plain = aime.process_results({"answer": row["answer"]}, [row["response"]])["exact_match"]
