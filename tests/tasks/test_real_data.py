@@ -50,7 +50,6 @@ OLYMPIAD_OTHERWISE = {
     "1641": "the phrase is within the argument",
     "1695": "the phrase is within the argument",
     "1918": "a formula that the next sentence evaluates",
-    "2760": "a binomial coefficient that is set as an array",
     "2643": "a binomial coefficient that is set as an array",
     "1977": "the answer to a part of the argument",
     "2781": "a formula that the next sentence evaluates",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import subprocess
 import sys
 import threading
@@ -202,14 +203,16 @@ def test_10_000_answers_with_one_in_a_hundred_that_hang_finish_in_bounded_time()
     deadline, count = 2.0, 2
     judge = Judge(workers=count, deadline_s=deadline)
     hanging = [Question("42", f"{i}^{{9^{{9^{{9}}}}}}") for i in range(2, 102)]
-    others = [Question(f"x^2+{i}", f"{i + i % 2}+x^2" if i % 3 else f"x^2+{i}") for i in range(9_900)]
-    asked = sorted(hanging + others, key=lambda q: hash((q.pred, q.gold)) % 10_007)
+    numbers = [Question(f"{i}", f"{i + i % 2}.0") for i in range(8_900)]
+    others = numbers + [Question(f"x^2+{i}", f"{i + i % 2}+x^2") for i in range(1_000)]
+    asked = hanging + others
+    random.Random(0).shuffle(asked)
     start = time.monotonic()
     judged = judge(asked)
     seconds = time.monotonic() - start
     assert {q for q, j in zip(asked, judged) if j.verdict is Verdict.TIMEOUT} == set(hanging)
-    right = {q for i, q in enumerate(others) if not (i % 3 and i % 2)}
+    right = set(others[::2])
     assert {q for q, j in zip(asked, judged) if j.verdict is Verdict.CORRECT} == right
-    assert seconds < len(hanging) * (deadline + 4) / count + 180
+    assert seconds < len(hanging) * (deadline + 6) / count + 120
     assert judge(asked) == judged  # remembered: no deadline is paid twice
     judge.close()

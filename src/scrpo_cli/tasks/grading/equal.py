@@ -99,6 +99,8 @@ def _same_number(gold: str, pred: str, rules: Rules) -> bool | None:
 
 def plain_number(text: str) -> tuple[Fraction | None, bool]:
     """A plain decimal number, and whether it is said as a percentage."""
+    if text.isascii() and text.isdigit():
+        return Fraction(int(text)), False
     bare = PERCENT.sub("", text)
     return number(_DECIMAL_BASE.sub("", bare)), bare != text
 

@@ -161,7 +161,7 @@ def _runaway(question: Question) -> str | None:
     gold, pred = question.gold, question.pred
     if len(pred) > max(MAX_ANSWER, 4 * len(gold)):
         return f"longer than any answer: {len(pred)} characters"
-    if (nested := depth(pred)) > max(MAX_DEPTH, depth(gold)):
+    if len(pred) > MAX_DEPTH and (nested := depth(pred)) > MAX_DEPTH and nested > depth(gold):
         return f"nested deeper than any answer: {nested} brackets"
     return None
 
