@@ -182,6 +182,7 @@ def test_the_list_and_what_cannot_be_run(scrpo) -> None:
     assert {"gsm8k", "tiny", "scrpo-five"} <= {row["name"] for row in listed}
     assert "scrpo-five" in scrpo("eval", "--list").out
     for options, message in (
+        (["--benchmarks", "gsm9k"], "Did you mean the benchmark 'gsm8k'?"),
         (["--scaling"], "several samples"),
         (["--turns", 3, "--second-turn", "reflect"], "no third turn"),
         (["--turns", 10], "do not fit the model's 2048 positions"),

@@ -7,6 +7,7 @@ run that was killed anywhere and resumed ends with the same rows and the same nu
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
@@ -20,7 +21,7 @@ from scrpo_cli.evaluation.gating import ask_gated, check_gate, measure_gated
 from scrpo_cli.evaluation.runner import Evaluator, Start
 from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.queries import attempts_of, evaluations_of, note_run, record_answers, record_evaluation
-from scrpo_cli.recipe.benchmark import Benchmark, Plan, recipe_for
+from scrpo_cli.recipe.benchmark import Benchmark, Plan, recipe_for, shipped
 from scrpo_cli.rollout.prompts import check_prompt_budget
 from scrpo_cli.tasks import make_task
 from scrpo_cli.tasks.base import Task
@@ -56,7 +57,14 @@ def evaluate_plan(db: Database, run: Launch, plan: Plan, report: Report) -> dict
 
 def load(benchmark: Benchmark, run: Launch) -> Sequence[Problem]:
     with closing(make_task(benchmark.task)) as task:
-        return benchmark_problems(benchmark, task, run.recipe.eval.limit)
+        try:
+            return benchmark_problems(benchmark, task, run.recipe.eval.limit)
+        except UserError as error:
+            near = difflib.get_close_matches(benchmark.name, shipped(), n=1)
+            if not near or near[0] == benchmark.name:
+                raise
+            fix = f"Did you mean the benchmark '{near[0]}'? `scrpo eval --list` lists them. For a data set: {error.fix}"
+            raise UserError(error.what, error.where, fix) from None
 
 
 def evaluator_of(lab: Lab, run: Launch, benchmark: Benchmark, task: Task) -> Evaluator:
