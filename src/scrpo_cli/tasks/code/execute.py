@@ -23,6 +23,7 @@ from typing import IO, Any
 
 import psutil
 
+from scrpo_cli.tasks.code.inside.kernel import descendants, knows_children
 from scrpo_cli.tasks.code.inside.wire import HEADER
 from scrpo_cli.tasks.code.isolation import ENVIRONMENT, FLAGS, Isolation, find_isolation, new_uid, script
 from scrpo_cli.tasks.code.limits import Limits
@@ -226,12 +227,15 @@ def _cpu(processes: Sequence[psutil.Process]) -> float:
 
 
 def _family(pid: int) -> list[psutil.Process]:
-    """A process and all its descendants."""
-    try:
+    """A process and all its descendants; psutil alone would look at every process of the machine."""
+    family = []
+    with contextlib.suppress(psutil.Error):
         top = psutil.Process(pid)
-        return [top, *top.children(recursive=True)]
-    except psutil.Error:
-        return []
+        family = [top] if knows_children() else [top, *top.children(recursive=True)]
+    for descendant in descendants(pid):
+        with contextlib.suppress(psutil.Error):
+            family.append(psutil.Process(descendant))
+    return family
 
 
 def _disk(directory: Path, enough: int) -> int:

@@ -6,6 +6,7 @@ cannot be had, so that nothing starts half confined.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -64,7 +65,6 @@ DENIED: dict[str, tuple[int, int]] = {  # name: number on x86-64, on ARM64 (-1: 
     "lremovexattr": (198, 15),
     "fremovexattr": (199, 16),
     "removexattrat": (466, 466),
-    "file_setattr": (469, 469),
     # other programs, the network (socketpair stays: asyncio needs one), memory that no limit counts
     "execve": (59, 221),
     "execveat": (322, 281),
@@ -105,6 +105,11 @@ DENIED: dict[str, tuple[int, int]] = {  # name: number on x86-64, on ARM64 (-1: 
     "syslog": (103, 116),
     "sync": (162, 81),
     "syncfs": (306, 267),
+    "modify_ldt": (154, -1),
+    # names and changes of files that cannot be opened
+    "inotify_init": (253, -1),
+    "inotify_init1": (294, 26),
+    "fanotify_init": (300, 262),
 }
 DENIED_COMMANDS = {  # numbers of a call: values of its second argument; they make the kernel send signals to others
     (72, 25): (8, 10, 15),  # fcntl: F_SETOWN, F_SETSIG, F_SETOWN_EX
@@ -114,6 +119,7 @@ MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # column of 
 CLONE, CLONE3, PRLIMIT = (56, 220), (435, 435), (302, 261)
 NEW_NAMESPACES = 0x7E020000  # the CLONE_NEW* flags
 X32 = 0x40000000  # numbers of x86-64's second table start here
+UNKNOWN = 467  # calls that came after this list was made (Linux 6.15 and later)
 
 LOAD, EQUAL, AT_LEAST, ANY_BIT, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06  # instructions of classic BPF
 ALLOW, REFUSE, KILL = 0x7FFF0000, 0x00050000, 0x80000000
@@ -162,6 +168,22 @@ def checked(result: int, what: str) -> int:
     return result
 
 
+def knows_children() -> bool:
+    """Whether /proc lists the children of a process (CONFIG_PROC_CHILDREN)."""
+    return os.path.exists(f"/proc/self/task/{os.getpid()}/children")
+
+
+def descendants(pid: int) -> set[int]:
+    """All processes below one; each thread has children of its own."""
+    found: set[int] = set()
+    with contextlib.suppress(OSError):  # it has ended
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{thread}/children") as file:
+                for child in map(int, file.read().split()):
+                    found |= {child, *descendants(child)}
+    return found
+
+
 def filter_system_calls() -> None:
     """A seccomp filter: what is in DENIED fails with EPERM. It looks at numbers and flags, never at memory."""
     machine = os.uname().machine
@@ -183,6 +205,8 @@ def filter_system_calls() -> None:
         (LOAD, 0, 0, number),
         (AT_LEAST, 0, 1, X32),
         (RETURN, 0, 0, KILL),
+        (AT_LEAST, 0, 1, UNKNOWN),
+        (RETURN, 0, 0, REFUSE | errno.ENOSYS),
         *(step for n in denied for step in ((EQUAL, 0, 1, n), refuse)),
         *commands,
         (EQUAL, 0, 1, CLONE3[column]),  # hides its flags in memory; libc falls back to clone

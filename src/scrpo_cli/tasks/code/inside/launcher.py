@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import glob
 import json
 import os
 import signal
@@ -22,6 +21,8 @@ from scrpo_cli.tasks.code.inside.kernel import (
     PR_SET_DUMPABLE,
     PR_SET_PDEATHSIG,
     checked,
+    descendants,
+    knows_children,
     prctl,
 )
 from scrpo_cli.tasks.code.inside.wire import send
@@ -91,6 +92,8 @@ def enter_namespaces(uid: int | None) -> bool:
 
 
 def as_process(cfg: dict[str, Any]) -> int:
+    if not knows_children():
+        raise OSError("the kernel does not list a process's children")
     prctl(PR_SET_CHILD_SUBREAPER, 1)
     prctl(PR_SET_DUMPABLE, 0)
     signal.signal(signal.SIGTERM, lambda *_: os._exit(end_children()))
@@ -149,15 +152,6 @@ def end_children() -> int:
         except ChildProcessError:
             return 0
         time.sleep(0.002)
-
-
-def descendants(pid: int) -> set[int]:
-    found: set[int] = set()
-    for path in glob.glob(f"/proc/{pid}/task/*/children"):
-        with contextlib.suppress(OSError), open(path) as file:
-            for child in map(int, file.read().split()):
-                found |= {child, *descendants(child)}
-    return found
 
 
 def signal_all(pids: set[int], number: int) -> None:
