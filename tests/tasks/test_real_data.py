@@ -121,6 +121,14 @@ REALLY_EQUAL = {
     ("f(x)=1", "1"),
     ("5", "x=5"),
     ("90^\\circ", "90"),
+    ("10^\\circ", "10"),
+    ("9^\\circ", "9"),
+    ("45", "45^\\circ"),
+    ("7\\%", "7"),
+    ("0.6", "\\frac{3}{5}"),
+    ("0", "b=0"),
+    ("3:1", "3"),
+    ("100", "99.9"),  # minerva: within 1%
 }
 """Answers of different problems that are the same value, written differently."""
 

@@ -213,6 +213,6 @@ def test_10_000_answers_with_one_in_a_hundred_that_hang_finish_in_bounded_time()
     assert {q for q, j in zip(asked, judged) if j.verdict is Verdict.TIMEOUT} == set(hanging)
     right = set(others[::2])
     assert {q for q, j in zip(asked, judged) if j.verdict is Verdict.CORRECT} == right
-    assert seconds < len(hanging) * (deadline + 6) / count + 120
+    assert seconds < len(hanging) * (deadline + 10) / count + 300
     assert judge(asked) == judged  # remembered: no deadline is paid twice
     judge.close()
