@@ -46,12 +46,15 @@ _SYMBOLS = str.maketrans(
 )
 _ROOT = re.compile(r"√\s*(?:(\d+|[a-z])|(?=[({]))")
 _DEGREES = re.compile(r"\s*(?:\^\s*\{?\s*\\circ\s*\}?|\\degree\b|°)")
-_TEXT_UNIT = r"\\(?:text|mbox|mathrm)\s*\{[^{}]*\}(?:\s*\^\s*\{?\d\}?)?"
+_NO_UNIT = (
+    "and|or|not|to|over|times|plus|minus|mod|pi|ln|log|sqrt|sin|cos|tan|dozen|hundred|thousand|million|billion|trillion"
+)
+_NOT_IN_UNIT = rf"(?![^{{}}]*(?:(?<![A-Za-z^])\d|(?<![A-Za-z])(?:{_NO_UNIT})(?![A-Za-z])))"  # 42 \text{ or 43}
+_TEXT_UNIT = rf"\\(?:text|mbox|mathrm)\s*\{{{_NOT_IN_UNIT}[^{{}}]*\}}(?:\s*\^\s*\{{?\d\}}?)?"
 _TEXT_UNITS = re.compile(rf"\s*(?:{_TEXT_UNIT}|\\frac\{{{_TEXT_UNIT}\}}\{{{_TEXT_UNIT}\}})$")
-_NO_UNIT = "and|or|to|over|times|plus|minus|mod|pi|ln|log|sqrt|sin|cos|tan|dozen|hundred|thousand|million|billion"
 _WORD_UNIT = re.compile(
     rf"(?<=[\d}}])\s+(?!(?:{_NO_UNIT})\b)(?:[A-Za-z]{{3,}}|cm|mm|km|kg|ml|ft|in|hr|mi|lb|oz|L|m/s)"
-    r"(?:(?:\s+|[/^.-])(?:[A-Za-z]+|[23]))*\.?$"
+    rf"(?:(?:\s+|[/.-])(?!(?:{_NO_UNIT})\b)[A-Za-z]+|\^\{{?[23]\}}?)*\.?$"
 )
 _CURRENCY = re.compile(r"^([+-]?)\s*(?:(?:USD|US)\s*)?(?:\\?\$|€|£|(?<=USD)|(?<=USD ))\s*(?=[\d.+-])")
 _CURRENCY_AFTER = re.compile(r"(?<=\d)\s*(?:\\?\$|€|£)$")

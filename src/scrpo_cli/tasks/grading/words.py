@@ -8,7 +8,7 @@ from scrpo_cli.tasks.grading.numbers import TEXT, without_unit
 
 _CHOICE = re.compile(r"\(?([A-J])\)?")
 _CHOSEN = re.compile(r"(?:(?:option|choice)\s+)?(?:[(\[]([A-Ja-j])[)\]]|([A-Ja-j])(?:[).:]|$))", re.IGNORECASE)
-_ANOTHER = re.compile(r"\s*(?:,|/|or\b|and\b)")
+_ANOTHER = re.compile(r"\s*(?:,|/|or\b|and\b)|.*\([A-J]\)")
 _WORDS = re.compile(r"(?=.*[A-Za-z]{4}|yes|no)[A-Za-z][A-Za-z ,'-]*", re.IGNORECASE)
 _ARTICLE = re.compile(r"^(?:an?|the) ")
 _NO_PROSE = "and|or|pi|ln|log|exp|sqrt|sin|cos|tan|cot|sec|csc"
