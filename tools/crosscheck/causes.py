@@ -83,12 +83,6 @@ CAUSES = (
         "A reference answer in prose, with its dollars in other places.",
     ),
     Cause(
-        "several formulas after ANSWER",
-        ("ours",),
-        _kind("sentence: bare ANSWER"),
-        "`ANSWER: $a$,$b$`: only the first formula was read.",
-    ),
-    Cause(
         "product read as a mixed number",
         ("ours", *HARNESSES),
         lambda row, score: row["kind"] == "format: doubled and halved" and bool(re.search(r"frac|/", row["answer"])),
