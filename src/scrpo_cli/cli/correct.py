@@ -66,7 +66,8 @@ def correct(
 
 
 def closing(summary: dict[str, Any]) -> str:
-    from scrpo_cli.cli.tables import gate_rule, percent
+    from scrpo_cli.cli.eval_tables import gate_rule
+    from scrpo_cli.cli.tables import percent
 
     rate, gate = summary["repair_rate"], ""
     if found := summary.get("gate"):

@@ -121,6 +121,8 @@ def evaluate(
             summary = imported(database, resolved, rows, against, named=benchmarks is not None)
         else:
             summary = begun(database, resolved, against, output)
+    from scrpo_cli.cli.eval_tables import closing
+
     output.result({k: v for k, v in summary.items() if k not in HIDDEN}, *closing(summary))
 
 
@@ -164,6 +166,7 @@ def imported(
     database: Database, recipe: Recipe, rows: list[ResponseRow], against: str | None, *, named: bool
 ) -> dict[str, Any]:
     """Answers made elsewhere."""
+    from scrpo_cli.training.evaluate import score_rows, sum_up
     from scrpo_cli.training.launch import launch
 
     if recipe.eval.gate.signal != "none":
@@ -240,34 +243,10 @@ def with_sets(recipe: Recipe, sets: list[str]) -> Recipe:
         return load_recipe(handle.name, sets)
 
 
-def score_rows(database: Database, run: Launch, rows: list[ResponseRow], *, named: bool) -> dict[str, Any]:
-    """The metrics of each benchmark in a file. Rows that name a shipped benchmark are graded by its task; the others by
-    the one benchmark of --benchmarks, or else by the recipe's task.
-    """
-    from contextlib import closing as closed
-
-    from scrpo_cli.evaluation.rows import by_benchmark, evaluate_rows
-    from scrpo_cli.pool.queries import record_evaluation
-    from scrpo_cli.recipe.benchmark import benchmark_of_rows, recipe_for
-    from scrpo_cli.tasks import make_task
-    from scrpo_cli.tasks.guard import stop_on_failures
-
-    results = {}
-    for name, each in by_benchmark(rows).items():
-        benchmark = benchmark_of_rows(run.recipe, each[0].benchmark, named=named)
-        recipe = recipe_for(benchmark, run.recipe) if benchmark else run.recipe
-        with closed(make_task(recipe.task)) as task:
-            result = evaluate_rows(task, each, f"{run.run_id}:0:{name}", recipe)
-            stop_on_failures(task, str(run.directory), run.again)
-        record_evaluation(database, run.run_id, 0, name, result.metrics, result.attempts)
-        results[name] = result.metrics
-    return results
-
-
 def sample(database: Database, run: Launch, output: Output) -> None:
     """The plan of a run, from where it stands."""
     from scrpo_cli.recipe.benchmark import Plan
-    from scrpo_cli.training.evaluate import evaluate_plan
+    from scrpo_cli.training.evaluate import evaluate_plan, sum_up
 
     options = run.summary["options"]
     planned = Plan.read(options["plan"])
@@ -275,58 +254,10 @@ def sample(database: Database, run: Launch, output: Output) -> None:
     sum_up(database, run, results, planned.suites, options["against"])
 
 
-def sum_up(
-    database: Database, run: Launch, results: dict[str, Any], suites: dict[str, list[str]], other: str | None
-) -> None:
-    """Into the run's summary: the results, the averages of suites, the plots, the comparison with another run."""
-    from scrpo_cli.evaluation.benchmarks import suite_average
-    from scrpo_cli.evaluation.scaling_plot import plot_scaling
-    from scrpo_cli.training.compare import compare_runs
-
-    run.summary |= {"run": run.run_id, "benchmarks": results}
-    if suites:
-        run.summary["suites"] = {name: suite_average(results, members) for name, members in suites.items()}
-    for name, metrics in results.items():
-        if curve := metrics.get("scaling"):
-            path = run.directory / f"scaling-{name.replace('/', '-')}.png"
-            run.summary.setdefault("plots", {})[name] = str(plot_scaling(curve, name, path))
-    if other is not None:
-        run.summary["against"] = compare_runs(database, run.run_id, other)
-
-
 def show_benchmarks(output: Output) -> None:
     """`--list`: what `--benchmarks` takes by name."""
-    from scrpo_cli.cli.tables import benchmark_list
+    from scrpo_cli.cli.eval_tables import benchmark_list
     from scrpo_cli.recipe.benchmark import listing
 
     rows = listing()
     output.result({"benchmarks": rows}, *benchmark_list(rows))
-
-
-def closing(summary: dict[str, Any]) -> list[Any]:
-    from scrpo_cli.cli.compare import comparison
-    from scrpo_cli.cli.tables import (
-        benchmark_table,
-        gate_rule,
-        percent,
-        points,
-        protocol_line,
-        scaling_table,
-        turn_table,
-    )
-
-    results = summary["benchmarks"]
-    parts: list[Any] = [benchmark_table(results)]
-    parts += [turn_table(name, r["turns"]) for name, r in results.items() if r.get("turns")]
-    parts += [scaling_table(name, r["scaling"]) for name, r in results.items() if r.get("scaling")]
-    for name, suite in summary.get("suites", {}).items():
-        parts.append(f"{name}: {percent(suite['avg'], suite['ci95'])}, the mean of {', '.join(suite['benchmarks'])}")
-    if fit := summary.get("gate_fit"):
-        gain = points(fit["against_never"])
-        parts.append(f"gate {gate_rule(fit)}, fitted on {fit['n']} validation problems ({gain} there against never)")
-    if against := summary.get("against"):
-        parts += [f"a: run {next(iter(against.values()))['run']}, b: this run", *comparison(against)[:-1]]
-    parts += [f"{name}: {protocol_line(r['protocol'])}" for name, r in results.items() if r.get("protocol")]
-    parts += [f"plot {path}" for path in summary.get("plots", {}).values()]
-    parts.append(f"95% intervals, clustered by problem; every sample is in run {summary['run']}")
-    return parts

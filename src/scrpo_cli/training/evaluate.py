@@ -16,16 +16,27 @@ from typing import Any
 
 from scrpo_cli.errors import UserError
 from scrpo_cli.evaluation.answers import FIRST, REPAIR, Answers, part
-from scrpo_cli.evaluation.benchmarks import benchmark_problems, check_context, check_turns, fingerprint, protocol
+from scrpo_cli.evaluation.benchmarks import (
+    benchmark_problems,
+    check_context,
+    check_turns,
+    fingerprint,
+    protocol,
+    suite_average,
+)
 from scrpo_cli.evaluation.gating import ask_gated, check_gate, measure_gated
+from scrpo_cli.evaluation.rows import by_benchmark, evaluate_rows
 from scrpo_cli.evaluation.runner import Evaluator, Start
+from scrpo_cli.evaluation.scaling_plot import plot_scaling
 from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.queries import attempts_of, evaluations_of, note_run, record_answers, record_evaluation
-from scrpo_cli.recipe.benchmark import Benchmark, Plan, recipe_for, shipped
+from scrpo_cli.recipe.benchmark import Benchmark, Plan, benchmark_of_rows, recipe_for, shipped
 from scrpo_cli.rollout.prompts import check_prompt_budget
 from scrpo_cli.tasks import make_task
 from scrpo_cli.tasks.base import Task
 from scrpo_cli.tasks.guard import stop_on_failures
+from scrpo_cli.tasks.responses import ResponseRow
+from scrpo_cli.training.compare import compare_runs
 from scrpo_cli.training.gates import gate_threshold
 from scrpo_cli.training.lab import Lab, open_lab
 from scrpo_cli.training.launch import Launch
@@ -79,6 +90,37 @@ def check(lab: Lab, run: Launch, name: str, benchmark: Benchmark, problems: Sequ
         check_turns(evaluator)
         check_prompt_budget(evaluator.recipe, task, lab.chat, problems)
         check_context(evaluator, name, problems, getattr(lab.policy.model.config, "max_position_embeddings", None))
+
+
+def score_rows(db: Database, run: Launch, rows: Sequence[ResponseRow], *, named: bool) -> dict[str, Any]:
+    """The metrics of each benchmark in a file. Rows that name a shipped benchmark are graded by its task; the others by
+    the one benchmark of --benchmarks, or else by the recipe's task.
+    """
+    results = {}
+    for name, each in by_benchmark(rows).items():
+        benchmark = benchmark_of_rows(run.recipe, each[0].benchmark, named=named)
+        recipe = recipe_for(benchmark, run.recipe) if benchmark else run.recipe
+        with closing(make_task(recipe.task)) as task:
+            result = evaluate_rows(task, each, f"{run.run_id}:0:{name}", recipe)
+            stop_on_failures(task, str(run.directory), run.again)
+        record_evaluation(db, run.run_id, 0, name, result.metrics, result.attempts)
+        results[name] = result.metrics
+    return results
+
+
+def sum_up(
+    db: Database, run: Launch, results: Mapping[str, Any], suites: Mapping[str, list[str]], other: str | None
+) -> None:
+    """Into the run's summary: the results, the averages of suites, the plots, the comparison with another run."""
+    run.summary |= {"run": run.run_id, "benchmarks": results}
+    if suites:
+        run.summary["suites"] = {name: suite_average(results, members) for name, members in suites.items()}
+    for name, metrics in results.items():
+        if curve := metrics.get("scaling"):
+            path = run.directory / f"scaling-{name.replace('/', '-')}.png"
+            run.summary.setdefault("plots", {})[name] = str(plot_scaling(curve, name, path))
+    if other is not None:
+        run.summary["against"] = compare_runs(db, run.run_id, other)
 
 
 class BenchmarkRun:

@@ -1,0 +1,144 @@
+"""What `scrpo eval` shows of its results."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+
+from scrpo_cli.cli.compare import comparison
+from scrpo_cli.cli.tables import percent, points
+
+
+def closing(summary: Mapping[str, Any]) -> list[Any]:
+    """Everything that is said of an evaluation at its end."""
+    results = summary["benchmarks"]
+    parts: list[Any] = [benchmark_table(results)]
+    parts += [turn_table(name, r["turns"]) for name, r in results.items() if r.get("turns")]
+    parts += [scaling_table(name, r["scaling"]) for name, r in results.items() if r.get("scaling")]
+    for name, suite in summary.get("suites", {}).items():
+        parts.append(f"{name}: {percent(suite['avg'], suite['ci95'])}, the mean of {', '.join(suite['benchmarks'])}")
+    if fit := summary.get("gate_fit"):
+        gain = points(fit["against_never"])
+        parts.append(f"gate {gate_rule(fit)}, fitted on {fit['n']} validation problems ({gain} there against never)")
+    if against := summary.get("against"):
+        parts += [f"a: run {next(iter(against.values()))['run']}, b: this run", *comparison(against)[:-1]]
+    parts += [f"{name}: {protocol_line(r['protocol'])}" for name, r in results.items() if r.get("protocol")]
+    parts += [f"plot {path}" for path in summary.get("plots", {}).values()]
+    parts.append(f"95% intervals, clustered by problem; every sample is in run {summary['run']}")
+    return parts
+
+
+TWO_TURNS = {
+    "t1": "t1",
+    "t2": "t2",
+    "delta": "delta(t1, t2)",
+    "i2c": "i->c",
+    "c2i": "c->i",
+    "fix_rate": "fix rate",
+    "changed": "final answer changed",
+}
+
+
+def benchmark_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
+    """One column a benchmark; the rows of second turns and repairs appear where there are any."""
+    rows: dict[str, list[str]] = {}
+    for column, r in enumerate(results.values()):
+        for label, cell in benchmark_cells(r).items():
+            rows.setdefault(label, ["-"] * len(results))[column] = cell
+    table = Table("", *results, box=None, header_style="bold")
+    for label, cells in rows.items():
+        table.add_row(label, *cells)
+    return table
+
+
+def benchmark_cells(r: Mapping[str, Any]) -> dict[str, str]:
+    cells = {"problems x samples": f"{r['n']} x {r['samples']}", "avg@k": percent(r["avg"], r["ci95"])}
+    intervals = r.get("pass_at_ci95") or {}
+    cells |= {f"pass@{k}": percent(v, intervals.get(k)) for k, v in r["pass_at"].items() if int(k) > 1}
+    cells |= {f"maj@{k}": percent(v) for k, v in (r.get("maj_at") or {}).items() if int(k) > 1}
+    if r.get("truncated") is not None:
+        cells["truncated"] = percent(r["truncated"])
+    estimates = {label: r[key] for key, label in TWO_TURNS.items() if key in r}
+    if "edits" in r:
+        estimates["second answer is a copy"] = r["edits"]["zero"]
+    if "repair_rate" in r:
+        estimates["repair rate"] = r["repair_rate"]
+    cells |= {label: percent(e["value"], e["ci95"]) for label, e in estimates.items()}
+    return cells | (gate_cells(r["gate"]) if "gate" in r else {})
+
+
+def turn_table(name: str, turns: Mapping[str, Any]) -> Table:
+    """Accuracy by turn, and what each turn changed of the one before."""
+    table = Table("turn", "accuracy", "delta", "i->c", "c->i", title=name, title_justify="left", box=None)
+    for i, accuracy in enumerate(turns["accuracy"]):
+        changed = [turns[key][i - 1] for key in ("delta", "i2c", "c2i")] if i else []
+        cells = [percent(number["value"], number["ci95"]) for number in (accuracy, *changed)]
+        table.add_row(str(i + 1), *cells)
+    table.add_row("last - first", "", points(turns["last_first"]))
+    return table
+
+
+def scaling_table(name: str, scaling: Mapping[str, Any]) -> Table:
+    """Three ways to spend 2K samples of a problem."""
+    title = f"{name}: 2K answers by majority against K answers with a correction each"
+    columns = ("2K", "2K answers", "K corrections", "K answers and corrections", "K corrections - 2K answers")
+    table = Table(*columns, title=title, title_justify="left", box=None)
+    for point in scaling["points"]:
+        cells = [percent(point[arm]["value"], point[arm]["ci95"]) if point[arm] else "-" for arm in ARMS]
+        change = point["last_parallel"]
+        table.add_row(str(point["budget"]), *cells, points(change) if change else "-")
+    return table
+
+
+ARMS = ("parallel", "last", "all")
+
+
+def benchmark_list(rows: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """What there is to run: benchmarks with their sampling, and suites."""
+    table = Table("benchmark", "task", "problems", "k", "T", "top-p", "max tokens", box=None, header_style="bold")
+    suites = []
+    for row in rows:
+        if row["kind"] == "suite":
+            suites.append(f"{row['name']} ({', '.join(row['benchmarks'])}): {row['description']}")
+            continue
+        sampling = [f"{row['sampling'][key]:,}" for key in ("samples", "temperature", "top_p", "max_tokens")]
+        table.add_row(row["name"], row["task"], row["problems"], *sampling)
+    return [table, "", "Suites:", *suites]
+
+
+def protocol_line(protocol: Mapping[str, Any]) -> str:
+    """How a number was made, in one line; `--json` and the database have all of it."""
+    parts = [f"{protocol['problems']} problems {protocol['problems_sha256'][:12]}", f"grader {protocol['grader']}"]
+    if "temperature" in protocol:
+        turns = protocol["turns"]
+        parts = [
+            f"k={protocol['samples']}, T={protocol['temperature']:g}, top-p={protocol['top_p']:g}",
+            f"at most {protocol['max_tokens']:,} tokens",
+            f"{turns} turns ({protocol['second_turn']})" if turns > 1 else "1 turn",
+            f"prompt {protocol['prompt_sha256'][:12]}",
+            f"{protocol['source']} ({protocol['split']}) at {protocol['revision'] or 'no revision'}",
+            *parts,
+            f"model {protocol['model']} {(protocol['model_revision'] or protocol['model_sha256'] or '')[:12]}".rstrip(),
+            *([f"adapter {protocol['adapter_sha256'][:12]}"] if protocol["adapter_sha256"] else []),
+        ]
+    elif protocol.get("model"):
+        parts.append(f"model {protocol['model']}")
+    return "; ".join([*parts, f"scrpo {protocol['scrpo_version']}"])
+
+
+def gate_cells(gate: Mapping[str, Any]) -> dict[str, str]:
+    """What a gate decides by, how often it reflects, and what that is worth against never and always."""
+    cells = {"gate": gate_rule(gate), "coverage": percent(gate["coverage"]["value"], gate["coverage"]["ci95"])}
+    cells["accuracy gated"] = percent(gate["accuracy"]["value"], gate["accuracy"]["ci95"])
+    for other in ("never", "always"):
+        cells[f"gated - {other}"] = points(gate[f"against_{other}"])
+    knows = "-" if gate["auroc"] is None else f"{gate['auroc']:.2f}"
+    return cells | {"AUROC of the signal": knows, "tokens an answer": f"{gate['tokens']['gated']:.0f}"}
+
+
+def gate_rule(gate: Mapping[str, Any]) -> str:
+    """`logprob < -0.213`, or `logprob: never`."""
+    threshold = gate["threshold"]
+    return f"{gate['signal']}: {threshold}" if isinstance(threshold, str) else f"{gate['signal']} < {threshold:.3g}"
