@@ -75,5 +75,5 @@ def test_the_vote_by_hand(math) -> None:
     assert by_class == 0.5
     assert by_text == 0.5
     row = attempts(("1/2", R), ("0.5", R), ("3", W), ("3", W), ("0.50", R))  # by text 3 wins, by value 1/2
-    assert majority_at_k(padded([[a.outcome for a in row]]), vote_classes(math, [row]), 5) == 1.0
-    assert majority_at_k(padded([[a.outcome for a in row]]), [[a.grade.extracted for a in row]], 5) == 0.0
+    assert majority_at_k(padded([[a.outcome for a in row]]), vote_classes(math, [row]), 5) == [1.0]
+    assert majority_at_k(padded([[a.outcome for a in row]]), [[a.grade.extracted for a in row]], 5) == [0.0]

@@ -76,9 +76,16 @@ def test_pass_at_k_is_the_mean_over_all_draws():
 def test_majority_vote():
     correct_NK = np.array([[1, 1, 0, 0], [0, 0, 1, 0]])
     answers_NK = [["7", "7", "8", "9"], ["1", "2", "3", None]]
-    assert majority_at_k(correct_NK, answers_NK, 4) == pytest.approx((1 + 1 / 3) / 2)  # a three-way tie counts 1/3
-    assert majority_at_k(correct_NK, answers_NK, 2) == pytest.approx(((1 + 0) / 2 + (0 + 1) / 2) / 2)
-    assert majority_at_k(np.array([[0, 0]]), [[None, None]], 2) == 0.0
+    assert majority_at_k(correct_NK, answers_NK, 4) == pytest.approx([1, 1 / 3])  # a three-way tie counts 1/3
+    assert majority_at_k(correct_NK, answers_NK, 2) == pytest.approx([(1 + 0) / 2, (0 + 1) / 2])
+    assert majority_at_k(np.array([[0, 0]]), [[None, None]], 2) == [0.0]
+
+
+def test_votes_and_truncation_have_intervals_clustered_by_problem():
+    few_NK = np.array([[1], [0], [1], [0], [1], [1], [0], [1]])
+    answers_NK = [["right" if c else "wrong" for c in row] for row in np.repeat(few_NK, 4, axis=1)]
+    copies = summarize(np.repeat(few_NK, 4, axis=1), np.repeat(few_NK, 4, axis=1), answers_NK)
+    assert copies["maj_at_ci95"][4] == copies["truncated_ci95"] == copies["ci95"] == summarize(few_NK)["ci95"]
 
 
 def test_majority_of_one_is_accuracy():

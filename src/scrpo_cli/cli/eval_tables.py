@@ -57,9 +57,10 @@ def benchmark_cells(r: Mapping[str, Any]) -> dict[str, str]:
     cells = {"problems x samples": f"{r['n']} x {r['samples']}", "avg@k": percent(r["avg"], r["ci95"])}
     intervals = r.get("pass_at_ci95") or {}
     cells |= {f"pass@{k}": percent(v, intervals.get(k)) for k, v in r["pass_at"].items() if int(k) > 1}
-    cells |= {f"maj@{k}": percent(v) for k, v in (r.get("maj_at") or {}).items() if int(k) > 1}
+    votes = r.get("maj_at_ci95") or {}
+    cells |= {f"maj@{k}": percent(v, votes.get(k)) for k, v in (r.get("maj_at") or {}).items() if int(k) > 1}
     if r.get("truncated") is not None:
-        cells["truncated"] = percent(r["truncated"])
+        cells["truncated"] = percent(r["truncated"], r.get("truncated_ci95"))
     estimates = {label: r[key] for key, label in TWO_TURNS.items() if key in r}
     if "edits" in r:
         estimates["second answer is a copy"] = r["edits"]["zero"]

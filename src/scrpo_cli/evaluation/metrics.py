@@ -35,6 +35,8 @@ def summarize(
     accuracy = mean_estimate(np.nanmean(correct_NK[kept_N], axis=1))
     samples = int(graded_NK.sum(axis=1).max())
     by_k = {k: mean_estimate(pass_at_k(correct_NK, k)) for k in _ladder(samples)}
+    votes = {k: mean_estimate(majority_at_k(correct_NK, answers_NK, k)) for k in _ladder(samples)} if answers_NK else {}
+    truncated = None if truncated_NK is None else _flagged(truncated_NK, graded_NK)
     return {
         "n": int(kept_N.sum()),
         "samples": samples,
@@ -42,8 +44,10 @@ def summarize(
         "ci95": list(accuracy.ci95),
         "pass_at": {k: estimate.value for k, estimate in by_k.items()},
         "pass_at_ci95": {k: list(estimate.ci95) for k, estimate in by_k.items()},
-        "maj_at": {} if answers_NK is None else {k: majority_at_k(correct_NK, answers_NK, k) for k in _ladder(samples)},
-        "truncated": None if truncated_NK is None else _share(truncated_NK, graded_NK),
+        "maj_at": {k: estimate.value for k, estimate in votes.items()},
+        "maj_at_ci95": {k: list(estimate.ci95) for k, estimate in votes.items()},
+        "truncated": truncated.value if truncated else None,
+        "truncated_ci95": list(truncated.ci95) if truncated else None,
         "excluded": int((~graded_NK[kept_N]).sum() + (~kept_N).sum() * correct_NK.shape[1]),
     }
 
@@ -59,16 +63,17 @@ def pass_at_k(correct_NK: np.ndarray, k: int) -> np.ndarray:
     return 1 - miss_NK.prod(axis=1)
 
 
-def majority_at_k(correct_NK: np.ndarray, answers_NK: Sequence[Sequence[str | None]], k: int) -> float:
-    """Accuracy of the most frequent extracted answer among k samples, averaged over the disjoint runs of k samples of
-    each problem. An answer that could not be extracted has no vote; a tie counts as the mean of the tied answers.
+def majority_at_k(correct_NK: np.ndarray, answers_NK: Sequence[Sequence[str | None]], k: int) -> np.ndarray:
+    """Accuracy of the most frequent final answer among k samples for each problem with that many, averaged over its
+    disjoint runs of k samples. An answer that could not be extracted has no vote; a tie counts as the mean of the tied
+    answers.
     """
     votes = []
     for correct_K, answers_K in zip(correct_NK, answers_NK, strict=True):
         ballots = [(a, c) for a, c in zip(answers_K, correct_K, strict=True) if not np.isnan(c)]
         runs = [_vote(ballots[start : start + k]) for start in range(0, len(ballots) - k + 1, k)]
         votes += [np.mean(runs)] if runs else []
-    return float(np.mean(votes))
+    return np.array(votes)
 
 
 def padded(rows: Sequence[Sequence[float]]) -> np.ndarray:
@@ -177,8 +182,9 @@ def _empty() -> UserError:
     )
 
 
-def _share(flags_NK: np.ndarray, counted_NK: np.ndarray) -> float:
-    return float(np.asarray(flags_NK, dtype=float)[counted_NK].mean())
+def _flagged(flags_NK: np.ndarray, counted_NK: np.ndarray) -> Estimate:
+    """Share of the counted answers with a flag."""
+    return ratio_estimate(np.where(counted_NK, flags_NK, 0.0).sum(axis=1), counted_NK.sum(axis=1))
 
 
 def _ladder(samples: int) -> list[int]:
