@@ -11,7 +11,7 @@ import re
 from fractions import Fraction
 
 from scrpo_cli.tasks.grading.lists import right_sides, same_parts
-from scrpo_cli.tasks.grading.numbers import MAX_CHARACTERS, TEXT, normalize, number
+from scrpo_cli.tasks.grading.numbers import MAX_CHARACTERS, TEXT, normalize, number, other_dimension
 from scrpo_cli.tasks.grading.rules import EXACT, GoldError, Rules
 from scrpo_cli.tasks.grading.words import is_prose, same_time, same_words
 
@@ -19,7 +19,7 @@ APPROXIMATE = Fraction(1, 10**6)  # relative: a decimal counts for an exact valu
 
 PERCENT = re.compile(r"\s*(?:\\?%|\\?\s?\bper ?cent|\\text\s*\{\s*per ?cent\s*\})$")
 _BASE_WORDS = {"two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7", "eight": "8", "nine": "9"}
-_BASED = re.compile(r"\(?([0-9A-Fa-f]+)\)?_\{?(\d{1,2}|[a-z]+)\}?")
+_BASED = re.compile(r"\(?([+-]?[0-9A-Fa-f]+(?:\.[0-9A-Fa-f]+)?)\)?_\{?(\d{1,2}|[a-z]+)\}?")
 _DECIMAL_BASE = re.compile(r"_(?:10|\{10\}|\{?ten\}?)$")
 _SCRIPT = re.compile(r"([_^])\{(\w)\}")
 _SPACES = re.compile(r"(?<!\d)\s+|\s+(?!\d)")
@@ -44,6 +44,8 @@ def cheap(gold: str, pred: str, rules: Rules = EXACT) -> bool | None:
     if max(len(gold), len(pred)) > MAX_CHARACTERS:
         return None
     gold, pred = right_sides(gold, pred)
+    if other_dimension(gold, pred):
+        return False
     if (verdict := _same_number(gold, pred, rules)) is not None:
         return verdict
     if (verdict := same_time(gold, pred)) is not None:
@@ -57,7 +59,8 @@ def cheap(gold: str, pred: str, rules: Rules = EXACT) -> bool | None:
 
 
 def squeeze(text: str) -> str:
-    """For comparing as strings: no `\\text`, no spaces (save between digits), `x_{1}` as `x_1`."""
+    """For comparing as strings: no `\\text`, no dollars, no spaces (save between digits), `x_{1}` as `x_1`."""
+    text = text.replace("\\$", "").replace("$", "") if "$" in text else text
     return _SCRIPT.sub(r"\1\2", _SPACES.sub("", TEXT.sub(r"\1", text) if "\\" in text else text))
 
 

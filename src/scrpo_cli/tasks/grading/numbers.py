@@ -56,6 +56,7 @@ _WORD_UNIT = re.compile(
     rf"(?<=[\d}}])\s+(?!(?:{_NO_UNIT})\b)(?:[A-Za-z]{{3,}}|cm|mm|km|kg|ml|ft|in|hr|mi|lb|oz|L|m/s)"
     rf"(?:(?:\s+|[/.-])(?!(?:{_NO_UNIT})\b)[A-Za-z]+|\^\{{?[23]\}}?)*\.?$"
 )
+_UNIT_POWER = re.compile(r"\^\s*\{?([1-9])|\b(square|sq)\b|\bcubic\b")
 _CURRENCY = re.compile(r"^([+-]?)\s*(?:(?:USD|US)\s*)?(?:\\?\$|€|£|(?<=USD)|(?<=USD ))\s*(?=[\d.+-])")
 _CURRENCY_AFTER = re.compile(r"(?<=\d)\s*(?:\\?\$|€|£)$")
 _THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:(?:,\d{3})+|(?: \d{3})+)(?![\d,])")
@@ -69,7 +70,7 @@ _SLASHED = re.compile(rf"(?P<sign>)(?P<whole>)(?P<top>{_PLAIN})/(?P<bottom>[+-]?
 _MIXED = re.compile(r"(?P<sign>[+-]?)(?P<whole>\d+) (?P<top>\d+)/(?P<bottom>\d+)")
 _FRAC = re.compile(
     r"(?P<sign>[+-]?)\s*(?P<whole>\d*)\s*\\frac\s*"
-    r"(?:\{\s*(?P<top>[+-]?\d+)\s*\}|(?P<top1>\d))\s*(?:\{\s*(?P<bottom>[+-]?\d+)\s*\}|(?P<bottom1>\d))"
+    rf"(?:\{{\s*(?P<top>{_PLAIN})\s*\}}|(?P<top1>\d))\s*(?:\{{\s*(?P<bottom>{_PLAIN})\s*\}}|(?P<bottom1>\d))"
 )
 
 
@@ -100,6 +101,22 @@ def without_unit(text: str) -> str:
     """A normalised answer without degrees and a unit after it: `\\text{...}`, or a word after a digit or brace."""
     bare = _WORD_UNIT.sub("", _TEXT_UNITS.sub("", _DEGREES.sub("", text))).strip()
     return bare or text
+
+
+def other_dimension(gold: str, pred: str) -> bool:
+    """Whether the units of two answers are different powers: `cm^2` and `cm^3`."""
+    powers = {_dimension(gold), _dimension(pred)} - {None}
+    return len(powers) > 1
+
+
+def _dimension(text: str) -> int | None:
+    """The power of the unit after an answer, None where none is named; quotients (`N/m^2`, `J/m^3`) have none."""
+    if not _UNIT_POWER.search(text):
+        return None
+    unit = text[len(without_unit(text)) :]
+    if "/" in unit or "frac" in unit or not (power := _UNIT_POWER.search(unit)):
+        return None
+    return int(power[1]) if power[1] else 2 if power[2] else 3
 
 
 def number(text: str) -> Fraction | None:
@@ -138,7 +155,7 @@ def _repeating(sign: str, whole: str, fixed: str, period: str) -> Fraction:
 
 def _fraction(parts: dict[str, str | None]) -> Fraction | None:
     top, bottom = parts["top"] or parts.get("top1") or "", parts["bottom"] or parts.get("bottom1") or ""
-    if not int(bottom):
+    if not Fraction(bottom):
         return None
     value = Fraction(parts["whole"] or 0) + Fraction(top) / Fraction(bottom)
     return -value if parts["sign"] == "-" else value

@@ -10,7 +10,7 @@ from typing import Any
 from latex2sympy2_extended.latex2sympy2 import is_expr_of_only_symbols
 from latex2sympy2_extended.logic import And
 from math_verify import verify
-from sympy import Derivative, Eq, Intersection, MatrixBase, S, Set, cancel, simplify, solve, together
+from sympy import Eq, Intersection, MatrixBase, S, Set, cancel, simplify, solve, together
 from sympy.core.function import AppliedUndef
 from sympy.core.relational import Ge, Gt, Relational
 
@@ -33,9 +33,9 @@ def is_relation(expression: Any) -> bool:
 
 
 def is_assignment(equation: Any) -> bool:
-    """`y = ...`, `f(x) = ...`, `A/S = ...`: its right-hand side is the value."""
+    """`y = ...`, `f(x) = ...`, `A/S = ...`: its right-hand side is the value. Not `x + y = ...`."""
     return isinstance(equation, Eq) and (
-        isinstance(equation.lhs, AppliedUndef | Derivative) or is_expr_of_only_symbols(equation.lhs)
+        isinstance(equation.lhs, AppliedUndef) or (not equation.lhs.is_Add and is_expr_of_only_symbols(equation.lhs))
     )
 
 
@@ -58,7 +58,7 @@ def same_relation(gold: Any, pred: Any) -> bool:
     if isinstance(gold, Eq) and isinstance(pred, Eq):
         if _ratio(gold, pred) is not None:
             return True
-        if gold.free_symbols != pred.free_symbols:
+        if gold.free_symbols != pred.free_symbols or gold.has(AppliedUndef):  # to solve for functions takes minutes
             return False
         return bool(verify([gold], [pred], timeout_seconds=None)) and bool(solve(gold))
     left = arguments(pred)
@@ -102,5 +102,7 @@ def as_set(relation: Any) -> Set | None:
 
 
 def _same_sets(gold: Any, pred: Any) -> bool:
+    if gold.free_symbols != pred.free_symbols:
+        return False
     theirs, ours = as_set(gold), as_set(pred)
     return theirs is not None and theirs is not S.EmptySet and theirs == ours

@@ -28,6 +28,9 @@ from sympy import (
     Sum,
     Symbol,
     Union,
+    nan,
+    simplify,
+    zoo,
 )
 from sympy.core.function import AppliedUndef
 
@@ -47,7 +50,14 @@ _DEGREES = re.compile(r"(\d+(?:\.\d+)?)\s*(?:\^\s*\{?\s*\\circ\s*\}?|°)")
 _RELATION = re.compile(r"[<>]|\\(?:le|ge|ne|lt|gt)")
 _FRAC_PI = re.compile(r"\\frac\s*\\pi\s*(\w)")
 _NAMED_SCRIPT = re.compile(r"_\{\\(\w+)\s*\}")
-_LETTER_E = re.compile(r"(?<![A-Za-z\\])E_\{?(\w+)\}?")
+_BARE_SCRIPT = re.compile(r"_((?<=\d_)\d+|\w)")
+_LETTER_EI = re.compile(r"(?<![a-z\\])(?<!_\{)(E(?=_)|I(?![a-z]))(?:_\{(\w+)\})?")
+_GAMMA = re.compile(r"\\([gG])amma(?![a-z]|(?<=Gamma)\s*\()(?:_\{(\w+)\})?")  # a letter, not the function's value
+_FACTOR = re.compile(r"(?<![\w\\.^/])(\d+(?:\.\d+)?)\(")  # 2(1/3) is a product, not 2 1/3
+_BASE = re.compile(r"(?<![\w\\.^])(\d[\d.]*)_\{(?!10\}|ten\})(\w+)\}")  # 221_3 within a formula
+_BARE_POINT = re.compile(r"(?<=\d)\.(?=[/)])")  # 3./2
+_PRIMES = re.compile(r"([A-Za-z])(?:_\{(\w+)\})?\s*(?:('+)|\^\s*(?:\{\s*)?((?:\\prime\s*|')+)\}?)")
+_BRACKET_PRIME = re.compile(r"(?<=[)\]}])'")
 _UNEVALUATED = (Sum, Product, Integral, Derivative, Limit, AppliedUndef)
 _OR = re.compile(r"\\text\s*\{\s*or\s*\}|(?<![\\A-Za-z])or(?![A-Za-z])|\\lor(?![A-Za-z])")
 
@@ -95,9 +105,16 @@ def read(answer: str, real: bool = True) -> Any:
         return Rational(value.numerator, value.denominator)
     text = normalized(_as_latex(answer))
     for spelling in dict.fromkeys((text, get_last_eq(text), _last_side(text))):
-        if (expression := parsed(spelling, real)) is not None:
-            return _with_imaginary_unit(expression)
+        if (expression := parsed(spelling, real)) is not None and not expression.has(zoo, nan):
+            return _with_imaginary_unit(_with_named_derivatives(expression))
     return None
+
+
+def _with_named_derivatives(expression: Any) -> Any:
+    """dM/dt as a letter of its own: for sympy it is 0, as M does not name t, and 0 = 5x is 0 = 6x."""
+    values = {derivative: derivative.doit() for derivative in expression.atoms(Derivative)}
+    open_ones = (d for d, value in values.items() if value.is_zero or value.has(Derivative))
+    return expression.xreplace({d: Symbol(str(d), real=True) for d in open_ones})
 
 
 def _last_side(text: str) -> str:
@@ -112,8 +129,18 @@ def _as_latex(answer: str) -> str:
         answer = _DEGREES.sub(r"\\frac{\1\\pi}{180}", answer)
     answer = _STARS.sub(lambda power: f"^{{{power[1]}}}" if power[1] else "^", without_unit(answer))
     answer = _NAMED_SCRIPT.sub(r"_{\1}", _FRAC_PI.sub(r"\\frac{\\pi}{\1}", answer)).replace("\\hbar", "h_{bar}")
-    answer = _LETTER_E.sub(r"X_{E\1}", answer)  # E_1 would be read as a broken 1E5
+    answer = _BARE_SCRIPT.sub(r"_{\1}", answer)
+    answer = _LETTER_EI.sub(r"X_{\1\2}", answer)  # E_1 would be read as a broken 1E5, I as the imaginary unit
+    answer = _BARE_POINT.sub("", answer)
+    answer = _BASE.sub(r"X_{\1b\2}", _GAMMA.sub(r"\1_{amma\2}", _FACTOR.sub(r"\1 \\cdot (", answer)))
+    answer = _BRACKET_PRIME.sub(r"^{\\prime}", _PRIMES.sub(_primed, answer))
     return _E_NOTATION.sub(r"\1 \\cdot 10^{\2}", _BARE_FUNCTION.sub(r"\\\1 ", answer))
+
+
+def _primed(match: re.Match[str]) -> str:
+    """y' as a letter of its own: the parser drops primes."""
+    order = len(match[3] or match[4].replace("\\prime", "'").replace(" ", ""))
+    return f"{match[1]}_{{{match[2] or ''}prime{order}}}"
 
 
 def _with_imaginary_unit(expression: Any) -> Any:
@@ -139,10 +166,16 @@ def _same(gold: Any, pred: Any, rules: Rules) -> bool:
         return False
     if isinstance(gold, Symbol) and isinstance(pred, Symbol):
         return gold.name == pred.name
+    if isinstance(gold, Symbol) != isinstance(pred, Symbol):  # math-verify compares a lone letter by structure
+        return all(isinstance(x, Expr) for x in (gold, pred)) and _same_formula(gold, pred)
     constants = _same_constant(gold, pred, rules)
     if constants is not None:
         return constants
     return not _differ_somewhere(gold, pred) and bool(verify([gold], [pred], timeout_seconds=None))
+
+
+def _same_formula(gold: Expr, pred: Expr) -> bool:
+    return not _differ_somewhere(gold, pred) and bool(simplify(gold - pred) == 0)
 
 
 def _differ_somewhere(gold: Any, pred: Any) -> bool:
