@@ -423,7 +423,7 @@ def f(x):
 def f(x):
     return 1 << 10**9
 """,
-        "a call ends with",
+        "a call ends with or MiB of memory",
     ),
     Hostile(
         "range",

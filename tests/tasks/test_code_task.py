@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -81,12 +82,8 @@ def test_the_same_program_is_run_once_and_errors_are_asked_again(monkeypatch: py
     pairs = [(PROBLEM, RIGHT), (PROBLEM, broken), (PROBLEM, "Well:\n" + RIGHT), (other, RIGHT)]
     for _ in range(2):
         assert [g.verdict.value for g in task.grade(pairs)] == ["correct", "error", "correct", "correct"]
-    assert [("error" in program, bool(tests.modules)) for program, tests in ran] == [
-        (False, False),
-        (True, False),
-        (False, True),
-        (True, False),
-    ]
+    runs = Counter(("error" in program, bool(tests.modules)) for program, tests in ran)
+    assert runs == {(False, False): 1, (False, True): 1, (True, False): 2}  # in any order: programs run side by side
 
 
 def test_an_interruption_starts_no_further_program(monkeypatch: pytest.MonkeyPatch) -> None:
