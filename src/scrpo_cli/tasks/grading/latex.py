@@ -7,7 +7,7 @@ from typing import Any
 from antlr4.atn.PredictionMode import PredictionMode
 from latex2sympy2_extended import NormalizationConfig, normalize_latex
 from latex2sympy2_extended.latex2sympy2 import ConversionConfig, _Latex2Sympy
-from sympy import Basic, MatrixBase
+from sympy import Basic, Derivative, Expr, MatrixBase
 
 _NORMALIZATION = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none")
 _CONVERSION = ConversionConfig(lowercase_symbols=False)
@@ -23,6 +23,20 @@ class _Parser(_Latex2Sympy):
         if self.fast:
             parser._interp.predictionMode = PredictionMode.SLL
         return parser
+
+    def convert_postfix_list(self, arr: list[Any], i: int = 0) -> Any:
+        """Factors side by side. Only `2 \\frac{4}{3}` is a mixed number: `2(4/3)` and `(3)(4)` are products."""
+        mixed = arr[i].getText().isdigit() and i + 1 < len(arr) and arr[i + 1].getText().startswith("\\frac")
+        if mixed or i + 1 == len(arr):
+            return super().convert_postfix_list(arr, i)
+        left = self.convert_postfix(arr[i])
+        if isinstance(left, list):  # d/dx
+            return Derivative(self.convert_postfix_list(arr, i + 1), left[0])
+        if not isinstance(left, Expr | MatrixBase):
+            return left
+        right = self.convert_postfix_list(arr, i + 1)
+        matrices = isinstance(left, MatrixBase) or isinstance(right, MatrixBase)
+        return (self.mat_mul_flat if matrices else self.mul_flat)(left, right)
 
 
 class _SlowParser(_Parser):

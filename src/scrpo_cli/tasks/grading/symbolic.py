@@ -53,7 +53,6 @@ _NAMED_SCRIPT = re.compile(r"_\{\\(\w+)\s*\}")
 _BARE_SCRIPT = re.compile(r"_((?<=\d_)\d+|\w)")
 _LETTER_EI = re.compile(r"(?<![a-z\\])(?<!_\{)(E(?=_)|I(?![a-z]))(?:_\{(\w+)\})?")
 _GAMMA = re.compile(r"\\([gG])amma(?![a-z]|(?<=Gamma)\s*\()(?:_\{(\w+)\})?")  # a letter, not the function's value
-_FACTOR = re.compile(r"(?<![\w\\.^/])(\d+(?:\.\d+)?)\(")  # 2(1/3) is a product, not 2 1/3
 _BASE = re.compile(r"(?<![\w\\.^])(\d[\d.]*)_\{(?!10\}|ten\})(\w+)\}")  # 221_3 within a formula
 _BARE_POINT = re.compile(r"(?<=\d)\.(?=[/)])")  # 3./2
 _PRIMES = re.compile(r"([A-Za-z])(?:_\{(\w+)\})?\s*(?:('+)|\^\s*(?:\{\s*)?((?:\\prime\s*|')+)\}?)")
@@ -132,7 +131,7 @@ def _as_latex(answer: str) -> str:
     answer = _BARE_SCRIPT.sub(r"_{\1}", answer)
     answer = _LETTER_EI.sub(r"X_{\1\2}", answer)  # E_1 would be read as a broken 1E5, I as the imaginary unit
     answer = _BARE_POINT.sub("", answer)
-    answer = _BASE.sub(r"X_{\1b\2}", _GAMMA.sub(r"\1_{amma\2}", _FACTOR.sub(r"\1 \\cdot (", answer)))
+    answer = _BASE.sub(r"X_{\1b\2}", _GAMMA.sub(r"\1_{amma\2}", answer))
     answer = _BRACKET_PRIME.sub(r"^{\\prime}", _PRIMES.sub(_primed, answer))
     return _E_NOTATION.sub(r"\1 \\cdot 10^{\2}", _BARE_FUNCTION.sub(r"\\\1 ", answer))
 
