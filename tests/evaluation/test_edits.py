@@ -46,8 +46,3 @@ def test_symmetric_bounded_and_zero_only_for_a_copy(a: str, b: str) -> None:
     assert edit_ratio(a, b) == edit_ratio(b, a)
     assert 0 <= edit_ratio(a, b) <= max(len(a), len(b)) / max(1, len(a) + len(b)) <= 1
     assert (edit_ratio(a, b) == 0) == (a == b)
-
-
-@given(texts, texts, texts)
-def test_triangle(a: str, b: str, c: str) -> None:
-    assert edit_distance(a, c) <= edit_distance(a, b) + edit_distance(b, c)
