@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 
+import psutil
 import pytest
 import troubled
 
@@ -81,7 +82,7 @@ def test_odd_answers_are_wrong_answers(patient, pred):
 def test_a_runaway_answer_is_wrong_without_a_worker_on_every_machine(pred, reason):
     judge = Judge(workers=1)
     assert judge([Question("42", pred)]) == [Judgement(Verdict.WRONG, reason)]
-    assert judge._pool is None
+    assert not judge.processes.started
 
 
 def test_a_deep_reference_allows_deep_answers(judge):
@@ -96,7 +97,23 @@ def test_plain_answers_never_start_a_worker():
     judge = Judge(workers=1)
     plain = [Question("18", "18"), Question("18", "19"), Question("\\frac12", "0.5"), Question("", "1")]
     assert verdicts(judge, plain) == [Verdict.CORRECT, Verdict.WRONG, Verdict.CORRECT, Verdict.ERROR]
-    assert judge._pool is None
+    assert not judge.processes.started
+
+
+def test_workers_that_die_between_two_batches_are_replaced():
+    """pebble gives up its whole pool then; the first such run ended with an error."""
+    judge = Judge(workers=2)
+    hard = Question("\\sqrt{12}+x", "2\\sqrt{3}+x")
+    assert verdicts(judge, [hard]) == [Verdict.CORRECT]
+    for child in psutil.Process().children(recursive=True):
+        if "spawn_main" in " ".join(child.cmdline()):
+            child.kill()  # not waited for: that is the pool's
+    time.sleep(1)  # until the pool has seen it
+    assert verdicts(judge, [Question("\\sqrt{8}+x", "2\\sqrt{2}+x"), Question("x", "y+1")]) == [
+        Verdict.CORRECT,
+        Verdict.WRONG,
+    ]
+    judge.close()
 
 
 def test_an_unreadable_gold_is_an_error_with_a_reason(judge):

@@ -13,14 +13,10 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
-import multiprocessing
 import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as DeadlineExceeded
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -30,11 +26,11 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-from pebble import ProcessPool
 
-from scrpo_cli.errors import RunError, UserError
+from scrpo_cli.errors import UserError
 from scrpo_cli.recipe.models import GradingConfig
 from scrpo_cli.recipe.plugins import GROUPS
+from scrpo_cli.tasks.processes import DeadlineExceeded, KillableProcesses, default_workers
 from scrpo_cli.types import Grade, Problem, Verdict
 
 FAILURES = (Exception, SystemExit)
@@ -208,55 +204,25 @@ class FunctionGrader:
         self.label, self.where = plugin.label, plugin.where
         self._function = bound(plugin, self.options)
         self.takes_options = 3 in arities(plugin)
-        self._pool: ProcessPool | None = None
+        workers = cfg.processes or default_workers()
+        self._processes = KillableProcesses(workers, cfg.deadline, _start, (reference, self.options))
 
     def grade(self, pairs: Sequence[tuple[Problem, str]]) -> list[Grade]:
         """One grade for each (problem, response), in order."""
         if self.cfg.in_process:
             return [graded_safely(self._function, *pair) for pair in pairs]
-        grades = self._in_processes(pairs)
-        left = [i for i, grade in enumerate(grades) if grade is None]
-        if left:  # pebble gives the whole pool up when an idle process dies: once more, with a new one
-            self.close()
-            for i, grade in zip(left, self._in_processes([pairs[i] for i in left]), strict=True):
-                grades[i] = grade
-        if None in grades:
-            fix = "A script that grades needs `if __name__ == '__main__':`; else set task.grading.in_process=true."
-            raise RunError("the grading processes do not start", self.where, fix)
-        return [grade for grade in grades if grade is not None]
+        fix = "A script that grades needs `if __name__ == '__main__':`; else set task.grading.in_process=true."
+        results = self._processes.map(_grade, [*pairs], self.where, fix)
+        return [result if isinstance(result, Grade) else self._ended(result) for result in results]
 
-    def _in_processes(self, pairs: Sequence[tuple[Problem, str]]) -> list[Grade | None]:
-        """None for what was not graded because the processes are gone."""
-        pool = self._processes()
-        futures: list[Future[Grade]] = []
-        with suppress(RuntimeError):  # a pool that was given up schedules no more
-            futures += (pool.schedule(_grade, args=pair, timeout=self.cfg.deadline) for pair in pairs)
-        return [*map(self._outcome, futures), *[None] * (len(pairs) - len(futures))]
-
-    def _processes(self) -> ProcessPool:
-        if self._pool is None:
-            workers = self.cfg.processes or max(1, min(8, (os.cpu_count() or 2) - 1))
-            context = multiprocessing.get_context("spawn")  # forking a process that runs torch's threads deadlocks
-            arguments = (self.reference, self.options)
-            self._pool = ProcessPool(workers, initializer=_start, initargs=arguments, context=context)
-        return self._pool
-
-    def _outcome(self, future: Future[Grade]) -> Grade | None:
-        error = future.exception()  # waits; every item ends by its own deadline
-        if error is None:
-            return future.result()
-        if isinstance(error, BrokenProcessPool):
-            return None
+    def _ended(self, error: BaseException) -> Grade:
         if isinstance(error, DeadlineExceeded):
             return Grade(Verdict.TIMEOUT, None, f"grading took longer than {self.cfg.deadline:g} s")
         return failed(f"the grading process died: {said(error)}")
 
     def close(self) -> None:
         """Ends the processes; the grader can be used again."""
-        if self._pool is not None:
-            self._pool.stop()
-            self._pool.join()
-            self._pool = None
+        self._processes.close()
 
 
 _function: Function | None = None

@@ -6,22 +6,16 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing
-import os
 import re
 import sys
 import threading
 from collections.abc import Sequence
-from concurrent.futures import TimeoutError as DeadlineExceeded
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from importlib.metadata import version
 
-from pebble import ProcessExpired, ProcessPool
-
-from scrpo_cli.errors import RunError
 from scrpo_cli.tasks.grading.equal import cheap
 from scrpo_cli.tasks.grading.rules import EXACT, GoldError, Rules
+from scrpo_cli.tasks.processes import DeadlineExceeded, KillableProcesses, ProcessExpired, default_workers
 from scrpo_cli.types import Verdict
 
 GRADER = f"math/2 math-verify={version('math-verify')} latex2sympy2-extended={version('latex2sympy2-extended')}"
@@ -64,9 +58,10 @@ class Judge:
     """
 
     def __init__(self, workers: int | None = None, deadline_s: float = DEADLINE_S) -> None:
-        self.workers = workers or max(1, min(8, (os.cpu_count() or 2) - 1))
         self.deadline_s = deadline_s
-        self._pool: ProcessPool | None = None
+        self.processes = KillableProcesses(
+            workers or default_workers(), deadline_s, _start_worker, calls=TASKS_PER_WORKER
+        )
         self._cache: dict[Question, Judgement] = {}
         self._lock = threading.Lock()
 
@@ -93,20 +88,8 @@ class Judge:
 
     def _ask(self, questions: Sequence[Question]) -> dict[Question, Judgement | BaseException]:
         """Each question's judgement, or what its worker ended with."""
-        if not questions:
-            return {}
-        if self._pool is None:
-            context = multiprocessing.get_context("spawn")  # forking a process that runs torch's threads deadlocks
-            self._pool = ProcessPool(self.workers, TASKS_PER_WORKER, initializer=_start_worker, context=context)
-        futures = [self._pool.schedule(judge_hard, args=(q,), timeout=self.deadline_s) for q in questions]
-        ended = [future.exception() for future in futures]  # waits; every item ends by its own deadline
-        if broken := next((error for error in ended if isinstance(error, BrokenProcessPool)), None):
-            where = f"{self.workers} grading processes (multiprocessing spawn)"
-            fix = "a script that grades needs `if __name__ == '__main__':` around its own code; else check the memory"
-            raise RunError("the grading processes cannot start", where, fix) from broken
-        return {
-            q: f.result() if error is None else error for q, f, error in zip(questions, futures, ended, strict=True)
-        }
+        where = f"{self.processes.workers} grading processes (multiprocessing spawn)"
+        return dict(zip(questions, self.processes.map(judge_hard, [(q,) for q in questions], where), strict=True))
 
     def _settled(self, found: Judgement | BaseException, gold: Judgement | BaseException | None) -> Judgement:
         if isinstance(found, Judgement):
@@ -139,10 +122,7 @@ class Judge:
     def close(self) -> None:
         """Ends the workers; the judge can be used again."""
         with self._lock:
-            if self._pool is not None:
-                self._pool.stop()
-                self._pool.join()
-                self._pool = None
+            self.processes.close()
 
 
 def judge_cheaply(question: Question) -> Judgement | None:

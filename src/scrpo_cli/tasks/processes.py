@@ -1,0 +1,87 @@
+"""Processes that can be killed, for work that may hang: each call has its own deadline and costs no other call."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as DeadlineExceeded
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from typing import Any
+
+from pebble import ProcessExpired, ProcessPool
+
+from scrpo_cli.errors import RunError
+
+__all__ = ["DeadlineExceeded", "KillableProcesses", "ProcessExpired"]
+
+FIX = "A script that grades needs `if __name__ == '__main__':` around its own code; else check the memory"
+
+
+def default_workers() -> int:
+    return max(1, min(8, (os.cpu_count() or 2) - 1))
+
+
+class KillableProcesses:
+    """Calls in worker processes, which start with the first call. `start(*arguments)` runs in each new one, and a
+    worker is replaced after `calls` calls (0: never).
+    """
+
+    def __init__(
+        self,
+        workers: int,
+        deadline_s: float,
+        start: Callable[..., None],
+        arguments: Sequence[Any] = (),
+        calls: int = 0,
+    ) -> None:
+        self.workers, self.deadline_s = workers, deadline_s
+        self._start, self._arguments, self._calls = start, arguments, calls
+        self._pool: ProcessPool | None = None
+
+    @property
+    def started(self) -> bool:
+        return self._pool is not None
+
+    def map(self, function: Callable[..., Any], calls: Sequence[tuple[Any, ...]], where: str, fix: str = FIX) -> list:
+        """The result of each call, or the exception that it ended with: DeadlineExceeded, ProcessExpired for a process
+        that died, or what the function raised.
+
+        Raises RunError where no process starts.
+        """
+        results = self._ask(function, calls)
+        left = [i for i, result in enumerate(results) if isinstance(result, BrokenProcessPool)]
+        if left:  # pebble gives the whole pool up when an idle process dies: once more, with a new one
+            self.close()
+            for i, result in zip(left, self._ask(function, [calls[i] for i in left]), strict=True):
+                results[i] = result
+        if broken := next((result for result in results if isinstance(result, BrokenProcessPool)), None):
+            raise RunError("the grading processes cannot start", where, fix) from broken
+        return results
+
+    def _ask(self, function: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> list[Any]:
+        if not calls:
+            return []
+        pool = self._running()
+        futures: list[Future[Any]] = []
+        with suppress(RuntimeError):  # a pool that was given up takes no more calls
+            futures += (pool.schedule(function, args=args, timeout=self.deadline_s) for args in calls)
+        ended = [future.exception() or future.result() for future in futures]  # waits; every call has its deadline
+        return [*ended, *[BrokenProcessPool() for _ in calls[len(futures) :]]]
+
+    def _running(self) -> ProcessPool:
+        if self._pool is None:
+            context = multiprocessing.get_context("spawn")  # forking a process that runs torch's threads deadlocks
+            self._pool = ProcessPool(
+                self.workers, self._calls, initializer=self._start, initargs=self._arguments, context=context
+            )
+        return self._pool
+
+    def close(self) -> None:
+        """Ends the processes; they can be used again."""
+        if self._pool is not None:
+            self._pool.stop()
+            self._pool.join()
+            self._pool = None
