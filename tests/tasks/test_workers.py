@@ -134,7 +134,7 @@ def test_judgements_are_remembered_by_content(judge, monkeypatch):
 def test_the_cache_is_bounded(monkeypatch):
     monkeypatch.setattr(workers, "CACHE_ITEMS", 3)
     judge = Judge(workers=1)
-    judge._remember({question: Judgement(Verdict.WRONG) for question in ALGEBRA})
+    workers.remember(judge._cache, {question: Judgement(Verdict.WRONG) for question in ALGEBRA})
     assert list(judge._cache) == ALGEBRA[-3:]
 
 

@@ -132,13 +132,14 @@ HIDDEN = ("options", "pinned")
 
 def begun(database: Database, recipe: Recipe, against: str | None, output: Output) -> dict[str, Any]:
     """A new evaluation of a model."""
+    from scrpo_cli.evaluation.gating import check_gate
     from scrpo_cli.evaluation.held_out import check_held_out, held_out_of, trained_on, warnings
     from scrpo_cli.recipe.benchmark import other_prompts, plan
     from scrpo_cli.training.launch import launch
 
-    check(recipe)
     planned = plan(recipe)
     for name, benchmark in planned.benchmarks.items():
+        check_gate(recipe, benchmark.sampling)  # before anything is loaded
         if recipe.eval.prompt == "benchmark" and (differ := other_prompts(benchmark, recipe)):
             output.say(f"{name} is asked with its own {', '.join(differ)}; --set eval.prompt=recipe takes the recipe's")
     found = check_held_out(recipe, trained_on(database, recipe), held_out_of(planned))
@@ -210,15 +211,6 @@ def gate_overrides(gate: str | None, threshold: str | None, second_turn: str | N
     """The options of second turns as --set items."""
     given = {"eval.second_turn": second_turn, "eval.gate.signal": gate, "eval.gate.threshold": threshold}
     return [f"{key}={value}" for key, value in given.items() if value is not None]
-
-
-def check(recipe: Recipe) -> None:
-    """Refuse a gate that cannot work, before anything is loaded."""
-    from scrpo_cli.evaluation.gating import check_gate
-    from scrpo_cli.recipe.benchmark import plan
-
-    for benchmark in plan(recipe).benchmarks.values():
-        check_gate(recipe, benchmark.sampling)
 
 
 def of_run(database: Database, ref: str) -> tuple[Recipe, str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -50,46 +50,45 @@ TENTHS = 10  # lines of progress a benchmark, at most
 
 def evaluate_plan(db: Database, run: Launch, plan: Plan, report: Report) -> dict[str, dict[str, Any]]:
     """The metrics of every benchmark of the plan, by name. Benchmarks and parts that the run has stored are kept."""
-    problems = {name: load(b, run) for name, b in plan.benchmarks.items()}
-    with open_lab(run.recipe) as lab:
+    with ExitStack() as stack:
+        tasks = {name: stack.enter_context(closing(make_task(b.task))) for name, b in plan.benchmarks.items()}
+        problems = {name: load(b, tasks[name], run) for name, b in plan.benchmarks.items()}
+        lab = stack.enter_context(open_lab(run.recipe))
         identity = model_identity(lab)
         pin(db, run, identity, problems)
+        evaluators = {name: evaluator_of(lab, run, b, tasks[name]) for name, b in plan.benchmarks.items()}
         for name, benchmark in plan.benchmarks.items():
-            check(lab, run, name, benchmark, problems[name])
+            check(evaluators[name], name, benchmark, problems[name], lab)
         evaluator = Evaluator(run.recipe, lab.engine, lab.chat, lab.task)
         threshold = gate_threshold(db, run, evaluator, [*problems.values()], report)
         for name, benchmark in plan.benchmarks.items():
-            with closing(make_task(benchmark.task)) as task:
-                one = BenchmarkRun(db, run, name, evaluator_of(lab, run, benchmark, task), problems[name], report)
-                one.finish(threshold, protocol(benchmark, one.evaluator, problems[name]) | identity)
+            one = BenchmarkRun(db, run, name, evaluators[name], problems[name], report)
+            one.finish(threshold, protocol(benchmark, one.evaluator, problems[name]) | identity)
     stored = {e.benchmark: e.metrics for e in evaluations_of(db, run.run_id)}
     return {name: stored[name] for name in plan.benchmarks}
 
 
-def load(benchmark: Benchmark, run: Launch) -> Sequence[Problem]:
-    with closing(make_task(benchmark.task)) as task:
-        try:
-            return benchmark_problems(benchmark, task, run.recipe.eval.limit)
-        except UserError as error:
-            near = difflib.get_close_matches(benchmark.name, shipped(), n=1)
-            if not near or near[0] == benchmark.name:
-                raise
-            fix = f"Did you mean the benchmark '{near[0]}'? `scrpo eval --list` lists them. For a data set: {error.fix}"
-            raise UserError(error.what, error.where, fix) from None
+def load(benchmark: Benchmark, task: Task, run: Launch) -> Sequence[Problem]:
+    try:
+        return benchmark_problems(benchmark, task, run.recipe.eval.limit)
+    except UserError as error:
+        near = difflib.get_close_matches(benchmark.name, shipped(), n=1)
+        if not near or near[0] == benchmark.name:
+            raise
+        fix = f"Did you mean the benchmark '{near[0]}'? `scrpo eval --list` lists them. For a data set: {error.fix}"
+        raise UserError(error.what, error.where, fix) from None
 
 
 def evaluator_of(lab: Lab, run: Launch, benchmark: Benchmark, task: Task) -> Evaluator:
     return Evaluator(recipe_for(benchmark, run.recipe), lab.engine, lab.chat, task, benchmark.sampling)
 
 
-def check(lab: Lab, run: Launch, name: str, benchmark: Benchmark, problems: Sequence[Problem]) -> None:
+def check(evaluator: Evaluator, name: str, benchmark: Benchmark, problems: Sequence[Problem], lab: Lab) -> None:
     """Refuse what cannot work before anything is sampled."""
-    with closing(make_task(benchmark.task)) as task:
-        evaluator = evaluator_of(lab, run, benchmark, task)
-        check_gate(evaluator.recipe, benchmark.sampling)
-        check_turns(evaluator)
-        check_prompt_budget(evaluator.recipe, task, lab.chat, problems)
-        check_context(evaluator, name, problems, getattr(lab.policy.model.config, "max_position_embeddings", None))
+    check_gate(evaluator.recipe, benchmark.sampling)
+    check_turns(evaluator)
+    check_prompt_budget(evaluator.recipe, evaluator.task, lab.chat, problems)
+    check_context(evaluator, name, problems, getattr(lab.policy.model.config, "max_position_embeddings", None))
 
 
 def score_rows(db: Database, run: Launch, rows: Sequence[ResponseRow], *, named: bool) -> dict[str, Any]:

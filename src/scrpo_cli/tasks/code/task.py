@@ -15,10 +15,10 @@ from scrpo_cli.tasks.base import BaseTask
 from scrpo_cli.tasks.code.execute import Judgement, Limits, Tests, check, find_isolation
 from scrpo_cli.tasks.code.extract import Extracted, extract_program
 from scrpo_cli.tasks.code.sources import fenced, load_code
+from scrpo_cli.tasks.grading.workers import remember
 from scrpo_cli.types import Grade, Message, Problem, Verdict
 
 VERSION = "code/1"
-CACHE_ITEMS = 50_000
 PATIENCE = 4
 """Seconds on the clock for each second of CPU time that a program may use."""
 NO_PROGRAM = {"thinking": "the response never leaves <think>", "nothing": "no program found"}
@@ -91,18 +91,13 @@ class CodeTask(BaseTask):
         with ThreadPoolExecutor(self._workers) as threads:
             judged = dict(zip(new, threads.map(self._run, new), strict=True))
         known = {question: self._cache[question] for question in questions if question in self._cache}
-        self._remember(judged)
+        # errors are asked again: it may have been the machine's fault
+        remember(self._cache, {q: judgement for q, judgement in judged.items() if judgement.verdict != Verdict.ERROR})
         return known | judged
 
     def _run(self, question: Question) -> Judgement:
         tests = Tests(question.tests, question.entry_point, dict(question.modules))
         return check(question.program, tests, self._limits, self._isolation)
-
-    def _remember(self, judged: dict[Question, Judgement]) -> None:
-        """Errors are asked again: it may have been the machine's fault."""
-        self._cache.update((q, judgement) for q, judgement in judged.items() if judgement.verdict != Verdict.ERROR)
-        for oldest in list(self._cache)[: max(0, len(self._cache) - CACHE_ITEMS)]:
-            del self._cache[oldest]
 
     def compare(self, pairs: Sequence[tuple[str, str]]) -> list[Grade]:
         """Whether two programs do the same is not decidable, and without tests there is nothing to try."""

@@ -9,9 +9,10 @@ import logging
 import re
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from typing import Any
 
 from scrpo_cli.tasks.grading.equal import cheap
 from scrpo_cli.tasks.grading.rules import EXACT, GoldError, Rules
@@ -71,7 +72,7 @@ class Judge:
             known: dict[Question, Judgement | None] = {q: self._cache.get(q) or judge_cheaply(q) for q in questions}
             hard = [question for question, judgement in known.items() if judgement is None]
             decided = dict(zip(hard, self._judge_hard(hard), strict=True))
-            self._remember(decided)
+            remember(self._cache, {q: judgement for q, judgement in decided.items() if judgement.lasting})
             return [known[q] or decided[q] for q in questions]
 
     def _judge_hard(self, questions: Sequence[Question]) -> list[Judgement]:
@@ -114,15 +115,17 @@ class Judge:
             return f"ended its process (exit code {error.exitcode}), which may have run out of memory"
         return f"{type(error).__name__}: {error}"[:500]
 
-    def _remember(self, decided: dict[Question, Judgement]) -> None:
-        self._cache.update((q, judgement) for q, judgement in decided.items() if judgement.lasting)
-        for oldest in list(self._cache)[: max(0, len(self._cache) - CACHE_ITEMS)]:
-            del self._cache[oldest]
-
     def close(self) -> None:
         """Ends the workers; the judge can be used again."""
         with self._lock:
             self.processes.close()
+
+
+def remember(cache: dict[Any, Judgement], judged: Mapping[Any, Judgement]) -> None:
+    """The newest CACHE_ITEMS stay."""
+    cache.update(judged)
+    while len(cache) > CACHE_ITEMS:
+        del cache[next(iter(cache))]
 
 
 def judge_cheaply(question: Question) -> Judgement | None:
