@@ -146,11 +146,24 @@ def test_microbatches_respect_the_token_budget():
 
 def test_learning_rate_schedules():
     cfg = recipe(lr=1.0, warmup_steps=4, steps=10)
-    assert [learning_rate(s, cfg) for s in (1, 2, 4, 9)] == pytest.approx([0.25, 0.5, 1, 1])
+    assert [learning_rate(9, u, cfg) for u in (1, 2, 4, 9)] == pytest.approx([0.25, 0.5, 1, 1])
     linear = recipe(lr=1.0, schedule="linear", steps=10)
-    assert [learning_rate(s, linear) for s in (1, 6, 10)] == pytest.approx([1, 0.5, 0.1])
+    assert [learning_rate(s, 1, linear) for s in (1, 6, 10)] == pytest.approx([1, 0.5, 0.1])
     cosine = recipe(lr=1.0, schedule="cosine", steps=10)
-    assert learning_rate(6, cosine) == pytest.approx(0.5)
+    assert learning_rate(6, 1, cosine) == pytest.approx(0.5)
+
+
+def test_warm_up_counts_optimizer_steps_not_training_steps():
+    """A step without signal takes none, and the methods that fit after sampling begin late."""
+    completions, credits = rows(6)
+    policy = random_policy()
+    updater = Updater(policy, recipe(lr=1.0, warmup_steps=4, minibatches=2))
+    rates = []
+    updater.optimizer.step = lambda: rates.append(updater.optimizer.param_groups[0]["lr"])
+    nothing = [no_credit(len(c.ids)) for c in completions]
+    updater.update(1, completions, Credits(nothing, "masked_tokens"))
+    updater.update(7, completions, Credits(credits, "masked_tokens"))
+    assert rates == pytest.approx([0.25, 0.5])
 
 
 def test_out_of_cuda_memory_halves_the_micro_batches_and_keeps_the_gradient(monkeypatch):

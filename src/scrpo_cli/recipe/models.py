@@ -215,7 +215,7 @@ class OptimConfig(Section):
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     """Of the learning rate over `steps`, after the warm-up."""
     warmup_steps: Annotated[int, Field(ge=0)] = 0
-    """Steps in which the learning rate rises linearly."""
+    """Optimizer steps in which the learning rate rises linearly."""
 
 
 Turns = Annotated[int, Field(ge=1, le=10)]

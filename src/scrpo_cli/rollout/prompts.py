@@ -26,13 +26,13 @@ class TaskPrompts:
         self._order = lru_cache(maxsize=2)(self.order)
 
     def problems(self, step: int, extra: int = 0) -> list[Problem]:
-        """Slots [step * P, (step + 1) * P) of an endless stream of shuffled epochs; further draws of a step are its own
-        shuffles.
+        """Slots [(step - 1) * P, step * P) of an endless stream of shuffled epochs, steps counted from 1; further draws
+        of a step are its own shuffles.
         """
         if extra:
             drawn = generator(self.recipe.seed, step, "extra", extra).permutation(len(self.all))[: self.per_step]
             return [self.all[int(i)] for i in drawn]
-        slots = range(step * self.per_step, (step + 1) * self.per_step)
+        slots = range((step - 1) * self.per_step, step * self.per_step)
         return [self.all[int(self._order(slot // len(self.all))[slot % len(self.all)])] for slot in slots]
 
     def order(self, epoch: int) -> np.ndarray:

@@ -46,8 +46,6 @@ class Updater:
 
     def update(self, step: int, completions: Sequence[Completion], credits: Credits) -> dict[str, float]:
         """Train on a step's completions and return metrics; rows without any trained token cost nothing."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(step, self.recipe)
         credits, settled = self.settle(completions, credits)
         stats: list[dict[str, torch.Tensor]] = []
         norms = []
@@ -56,8 +54,8 @@ class Updater:
             if not rows:
                 continue
             stats += self.accumulate(rows)
-            norms.append(self.step())
-        return summary(stats, norms) | settled | {"train/lr": learning_rate(step, self.recipe)}
+            norms.append(self.step(step))
+        return summary(stats, norms) | settled | {"train/lr": learning_rate(step, self.policy.version, self.recipe)}
 
     def settle(self, completions: Sequence[Completion], credits: Credits) -> tuple[Credits, dict[str, float]]:
         """Credit that depends on log pi / pi_ref is worked out once, at the policy before the update."""
@@ -139,7 +137,10 @@ class Updater:
             torch.repeat_interleave(torch.tensor([len(r.completion.ids) for r in rows])).to(device),
         ), entropy_N
 
-    def step(self) -> float:
+    def step(self, step: int) -> float:
+        """One optimizer step of the training step `step`; the norm of the gradient before it is clipped."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(step, self.policy.version + 1, self.recipe)
         norm = torch.nn.utils.clip_grad_norm_(self.policy.trainable(), self.optim.grad_clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -184,10 +185,12 @@ def flat(parts: Sequence[np.ndarray], device: torch.device) -> torch.Tensor:
     return torch.from_numpy(np.concatenate(parts).astype(np.float32)).to(device)
 
 
-def learning_rate(step: int, recipe: Recipe) -> float:
-    """Linear warm-up over warmup_steps, then constant, or linear or cosine decay; `step` counts from 1."""
+def learning_rate(step: int, update: int, recipe: Recipe) -> float:
+    """Linear warm-up over the first warmup_steps optimizer steps (`update`), and constant, linear or cosine decay over
+    the training steps (`step`); both count from 1. A training step may have no optimizer step, or several.
+    """
     cfg = recipe.optim
-    warm = min(1.0, step / cfg.warmup_steps) if cfg.warmup_steps else 1.0
+    warm = min(1.0, update / cfg.warmup_steps) if cfg.warmup_steps else 1.0
     done = min(1.0, (step - 1) / cfg.steps)
     decay = {"constant": 1.0, "linear": 1.0 - done, "cosine": 0.5 * (1.0 + float(np.cos(np.pi * done)))}[cfg.schedule]
     return cfg.lr * warm * decay
