@@ -193,6 +193,30 @@ def test_the_marker_belongs_to_the_reflection_and_the_rest_to_the_solution():
     assert graded_text(GOOD, SEGMENTS) == " 1"
 
 
+@pytest.mark.parametrize(
+    "heading",
+    [
+        "Corrected Solution:",
+        "### Corrected Solution\n",
+        "## corrected solution:",
+        "**Corrected Solution:**",
+        "**Corrected Solution**:",
+        "**CORRECTED SOLUTION**\n",
+        "Corrected solution:",
+    ],
+)
+def test_headings_as_models_write_them_are_markers(heading):
+    text = f"Analysis: a slip.\n{heading} 7"
+    solution = graded_text(text, SEGMENTS)
+    assert solution.strip() == "7"
+    assert mask_of(text).sum() == len(text) - len(solution)
+
+
+@pytest.mark.parametrize("text", ["The corrected solution follows", "corrected solution follows", "correctedsolution:"])
+def test_words_are_no_heading(text):
+    assert graded_text(text, SEGMENTS) is None
+
+
 def test_without_a_marker_all_is_reflection_and_nothing_is_graded():
     assert mask_of("no heading").all()
     assert graded_text("no heading", SEGMENTS) is None
@@ -354,6 +378,15 @@ def test_a_random_eviction_spares_some_of_the_oldest():
     assert gone["fifo"] == [(f"bad-{i}-{i}", "evicted") for i in range(4)]
     assert len(gone["random"]) == 4
     assert gone["random"] != gone["fifo"]
+
+
+def test_capacity_bounds_what_one_step_brings():
+    """More errors than the pool holds: a uniform draw of them enters, and the others are told why not."""
+    method = scrpo(pool={"capacity": 3})
+    change = method.curate(1, [trial([1, 0], name=f"p{i}") for i in range(8)], [entry("old")])
+    decided = list(change.decisions.values())
+    assert (decided.count("kept"), decided.count("no_room")) == (3, 5)
+    assert change.retired == [("bad-old-0", "evicted")]
 
 
 def test_capacity_evicts_the_oldest():

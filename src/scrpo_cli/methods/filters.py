@@ -65,6 +65,14 @@ def admit(
     return decisions | {a: KEPT if a in chosen else "not_drawn" for a in eligible}
 
 
+def bounded(decided: dict[str, str], capacity: int, seed: int, step: int) -> dict[str, str]:
+    """The decisions where no more than `capacity` errors enter: of more a uniform draw, and the others have no room."""
+    kept = [a for a, decision in decided.items() if decision == KEPT]
+    drawn = generator(seed, step, "room").permutation(len(kept))[: max(0, capacity)]
+    chosen = {kept[i] for i in drawn}
+    return {a: "no_room" if d == KEPT and a not in chosen else d for a, d in decided.items()}
+
+
 def expired(waiting: Sequence[PoolEntry], step: int, max_age_steps: int | None) -> list[str]:
     """Entries older than the limit."""
     if max_age_steps is None:

@@ -25,7 +25,7 @@ import numpy as np
 
 from scrpo_cli.methods.base import Credits, Method, Plan, PoolChange, Prompts, no_credit
 from scrpo_cli.methods.corrections import correction_credit
-from scrpo_cli.methods.filters import decisions, evicted, expired, spread, worth_reflecting
+from scrpo_cli.methods.filters import bounded, decisions, evicted, expired, spread, worth_reflecting
 from scrpo_cli.methods.grpo import trial_credit, trial_plan
 from scrpo_cli.methods.planting import Foreign, Planter, target
 from scrpo_cli.recipe.methods import ScrpoConfig
@@ -122,7 +122,8 @@ class Scrpo(Method):
             self.count_reflection(unused(self.usable(waiting, tried | old.keys())))
             return PoolChange(retired=[*old.items(), *self.consumed(groups)])
         self.state["trials_since"] += 1
-        decided = decisions(groups, self.cfg, self.max_tokens, self.seed, step)
+        own_room = self.capacity - round(self.cfg.injection.share * self.capacity)
+        decided = bounded(decisions(groups, self.cfg, self.max_tokens, self.seed, step), own_room, self.seed, step)
         newcomers = sum(d == KEPT for d in decided.values())
         alive = [e for e in waiting if e.attempt_id not in old]
         out, planted = self.balance(step, groups, alive, newcomers)

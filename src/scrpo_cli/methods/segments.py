@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -18,8 +20,20 @@ def solution_start(text: str, cfg: ReflectionConfig) -> int | None:
     closed = text.rfind("</think>")
     if text.rfind("<think>") > closed:
         return None  # cut off while thinking
-    at = text.rfind(cfg.solution, closed + 1)
-    return None if at < 0 else at + len(cfg.solution)
+    found = [m.end() for m in heading(cfg.solution).finditer(text, closed + 1)]
+    return found[-1] if found else None
+
+
+@cache
+def heading(marker: str) -> re.Pattern[str]:
+    """The marker as it is written, anywhere; and at the start of a line as models write it: in any case, as a Markdown
+    heading or in bold, with a colon or alone on its line (`### Corrected solution`, `**Corrected Solution:**`).
+    """
+    exact, label = re.escape(marker), r"\s+".join(map(re.escape, marker.strip(" :#*").split()))
+    if not label:
+        return re.compile(exact)
+    decorated = rf"^[ \t>#*_-]*(?i:{label})[ \t*_]*(?::[*_]*|(?=$))"
+    return re.compile(f"{decorated}|{exact}", re.MULTILINE)
 
 
 def graded_text(text: str, cfg: ReflectionConfig) -> str | None:
