@@ -20,11 +20,11 @@ from measuring import machine, save, shown, spread
 from rich.console import Console
 from rich.table import Table
 
+from scrpo_cli.jobs.runs import started_run
+from scrpo_cli.jobs.train import run_training
 from scrpo_cli.pool.db import Database
 from scrpo_cli.recipe.load import load_recipe
 from scrpo_cli.recipe.models import Recipe
-from scrpo_cli.training.launch import launch
-from scrpo_cli.training.run import run_training
 
 FIXED = [
     "optim.lr=1e-9",
@@ -42,7 +42,7 @@ def measured(recipe: Recipe) -> list[dict[str, float]]:
     """The metrics of every step of a training run."""
     with tempfile.TemporaryDirectory() as directory:
         db = Database.open(f"{directory}/bench.db")
-        with launch(db, "train", recipe) as run:
+        with started_run(db, "train", recipe) as run:
             run_training(db, run, None)
             lines = (Path(run.directory) / "metrics.jsonl").read_text().splitlines()
         db.dispose()

@@ -31,11 +31,11 @@ from scrpo_cli.methods.base import Credits, flat_credit, no_credit
 from scrpo_cli.methods.make import make_method
 from scrpo_cli.recipe.load import load_recipe
 from scrpo_cli.recipe.models import Recipe
-from scrpo_cli.rollout.groups import Origin, grade_groups, sample_asks
+from scrpo_cli.rollout.groups import Origin, grade_groups, sample_requests
 from scrpo_cli.rollout.prompts import TaskPrompts
-from scrpo_cli.training.lab import Lab, open_lab
 from scrpo_cli.training.logprobs import completion_logprobs
 from scrpo_cli.training.policy import load_policy
+from scrpo_cli.training.runtime import Runtime, open_runtime
 from scrpo_cli.training.update import Updater
 from scrpo_cli.types import Attempt, Completion, FinishReason, Problem
 
@@ -68,21 +68,23 @@ class NoLibrary:
 class Ours:
     """One GRPO step through the project's own functions, phase by phase."""
 
-    def __init__(self, lab: Lab) -> None:
-        self.lab, self.recipe = lab, lab.recipe
-        self.problems = lab.task.problems(self.recipe.task.train)
-        self.method = make_method(self.recipe, TaskPrompts(self.recipe, lab.task, lab.chat, self.problems), NoLibrary())
-        self.updater = Updater(lab.policy, self.recipe)
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime, self.recipe = runtime, runtime.recipe
+        self.problems = runtime.task.problems(self.recipe.task.train)
+        self.method = make_method(
+            self.recipe, TaskPrompts(self.recipe, runtime.task, runtime.chat, self.problems), NoLibrary()
+        )
+        self.updater = Updater(runtime.policy, self.recipe)
         self.sample, self.train, self.same_rows, self.step = Phase(), Phase(), Phase(), Phase()
 
     def run(self, step: int) -> None:
-        lab, start = self.lab, time.perf_counter()
-        asks = self.method.plan(step, []).asks
+        runtime, start = self.runtime, time.perf_counter()
+        requests = self.method.plan(step, []).requests
         origin = Origin("race", self.recipe.seed, step, "rollout")
-        completions = sample_asks(lab.engine, lab.chat, asks, lab.sampling, origin)
+        completions = sample_requests(runtime.engine, runtime.chat, requests, runtime.sampling, origin)
         sampled = time.perf_counter()
         reflection = self.recipe.task.reflection
-        groups = grade_groups(lab.task, reflection, asks, completions, origin, lab.chat.prefill)
+        groups = grade_groups(runtime.task, reflection, requests, completions, origin, runtime.chat.prefill)
         credits = self.method.credit(groups)
         credited = time.perf_counter()
         flat = [c for group in completions for c in group]
@@ -110,7 +112,7 @@ class Ours:
 
     @torch.no_grad()
     def with_logprobs(self, row: Completion) -> Completion:
-        logp_T, _ = completion_logprobs(self.lab.policy.model, [(row.prompt_ids, row.ids)], 1.0, 4096)
+        logp_T, _ = completion_logprobs(self.runtime.policy.model, [(row.prompt_ids, row.ids)], 1.0, 4096)
         return Completion(row.prompt_ids, row.ids, logp_T.tolist(), row.text, row.finish)
 
 
@@ -207,28 +209,28 @@ def trl_config(recipe: Recipe, rounds: int, batch: int, directory: str) -> GRPOC
     )
 
 
-def grading(lab: Lab, problems: Sequence[Problem]) -> Callable[..., list[float | None]]:
+def grading(runtime: Runtime, problems: Sequence[Problem]) -> Callable[..., list[float | None]]:
     """Our grader as TRL's reward function."""
 
     def outcome(completions: list[list[dict[str, str]]], index: list[int], **_: Any) -> list[float | None]:
         pairs = [(problems[i], c[0]["content"]) for i, c in zip(index, completions, strict=True)]
-        return [grade.verdict.reward for grade in lab.task.grade(pairs)]
+        return [grade.verdict.reward for grade in runtime.task.grade(pairs)]
 
     return outcome
 
 
 def race(recipe: Recipe, rounds: int, batch: int, console: Console) -> Interleave:
-    with open_lab(recipe) as lab, tempfile.TemporaryDirectory() as directory, warnings.catch_warnings():
+    with open_runtime(recipe) as runtime, tempfile.TemporaryDirectory() as directory, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        ours = Ours(lab)
-        prompts = TaskPrompts(recipe, lab.task, lab.chat, ours.problems)
+        ours = Ours(runtime)
+        prompts = TaskPrompts(recipe, runtime.task, runtime.chat, ours.problems)
         problems = [p for step in range(rounds) for p in prompts.problems(step)]
-        rows = [{"prompt": list(lab.task.messages(p)), "index": i} for i, p in enumerate(problems)]
+        rows = [{"prompt": list(runtime.task.messages(p)), "index": i} for i, p in enumerate(problems)]
         interleave = Interleave(ours, console)
         policy = load_policy(recipe.model, recipe.seed)  # a second copy of the same model, with an adapter of its own
         trainer = TimedTrainer(
             model=policy.model,
-            reward_funcs=grading(lab, problems),
+            reward_funcs=grading(runtime, problems),
             args=trl_config(recipe, rounds, batch, directory),
             train_dataset=Dataset.from_list(rows),
             processing_class=policy.tokenizer,

@@ -106,7 +106,7 @@ def start_server() -> None:
     if SERVER.get_start_method() == "forkserver":
         from multiprocessing import forkserver
 
-        SERVER.set_forkserver_preload(["scrpo_cli.cli.app", "scrpo_cli.training.run", "transformers.generation"])
+        SERVER.set_forkserver_preload(["scrpo_cli.cli.app", "scrpo_cli.jobs.train", "transformers.generation"])
         forkserver.ensure_running()
 
 

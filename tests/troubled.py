@@ -24,7 +24,7 @@ def judge_hard(question: Question) -> Judgement:
         if text == "bug":
             raise ZeroDivisionError("bug")
         if text == "unreadable":
-            return Judgement(Verdict.ERROR, text)
+            return Judgement(Verdict.GRADER_ERROR, text)
         if text.startswith("once:"):
             if not Path(text[5:]).exists():
                 Path(text[5:]).touch()

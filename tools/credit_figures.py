@@ -27,9 +27,9 @@ from scrpo_cli.recipe import methods as configs
 from scrpo_cli.recipe.load import load_recipe
 from scrpo_cli.recipe.models import Recipe
 from scrpo_cli.rollout.prompts import TaskPrompts
-from scrpo_cli.training.lab import Lab, open_lab
 from scrpo_cli.training.loop import Clock, completions_of, roll_out
 from scrpo_cli.training.loss import policy_gradient_loss
+from scrpo_cli.training.runtime import Runtime, open_runtime
 from scrpo_cli.training.update import Updater, weighted_rows
 from scrpo_cli.types import Attempt, Completion, Credit, Group, PoolEntry
 
@@ -47,7 +47,7 @@ STEP, CUT = 3, 31  # of GRPO and its relatives: a step with a group some of whos
 
 
 @dataclass
-class Studio(Lab):
+class Studio(Runtime):
     """A recipe with one method, as `training.loop.roll_out` wants it; also its library of recorded attempts."""
 
     updater: Updater
@@ -68,23 +68,23 @@ def figure_recipe() -> Recipe:
     return load_recipe("tiny", [f"optim.{key}={value}" for key, value in small.items()])
 
 
-def open_studio(lab: Lab, cfg: Any, lr: float | None = None, **rollout: Any) -> Studio:
+def open_studio(runtime: Runtime, cfg: Any, lr: float | None = None, **rollout: Any) -> Studio:
     """`cfg` instead of the lab's method, over the same policy."""
-    optim = lab.recipe.optim.model_copy(update={"lr": lr or lab.recipe.optim.lr})
-    sampling = lab.recipe.rollout.model_copy(update=rollout)
-    recipe = lab.recipe.model_copy(update={"method": cfg, "rollout": sampling, "optim": optim})
-    studio = Studio(**lab.parts() | {"recipe": recipe}, updater=Updater(lab.policy, recipe))
-    prompts = TaskPrompts(recipe, lab.task, lab.chat, lab.task.problems(recipe.task.train))
+    optim = runtime.recipe.optim.model_copy(update={"lr": lr or runtime.recipe.optim.lr})
+    sampling = runtime.recipe.rollout.model_copy(update=rollout)
+    recipe = runtime.recipe.model_copy(update={"method": cfg, "rollout": sampling, "optim": optim})
+    studio = Studio(**runtime.parts() | {"recipe": recipe}, updater=Updater(runtime.policy, recipe))
+    prompts = TaskPrompts(recipe, runtime.task, runtime.chat, runtime.task.problems(recipe.task.train))
     studio.method = make_method(recipe, prompts, studio)
     return studio
 
 
-def warm_up(lab: Lab) -> None:
-    studio = open_studio(lab, configs.GrpoConfig())
+def warm_up(runtime: Runtime) -> None:
+    studio = open_studio(runtime, configs.GrpoConfig())
     for step in range(1001, 1001 + WARM_UP):  # other problems than the figures show
         groups = studio.sample(step)
         studio.updater.update(step, completions_of(groups), studio.method.credit(groups))
-        lab.engine.sync(lab.policy.version)
+        runtime.engine.sync(runtime.policy.version)
 
 
 # -- from credit to rows -------------------------------------------------------------------------------------------
@@ -178,8 +178,8 @@ def pick(attempts: Sequence[Attempt], each: int = 1) -> list[Attempt]:
 # -- one function a kind of method ---------------------------------------------------------------------------------
 
 
-def on_policy(lab: Lab, cfg: Any, off_policy: bool = False, lr: float | None = None) -> Iterator[Panel]:
-    studio = open_studio(lab, cfg, lr, max_tokens=CUT)
+def on_policy(runtime: Runtime, cfg: Any, off_policy: bool = False, lr: float | None = None) -> Iterator[Panel]:
+    studio = open_studio(runtime, cfg, lr, max_tokens=CUT)
     groups = studio.sample(STEP)
     script, group = Script.of(studio, groups), telling(groups[:6])
     attempts = pick(group.attempts)
@@ -218,23 +218,23 @@ def after_a_step(script: Script, attempts: Sequence[Attempt]) -> Iterator[Row]:
             p.copy_(old)
 
 
-def scrpo(lab: Lab) -> Iterator[Panel]:
-    studio = open_studio(lab, configs.ScrpoConfig(reflect_every=1))
+def scrpo(runtime: Runtime) -> Iterator[Panel]:
+    studio = open_studio(runtime, configs.ScrpoConfig(reflect_every=1))
     trial = studio.sample(1)
     decided = studio.method.curate(1, trial, ()).decisions
     pool = [PoolEntry.of(a, 1) for g in trial for a in g.attempts if decided.get(a.id) == "kept"]
     yield from corrections(studio, studio.sample(2, pool))
 
 
-def rrr(lab: Lab) -> Iterator[Panel]:
-    studio = open_studio(lab, configs.RrrConfig())
+def rrr(runtime: Runtime) -> Iterator[Panel]:
+    studio = open_studio(runtime, configs.RrrConfig())
     yield from corrections(studio, studio.sample(1), first=True)
 
 
 def corrections(studio: Studio, groups: Sequence[Group], first: bool = False) -> Iterator[Panel]:
-    script, group = Script.of(studio, groups), telling([g for g in groups if g.ask.parent])
+    script, group = Script.of(studio, groups), telling([g for g in groups if g.request.parent])
     if first:
-        parent = next(g for g in groups if g.attempts[0].id == group.ask.parent_id)
+        parent = next(g for g in groups if g.attempts[0].id == group.request.parent_id)
         yield Panel("A first answer, which failed", script.answers(parent.attempts))
     attempts = list({a.reward: a for a in reversed(group.attempts)}.values())  # a right one and a wrong one
     prompt = shown(studio, group.attempts[0].completion.prompt_ids)
@@ -242,11 +242,11 @@ def corrections(studio: Studio, groups: Sequence[Group], first: bool = False) ->
     yield Panel(title, [prompt, *script.answers(attempts, "correction {}")])
 
 
-def score(lab: Lab) -> Iterator[Panel]:
+def score(runtime: Runtime) -> Iterator[Panel]:
     """One step's conversations, credited in Stage I and, after the method's own switch, in Stage II."""
-    studio = open_studio(lab, configs.ScoreConfig(), group_size=4)
+    studio = open_studio(runtime, configs.ScoreConfig(), group_size=4)
     groups = studio.sample(1)
-    conversations = [(g.ask.previous, g.attempts[0]) for g in groups if g.ask.previous]
+    conversations = [(g.request.previous, g.attempts[0]) for g in groups if g.request.previous]
     by_problem: dict[str, list[Any]] = {}
     for one, two in conversations:
         by_problem.setdefault(one.problem.id, []).append((one, two))
@@ -265,9 +265,9 @@ def score(lab: Lab) -> Iterator[Panel]:
         studio.method.plan(2, ())
 
 
-def fitted(lab: Lab, cfg: Any) -> tuple[Studio, Fit]:
+def fitted(runtime: Runtime, cfg: Any) -> tuple[Studio, Fit]:
     """One step of sampling, then the first batch that the method fits."""
-    studio = open_studio(lab, cfg)
+    studio = open_studio(runtime, cfg)
     groups = studio.sample(1)
     studio.recorded = [a for g in groups for a in g.attempts]
     studio.method.curate(1, groups, ())
@@ -276,15 +276,15 @@ def fitted(lab: Lab, cfg: Any) -> tuple[Studio, Fit]:
     return studio, fit
 
 
-def imitation(lab: Lab, cfg: Any) -> Iterator[Panel]:
-    studio, fit = fitted(lab, cfg)
+def imitation(runtime: Runtime, cfg: Any) -> Iterator[Panel]:
+    studio, fit = fitted(runtime, cfg)
     script = Script(studio, fit.completions, fit.credits)
     rows = [row for c in fit.completions[:3] for row in (shown(studio, c.prompt_ids), script.row(c, "fitted"))]
     yield Panel(f"3 of {len(fit.completions)} examples of the first batch", rows)
 
 
-def dpo(lab: Lab) -> Iterator[Panel]:
-    studio, fit = fitted(lab, configs.DpoConfig())
+def dpo(runtime: Runtime) -> Iterator[Panel]:
+    studio, fit = fitted(runtime, configs.DpoConfig())
     script = Script(studio, fit.completions, fit.credits)
     sums_N = np.array([r.sum() for r in studio.updater.log_ratios(fit.completions)])
     margins_P = studio.recipe.method.beta * (sums_N[0::2] - sums_N[1::2])
@@ -296,19 +296,19 @@ def dpo(lab: Lab) -> Iterator[Panel]:
     yield Panel(f"2 of {len(margins_P)} pairs of the first batch: the smallest and the largest margin", rows)
 
 
-MAKERS: dict[str, Callable[[Lab], Iterator[Panel]]] = {
-    "grpo": lambda lab: on_policy(lab, configs.GrpoConfig()),
-    "dapo": lambda lab: on_policy(lab, configs.DapoConfig(), off_policy=True),
-    "dr-grpo": lambda lab: on_policy(lab, configs.DrGrpoConfig()),
-    "rloo": lambda lab: on_policy(lab, configs.RlooConfig()),
-    "gspo": lambda lab: on_policy(lab, configs.GspoConfig(), off_policy=True, lr=2e-5),
-    "cispo": lambda lab: on_policy(lab, configs.CispoConfig(), off_policy=True),
+MAKERS: dict[str, Callable[[Runtime], Iterator[Panel]]] = {
+    "grpo": lambda runtime: on_policy(runtime, configs.GrpoConfig()),
+    "dapo": lambda runtime: on_policy(runtime, configs.DapoConfig(), off_policy=True),
+    "dr-grpo": lambda runtime: on_policy(runtime, configs.DrGrpoConfig()),
+    "rloo": lambda runtime: on_policy(runtime, configs.RlooConfig()),
+    "gspo": lambda runtime: on_policy(runtime, configs.GspoConfig(), off_policy=True, lr=2e-5),
+    "cispo": lambda runtime: on_policy(runtime, configs.CispoConfig(), off_policy=True),
     "scrpo": scrpo,
     "rrr": rrr,
     "score": score,
-    "sft": lambda lab: imitation(lab, configs.SftConfig()),
-    "star": lambda lab: imitation(lab, configs.StarConfig()),
-    "pair-sft": lambda lab: imitation(lab, configs.PairSftConfig()),
+    "sft": lambda runtime: imitation(runtime, configs.SftConfig()),
+    "star": lambda runtime: imitation(runtime, configs.StarConfig()),
+    "pair-sft": lambda runtime: imitation(runtime, configs.PairSftConfig()),
     "dpo": dpo,
 }
 """The panels of each page's figure."""
@@ -435,11 +435,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(f"no such method: {', '.join(sorted(unknown))}")
     options.output.mkdir(parents=True, exist_ok=True)
     style = {"hatch.linewidth": 0.6, "font.family": "DejaVu Sans"}
-    with open_lab(figure_recipe()) as lab, plt.rc_context(style):
-        warm_up(lab)
+    with open_runtime(figure_recipe()) as runtime, plt.rc_context(style):
+        warm_up(runtime)
         for name in options.methods or MAKERS:
             path = options.output / f"{name}.png"
-            draw(list(MAKERS[name](lab)), path)
+            draw(list(MAKERS[name](runtime)), path)
             print(f"{path} ({path.stat().st_size / 1000:.0f} kB)")
 
 

@@ -91,11 +91,11 @@ def examples(recipe: Recipe, tokenizer: Any) -> Iterator[Example]:
     for problem in task.problems(recipe.task.train):
         first = task.messages(problem)
         wrong = answer(problem, 1)
-        ask = reflection_messages(recipe.task, first, problem, wrong, tokenizer)
+        request = reflection_messages(recipe.task, first, problem, wrong, tokenizer)
         for off in (0, 1):
             solution = answer(problem, off)
             correction = f"{markers.analysis}\n{parse_chain(problem.text).text}\n{markers.solution}\n{solution}"
-            for messages, text in ((first, solution), (ask, correction)):
+            for messages, text in ((first, solution), (request, correction)):
                 yield chat.ids(messages), [*tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id]
 
 

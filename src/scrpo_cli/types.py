@@ -32,8 +32,12 @@ class Verdict(StrEnum):
     WRONG = "wrong"
     UNPARSABLE = "unparsable"  # no final answer could be extracted
     TIMEOUT = "timeout"  # the grader hit its deadline on this item
-    ERROR = "error"  # the grader itself failed on this item; excluded from groups and averages
+    GRADER_ERROR = "grader_error"  # the grader itself failed on this item; excluded from groups and averages
     UNGRADED = "ungraded"  # no answer to the problem was asked for: there is nothing to grade
+
+    @classmethod
+    def _missing_(cls, value: object) -> Verdict | None:
+        return cls.GRADER_ERROR if value == "error" else None  # its word in files of earlier versions
 
     @property
     def reward(self) -> float:
@@ -125,11 +129,16 @@ class Attempt:
         """The reward, or NaN where the grader itself failed or there was no answer to grade: such an attempt leaves
         every baseline and average.
         """
-        return float("nan") if self.grade.verdict in (Verdict.ERROR, Verdict.UNGRADED) else self.reward
+        return float("nan") if self.grade.verdict in (Verdict.GRADER_ERROR, Verdict.UNGRADED) else self.reward
 
     @property
     def truncated(self) -> bool:
         return self.completion.finish is FinishReason.LENGTH
+
+    @property
+    def is_reasoning_error(self) -> bool:
+        """Wrong or without an answer; a grader's timeout or failure says nothing about the reasoning."""
+        return self.grade.verdict in (Verdict.WRONG, Verdict.UNPARSABLE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +164,7 @@ class PoolEntry:
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class SampleRequest:
     """One prompt to sample `samples` completions from; what comes back is one group.
 
     `parent` is the pooled error that a correction is shown. `previous` is the attempt whose conversation goes on: the
@@ -187,7 +196,7 @@ class Ask:
 class Group:
     """The graded attempts sampled from one and the same prompt."""
 
-    ask: Ask
+    request: SampleRequest
     attempts: Sequence[Attempt]
 
     @property

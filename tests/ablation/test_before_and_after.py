@@ -4,8 +4,8 @@ import pytest
 from ablation_fakes import runs_in
 
 from scrpo_cli.errors import UserError
+from scrpo_cli.jobs.compare import compare_before_after, compare_runs
 from scrpo_cli.pool.db import Database
-from scrpo_cli.training.compare import compare_before_after, compare_runs
 
 AFTER = {"tiny": 0.4, "tiny-grpo": 0.9}
 

@@ -351,7 +351,7 @@ def test_ctrl_c_in_collect_and_correct_loses_and_repeats_nothing(scrpo_process, 
 def test_ctrl_c_in_an_import_writes_nothing(scrpo_process, tmp_path) -> None:
     file = write(tmp_path / "one.jsonl", ROW)
     commands = {
-        "scrpo_cli.training.collect:record_step": ("collect", "--from-jsonl", file),
+        "scrpo_cli.jobs.collect:record_step": ("collect", "--from-jsonl", file),
         "scrpo_cli.evaluation.rows:graded": ("eval", "--from-jsonl", file),
     }
     for target, command in commands.items():

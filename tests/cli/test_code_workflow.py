@@ -16,7 +16,7 @@ from run_rows import execute
 
 from scrpo_cli.rollout.base import RowKey
 from scrpo_cli.rollout.fake import FakeEngine
-from scrpo_cli.training import lab
+from scrpo_cli.training import runtime
 
 NAMES = ("one", "two", "three")
 
@@ -71,7 +71,7 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[str, RowKey]
             asked.append(prompt)
             return answer(prompt, key)
 
-        monkeypatch.setattr(lab, "TransformersEngine", lambda _, tokenizer, __: FakeEngine(tokenizer, heard))
+        monkeypatch.setattr(runtime, "TransformersEngine", lambda _, tokenizer, __: FakeEngine(tokenizer, heard))
         return asked
 
     return use

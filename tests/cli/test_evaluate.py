@@ -34,8 +34,8 @@ def without_run(document: dict) -> dict:
     [
         ("scrpo_cli.pool.queries:insert_attempts", 1, "before"),
         ("scrpo_cli.pool.queries:insert_attempts", 3, "after"),  # inside the transaction of the third part
-        ("scrpo_cli.training.evaluate:record_evaluation", 1, "before"),
-        ("scrpo_cli.training.evaluate:record_evaluation", 1, "after"),
+        ("scrpo_cli.jobs.evaluate:record_evaluation", 1, "before"),
+        ("scrpo_cli.jobs.evaluate:record_evaluation", 1, "after"),
     ],
 )
 def test_killed_anywhere_and_resumed_it_is_the_same(scrpo_process, tmp_path, undisturbed, target, call, when) -> None:
@@ -50,7 +50,7 @@ def test_killed_anywhere_and_resumed_it_is_the_same(scrpo_process, tmp_path, und
 
 
 def test_an_interrupted_evaluation_says_how_to_go_on(scrpo_process, tmp_path) -> None:
-    hook = SignalAt("scrpo_cli.training.evaluate:record_answers", 2, "after", signal.SIGINT)
+    hook = SignalAt("scrpo_cli.jobs.evaluate:record_answers", 2, "after", signal.SIGINT)
     stopped = scrpo_process(*EVAL, hooks=[hook])
     assert stopped.code == 130
     ((run, status),) = execute(tmp_path, "SELECT id, status FROM run")
@@ -69,13 +69,13 @@ def test_parts_sample_what_the_whole_would(undisturbed) -> None:
     from scrpo_cli.evaluation.runner import Evaluator
     from scrpo_cli.recipe.benchmark import recipe_for, shipped
     from scrpo_cli.recipe.load import load_recipe
-    from scrpo_cli.training.lab import open_lab
+    from scrpo_cli.training.runtime import open_runtime
 
     sets = [word for word in SIZES if word != "--set"]
     recipe = load_recipe("tiny", [*sets, "eval.turns=2", "eval.scaling=true"])
-    with open_lab(recipe) as lab:
-        evaluator = Evaluator(recipe_for(shipped()["tiny"], recipe), lab.engine, lab.chat, lab.task)
-        problems = lab.task.problems(shipped()["tiny"].problems)[:7]
+    with open_runtime(recipe) as runtime:
+        evaluator = Evaluator(recipe_for(shipped()["tiny"], recipe), runtime.engine, runtime.chat, runtime.task)
+        problems = runtime.task.problems(shipped()["tiny"].problems)[:7]
         whole = evaluator.run(problems, "eval:0:tiny", "tiny")
     _, directory = undisturbed
     stored = dict(execute(directory, "SELECT substr(id, 22), text FROM attempt"))
@@ -99,7 +99,7 @@ def test_a_number_carries_its_protocol(undisturbed) -> None:
 
 
 def test_resuming_keeps_to_the_weights_and_options_of_the_start(scrpo_process, tmp_path) -> None:
-    hook = SignalAt("scrpo_cli.training.evaluate:record_answers", 1, "after")
+    hook = SignalAt("scrpo_cli.jobs.evaluate:record_answers", 1, "after")
     assert scrpo_process("eval", *SIZES, hooks=[hook]).code == -signal.SIGKILL
     refused = scrpo_process("eval", "--resume", "last", "--samples", 4)
     assert refused.code == 2
@@ -115,7 +115,7 @@ def test_resuming_keeps_to_the_weights_and_options_of_the_start(scrpo_process, t
 
 def test_a_fitted_gate_is_fitted_once(scrpo_process, tmp_path) -> None:
     gated = ["eval", *SIZES, "--turns", 2, "--gate", "surprisal", "--json"]
-    hook = SignalAt("scrpo_cli.training.evaluate:record_answers", 2, "before")
+    hook = SignalAt("scrpo_cli.jobs.evaluate:record_answers", 2, "before")
     assert scrpo_process(*gated, hooks=[hook]).code == -signal.SIGKILL
     resumed = scrpo_process("eval", "--resume", "last", "--json")
     assert resumed.code == 0, resumed.err

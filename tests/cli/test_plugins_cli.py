@@ -58,10 +58,12 @@ def test_one_answer_that_breaks_the_grader_is_left_out(scrpo, tmp_path) -> None:
     outcome = scrpo("collect", "--limit", 8, *sets, "--json")
     assert outcome.code == 0, outcome.err
     verdicts = outcome.json["verdicts"]
-    assert (sum(verdicts.values()), verdicts["error"]) == (32, 1)
+    assert (sum(verdicts.values()), verdicts["grader_error"]) == (32, 1)
     assert "? not graded" in outcome.err
     assert "of 16 right, 1 not graded" in outcome.err
-    ((failed, reason, grader),) = execute(tmp_path, "SELECT id, reason, grader FROM attempt WHERE verdict = 'error'")
+    ((failed, reason, grader),) = execute(
+        tmp_path, "SELECT id, reason, grader FROM attempt WHERE verdict = 'grader_error'"
+    )
     assert "ValueError: the seventh answer is cursed" in reason
     assert re.fullmatch(r"mine\.py:grade sha256=[0-9a-f]{12}", grader)
     assert {g for (g,) in execute(tmp_path, "SELECT grader FROM attempt")} == {grader}
@@ -98,7 +100,7 @@ def test_more_may_fail_where_the_recipe_says_so(scrpo, tmp_path) -> None:
     sets = small(task__grader="mine.py:grade", task__grading__max_failed=1, **IN_PROCESS)
     outcome = scrpo("collect", "--limit", 8, *sets, "--json")
     assert outcome.code == 0, outcome.err
-    assert outcome.json["verdicts"] == {"error": 32}
+    assert outcome.json["verdicts"] == {"grader_error": 32}
 
 
 def test_answers_that_hang_or_kill_cost_only_themselves(scrpo, tmp_path) -> None:
@@ -107,9 +109,13 @@ def test_answers_that_hang_or_kill_cost_only_themselves(scrpo, tmp_path) -> None
     sets = small(task__grader="mine.py:grade", rollout__group_size=2, **limits)
     outcome = scrpo("collect", "--limit", 8, *sets, "--json")
     assert outcome.code == 0, outcome.err
-    assert outcome.json["verdicts"] == {"wrong": 10, "timeout": 2, "error": 4}
+    assert outcome.json["verdicts"] == {"wrong": 10, "timeout": 2, "grader_error": 4}
     rows = execute(tmp_path, "SELECT problem_id, verdict, reason FROM attempt WHERE verdict != 'wrong'")
-    assert {(p, v) for p, v, _ in rows} == {("train-1", "timeout"), ("train-2", "error"), ("train-3", "error")}
+    assert {(p, v) for p, v, _ in rows} == {
+        ("train-1", "timeout"),
+        ("train-2", "grader_error"),
+        ("train-3", "grader_error"),
+    }
     assert "died" in next(r for p, _, r in rows if p == "train-2")
 
 
@@ -136,7 +142,7 @@ def test_training_stops_saved_when_the_grader_breaks_and_goes_on_when_it_is_mend
     assert again.code == 0, again.err
     assert (again.json["status"], again.json["steps"]) == ("done", 2)
     assert execute(tmp_path, "SELECT step, verdict, count(*) FROM attempt GROUP BY 1, 2 ORDER BY 1") == [
-        (1, "error", 24),
+        (1, "grader_error", 24),
         (2, "wrong", 24),
     ]
 
@@ -149,7 +155,7 @@ def test_grade_excludes_and_does_not_stop(scrpo, tmp_path) -> None:
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     outcome = scrpo("grade", "--grader", "mine.py:grade", "--from-jsonl", "rows.jsonl", "--json")
     assert outcome.code == 0, outcome.err
-    assert outcome.json["counts"] == {"error": 15, "correct": 15}
+    assert outcome.json["counts"] == {"grader_error": 15, "correct": 15}
     assert "ValueError" in outcome.json["rows"][0]["reason"]
     assert outcome.json["grader"].startswith("mine.py:grade sha256=")
 
@@ -209,7 +215,7 @@ def test_the_plug_in_of_the_docs_works(scrpo, tmp_path) -> None:
     outcome = scrpo("collect", "-r", "words.yaml", *small(rollout__max_tokens=8), "--json")
     assert outcome.code == 0, outcome.err
     assert sum(outcome.json["verdicts"].values()) == 4 * files["words.jsonl"].count("\n")
-    assert "error" not in outcome.json["verdicts"]
+    assert "grader_error" not in outcome.json["verdicts"]
     graded = scrpo("grade", "--grader", "words.py:grade", "--from-jsonl", "answers.jsonl", "--json")
     assert [row["verdict"] for row in graded.json["rows"]] == ["correct", "wrong"]
     outcome = scrpo("collect", "-r", "backwards.yaml", *small(rollout__max_tokens=8), "--json")
@@ -246,7 +252,7 @@ def test_an_evaluation_stops_and_goes_on_without_the_failed_part(scrpo, tmp_path
     again = scrpo(*command.split(), "--json")
     assert again.code == 0, again.err
     assert again.json["benchmarks"]["p.jsonl"]["n"] == 6
-    assert ("error",) not in execute(tmp_path, "SELECT verdict FROM attempt")
+    assert ("grader_error",) not in execute(tmp_path, "SELECT verdict FROM attempt")
 
 
 def test_corrections_stop_and_go_on_too(scrpo, tmp_path) -> None:

@@ -14,7 +14,7 @@ from scrpo_cli.tasks import make_task
 from scrpo_cli.tasks.tiny_task import TinyTask
 from scrpo_cli.types import Attempt, Completion, FinishReason, Grade, Problem, Verdict
 
-R, W, U, T, E = (Verdict(v) for v in ("correct", "wrong", "unparsable", "timeout", "error"))
+R, W, U, T, E = (Verdict(v) for v in ("correct", "wrong", "unparsable", "timeout", "grader_error"))
 
 
 def attempts(*given: tuple[str | None, Verdict]) -> list[Attempt]:

@@ -103,7 +103,7 @@ def attempt(text: str, extracted: str | None, verdict: Verdict = Verdict.WRONG) 
 
 def test_changes_by_hand():
     first = [[attempt("abcd", "1"), attempt("abcd", "1")], [attempt("ab", None), attempt("x", "3")]]
-    last = [attempt("abcd", "1"), attempt("abcx", "2"), attempt("ab", None), attempt("y", "3", Verdict.ERROR)]
+    last = [attempt("abcd", "1"), attempt("abcx", "2"), attempt("ab", None), attempt("y", "3", Verdict.GRADER_ERROR)]
     found = changes(first, last, ReflectionConfig())
     assert found["changed"]["value"] == pytest.approx((1 / 2 + 0) / 2)  # the last pair was not graded
     assert found["edits"]["zero"]["value"] == pytest.approx((1 / 2 + 1) / 2)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from scrpo_cli.types import (
-    Ask,
     Attempt,
     AttemptKind,
     Completion,
@@ -12,6 +11,7 @@ from scrpo_cli.types import (
     Group,
     PoolEntry,
     Problem,
+    SampleRequest,
     Verdict,
 )
 
@@ -50,7 +50,7 @@ def attempt(
 
 def trial(rewards, name: str = "p", **fields) -> Group:
     attempts = [attempt(r, name=f"{name}{i}", **fields) for i, r in enumerate(rewards)]
-    return Group(Ask(problem(name), [], len(attempts)), attempts)
+    return Group(SampleRequest(problem(name), [], len(attempts)), attempts)
 
 
 def correction(rewards, texts, error: PoolEntry | None = None) -> Group:
@@ -58,4 +58,4 @@ def correction(rewards, texts, error: PoolEntry | None = None) -> Group:
         attempt(r, text=t, name=f"c{i}", kind=AttemptKind.CORRECTION) for i, (r, t) in enumerate(zip(rewards, texts))
     ]
     error = error or entry()
-    return Group(Ask(error.problem, [], len(attempts), AttemptKind.CORRECTION, error), attempts)
+    return Group(SampleRequest(error.problem, [], len(attempts), AttemptKind.CORRECTION, error), attempts)

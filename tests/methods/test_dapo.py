@@ -17,7 +17,7 @@ from scrpo_cli.recipe.methods import (
 )
 from scrpo_cli.recipe.models import Recipe
 from scrpo_cli.rollout.prompts import TaskPrompts
-from scrpo_cli.types import Ask, Group, Verdict
+from scrpo_cli.types import Group, SampleRequest, Verdict
 
 
 def method(cfg, per_step: int = 4, max_tokens: int = 1000) -> Grpo:
@@ -65,7 +65,9 @@ def test_the_pieces_that_each_method_is_made_of(cfg, expected):
 
 
 def test_rloo_is_a_sum_over_each_sequence_and_a_mean_over_sequences():
-    credits = method(RlooConfig()).credit([Group(Ask(trial([1]).ask.problem, [], 2), [*long_and_short()])])
+    credits = method(RlooConfig()).credit(
+        [Group(SampleRequest(trial([1]).request.problem, [], 2), [*long_and_short()])]
+    )
     weights = token_weights(credits.rows, credits.normalizer, 1000)
     assert [w.tolist() for w in weights] == [[0.5] * 8, [0.5] * 2]
     assert credits.finish is not None  # its KL is inside the reward
@@ -81,7 +83,8 @@ def long_and_short():
 def test_the_punishment_of_length_enters_the_reward_before_the_advantage():
     """Eq. 13 with a cap of 100 tokens and a cache of 20: lengths 80, 90, 100 lose 0, 0.5 and 1."""
     group = Group(
-        trial([1]).ask, [attempt(r, text="a" * n, name=str(n + r)) for r, n in ((1, 80), (1, 90), (1, 100), (0, 10))]
+        trial([1]).request,
+        [attempt(r, text="a" * n, name=str(n + r)) for r, n in ((1, 80), (1, 90), (1, 100), (0, 10))],
     )
     raw = DapoConfig(loss={"advantage": "raw", "normalizer": "masked_tokens"})
     assert advantages(raw, group, max_tokens=100) == pytest.approx([1, 0.5, 0, -1])
@@ -93,7 +96,7 @@ def test_the_punishment_of_length_enters_the_reward_before_the_advantage():
 
 def test_a_group_whose_rewards_differ_by_length_alone_has_no_signal():
     """0 < #correct < G looks at right and wrong, never at the shaped reward."""
-    group = Group(trial([1]).ask, [attempt(1, text="a" * n, name=str(n)) for n in (10, 100)])
+    group = Group(trial([1]).request, [attempt(1, text="a" * n, name=str(n)) for n in (10, 100)])
     credits = method(DapoConfig(), max_tokens=100).credit([group])
     assert credits.skipped_groups == 1
     assert not any(r.mask_T.any() for r in credits.rows)
@@ -102,7 +105,7 @@ def test_a_group_whose_rewards_differ_by_length_alone_has_no_signal():
 def test_a_truncated_answer_is_filtered_from_the_loss_and_stays_in_the_baseline():
     cut, whole = attempt(0, name="cut", cut=True), attempt(1, name="whole")
     other = attempt(0, name="other")
-    group = Group(trial([1]).ask, [cut, whole, other])
+    group = Group(trial([1]).request, [cut, whole, other])
     found = advantages(DapoConfig(), group)
     assert found[0] is None
     assert found[1:] == pytest.approx([np.sqrt(2), -1 / np.sqrt(2)], rel=1e-3)
@@ -118,10 +121,10 @@ def rounds(cfg, outcomes: list[list[list[int]]], per_step: int = 4):
     """How many further groups each round asks for; `outcomes[k]` are the groups that round k brings."""
     found, groups, dapo = [], [trial(r, f"0-{i}") for i, r in enumerate(outcomes[0])], method(cfg, per_step)
     for round, brought in enumerate([*outcomes[1:], []], start=1):
-        asks = dapo.more(5, groups, round)
-        found.append(len(asks))
-        groups += [trial(r, f"{round}-{i}") for i, r in enumerate(brought[: len(asks)])]
-        if not asks:
+        requests = dapo.more(5, groups, round)
+        found.append(len(requests))
+        groups += [trial(r, f"{round}-{i}") for i, r in enumerate(brought[: len(requests)])]
+        if not requests:
             break
     return found
 
@@ -142,7 +145,7 @@ def test_resampling_ends_at_its_cap():
 
 
 def test_a_group_that_could_not_be_graded_is_replaced_too():
-    groups = [trial(SIGNAL), trial([0, 0, 0, 0], verdict=Verdict.ERROR)]
+    groups = [trial(SIGNAL), trial([0, 0, 0, 0], verdict=Verdict.GRADER_ERROR)]
     assert len(method(DapoConfig(), per_step=2).more(5, groups, 1)) == 1
 
 

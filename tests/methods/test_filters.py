@@ -10,7 +10,7 @@ from scrpo_cli.methods.base import outcome_rewards
 from scrpo_cli.methods.filters import admit, decisions, evicted, expired, group_decision, spread
 from scrpo_cli.recipe.methods import FilterConfig, PoolConfig, ScrpoConfig
 from scrpo_cli.rng import generator
-from scrpo_cli.types import Ask, Group, Verdict
+from scrpo_cli.types import Group, SampleRequest, Verdict
 
 
 def rewards(right: int, of: int = 8) -> np.ndarray:
@@ -74,10 +74,10 @@ def test_truncated_errors_and_grader_failures_are_not_reasoning_errors():
         attempt(0, name="cut", cut=True),
         attempt(0, name="wrong"),
         attempt(0, name="slow", verdict=Verdict.TIMEOUT),
-        attempt(0, name="broken", verdict=Verdict.ERROR),
+        attempt(0, name="broken", verdict=Verdict.GRADER_ERROR),
         attempt(0, name="mute", verdict=Verdict.UNPARSABLE),
     ]
-    group = Group(Ask(attempts[0].problem, [], 6), attempts)
+    group = Group(SampleRequest(attempts[0].problem, [], 6), attempts)
     every = PoolConfig(per_prompt="all")
     decisions = admit(group, outcome_rewards(group), FilterConfig(), every, 0, 0, 0)
     assert decisions == {"cut": "truncated", "wrong": "kept", "mute": "kept"}
@@ -107,7 +107,7 @@ def test_eviction_makes_room_for_newcomers():
 def lengths_differ() -> Group:
     """All wrong, half of them twice as long."""
     attempts = [attempt(0, text="x" * n, name=f"a{n}{i}") for n in (5, 10) for i in range(2)]
-    return Group(Ask(attempts[0].problem, [], 4), attempts)
+    return Group(SampleRequest(attempts[0].problem, [], 4), attempts)
 
 
 def test_total_counts_length_where_correctness_sees_no_disagreement():

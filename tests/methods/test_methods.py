@@ -9,10 +9,10 @@ from methods.builders import CharTokenizer, correction, entry, problem, trial
 from scrpo_cli.methods.advantages import token_weights
 from scrpo_cli.methods.grpo import Grpo
 from scrpo_cli.methods.scrpo import Scrpo
-from scrpo_cli.methods.segments import graded_text, reflection_mask
 from scrpo_cli.recipe.methods import GrpoConfig, ScrpoConfig
 from scrpo_cli.recipe.models import ReflectionConfig
-from scrpo_cli.types import Ask, AttemptKind, FinishReason, Verdict
+from scrpo_cli.rollout.segments import graded_text, reflection_mask
+from scrpo_cli.types import AttemptKind, FinishReason, SampleRequest, Verdict
 
 SEGMENTS = ReflectionConfig()
 GOOD = "Analysis: x Corrected Solution: 1"
@@ -24,10 +24,10 @@ class FakePrompts:
         return [problem(f"{step}-{i}") for i in range(4)]
 
     def first(self, p, samples):
-        return Ask(p, [], samples)
+        return SampleRequest(p, [], samples)
 
     def reflection(self, e, samples):
-        return Ask(e.problem, [], samples, AttemptKind.CORRECTION, e)
+        return SampleRequest(e.problem, [], samples, AttemptKind.CORRECTION, e)
 
     def error_kind(self, e):
         return e.response
@@ -81,9 +81,9 @@ def test_truncated_completions_earn_nothing_but_stay_in_the_baseline():
 
 def test_a_grader_failure_is_left_out_of_its_group():
     group = trial([1, 0])
-    broken = trial([0], verdict=Verdict.ERROR).attempts[0]
+    broken = trial([0], verdict=Verdict.GRADER_ERROR).attempts[0]
     credits = Grpo(GrpoConfig(loss={"advantage": "group_mean"}), FakePrompts(), 3).credit(
-        [type(group)(group.ask, [*group.attempts, broken])]
+        [type(group)(group.request, [*group.attempts, broken])]
     )
     assert [r.advantage_T[0] for r in credits.rows] == pytest.approx([0.5, -0.5, 0])
     assert not credits.rows[2].mask_T.any()
@@ -285,7 +285,7 @@ def test_drain_reflects_until_less_than_a_batch_is_left():
     for step in range(1, 7):
         plan = method.plan(step, pool)
         seen.append(plan.phase[0])
-        used = [correction([1, 0], [GOOD] * 2, a.parent) for a in plan.asks] if plan.phase == "reflect" else None
+        used = [correction([1, 0], [GOOD] * 2, a.parent) for a in plan.requests] if plan.phase == "reflect" else None
         change = method.curate(step, used or [trial([1, 1])], pool)
         gone = {a for a, _ in change.retired}
         pool = [e for e in pool if e.attempt_id not in gone]
@@ -317,7 +317,7 @@ def test_the_trigger_goes_on_from_a_stored_state():
 
 def retired(method, rewards):
     groups = [correction(r, [GOOD] * 2, entry(str(i), 1)) for i, r in enumerate(rewards)]
-    return method.curate(2, groups, [g.ask.parent for g in groups]).retired
+    return method.curate(2, groups, [g.request.parent for g in groups]).retired
 
 
 def test_consumption():
@@ -332,15 +332,15 @@ def test_old_entries_expire_and_are_not_drawn():
     method.state["trials_since"] = 1
     pool = [entry("old", 1), entry("new", 9)]
     plan = method.plan(10, pool)
-    assert [a.parent.attempt_id for a in plan.asks] == ["bad-new-9"]
+    assert [a.parent.attempt_id for a in plan.requests] == ["bad-new-9"]
     assert ("bad-old-1", "expired") in method.curate(10, [trial([1, 0])], pool).retired
 
 
 def test_sizes_of_a_reflection_step_are_those_of_stage_2():
     method = scrpo(reflect_every=1, stage2={"prompts": 2, "group_size": 3})
     method.state["trials_since"] = 1
-    asks = method.plan(3, [entry(str(i), 1) for i in range(9)]).asks
-    assert (len(asks), {a.samples for a in asks}, method.capacity) == (2, {3}, 8)
+    requests = method.plan(3, [entry(str(i), 1) for i in range(9)]).requests
+    assert (len(requests), {a.samples for a in requests}, method.capacity) == (2, {3}, 8)
     assert scrpo().capacity == 4 * 4
 
 
@@ -400,16 +400,16 @@ def test_a_reflection_plan_draws_each_error_once():
     method = scrpo(reflect_every=1)
     method.state["trials_since"] = 1
     plan = method.plan(3, [entry(str(i), 1) for i in range(9)])
-    drawn = [a.parent.attempt_id for a in plan.asks]
+    drawn = [a.parent.attempt_id for a in plan.requests]
     assert len(drawn) == len(set(drawn)) == 4
-    assert all(a.samples == 8 and a.kind is AttemptKind.CORRECTION for a in plan.asks)
+    assert all(a.samples == 8 and a.kind is AttemptKind.CORRECTION for a in plan.requests)
 
 
 def drawn_with(diversity, pool):
     """What the errors of a reflection step have in the field that `diversity` names."""
     method = scrpo(reflect_every=1, pool={"diversity": diversity})
     method.state["trials_since"] = 1
-    return [a.parent for a in method.plan(3, pool).asks]
+    return [a.parent for a in method.plan(3, pool).requests]
 
 
 def test_diversity_of_problems_answers_and_kinds_of_errors():

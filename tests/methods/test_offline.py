@@ -15,7 +15,7 @@ from scrpo_cli.methods.dpo import Dpo, preference_credits
 from scrpo_cli.methods.sft import PairSft, Sft, Star
 from scrpo_cli.recipe.methods import DpoConfig, PairSftConfig, SftConfig, StarConfig
 from scrpo_cli.recipe.models import Recipe
-from scrpo_cli.types import Ask, Attempt, AttemptKind, FinishReason, Group, PoolEntry
+from scrpo_cli.types import Attempt, AttemptKind, FinishReason, Group, PoolEntry, SampleRequest
 
 METHODS = {
     "sft": (Sft, SftConfig),
@@ -34,8 +34,8 @@ def made(name: str, own=(), runs=None, tokens: int | None = 1000, **cfg):
 
 
 def first(reward, name: str, of: str = "p", text: str = "", **fields) -> Attempt:
-    ask = TurnPrompts().first(problem(of), 1)
-    return answer(reward, text or f"{name}", name, ask, **fields)
+    request = TurnPrompts().first(problem(of), 1)
+    return answer(reward, text or f"{name}", name, request, **fields)
 
 
 def second(reward, before: Attempt, name: str) -> Attempt:
@@ -43,7 +43,9 @@ def second(reward, before: Attempt, name: str) -> Attempt:
 
 
 def correction(reward, before: Attempt, name: str) -> Attempt:
-    return answer(reward, name, name, Ask(before.problem, [], 1, AttemptKind.CORRECTION, PoolEntry.of(before)))
+    return answer(
+        reward, name, name, SampleRequest(before.problem, [], 1, AttemptKind.CORRECTION, PoolEntry.of(before))
+    )
 
 
 def texts(method) -> list[str]:
@@ -99,10 +101,10 @@ def test_star_fits_the_second_answer_as_it_was_sampled():
 
 def test_star_samples_both_turns():
     method = made("star")
-    (ask, _) = method.plan(1, []).asks
-    group = Group(ask, [first(0, "a"), first(1, "b")])
-    asks = method.more(1, [group], 1)
-    assert [(a.kind, a.previous.id) for a in asks] == [(AttemptKind.CHECK, "a"), (AttemptKind.CHECK, "b")]
+    (request, _) = method.plan(1, []).requests
+    group = Group(request, [first(0, "a"), first(1, "b")])
+    requests = method.more(1, [group], 1)
+    assert [(a.kind, a.previous.id) for a in requests] == [(AttemptKind.CHECK, "a"), (AttemptKind.CHECK, "b")]
     assert method.more(1, [group], 2) == []
 
 
@@ -189,7 +191,7 @@ def test_dpo_is_one_optimizer_step_a_batch():
 
 def test_sampling_steps_earn_nothing():
     method = made("sft")
-    group = Group(method.plan(1, []).asks[0], [first(1, "a"), first(0, "b")])
+    group = Group(method.plan(1, []).requests[0], [first(1, "a"), first(0, "b")])
     assert not any(r.mask_T.any() for r in method.credit([group]).rows)
 
 
@@ -210,13 +212,13 @@ def run(method, library: Recorded, tokens: int, answers=(1, 0), versions: bool =
             version += 1
             continue
         groups = []
-        for ask in plan.asks:
-            name = f"{step}{ask.problem.id[-1]}"
+        for request in plan.requests:
+            name = f"{step}{request.problem.id[-1]}"
             made_here = [
-                first(r, f"{name}{i}v", ask.problem.id, version=version if versions else 0)
+                first(r, f"{name}{i}v", request.problem.id, version=version if versions else 0)
                 for i, r in enumerate(answers)
             ]
-            groups.append(Group(ask, made_here))
+            groups.append(Group(request, made_here))
             library.own = [*library.own, *made_here]
             spent += sum(len(a.completion.ids) for a in made_here)
         method.curate(step, groups, [])

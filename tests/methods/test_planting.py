@@ -25,7 +25,6 @@ from scrpo_cli.tasks.math import MathTask
 from scrpo_cli.tasks.tiny import parse_chain, worked
 from scrpo_cli.tasks.tiny_task import ErrorKind, error_kind
 from scrpo_cli.types import (
-    Ask,
     Attempt,
     AttemptKind,
     Completion,
@@ -34,6 +33,7 @@ from scrpo_cli.types import (
     Group,
     PoolEntry,
     Problem,
+    SampleRequest,
     Verdict,
 )
 
@@ -96,15 +96,15 @@ def test_copied_answers_are_wrong_answers_to_other_problems_of_the_step():
     found = planted("copied", groups=groups)
     assert len(found) == 8
     for attempt in found:
-        others = {g.attempts[1].grade.extracted for g in groups if g.ask.problem != attempt.problem}
+        others = {g.attempts[1].grade.extracted for g in groups if g.request.problem != attempt.problem}
         assert attempt.grade.extracted in others
         assert error_kind(attempt.problem, attempt.completion.text) is ErrorKind.COPY
 
 
 def test_a_copied_answer_that_happens_to_be_right_is_not_planted():
     first, second = trial_groups(2)
-    lucky = replace(first.attempts[1], grade=Grade(Verdict.WRONG, second.ask.problem.answer))
-    groups = [Group(first.ask, [lucky]), Group(second.ask, second.attempts[:1])]
+    lucky = replace(first.attempts[1], grade=Grade(Verdict.WRONG, second.request.problem.answer))
+    groups = [Group(first.request, [lucky]), Group(second.request, second.attempts[:1])]
     assert planted("copied", groups=groups) == []
 
 
@@ -120,8 +120,8 @@ def test_nothing_right_is_ever_planted(step, kind, count):
 def test_without_a_worked_answer_of_the_task_a_right_one_of_the_group_serves(monkeypatch):
     monkeypatch.setattr(TASK, "worked", lambda problem: None)
     with_right, without = trial_groups(2)
-    assert {a.problem.id for a in planted("off_by_one", groups=[with_right])} == {with_right.ask.problem.id}
-    assert planted("off_by_one", groups=[Group(without.ask, without.attempts[1:])]) == []
+    assert {a.problem.id for a in planted("off_by_one", groups=[with_right])} == {with_right.request.problem.id}
+    assert planted("off_by_one", groups=[Group(without.request, without.attempts[1:])]) == []
 
 
 @pytest.mark.parametrize(("answer", "near"), [("7", ["6", "8"]), ("-1", ["-2", "0"]), ("1,000", ["999", "1001"])])
@@ -285,7 +285,7 @@ def test_mathematics_takes_a_right_answer_of_the_group_and_changes_its_end():
             Attempt(f"run:1:{answer}:{s}", problem, Completion([1], [2], [0.0], text, FinishReason.STOP), grade)
             for s, (text, grade) in enumerate(zip(responses, grades, strict=True))
         ]
-        groups.append(Group(Ask(problem, [], len(attempts)), attempts))
+        groups.append(Group(SampleRequest(problem, [], len(attempts)), attempts))
     made = {kind: Planter(kind, prompts, {}, 256, 0).plant(1, groups, 9) for kind in ("off_by_one", "copied")}
     task.close()
     assert {a.completion.text for a in made["off_by_one"]} == {"I add: \\boxed{1233}.", "I add: \\boxed{1235}."}

@@ -26,5 +26,5 @@ def test_reflection_steps_draw_what_the_gate_lets_through():
     method = Scrpo(cfg, FakePrompts(), group_size=2, prompts_per_step=4, seed=0, max_tokens=8)
     plan = method.plan(1, [SURE, UNSURE, UNKNOWN])
     assert plan.phase == "reflect"
-    assert {a.parent.attempt_id for a in plan.asks} == {UNSURE.attempt_id, UNKNOWN.attempt_id}
+    assert {a.parent.attempt_id for a in plan.requests} == {UNSURE.attempt_id, UNKNOWN.attempt_id}
     assert method.plan(1, [SURE, UNSURE]).phase == "trial"  # one usable error does not fire a trigger of two

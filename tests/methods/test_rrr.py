@@ -20,11 +20,11 @@ def rrr(**cfg) -> Rrr:
 def test_a_step_attempts_first_and_reflects_on_every_failure():
     method = rrr(attempts=3)
     plan = method.plan(1, [])
-    assert (plan.phase, [a.samples for a in plan.asks]) == ("retry", [3, 3])
-    asks = method.more(1, [trial([1, 0, 1], "p"), trial([0, 0, 1], "q")], 1)
-    assert [a.parent.attempt_id for a in asks] == ["p1", "q0", "q1"]
-    assert all(a.kind is AttemptKind.CORRECTION and a.samples == 4 for a in asks)
-    assert asks[0].parent.response == "abcd"
+    assert (plan.phase, [a.samples for a in plan.requests]) == ("retry", [3, 3])
+    requests = method.more(1, [trial([1, 0, 1], "p"), trial([0, 0, 1], "q")], 1)
+    assert [a.parent.attempt_id for a in requests] == ["p1", "q0", "q1"]
+    assert all(a.kind is AttemptKind.CORRECTION and a.samples == 4 for a in requests)
+    assert requests[0].parent.response == "abcd"
 
 
 def test_there_is_one_round_of_reflections():
@@ -35,13 +35,13 @@ def test_only_failures_of_reasoning_are_reflected_on():
     answers = [
         attempt(0, name="wrong"),
         attempt(0, name="cut", cut=True),
-        attempt(0, name="ungraded", verdict=Verdict.ERROR),
+        attempt(0, name="ungraded", verdict=Verdict.GRADER_ERROR),
         attempt(0, name="late", verdict=Verdict.TIMEOUT),
         attempt(0, name="no-answer", verdict=Verdict.UNPARSABLE),
         attempt(1, name="right"),
     ]
-    asks = rrr().more(1, [Group(trial([1]).ask, answers)], 1)
-    assert [a.parent.attempt_id for a in asks] == ["wrong", "no-answer"]
+    requests = rrr().more(1, [Group(trial([1]).request, answers)], 1)
+    assert [a.parent.attempt_id for a in requests] == ["wrong", "no-answer"]
 
 
 def test_first_answers_are_never_trained_and_of_retries_the_reflection_alone():
@@ -79,7 +79,7 @@ def test_the_switches_of_the_loss_are_scrpos():
 def test_truncated_retries_earn_nothing_unless_they_are_kept():
     group = correction([1, 0], [GOOD] * 2)
     cut = attempt(0, text=GOOD, name="c1", cut=True, kind=AttemptKind.CORRECTION)
-    group = Group(group.ask, [group.attempts[0], cut])
+    group = Group(group.request, [group.attempts[0], cut])
     assert [bool(r.mask_T.any()) for r in rrr().credit([group]).rows] == [True, False]
     assert [bool(r.mask_T.any()) for r in rrr(overlong="keep").credit([group]).rows] == [True, True]
 

@@ -219,12 +219,12 @@ def test_k1_takes_each_turns_own_log_ratio_from_its_own_reward():
 def test_a_step_asks_first_answers_and_then_goes_on_with_each_of_them():
     method = score()
     plan = method.plan(1, [])
-    assert [(a.samples, a.turn) for a in plan.asks] == [(2, 1), (2, 1)]
+    assert [(a.samples, a.turn) for a in plan.requests] == [(2, 1), (2, 1)]
     groups = conversations([(0,), (1,)])
-    asks = method.more(1, groups, 1)
-    assert [a.previous.id for a in asks] == ["p.0.1", "p.1.1"]
-    assert all((a.kind, a.turn, a.samples) == (AttemptKind.CHECK, 2, 1) for a in asks)
-    assert [m["role"] for m in asks[0].messages] == ["user", "assistant", "user"]
+    requests = method.more(1, groups, 1)
+    assert [a.previous.id for a in requests] == ["p.0.1", "p.1.1"]
+    assert all((a.kind, a.turn, a.samples) == (AttemptKind.CHECK, 2, 1) for a in requests)
+    assert [m["role"] for m in requests[0].messages] == ["user", "assistant", "user"]
     assert method.more(1, conversations(FOUR), 2) == []
 
 
@@ -236,9 +236,9 @@ def test_the_second_prompt_says_the_same_to_a_right_and_to_a_wrong_answer():
 def test_turns_of_a_stage():
     two, three = conversations([(0, 1), (1, 1)]), conversations([(0, 1, 1), (1, 1, 0)])
     assert score(stage=1, turns=3).more(1, two, 2) == []
-    asks = score(stage=2, turns=3).more(1, two, 2)
-    assert [(a.turn, a.previous.id) for a in asks] == [(3, "p.0.2"), (3, "p.1.2")]
-    assert len(asks[0].messages) == 5
+    requests = score(stage=2, turns=3).more(1, two, 2)
+    assert [(a.turn, a.previous.id) for a in requests] == [(3, "p.0.2"), (3, "p.1.2")]
+    assert len(requests[0].messages) == 5
     assert score(stage=3, turns=3).more(1, three, 3) == []
 
 
@@ -259,17 +259,17 @@ def real_prompts(template: str = TOKENIZER.chat_template) -> TaskPrompts:
 
 def sampled(prompts: TaskPrompts, text: str) -> Attempt:
     """A first answer of which every character was sampled as a token of its own."""
-    ask = prompts.first(prompts.problems(1)[0], 1)
+    request = prompts.first(prompts.problems(1)[0], 1)
     ids = [*(TOKENIZER.encode(c)[0] for c in text), TOKENIZER.eos_token_id]
-    completion = Completion(prompts.ids(ask), ids, [-1.0] * len(ids), text, FinishReason.STOP)
-    return replace(answer(0, name="a", ask=ask), completion=completion)
+    completion = Completion(prompts.ids(request), ids, [-1.0] * len(ids), text, FinishReason.STOP)
+    return replace(answer(0, name="a", request=request), completion=completion)
 
 
 def next_ids(prompts: TaskPrompts, first: Attempt, turns: int = 2) -> list[int]:
     method = Score(ScoreConfig(turns=turns), prompts, 1, Budget(9), 0, Recorded())
     method.state["stage"] = turns
-    (ask,) = method.more(1, [Group(prompts.first(first.problem, 1), [first])], 1)
-    return list(prompts.ids(ask))
+    (request,) = method.more(1, [Group(prompts.first(first.problem, 1), [first])], 1)
+    return list(prompts.ids(request))
 
 
 def test_the_second_prompt_extends_the_sampled_ids_where_the_template_keeps_turns():
@@ -284,16 +284,17 @@ def test_the_second_prompt_extends_the_sampled_ids_where_the_template_keeps_turn
 def test_a_third_prompt_extends_the_second_turn():
     prompts = real_prompts()
     first = sampled(prompts, "wrong")
-    ask = prompts.check(prompts.first(first.problem, 1), first)
+    request = prompts.check(prompts.first(first.problem, 1), first)
     ids = [TOKENIZER.encode("7")[0], TOKENIZER.eos_token_id]
     second = replace(
-        answer(0, name="b", ask=ask), completion=Completion(prompts.ids(ask), ids, [-1.0] * 2, "7", FinishReason.STOP)
+        answer(0, name="b", request=request),
+        completion=Completion(prompts.ids(request), ids, [-1.0] * 2, "7", FinishReason.STOP),
     )
     third = Score(ScoreConfig(turns=3), prompts, 1, Budget(9), 0, Recorded())
     third.state["stage"] = 3
-    (ask,) = third.more(1, [Group(prompts.first(first.problem, 1), [first]), Group(ask, [second])], 2)
+    (request,) = third.more(1, [Group(prompts.first(first.problem, 1), [first]), Group(request, [second])], 2)
     so_far = [*second.completion.prompt_ids, *ids]
-    assert prompts.ids(ask)[: len(so_far)] == so_far
+    assert prompts.ids(request)[: len(so_far)] == so_far
 
 
 def test_a_template_that_drops_thinking_gets_a_sequence_of_its_own():
@@ -421,21 +422,21 @@ def base_answers(problems: int, each: int = 2):
 def test_offline_first_answers_come_in_stage_two_and_earn_nothing():
     library = Recorded({"base": base_answers(5)})
     make = lambda stage: score(stage, library=library, steps=3, offline_share=0.5, offline_run="base")  # noqa: E731
-    assert all(a.turn == 1 for a in make(1).plan(1, []).asks)
+    assert all(a.turn == 1 for a in make(1).plan(1, []).requests)
     plan = make(2).plan(3, [])
-    offline, fresh = plan.asks[:2], plan.asks[2:]
+    offline, fresh = plan.requests[:2], plan.requests[2:]
     assert [(a.turn, a.kind, a.samples) for a in offline] == [(2, AttemptKind.CHECK, 1)] * 2
     assert [(a.turn, a.samples) for a in fresh] == [(1, 2)]
     assert len({a.problem.id for a in offline}) == 1  # one problem's two answers: a baseline of their own
     assert all(a.previous.id.startswith("old") for a in offline)
-    assert [a.previous.id for a in make(2).plan(3, []).asks[:2]] == [a.previous.id for a in offline]
+    assert [a.previous.id for a in make(2).plan(3, []).requests[:2]] == [a.previous.id for a in offline]
 
 
 def test_an_offline_first_answer_is_context_whose_grade_counts_in_the_bonus():
     first = base_answers(1)[0]
-    ask = TurnPrompts().check(TurnPrompts().first(first.problem, 1), first)
-    second = answer(1, name="new", ask=ask)
-    credits = score(stage=2, baseline="none").credit([Group(ask, [second])])
+    request = TurnPrompts().check(TurnPrompts().first(first.problem, 1), first)
+    second = answer(1, name="new", request=request)
+    credits = score(stage=2, baseline="none").credit([Group(request, [second])])
     assert [r.advantage_T[0] for r in credits.rows] == [11]
     assert weights(credits)[0] == pytest.approx([1] * 4)  # one conversation
 

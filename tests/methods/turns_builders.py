@@ -8,11 +8,10 @@ from dataclasses import replace
 import numpy as np
 from methods.builders import CharTokenizer, problem
 
-from scrpo_cli.methods.segments import reflection_mask
 from scrpo_cli.recipe.models import ReflectionConfig
 from scrpo_cli.rollout.chat import next_turn, user
+from scrpo_cli.rollout.segments import reflection_mask
 from scrpo_cli.types import (
-    Ask,
     Attempt,
     AttemptKind,
     Completion,
@@ -21,6 +20,7 @@ from scrpo_cli.types import (
     Group,
     PoolEntry,
     Problem,
+    SampleRequest,
     Verdict,
 )
 
@@ -34,20 +34,20 @@ class TurnPrompts:
     def problems(self, step: int, extra: int = 0) -> list[Problem]:
         return [problem(f"{step}-{extra}-{i}") for i in range(self.per_step)]
 
-    def first(self, p: Problem, samples: int) -> Ask:
-        return Ask(p, [user(p.text)], samples)
+    def first(self, p: Problem, samples: int) -> SampleRequest:
+        return SampleRequest(p, [user(p.text)], samples)
 
-    def check(self, ask: Ask, attempt: Attempt) -> Ask:
-        return next_turn(ask, attempt, "check it")
+    def check(self, request: SampleRequest, attempt: Attempt) -> SampleRequest:
+        return next_turn(request, attempt, "check it")
 
-    def reflection(self, entry: PoolEntry, samples: int) -> Ask:
-        return Ask(entry.problem, [user("reflect")], samples, AttemptKind.CORRECTION, entry)
+    def reflection(self, entry: PoolEntry, samples: int) -> SampleRequest:
+        return SampleRequest(entry.problem, [user("reflect")], samples, AttemptKind.CORRECTION, entry)
 
     def reflection_mask(self, ids: Sequence[int], text: str) -> np.ndarray:
         return reflection_mask(ids, text, ReflectionConfig(), CharTokenizer())
 
-    def ids(self, ask: Ask) -> list[int]:
-        return [ord(c) for message in ask.messages for c in message["content"]]
+    def ids(self, request: SampleRequest) -> list[int]:
+        return [ord(c) for message in request.messages for c in message["content"]]
 
 
 class Recorded:
@@ -64,16 +64,16 @@ def answer(
     reward: float,
     text: str = "abcd",
     name: str = "a",
-    ask: Ask | None = None,
+    request: SampleRequest | None = None,
     finish: FinishReason = FinishReason.STOP,
     version: int = 0,
 ) -> Attempt:
     """A graded answer to `ask`, by default the first to problem p; NaN where the grader failed."""
-    ask = ask or Ask(problem(), [user("question p")], 1)
-    verdict = Verdict.ERROR if np.isnan(reward) else Verdict.CORRECT if reward else Verdict.WRONG
+    request = request or SampleRequest(problem(), [user("question p")], 1)
+    verdict = Verdict.GRADER_ERROR if np.isnan(reward) else Verdict.CORRECT if reward else Verdict.WRONG
     ids = [ord(c) for c in text]
     completion = Completion([1, 2], ids, [-1.0] * len(ids), text, finish, version)
-    return Attempt(name, ask.problem, completion, Grade(verdict), ask.kind, ask.turn, 0, ask.parent_id)
+    return Attempt(name, request.problem, completion, Grade(verdict), request.kind, request.turn, 0, request.parent_id)
 
 
 def conversations(rewards: Sequence[Sequence[float]], name: str = "p", text: str = "abcd") -> list[Group]:
@@ -85,13 +85,13 @@ def conversations(rewards: Sequence[Sequence[float]], name: str = "p", text: str
     first = prompts.first(problem(name), len(rewards))
     ends = [answer(r[0], text, f"{name}.{i}.1", first) for i, r in enumerate(rewards)]
     groups = [Group(first, list(ends))]
-    asks = [first] * len(rewards)
+    requests = [first] * len(rewards)
     for turn in range(2, max(map(len, rewards)) + 1):
         for i, r in enumerate(rewards):
             if len(r) >= turn:
-                asks[i] = prompts.check(asks[i], ends[i])
-                ends[i] = answer(r[turn - 1], text, f"{name}.{i}.{turn}", asks[i])
-                groups.append(Group(asks[i], [ends[i]]))
+                requests[i] = prompts.check(requests[i], ends[i])
+                ends[i] = answer(r[turn - 1], text, f"{name}.{i}.{turn}", requests[i])
+                groups.append(Group(requests[i], [ends[i]]))
     return groups
 
 

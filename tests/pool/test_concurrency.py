@@ -10,7 +10,7 @@ from sqlalchemy import func, select, text
 
 from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.models import ATTEMPT, POOL_ENTRY, PROBLEM
-from scrpo_cli.pool.queries import record_step, start_run, waiting
+from scrpo_cli.pool.queries import living_entries, record_step, start_run
 from scrpo_cli.pool.records import StepRecord
 from scrpo_cli.recipe.models import Recipe
 from scrpo_cli.types import Attempt, Completion, FinishReason, Grade, Problem, Verdict
@@ -42,4 +42,4 @@ def test_eight_processes_write_five_thousand_attempts_each_into_one_new_file(tmp
         assert connection.scalar(select(func.count()).select_from(PROBLEM)) == 300
         assert connection.scalar(select(func.count()).select_from(POOL_ENTRY)) == PROCESSES * STEPS
         assert connection.scalar(text("PRAGMA integrity_check")) == "ok"
-        assert len(waiting(db, "shared")) == PROCESSES * STEPS
+        assert len(living_entries(db, "shared")) == PROCESSES * STEPS

@@ -9,7 +9,7 @@ from scrpo_cli.errors import UserError
 from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.entries import Pruned, find_entries, list_entries, prune, uses_of
 from scrpo_cli.pool.models import ATTEMPT, POOL_ENTRY
-from scrpo_cli.pool.queries import record_step, waiting
+from scrpo_cli.pool.queries import living_entries, record_step
 from scrpo_cli.pool.records import StepRecord
 from scrpo_cli.types import AttemptKind
 
@@ -95,7 +95,7 @@ def test_pruning(db: Database, filled: str, options: dict, expected: Pruned, lef
     assert prune(db, **options, dry_run=True) == expected
     assert list_entries(db, alive=False) == before
     assert prune(db, **options) == expected
-    assert [entry.attempt_id for entry in waiting(db, "p")] == left
+    assert [entry.attempt_id for entry in living_entries(db, "p")] == left
     assert attempts(db) == n
     assert list_entries(db, alive=False)[0] == before[0] - expected.deleted
 

@@ -13,7 +13,7 @@ import pytest
 from scrpo_cli.errors import RunError, UserError
 from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.exchange import Imported, export_pool, import_pool
-from scrpo_cli.pool.queries import attempts_of, list_runs, record_step, waiting
+from scrpo_cli.pool.queries import attempts_of, list_runs, living_entries, record_step
 from scrpo_cli.pool.records import StepRecord
 
 
@@ -63,7 +63,7 @@ def test_a_round_trip_keeps_every_entry(db: Database, run: str, new: Database, t
     assert [{k: v for k, v in row.items() if k not in fields} for row in rows(second)] == [
         {k: v for k, v in row.items() if k not in fields} for row in rows(first)
     ]
-    assert waiting(new, "p") == waiting(db, "p")
+    assert living_entries(new, "p") == living_entries(db, "p")
     assert attempts_of(new, str(imported.run_id)) == attempts_of(db, run)
 
 
@@ -88,7 +88,7 @@ def test_into_another_pool(db: Database, run: str, tmp_path: Path) -> None:
     export_pool(db, tmp_path / "p.jsonl", "p")
     imported = import_pool(db, tmp_path / "p.jsonl", pool="copy")
     assert (imported.attempts, imported.entries) == (0, 3)
-    assert [e.attempt_id for e in waiting(db, "copy")] == [e.attempt_id for e in waiting(db, "p")]
+    assert [e.attempt_id for e in living_entries(db, "copy")] == [e.attempt_id for e in living_entries(db, "p")]
 
 
 def edited(row: dict, **changes: object) -> str:

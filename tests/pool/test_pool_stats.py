@@ -25,7 +25,7 @@ def filled(db: Database, new_run, attempt) -> None:
     tries = [
         attempt(run, 4, 0, 0, "correct", parent="run:0:0:0", kind=CORRECTION),
         attempt(run, 4, 0, 1, "wrong", parent="run:0:0:0", kind=CORRECTION, extracted="7"),
-        attempt(run, 4, 0, 2, "error", parent="run:0:0:0", kind=CORRECTION, extracted=None),
+        attempt(run, 4, 0, 2, "grader_error", parent="run:0:0:0", kind=CORRECTION, extracted=None),
         attempt(run, 4, 0, 3, "wrong", parent="run:0:0:1", kind=RETRY, extracted="9"),
     ]
     record_step(db, run, StepRecord(4, "reflection", tries, {}, "p", [("run:0:0:0", "solved")]))
@@ -38,7 +38,7 @@ def filled(db: Database, new_run, attempt) -> None:
 def test_counts(db: Database, filled: None) -> None:
     found = pool_stats(db, "p")
     assert found["attempts"] == 9, "without the evaluation and the other run"
-    assert found["verdicts"] == {"wrong": 5, "correct": 2, "error": 1, "unparsable": 1}
+    assert found["verdicts"] == {"wrong": 5, "correct": 2, "grader_error": 1, "unparsable": 1}
     assert found["verdicts_by_kind"]["retry"] == {"wrong": 1}
     assert found["decisions"] == {"kept": 3, "truncated": 1}
     assert (found["entries"], found["alive"], found["retired"]) == (3, 2, {"solved": 1})

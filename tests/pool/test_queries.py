@@ -22,12 +22,12 @@ from scrpo_cli.pool.queries import (
     finish_run,
     git_commit,
     list_runs,
+    living_entries,
     record_evaluation,
     record_step,
     resolve_run,
     rewind,
     steps_of,
-    waiting,
 )
 from scrpo_cli.pool.records import StepRecord, attempt_row, json_text, read_attempt
 from scrpo_cli.recipe.models import Recipe
@@ -141,7 +141,7 @@ def test_decisions_and_models_are_stored(db: Database, run: str, attempt) -> Non
     with db.read() as connection:
         rows = connection.execute(select(ATTEMPT.c.decision, ATTEMPT.c.model).order_by(ATTEMPT.c.id)).all()
     assert rows == [("kept", "tiny"), ("low_variance", "tiny"), (None, "other")]
-    assert [entry.attempt_id for entry in waiting(db, "p")] == [made[0].id]
+    assert [entry.attempt_id for entry in living_entries(db, "p")] == [made[0].id]
 
 
 def test_a_step_is_never_written_twice_nor_in_part(db: Database, run: str, attempt) -> None:
@@ -233,11 +233,11 @@ def fill(db: Database, run: str, attempt, step: int, groups: range, pool: str = 
 def test_entries_wait_in_order_and_know_their_problem(db: Database, run: str, attempt) -> None:
     late, early = fill(db, run, attempt, 10, range(2)), fill(db, run, attempt, 2, range(2))
     fill(db, run, attempt, 3, range(1), pool="other")
-    entries = waiting(db, "p")
+    entries = living_entries(db, "p")
     assert [entry.attempt_id for entry in entries] == early + late
     assert entries[0].problem == attempt(run, 2, 0).problem
     assert (entries[0].response, entries[0].extracted, entries[0].added_step) == ("it is 7", "7", 2)
-    assert waiting(db, "nothing") == []
+    assert living_entries(db, "nothing") == []
 
 
 def test_uses_and_repairs_are_counts_of_children(db: Database, run: str, attempt) -> None:
@@ -247,16 +247,16 @@ def test_uses_and_repairs_are_counts_of_children(db: Database, run: str, attempt
     record_step(db, run, StepRecord(1, "reflection", children, {}, "p"))
     again = [attempt(run, 2, 9, 0, "correct", parent=ids[1], kind=CORRECTION)]
     record_step(db, run, StepRecord(2, "reflection", again, {}, "p"))
-    assert [(entry.uses, entry.repairs) for entry in waiting(db, "p")] == [(0, 0), (4, 3)]
-    assert [(entry.uses, entry.repairs) for entry in waiting(db, "p", now_step=1)] == [(0, 0), (3, 2)]
+    assert [(entry.uses, entry.repairs) for entry in living_entries(db, "p")] == [(0, 0), (4, 3)]
+    assert [(entry.uses, entry.repairs) for entry in living_entries(db, "p", now_step=1)] == [(0, 0), (3, 2)]
 
 
 def test_retired_entries_do_not_wait_and_the_past_can_be_seen(db: Database, run: str, attempt) -> None:
     ids = fill(db, run, attempt, 0, range(3))
     record_step(db, run, StepRecord(2, "reflection", [], {}, "p", [(ids[0], "solved"), (ids[2], "too_old")]))
-    assert [entry.attempt_id for entry in waiting(db, "p")] == [ids[1]]
-    assert [entry.attempt_id for entry in waiting(db, "p", now_step=1)] == ids
-    assert waiting(db, "p", now_step=-1) == []
+    assert [entry.attempt_id for entry in living_entries(db, "p")] == [ids[1]]
+    assert [entry.attempt_id for entry in living_entries(db, "p", now_step=1)] == ids
+    assert living_entries(db, "p", now_step=-1) == []
 
 
 def test_an_entry_is_retired_once(db: Database, run: str, attempt) -> None:
@@ -272,7 +272,7 @@ def test_an_entry_is_retired_once(db: Database, run: str, attempt) -> None:
 
 def play(db: Database, run: str, attempt, step: int) -> None:
     """A step that adds entries, uses old ones and retires one; and now and then an evaluation."""
-    before = [entry.attempt_id for entry in waiting(db, "p")]
+    before = [entry.attempt_id for entry in living_entries(db, "p")]
     trials = [attempt(run, step, g) for g in range(3)]
     children = [attempt(run, step, 9, s, "correct", parent=p, kind=CORRECTION) for s, p in enumerate(before[:2])]
     decisions = {a.id: "kept" for a in trials}
@@ -309,7 +309,7 @@ def test_rewinding_brings_back_what_the_run_retired_of_others(db: Database, atte
     record_step(db, train, StepRecord(3, "reflection", [], {}, "p", [(ids[0], "solved")]))
     finish_run(db, train, "interrupted", {})
     rewind(db, train, 2)
-    assert [entry.attempt_id for entry in waiting(db, "p")] == ids
+    assert [entry.attempt_id for entry in living_entries(db, "p")] == ids
     row = resolve_run(db, train)
     assert (row.status, row.finished_at) == ("running", None)
     with db.read() as connection:
@@ -332,6 +332,6 @@ def test_planted_errors_wait_with_their_kind_and_are_no_data_for_other_methods(d
     own, planted = attempt(run, 1, 0), attempt(run, 1, 1)
     decisions, models = {own.id: "kept", planted.id: "kept"}, {planted.id: "planted:off_by_one"}
     record_step(db, run, StepRecord(1, "trial", [own, planted], decisions, "p", models=models))
-    assert [entry.planted for entry in waiting(db, "p")] == ["", "off_by_one"]
+    assert [entry.planted for entry in living_entries(db, "p")] == ["", "off_by_one"]
     assert [a.id for a in attempts_of(db, run)] == [own.id, planted.id]
     assert [a.id for a in attempts_of(db, run, evaluations=False)] == [own.id]

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from scrpo_cli.pool.queries import attempts_by_id, record_step, waiting
+from scrpo_cli.pool.queries import attempts_by_id, living_entries, record_step
 from scrpo_cli.pool.records import StepRecord
 from scrpo_cli.pool.stats import pool_stats
 from scrpo_cli.types import PLANTED, AttemptKind, Verdict
@@ -19,7 +19,7 @@ def test_an_entry_has_the_mean_log_prob_of_what_was_sampled(db, run, attempt) ->
     own, planted, imported = attempt(run, 1, 0), attempt(run, 1, 1), attempt(run, 1, 2)
     imported = replace(imported, completion=replace(imported.completion, ids=[], logprobs=[]))
     pooled(db, run, [own, planted, imported], models={planted.id: f"{PLANTED}early"})
-    found = {e.attempt_id: e.confidence for e in waiting(db, "p")}
+    found = {e.attempt_id: e.confidence for e in living_entries(db, "p")}
     assert found == {own.id: pytest.approx((-0.5 - 0.25) / 2), planted.id: None, imported.id: None}
 
 
@@ -29,7 +29,7 @@ def test_a_question_about_an_error_is_no_use_of_it(db, run, attempt) -> None:
     asked = attempt(run, 2, 0, verdict=Verdict.UNGRADED, parent=error.id, kind=AttemptKind.SELF_VERDICT)
     mended = attempt(run, 2, 0, 1, Verdict.CORRECT, parent=error.id, kind=AttemptKind.CORRECTION)
     record_step(db, run, StepRecord(2, "correct", [asked, mended]))
-    (entry,) = waiting(db, "p")
+    (entry,) = living_entries(db, "p")
     assert (entry.uses, entry.repairs) == (1, 1)
     stats = pool_stats(db, "p")
     assert (stats["uses"], stats["repair_rate"]["value"]) == (1, 1.0)

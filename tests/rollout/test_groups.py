@@ -8,7 +8,7 @@ from scrpo_cli.recipe.load import load_recipe
 from scrpo_cli.rollout.base import RowKey, Sampling
 from scrpo_cli.rollout.chat import Chat
 from scrpo_cli.rollout.fake import FakeEngine
-from scrpo_cli.rollout.groups import Origin, grade_groups, sample_asks
+from scrpo_cli.rollout.groups import Origin, grade_groups, sample_requests
 from scrpo_cli.rollout.prompts import TaskPrompts, check_prompt_budget
 from scrpo_cli.tasks import make_task
 from scrpo_cli.tasks.math import MathTask
@@ -39,13 +39,13 @@ def test_the_problems_of_a_step_depend_on_the_step_alone():
 
 
 def test_asks_become_groups_with_deterministic_ids_and_the_right_grades():
-    asks = [prompts().first(p, 3) for p in PROBLEMS[:2]]
+    requests = [prompts().first(p, 3) for p in PROBLEMS[:2]]
 
     def answer(prompt, key):
         return f"\\boxed{{{PROBLEMS[key.index // 3].answer if key.index % 3 else 1000}}}"
 
-    completions = sample_asks(FakeEngine(TOKENIZER, answer), CHAT, asks, Sampling(1.0, 50), ORIGIN)
-    groups = grade_groups(TASK, RECIPE.task.reflection, asks, completions, ORIGIN, "")
+    completions = sample_requests(FakeEngine(TOKENIZER, answer), CHAT, requests, Sampling(1.0, 50), ORIGIN)
+    groups = grade_groups(TASK, RECIPE.task.reflection, requests, completions, ORIGIN, "")
     assert [[a.id for a in g.attempts] for g in groups] == [[f"run:1:{g}:{s}" for s in range(3)] for g in range(2)]
     assert [list(g.rewards_G) for g in groups] == [[0, 1, 1]] * 2
     assert all(a.turn == 1 and a.parent is None for g in groups for a in g.attempts)
@@ -62,10 +62,10 @@ def test_asks_become_groups_with_deterministic_ids_and_the_right_grades():
 )
 def test_of_a_correction_only_the_solution_segment_is_graded(text, verdict):
     entry = PoolEntry("bad", PROBLEMS[0], "\\boxed{3}", "3", 1)
-    ask = prompts().reflection(entry, 1)
+    request = prompts().reflection(entry, 1)
     engine = FakeEngine(TOKENIZER, lambda prompt, key: text.replace("RIGHT", PROBLEMS[0].answer))
-    completions = sample_asks(engine, CHAT, [ask], Sampling(1.0, 200), ORIGIN)
-    [attempt] = grade_groups(TASK, RECIPE.task.reflection, [ask], completions, ORIGIN, "")[0].attempts
+    completions = sample_requests(engine, CHAT, [request], Sampling(1.0, 200), ORIGIN)
+    [attempt] = grade_groups(TASK, RECIPE.task.reflection, [request], completions, ORIGIN, "")[0].attempts
     assert attempt.grade.verdict is verdict
     assert (attempt.kind, attempt.turn, attempt.parent) == (AttemptKind.CORRECTION, 2, "bad")
 
@@ -92,10 +92,10 @@ def test_prompts_over_the_budget_are_refused_before_anything_is_sampled():
 
 
 def test_a_box_inside_an_unfinished_thought_is_no_answer_where_the_template_opened_it():
-    ask = prompts().first(PROBLEMS[0], 2)
+    request = prompts().first(PROBLEMS[0], 2)
     texts = ["hm \\boxed{RIGHT} but", "hm </think>\\boxed{RIGHT}"]
     engine = FakeEngine(TOKENIZER, lambda prompt, key: texts[key.index].replace("RIGHT", PROBLEMS[0].answer))
-    completions = sample_asks(engine, CHAT, [ask], Sampling(1.0, 200), ORIGIN)
+    completions = sample_requests(engine, CHAT, [request], Sampling(1.0, 200), ORIGIN)
     cfg = load_recipe("scrpo-base").task
-    [group] = grade_groups(MathTask(cfg), cfg.reflection, [ask], completions, ORIGIN, "<think>")
+    [group] = grade_groups(MathTask(cfg), cfg.reflection, [request], completions, ORIGIN, "<think>")
     assert [a.grade.verdict for a in group.attempts] == [Verdict.UNPARSABLE, Verdict.CORRECT]

@@ -64,7 +64,7 @@ def test_the_grader_names_its_version_the_python_and_the_walls() -> None:
 
 def test_a_problem_without_tests_is_an_error_and_no_wrong_answer() -> None:
     grade = make().grade([(Problem("p", "mine", "Add one.", ""), RIGHT)])[0]
-    assert grade.verdict is Verdict.ERROR
+    assert grade.verdict is Verdict.GRADER_ERROR
     assert "no tests" in (grade.reason or "")
 
 
@@ -73,7 +73,7 @@ def test_the_same_program_is_run_once_and_errors_are_asked_again(monkeypatch: py
 
     def check(program: str, tests: execute.Tests, *_: object) -> execute.Judgement:
         ran.append((program, tests))
-        return execute.Judgement(Verdict.ERROR if "error" in program else Verdict.CORRECT)
+        return execute.Judgement(Verdict.GRADER_ERROR if "error" in program else Verdict.CORRECT)
 
     task = make()
     monkeypatch.setattr(code_task, "check", check)
@@ -81,7 +81,7 @@ def test_the_same_program_is_run_once_and_errors_are_asked_again(monkeypatch: py
     other = Problem("q", "mine", "", "", {**PROBLEM.meta, "modules": {"node": "class Node: pass"}})
     pairs = [(PROBLEM, RIGHT), (PROBLEM, broken), (PROBLEM, "Well:\n" + RIGHT), (other, RIGHT)]
     for _ in range(2):
-        assert [g.verdict.value for g in task.grade(pairs)] == ["correct", "error", "correct", "correct"]
+        assert [g.verdict.value for g in task.grade(pairs)] == ["correct", "grader_error", "correct", "correct"]
     runs = Counter(("error" in program, bool(tests.modules)) for program, tests in ran)
     assert runs == {(False, False): 1, (False, True): 1, (True, False): 2}  # in any order: programs run side by side
 

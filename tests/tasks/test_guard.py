@@ -14,7 +14,7 @@ from scrpo_cli.recipe.methods import FilterConfig, PoolConfig
 from scrpo_cli.recipe.models import ProblemsConfig, TaskConfig
 from scrpo_cli.tasks.base import BaseTask
 from scrpo_cli.tasks.guard import ENOUGH, Foreign, Guarded, stop_on_failures
-from scrpo_cli.types import Ask, Attempt, Completion, FinishReason, Grade, Group, Problem, Verdict
+from scrpo_cli.types import Attempt, Completion, FinishReason, Grade, Group, Problem, SampleRequest, Verdict
 
 RIGHT, WRONG = Grade(Verdict.CORRECT, "1"), Grade(Verdict.WRONG, "0")
 PROBLEMS = [Problem(str(i), "s", "?", "1") for i in range(40)]
@@ -59,7 +59,7 @@ def test_sound_grades_pass_in_one_call() -> None:
 
 def test_an_answer_that_raises_costs_only_itself() -> None:
     grades = Guarded(Fake(raising), 0.1).grade(pairs(10, bad=[7]))
-    assert [i for i, g in enumerate(grades) if g.verdict is Verdict.ERROR] == [7]
+    assert [i for i, g in enumerate(grades) if g.verdict is Verdict.GRADER_ERROR] == [7]
     assert all(g == Grade(Verdict.CORRECT, "1", None, "fake/1") for i, g in enumerate(grades) if i != 7)
     assert "ValueError: cannot read this one" in str(grades[7].reason)
     assert "test_guard.py" in str(grades[7].reason)
@@ -77,7 +77,7 @@ def test_an_answer_that_raises_costs_only_itself() -> None:
 )
 def test_a_wrong_shape_is_an_error_for_each_answer(value, reason) -> None:
     grades = Guarded(Fake(lambda batch: value), 0.1).grade(pairs(2))
-    assert [g.verdict for g in grades] == ["error", "error"]
+    assert [g.verdict for g in grades] == ["grader_error", "grader_error"]
     assert all(reason in str(g.reason) for g in grades)
 
 
@@ -89,12 +89,12 @@ def test_a_wrong_length_for_the_batch_is_mended_answer_by_answer() -> None:
 @pytest.mark.parametrize("value", [None, math.nan, True, "correct", Verdict.CORRECT, Grade(None), Grade(math.nan)])  # type: ignore[arg-type]
 def test_a_wrong_type_in_one_place_is_an_error_there(value) -> None:
     grades = Guarded(Fake(lambda batch: [RIGHT, value, WRONG]), 0.1).grade(pairs(3))
-    assert [g.verdict for g in grades] == ["correct", "error", "wrong"]
+    assert [g.verdict for g in grades] == ["correct", "grader_error", "wrong"]
 
 
 def test_equivalence_is_guarded_too() -> None:
     grades = Guarded(Fake(lambda batch: 1 / 0), 0.1).compare([("1", "1")])
-    assert grades[0].verdict is Verdict.ERROR
+    assert grades[0].verdict is Verdict.GRADER_ERROR
 
 
 def test_our_own_errors_and_ctrl_c_pass_through() -> None:
@@ -156,7 +156,7 @@ def test_what_failed_enters_no_pool() -> None:
     grades = [grades[0], grades[1], Grade(Verdict.WRONG, "0")]
     done = Completion([1], [2], [-1.0], "x", FinishReason.STOP)
     attempts = [Attempt(f"a{i}", PROBLEMS[0], done, g) for i, g in enumerate(grades)]
-    group = Group(Ask(PROBLEMS[0], [], 3), attempts)
+    group = Group(SampleRequest(PROBLEMS[0], [], 3), attempts)
     outcomes_G = np.array([a.outcome for a in attempts])
     assert np.isnan(outcomes_G).tolist() == [False, True, False]
     assert admit(group, outcomes_G, FilterConfig(mode="none"), PoolConfig(per_prompt="all"), 0, 0, 0) == {"a2": "kept"}

@@ -235,15 +235,15 @@ def grade(problem, response):
         ("numpy", "wrong", None),
         ("grade", "unparsable", "why"),
         ("word", "correct", None),
-        ("nan", "error", "returned nan: return a bool"),
-        ("none", "error", "returned None"),
-        ("one", "error", "returned 1:"),
-        ("half", "error", "returned 0.5:"),
-        ("text", "error", "returned 'correct'"),
-        ("verdict", "error", "verdict 'right'"),
-        ("extracted", "error", "extracted is 7"),
-        ("ungraded", "error", "verdict"),
-        ("missing", "error", "KeyError: 'missing'"),
+        ("nan", "grader_error", "returned nan: return a bool"),
+        ("none", "grader_error", "returned None"),
+        ("one", "grader_error", "returned 1:"),
+        ("half", "grader_error", "returned 0.5:"),
+        ("text", "grader_error", "returned 'correct'"),
+        ("verdict", "grader_error", "verdict 'right'"),
+        ("extracted", "grader_error", "extracted is 7"),
+        ("ungraded", "grader_error", "verdict"),
+        ("missing", "grader_error", "KeyError: 'missing'"),
     ],
 )
 def test_what_a_grader_may_return(tmp_path, response, verdict, reason) -> None:
@@ -275,7 +275,16 @@ def test_in_processes_each_answer_pays_for_itself(tmp_path) -> None:
     responses = ["fine", "hangs", "kills", "fine", "leaves", "exits", "deep", "fine"]
     grades = task.grade([(P, r) for r in responses])
     verdicts = [str(g.verdict) for g in grades]
-    assert verdicts == ["correct", "timeout", "error", "correct", "error", "error", "error", "correct"]
+    assert verdicts == [
+        "correct",
+        "timeout",
+        "grader_error",
+        "correct",
+        "grader_error",
+        "grader_error",
+        "grader_error",
+        "correct",
+    ]
     assert "longer than 2 s" in str(grades[1].reason)
     assert "died" in str(grades[2].reason)
     assert task.too_many_failures() is None  # 8 answers say nothing

@@ -141,7 +141,7 @@ def test_what_the_program_causes_is_wrong(program: str, reason: str, strongest: 
 def test_what_the_tests_cause_is_an_error(tests: str, reason: str, strongest: Isolation) -> None:
     """An error is left out of averages; no program can choose one."""
     judgement = run("def f(x): return 1", tests, strongest)
-    assert judgement.verdict is Verdict.ERROR
+    assert judgement.verdict is Verdict.GRADER_ERROR
     assert reason in (judgement.reason or "")
 
 
@@ -244,7 +244,7 @@ def test_nothing_starts_half_confined(strongest: Isolation, monkeypatch: pytest.
     """A filter that cannot be installed is a sandbox that did not start, not a weaker one."""
     monkeypatch.setattr(isolation_module, "script", broken_script)
     judgement = run("def f(): return 1", "assert f() == 1", strongest)
-    assert judgement.verdict is Verdict.ERROR
+    assert judgement.verdict is Verdict.GRADER_ERROR
     assert "the sandbox did not start" in (judgement.reason or "")
 
 

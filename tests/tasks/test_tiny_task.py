@@ -76,7 +76,7 @@ def test_comparing_final_answers(task):
         Verdict.CORRECT,
         Verdict.WRONG,
         Verdict.UNPARSABLE,
-        Verdict.ERROR,
+        Verdict.GRADER_ERROR,
     ]
 
 

@@ -96,7 +96,7 @@ def test_a_deep_reference_allows_deep_answers(judge):
 def test_plain_answers_never_start_a_worker():
     judge = Judge(workers=1)
     plain = [Question("18", "18"), Question("18", "19"), Question("\\frac12", "0.5"), Question("", "1")]
-    assert verdicts(judge, plain) == [Verdict.CORRECT, Verdict.WRONG, Verdict.CORRECT, Verdict.ERROR]
+    assert verdicts(judge, plain) == [Verdict.CORRECT, Verdict.WRONG, Verdict.CORRECT, Verdict.GRADER_ERROR]
     assert not judge.processes.started
 
 
@@ -118,7 +118,7 @@ def test_workers_that_die_between_two_batches_are_replaced():
 
 def test_an_unreadable_gold_is_an_error_with_a_reason(judge):
     (judgement,) = judge([Question("t(0,4]", "5")])
-    assert judgement.verdict is Verdict.ERROR
+    assert judgement.verdict is Verdict.GRADER_ERROR
     assert judgement.reason == "the reference answer cannot be read: 't(0,4]'"
 
 
@@ -199,7 +199,7 @@ def test_an_answer_that_kills_its_worker_is_no_error_that_would_be_left_out(trou
 
 def test_a_reference_that_fails_by_itself_is_an_error(trouble):
     judged = trouble([Question(gold, "y") for gold in ("die^2", "hang^2", "unreadable^2")])
-    assert [j.verdict for j in judged] == [Verdict.ERROR] * 3
+    assert [j.verdict for j in judged] == [Verdict.GRADER_ERROR] * 3
     assert "exit code 9" in (judged[0].reason or "")
     assert "longer than 1 s" in (judged[1].reason or "")
     assert Question("die^2", "y") not in trouble._cache  # the machine may have been short of memory

@@ -11,16 +11,16 @@ import torch
 from scrpo_cli.methods.advantages import token_weights
 from scrpo_cli.methods.base import Method
 from scrpo_cli.training.loss import TokenBatch, policy_gradient_loss
-from scrpo_cli.types import Ask, Attempt, Completion, FinishReason, Grade, Group, Verdict
+from scrpo_cli.types import Attempt, Completion, FinishReason, Grade, Group, SampleRequest, Verdict
 
 Logps = Callable[[Sequence[Attempt]], list[torch.Tensor]]
 """(T,) log-probs of each completion's tokens, with gradient."""
 
 
-def attempt(ask: Ask, name: str, ids: Sequence[int], reward: float, text: str = "") -> Attempt:
+def attempt(request: SampleRequest, name: str, ids: Sequence[int], reward: float, text: str = "") -> Attempt:
     completion = Completion([0], list(ids), [0.0] * len(ids), text, FinishReason.STOP)
     verdict = Verdict.CORRECT if reward else Verdict.WRONG
-    return Attempt(name, ask.problem, completion, Grade(verdict), ask.kind, ask.turn, 0, ask.parent_id)
+    return Attempt(name, request.problem, completion, Grade(verdict), request.kind, request.turn, 0, request.parent_id)
 
 
 def train(

@@ -28,7 +28,7 @@ from scrpo_cli.recipe.methods import (
     RrrConfig,
     ScoreConfig,
 )
-from scrpo_cli.types import Ask, Attempt, AttemptKind, Group
+from scrpo_cli.types import Attempt, AttemptKind, Group, SampleRequest
 
 RIGHT = np.array([[0.1, 0.5, 0.2], [0.6, 0.1, 0.1], [0.0, 0.3, 0.9]])  # chance of each arm
 BEST = (2, 2)  # its first token looks worst: on average 0.4, as good as no other, and it starts unlikely
@@ -67,10 +67,13 @@ def normal(p: np.ndarray) -> np.ndarray:
 def play(table: Table, rng: np.random.Generator, step: int, right: np.ndarray = RIGHT) -> list[Group]:
     groups = []
     for g in range(PROBLEMS):
-        ask = Ask(problem(f"{g}"), [], SAMPLES)
+        request = SampleRequest(problem(f"{g}"), [], SAMPLES)
         drawn = table.sample(rng, SAMPLES)
         groups.append(
-            Group(ask, [attempt(ask, f"{step}.{g}.{s}", arm, rng.random() < right[arm]) for s, arm in enumerate(drawn)])
+            Group(
+                request,
+                [attempt(request, f"{step}.{g}.{s}", arm, rng.random() < right[arm]) for s, arm in enumerate(drawn)],
+            )
         )
     return groups
 
@@ -146,9 +149,9 @@ def test_stage_two_of_score_finds_the_best_arm_of_both_turns():
         groups = play(first, rng, step)
         for g in list(groups):
             for a in g.attempts:
-                ask = prompts.check(g.ask, a)
+                request = prompts.check(g.request, a)
                 (arm,) = second.sample(rng, 1)
-                groups.append(Group(ask, [attempt(ask, f"{a.id}+", arm, rng.random() < later[arm])]))
+                groups.append(Group(request, [attempt(request, f"{a.id}+", arm, rng.random() < later[arm])]))
         train(method, groups, logps, optimizer, epochs=2)
     assert first.arms()[BEST] > 0.95
     assert second.arms()[0, 2] > 0.95
@@ -174,15 +177,15 @@ def test_rrr_learns_the_reflection_that_helps_and_leaves_the_answer_alone():
     for step in range(60):
         groups = []
         for g in range(PROBLEMS):
-            ask = Ask(problem(str(g)), [], SAMPLES, AttemptKind.CORRECTION, entry(str(g)))
+            request = SampleRequest(problem(str(g)), [], SAMPLES, AttemptKind.CORRECTION, entry(str(g)))
             p = normal(torch.softmax(reflection, 0).detach().numpy())
             attempts = []
             for s in range(SAMPLES):
                 arm = int(rng.choice(3, p=p))
                 right = rng.random() < helps[arm]
                 text = "xyz"[arm] + fixed + "01"[int(right)]
-                attempts.append(attempt(ask, f"{step}.{g}.{s}", [ord(c) for c in text], right, text))
-            groups.append(Group(ask, attempts))
+                attempts.append(attempt(request, f"{step}.{g}.{s}", [ord(c) for c in text], right, text))
+            groups.append(Group(request, attempts))
         train(method, groups, logps, optimizer, epochs=2)
     assert torch.softmax(reflection, 0)[1] > 0.95
     assert answer.tolist() == [0, 0]  # though the answer's letter decides the reward, it is not credited

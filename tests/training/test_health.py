@@ -10,7 +10,6 @@ from scrpo_cli.methods.base import Credits, Plan
 from scrpo_cli.recipe.monitors import MonitorsConfig
 from scrpo_cli.training.health import step_metrics
 from scrpo_cli.types import (
-    Ask,
     Attempt,
     AttemptKind,
     Completion,
@@ -19,6 +18,7 @@ from scrpo_cli.types import (
     Group,
     PoolEntry,
     Problem,
+    SampleRequest,
     Verdict,
 )
 
@@ -28,24 +28,26 @@ PROBLEM = Problem("p", "test", "1+1", "2")
 def attempt(answer: str | None, text: str = "", *, turn: int = 1, kind: AttemptKind = AttemptKind.FIRST) -> Attempt:
     """Right when it answers 2; `error` means that the grader failed."""
     text = text or f"I say {answer}"
-    verdict = {"2": Verdict.CORRECT, None: Verdict.UNPARSABLE, "error": Verdict.ERROR}.get(answer, Verdict.WRONG)
+    verdict = {"2": Verdict.CORRECT, None: Verdict.UNPARSABLE, "error": Verdict.GRADER_ERROR}.get(answer, Verdict.WRONG)
     ids = [ord(c) for c in text]
     completion = Completion([1], ids, [-1.0] * len(ids), text, FinishReason.STOP)
     return Attempt("a", PROBLEM, completion, Grade(verdict, answer), kind, turn)
 
 
 def first(*answers: str | None) -> Group:
-    return Group(Ask(PROBLEM, [], len(answers)), [attempt(a) for a in answers])
+    return Group(SampleRequest(PROBLEM, [], len(answers)), [attempt(a) for a in answers])
 
 
 def turn(before: Attempt, answer: str | None, text: str = "") -> Group:
-    ask = Ask(PROBLEM, [], 1, AttemptKind.CHECK, previous=before)
-    return Group(ask, [attempt(answer, text, turn=ask.turn, kind=AttemptKind.CHECK)])
+    request = SampleRequest(PROBLEM, [], 1, AttemptKind.CHECK, previous=before)
+    return Group(request, [attempt(answer, text, turn=request.turn, kind=AttemptKind.CHECK)])
 
 
 def correction(entry: PoolEntry, *answers: str | None) -> Group:
     kind = AttemptKind.CORRECTION
-    return Group(Ask(PROBLEM, [], len(answers), kind, entry), [attempt(a, kind=kind, turn=2) for a in answers])
+    return Group(
+        SampleRequest(PROBLEM, [], len(answers), kind, entry), [attempt(a, kind=kind, turn=2) for a in answers]
+    )
 
 
 def entry(extracted: str | None = "3", uses: int = 0, repairs: int = 0, added_step: int = 1) -> PoolEntry:
@@ -67,7 +69,9 @@ def test_two_turns() -> None:
     """right -> right, right -> wrong, wrong -> right, wrong -> the same wrong answer in other words."""
     before = [attempt(a) for a in ("2", "2", "3", "3")]
     seconds = [turn(b, a) for b, a in zip(before[:3], ("2", "5", "2"))]
-    found = measure("turns", [Group(Ask(PROBLEM, [], 4), before), *seconds, turn(before[3], "3", "Sorry: I say 3")])
+    found = measure(
+        "turns", [Group(SampleRequest(PROBLEM, [], 4), before), *seconds, turn(before[3], "3", "Sorry: I say 3")]
+    )
     assert found["trial/accuracy"] == 0.5
     assert found["turns/reward"] == 0.5
     assert (
@@ -106,7 +110,7 @@ def test_three_turns_by_turn() -> None:
     one = attempt("3")
     two = turn(one, "3")
     three = turn(two.attempts[0], "2")
-    found = measure("turns", [Group(Ask(PROBLEM, [], 1), [one]), two, three])
+    found = measure("turns", [Group(SampleRequest(PROBLEM, [], 1), [one]), two, three])
     assert [found[f"turns/t{t}"] for t in (1, 2, 3)] == [0, 0, 1]
     assert (found["turns/wrong"], found["turns/i2c"]) == (2, 0.5)
 

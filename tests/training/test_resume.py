@@ -183,7 +183,7 @@ def test_a_second_ctrl_c_stops_at_once(scrpo_process, tmp_path, undisturbed) -> 
 
 
 def test_ctrl_c_before_the_first_step_says_how_to_go_on(scrpo_process, tmp_path) -> None:
-    stopped = scrpo_process(*TRAIN, hooks=(SignalAt("scrpo_cli.training.lab:load_policy", 1, "after", SIGINT),))
+    stopped = scrpo_process(*TRAIN, hooks=(SignalAt("scrpo_cli.training.runtime:load_policy", 1, "after", SIGINT),))
     assert stopped.code == 130, stopped.err
     assert len(stopped.err.splitlines()) == 3
     assert command_in(stopped.err)[:2] == ["train", "--resume"]

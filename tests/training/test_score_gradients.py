@@ -29,7 +29,7 @@ from scrpo_cli.training.checkpoint import Progress
 from scrpo_cli.training.logprobs import completion_logprobs
 from scrpo_cli.training.loss import policy_gradient_loss
 from scrpo_cli.training.update import TrainRow, Updater, microbatches, weighted_rows
-from scrpo_cli.types import Ask, Attempt, Completion, FinishReason, Group
+from scrpo_cli.types import Attempt, Completion, FinishReason, Group, SampleRequest
 
 POLICY = random_policy()
 PROBLEMS, SAMPLES = 2, 3
@@ -76,40 +76,40 @@ def sampled(prompts: Sequence[Sequence[int]], step: int) -> list[Completion]:
     ]
 
 
-def graded(ask: Ask, completions: Sequence[Completion], rewards: Sequence[float], name: str) -> Group:
+def graded(request: SampleRequest, completions: Sequence[Completion], rewards: Sequence[float], name: str) -> Group:
     return Group(
-        ask,
+        request,
         [
-            replace(answer(r, name=f"{name}.{i}", ask=ask), completion=c)
+            replace(answer(r, name=f"{name}.{i}", request=request), completion=c)
             for i, (c, r) in enumerate(zip(completions, rewards, strict=True))
         ],
     )
 
 
 @pytest.fixture(scope="module")
-def texts() -> tuple[list[Ask], list[Completion], list[list[int]], list[Completion]]:
+def texts() -> tuple[list[SampleRequest], list[Completion], list[list[int]], list[Completion]]:
     """First asks, first answers, second prompts and second answers."""
     prompts = prompts_of(recipe())
-    asks = [prompts.first(p, SAMPLES) for p in prompts.problems(1)]
-    firsts = sampled([prompts.ids(a) for a in asks for _ in range(SAMPLES)], 1)
+    requests = [prompts.first(p, SAMPLES) for p in prompts.problems(1)]
+    firsts = sampled([prompts.ids(a) for a in requests for _ in range(SAMPLES)], 1)
     seconds_asked = []
     for i, first in enumerate(firsts):
-        ask = asks[i // SAMPLES]
-        attempt = replace(answer(0, name=str(i), ask=ask), completion=first)
-        seconds_asked.append(prompts.ids(prompts.check(ask, attempt)))
-    return asks, firsts, seconds_asked, sampled(seconds_asked, 2)
+        request = requests[i // SAMPLES]
+        attempt = replace(answer(0, name=str(i), request=request), completion=first)
+        seconds_asked.append(prompts.ids(prompts.check(request, attempt)))
+    return requests, firsts, seconds_asked, sampled(seconds_asked, 2)
 
 
 def groups_of(texts, first: Sequence[float], second: Sequence[float]) -> list[Group]:
-    asks, firsts, _, seconds = texts
+    requests, firsts, _, seconds = texts
     prompts = prompts_of(recipe())
     groups, attempts = [], []
-    for g, ask in enumerate(asks):
+    for g, request in enumerate(requests):
         place = slice(g * SAMPLES, (g + 1) * SAMPLES)
-        groups.append(graded(ask, firsts[place], first[place], f"first{g}"))
-        attempts += [(ask, a) for a in groups[-1].attempts]
-    for i, (ask, a) in enumerate(attempts):
-        groups.append(graded(prompts.check(ask, a), [seconds[i]], [second[i]], f"second{i}"))
+        groups.append(graded(request, firsts[place], first[place], f"first{g}"))
+        attempts += [(request, a) for a in groups[-1].attempts]
+    for i, (request, a) in enumerate(attempts):
+        groups.append(graded(prompts.check(request, a), [seconds[i]], [second[i]], f"second{i}"))
     return groups
 
 

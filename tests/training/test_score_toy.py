@@ -34,7 +34,7 @@ from training.tabular import attempt, train
 
 from scrpo_cli.methods.score import Budget, Score
 from scrpo_cli.recipe.methods import ScoreConfig
-from scrpo_cli.types import Ask, Attempt, Group
+from scrpo_cli.types import Attempt, Group, SampleRequest
 
 PROBLEMS, SAMPLES, STEPS, LR = 5, 16, 200, 0.45
 COPY, REVISE, RIGHT, WRONG = 0, 1, 0, 1
@@ -83,17 +83,17 @@ def play(toy: Toy, rng: np.random.Generator, prompts: TurnPrompts) -> list[Group
     firsts, seconds = [], []
     for g in range(PROBLEMS):
         hard = g >= EASY * PROBLEMS
-        ask, group = Ask(problem(str(g)), [], SAMPLES), []
+        request, group = SampleRequest(problem(str(g)), [], SAMPLES), []
         for s in range(SAMPLES):
             one = RIGHT if rng.random() < p else WRONG
-            group.append(attempt(ask, f"{g}.{s}", [one], one == RIGHT and not hard))
-            again = prompts.check(ask, group[-1])
+            group.append(attempt(request, f"{g}.{s}", [one], one == RIGHT and not hard))
+            again = prompts.check(request, group[-1])
             if rng.random() < q:
                 two = RIGHT if rng.random() < c else WRONG
                 seconds.append(Group(again, [attempt(again, f"{g}.{s}+", [REVISE, two], two == RIGHT)]))
             else:
                 seconds.append(Group(again, [attempt(again, f"{g}.{s}+", [COPY], group[-1].reward)]))
-        firsts.append(Group(ask, group))
+        firsts.append(Group(request, group))
     return [*firsts, *seconds]
 
 

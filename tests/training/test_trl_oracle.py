@@ -25,7 +25,7 @@ from scrpo_cli.recipe.models import Recipe
 from scrpo_cli.training.logprobs import completion_logprobs
 from scrpo_cli.training.policy import Policy
 from scrpo_cli.training.update import Updater, microbatches, weighted_rows
-from scrpo_cli.types import Ask, Attempt, Completion, FinishReason, Grade, Group, Verdict
+from scrpo_cli.types import Attempt, Completion, FinishReason, Grade, Group, SampleRequest, Verdict
 
 trl = pytest.importorskip("trl", reason="TRL is not installed: pip install 'scrpo-cli[bench]'")
 if not (1, 14) <= tuple(int(part) for part in trl.__version__.split(".")[:2]) < (1, 17):
@@ -294,7 +294,10 @@ def test_rloo_advantages_and_gradient_equal_trls(policy: Policy, rloo_trainer: A
         Attempt(str(i), problem(), c, Grade(Verdict.CORRECT if r else Verdict.WRONG))
         for i, (c, r) in enumerate(zip(completions, REWARDS, strict=True))
     ]
-    groups = [Group(Ask(problem(), [], 3), attempts[:3]), Group(Ask(problem(), [], 3), attempts[3:])]
+    groups = [
+        Group(SampleRequest(problem(), [], 3), attempts[:3]),
+        Group(SampleRequest(problem(), [], 3), attempts[3:]),
+    ]
     updater = Updater(policy, recipe)
     credits, _ = updater.settle(completions, Grpo(recipe.method, None, 3).credit(groups))
     assert [r.advantage_T[0] for r in credits.rows] == pytest.approx(inputs["advantages"].tolist(), abs=1e-5)

@@ -19,12 +19,12 @@ from filelock import FileLock, Timeout
 from scrpo_cli.ablation.executor import Job
 from scrpo_cli.ablation.grid import Arm, Cell, check_arms, file_stem, make_cells
 from scrpo_cli.errors import UserError
+from scrpo_cli.jobs.runs import runs_directory
 from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.models import RunRow
 from scrpo_cli.pool.queries import list_runs, new_run_id, resolve_run, start_run
 from scrpo_cli.recipe.load import recipe_json
 from scrpo_cli.recipe.models import Recipe
-from scrpo_cli.training.launch import runs_directory
 
 COMMAND = "ablate"
 GRID_FILE = "sweep.json"

@@ -36,7 +36,7 @@ class Check:
     remedy: str = ""
 
 
-class Examination:
+class Checkup:
     """A recipe on this machine; what several checks need is made once."""
 
     def __init__(self, recipe: Recipe, db: str | None = None) -> None:
@@ -61,7 +61,7 @@ class Examination:
 
     @cached_property
     def budget(self) -> Any:
-        from scrpo_cli.training.budget import estimate
+        from scrpo_cli.jobs.budget import estimate
 
         return estimate(self.recipe)
 
@@ -85,13 +85,13 @@ class Examination:
             self.task.close()
 
 
-def check_python(_: Examination) -> Iterator[Check]:
+def check_python(_: Checkup) -> Iterator[Check]:
     fine = (3, 11) <= sys.version_info[:2] <= (3, 13)
     remedy = "" if fine else "Use Python 3.11, 3.12 or 3.13."
     yield Check("python", "ok" if fine else "fail", platform.python_version(), remedy)
 
 
-def check_packages(_: Examination) -> Iterator[Check]:
+def check_packages(_: Checkup) -> Iterator[Check]:
     """Installed versions against the windows of our own package metadata."""
     from packaging.requirements import Requirement
 
@@ -114,12 +114,12 @@ def _package(requirement: Any) -> Iterator[Check]:
         yield Check(name, "ok", f"{found} (tested: {window})")
 
 
-def check_vllm(examination: Examination) -> Iterator[Check]:
+def check_vllm(checkup: Checkup) -> Iterator[Check]:
     """Optional unless the recipe samples with it."""
     from packaging.requirements import Requirement
 
     window = next(r.specifier for r in map(Requirement, requires("scrpo-cli") or []) if r.name == "vllm")
-    wanted = str(examination.recipe.rollout.engine) == "vllm"
+    wanted = str(checkup.recipe.rollout.engine) == "vllm"
     remedy = "pip install 'scrpo-cli[vllm]'"
     try:
         found = version("vllm")
@@ -133,13 +133,13 @@ def check_vllm(examination: Examination) -> Iterator[Check]:
         yield Check("vllm", "fail" if wanted else "warn", f"{found} is outside the tested window {window}", remedy)
 
 
-def check_device(examination: Examination) -> Iterator[Check]:
+def check_device(checkup: Checkup) -> Iterator[Check]:
     """Where the recipe would run, in which number format, and whether attention's package is there."""
     import torch
 
     from scrpo_cli.training.policy import pick_device, pick_dtype
 
-    cfg = examination.recipe.model
+    cfg = checkup.recipe.model
     device = pick_device(cfg)
     dtype = str(pick_dtype(cfg, device)).removeprefix("torch.")
     name = torch.cuda.get_device_name() if device == "cuda" else f"CPU, {os.cpu_count()} cores"
@@ -151,13 +151,13 @@ def check_device(examination: Examination) -> Iterator[Check]:
         yield Check("attention", "fail", "flash-attn is not installed", "Set model.attn=sdpa, or install flash-attn.")
 
 
-def check_threads(examination: Examination) -> Iterator[Check]:
+def check_threads(checkup: Checkup) -> Iterator[Check]:
     """Several threads on a tiny model collapse as soon as another process is busy: by up to a hundred times."""
     import torch
 
     from scrpo_cli.training.policy import SMALL_MODEL
 
-    sizes, asked = examination.budget.sizes, examination.recipe.model.threads
+    sizes, asked = checkup.budget.sizes, checkup.recipe.model.threads
     small = sizes is not None and sizes.parameters < SMALL_MODEL
     threads = asked or (1 if small else torch.get_num_threads())
     load, cores = os.getloadavg()[0], os.cpu_count() or 1
@@ -168,12 +168,12 @@ def check_threads(examination: Examination) -> Iterator[Check]:
         yield Check("threads", "ok", detail)
 
 
-def check_model(examination: Examination) -> Iterator[Check]:
+def check_model(checkup: Checkup) -> Iterator[Check]:
     """The config, and for a local directory the weights beside it."""
-    name, sizes = examination.recipe.model.name, examination.budget.sizes
+    name, sizes = checkup.recipe.model.name, checkup.budget.sizes
     if sizes is None:
         fix = "Give a directory that holds config.json and weights, or a hub name with network access."
-        yield Check("model", "fail", examination.budget.note, fix)
+        yield Check("model", "fail", checkup.budget.note, fix)
         return
     from scrpo_cli.training.policy import model_path
 
@@ -184,10 +184,10 @@ def check_model(examination: Examination) -> Iterator[Check]:
         yield Check("model", "ok", f"{name}: {sizes.parameters:,} parameters, {sizes.adapter_parameters:,} to train")
 
 
-def check_template(examination: Examination) -> Iterator[Check]:
+def check_template(checkup: Checkup) -> Iterator[Check]:
     """The rendered prompt, a prefilled `<think>`, and whether second turns can extend the ids of the first."""
-    chat = examination.chat
-    prompt = chat.render(examination.task.messages(Problem("", "", "PROBLEM", "")))
+    chat = checkup.chat
+    prompt = chat.render(checkup.task.messages(Problem("", "", "PROBLEM", "")))
     yield Check("prompt", "ok", repr(prompt))
     if prompt.rstrip().endswith("<think>"):
         remedy = "Responses lack the opening tag; grading reads up to </think>. Give rollout.max_tokens room to think."
@@ -199,7 +199,7 @@ def check_template(examination: Examination) -> Iterator[Check]:
         yield Check("template", "ok", detail)
 
 
-def check_data(examination: Examination) -> Iterator[Check]:
+def check_data(checkup: Checkup) -> Iterator[Check]:
     """The recipe's problems, and the benchmarks that can be read here."""
     from contextlib import closing
 
@@ -207,13 +207,13 @@ def check_data(examination: Examination) -> Iterator[Check]:
     from scrpo_cli.recipe.benchmark import plan
     from scrpo_cli.tasks import make_task
 
-    task = examination.recipe.task
+    task = checkup.recipe.task
     train = task.train
-    yield Check("data", "ok", f"{train.source} ({train.split}): {len(examination.problems):,} problems")
+    yield Check("data", "ok", f"{train.source} ({train.split}): {len(checkup.problems):,} problems")
     for held_out in filter(None, (task.validation, task.test)):
-        count = len(examination.task.problems(held_out))
+        count = len(checkup.task.problems(held_out))
         yield Check("data", "ok", f"{held_out.source} ({held_out.split}): {count:,} problems")
-    benchmarks = plan(examination.recipe).benchmarks.values() if examination.recipe.eval.benchmarks else ()
+    benchmarks = plan(checkup.recipe).benchmarks.values() if checkup.recipe.eval.benchmarks else ()
     for benchmark in benchmarks:
         try:
             with closing(make_task(benchmark.task)) as own:
@@ -222,27 +222,27 @@ def check_data(examination: Examination) -> Iterator[Check]:
             yield Check("benchmark", "warn", error.what, error.fix)
 
 
-def check_budget(examination: Examination) -> Iterator[Check]:
+def check_budget(checkup: Checkup) -> Iterator[Check]:
     """Every prompt of the training set against task.max_prompt_tokens."""
     from scrpo_cli.rollout.prompts import check_context, check_prompt_budget
 
-    check_prompt_budget(examination.recipe, examination.task, examination.chat, examination.problems)
-    limit = examination.recipe.task.max_prompt_tokens
-    yield Check("prompt budget", "ok", f"all {len(examination.problems):,} prompts have at most {limit} tokens")
-    if sizes := examination.budget.sizes:
-        check_context(examination.recipe, sizes.positions)
+    check_prompt_budget(checkup.recipe, checkup.task, checkup.chat, checkup.problems)
+    limit = checkup.recipe.task.max_prompt_tokens
+    yield Check("prompt budget", "ok", f"all {len(checkup.problems):,} prompts have at most {limit} tokens")
+    if sizes := checkup.budget.sizes:
+        check_context(checkup.recipe, sizes.positions)
         yield Check("context", "ok", f"a reflection with its prompt fits the model's {sizes.positions} positions")
 
 
-def check_grader(examination: Examination) -> Iterator[Check]:
+def check_grader(checkup: Checkup) -> Iterator[Check]:
     """One right and one wrong answer through the recipe's own grader."""
-    cfg = examination.recipe.task
+    cfg = checkup.recipe.task
     if is_plugin(cfg.name) or cfg.grader:
-        yield _own_grader(examination)
+        yield _own_grader(checkup)
         return
     problem = Problem("self-test", "doctor", "20+22=?", "42")
-    right, wrong = examination.task.grade([(problem, "\\boxed{42}"), (problem, "\\boxed{41}")])
-    verdicts = f"42 is {right.verdict}, 41 is {wrong.verdict} ({examination.task.grader})"
+    right, wrong = checkup.task.grade([(problem, "\\boxed{42}"), (problem, "\\boxed{41}")])
+    verdicts = f"42 is {right.verdict}, 41 is {wrong.verdict} ({checkup.task.grader})"
     if (right.verdict, wrong.verdict) == (Verdict.CORRECT, Verdict.WRONG):
         yield Check("grader", "ok", verdicts)
     else:
@@ -251,26 +251,26 @@ def check_grader(examination: Examination) -> Iterator[Check]:
         )
 
 
-def _own_grader(examination: Examination) -> Check:
+def _own_grader(checkup: Checkup) -> Check:
     """What a grader that is not ours makes of the first problem's reference answer, and of nothing. Which verdict is
     right only its author knows; that it gives one can be checked.
     """
-    problem, task = examination.problems[0], examination.task
+    problem, task = checkup.problems[0], checkup.task
     grades = task.grade([(problem, f"\\boxed{{{problem.answer}}}"), (problem, "")])
     verdicts = f"{grades[0].verdict} for a boxed reference answer, {grades[1].verdict} for nothing ({task.grader})"
     for grade in grades:
-        if grade.verdict in (Verdict.ERROR, Verdict.TIMEOUT):
+        if grade.verdict in (Verdict.GRADER_ERROR, Verdict.TIMEOUT):
             return Check("grader", "fail", f"{verdicts}: {grade.reason}", "Mend your grader, or task.grading.deadline.")
     return Check("grader", "ok", verdicts)
 
 
-def check_sandbox(examination: Examination) -> Iterator[Check]:
+def check_sandbox(checkup: Checkup) -> Iterator[Check]:
     """How programs would be walled in; only task `code` needs it."""
     from scrpo_cli.tasks.code.execute import find_isolation
 
-    needed = examination.recipe.task.name == "code"
+    needed = checkup.recipe.task.name == "code"
     try:
-        walls = find_isolation(examination.recipe.task.sandbox.level)
+        walls = find_isolation(checkup.recipe.task.sandbox.level)
     except UserError:
         if needed:
             raise
@@ -281,14 +281,14 @@ def check_sandbox(examination: Examination) -> Iterator[Check]:
     yield Check("sandbox", "warn" if remedy else "ok", f"{walls.level} by {walls.how}", remedy)
 
 
-def check_memory(examination: Examination) -> Iterator[Check]:
+def check_memory(checkup: Checkup) -> Iterator[Check]:
     """The estimate of training's peak against what is free."""
     import psutil
     import torch
 
-    from scrpo_cli.training.budget import size
+    from scrpo_cli.jobs.budget import size
 
-    sizes = examination.budget.sizes
+    sizes = checkup.budget.sizes
     if sizes is None or (sizes.device == "cuda" and not torch.cuda.is_available()):
         return
     free = torch.cuda.mem_get_info()[0] if sizes.device == "cuda" else psutil.virtual_memory().available
@@ -297,22 +297,22 @@ def check_memory(examination: Examination) -> Iterator[Check]:
     yield Check("memory", "ok", detail) if sizes.peak < free else Check("memory", "warn", detail, remedy)
 
 
-def check_disk(examination: Examination) -> Iterator[Check]:
+def check_disk(checkup: Checkup) -> Iterator[Check]:
     """Room for the checkpoints where runs are kept: beside the database."""
-    from scrpo_cli.training.budget import size
+    from scrpo_cli.jobs.budget import size
 
-    free = shutil.disk_usage(_existing(_database_path(examination.db) or Path())).free
-    needed = examination.budget.sizes.disk if examination.budget.sizes else 0
+    free = shutil.disk_usage(_existing(_database_path(checkup.db) or Path())).free
+    needed = checkup.budget.sizes.disk if checkup.budget.sizes else 0
     detail = f"{size(needed)} for checkpoints, {size(free)} free"
     remedy = "Free some space, or lower checkpoint.keep."
     yield Check("disk", "ok", detail) if needed < free else Check("disk", "fail", detail, remedy)
 
 
-def check_database(examination: Examination) -> Iterator[Check]:
+def check_database(checkup: Checkup) -> Iterator[Check]:
     """Opened if it exists, else only whether it could be made; a network disk is a warning."""
     from scrpo_cli.pool.db import Database
 
-    path = _database_path(examination.db)
+    path = _database_path(checkup.db)
     if path is not None and not path.exists():
         folder = _existing(path)
         if not os.access(folder, os.W_OK):
@@ -320,7 +320,7 @@ def check_database(examination: Examination) -> Iterator[Check]:
             return
         yield Check("database", "ok", f"{path} will be made")
     else:
-        with Database.open(examination.db, create=False) as database:
+        with Database.open(checkup.db, create=False) as database:
             yield Check("database", "ok", f"{database.where}: opened, schema up to date")
     kind = _file_system(path) if path else ""
     if kind in NETWORK_DISKS:
@@ -349,10 +349,10 @@ def _file_system(path: Path) -> str:
     return max(mounts, key=lambda m: len(m.mountpoint)).fstype if mounts else ""
 
 
-def check_wandb(examination: Examination) -> Iterator[Check]:
+def check_wandb(checkup: Checkup) -> Iterator[Check]:
     from scrpo_cli.tracking.wandb_sink import resolve_mode
 
-    asked = examination.recipe.tracking.wandb.mode
+    asked = checkup.recipe.tracking.wandb.mode
     mode = resolve_mode(asked)
     detail = {
         "online": "online",
@@ -363,7 +363,7 @@ def check_wandb(examination: Examination) -> Iterator[Check]:
     yield Check("wandb", "ok", detail, remedy)
 
 
-CHECKS: dict[str, Callable[[Examination], Iterator[Check]]] = {
+CHECKS: dict[str, Callable[[Checkup], Iterator[Check]]] = {
     "python": check_python,
     "packages": check_packages,
     "vllm": check_vllm,

@@ -22,9 +22,9 @@ from scrpo_cli.errors import UserError
 from scrpo_cli.recipe.load import load_recipe
 
 if TYPE_CHECKING:
+    from scrpo_cli.jobs.runs import ActiveRun
     from scrpo_cli.pool.db import Database
     from scrpo_cli.tasks.responses import ResponseRow
-    from scrpo_cli.training.launch import Launch
 
 DEFAULT_POOL = "default"
 PoolOption = Annotated[
@@ -58,9 +58,9 @@ def collect(
     debug: DebugOption = False,
 ) -> None:
     """Sample a policy on the recipe's training problems, grade, and keep the wrong answers in the error pool."""
+    from scrpo_cli.jobs.collect import totals
+    from scrpo_cli.jobs.runs import resumed_run, started_run
     from scrpo_cli.pool.db import Database
-    from scrpo_cli.training.collect import totals
-    from scrpo_cli.training.launch import launch, relaunch
 
     output = Output(json, quiet)
     started_with = {"--from-jsonl": from_jsonl, "--pool": pool, "--limit": limit, "--adapter": adapter}
@@ -70,9 +70,9 @@ def collect(
     database = Database.open(db)
     options = {"pool": pool or DEFAULT_POOL, "from": str(from_jsonl) if from_jsonl else None}
     start = (
-        relaunch(database, "collect", resume)
+        resumed_run(database, "collect", resume)
         if resume
-        else launch(database, "collect", resolved, summary=options, resumable=rows is None)
+        else started_run(database, "collect", resolved, summary=options, resumable=rows is None)
     )
     with start as run:
         if rows is not None:
@@ -96,24 +96,24 @@ def read_rows(path: Path, map_: list[str] | None) -> list[ResponseRow]:
     return read_answers(path, parse_map(map_ or []))
 
 
-def import_rows(database: Database, run: Launch, rows: list[ResponseRow], use_filter: bool) -> None:
+def import_rows(database: Database, run: ActiveRun, rows: list[ResponseRow], use_filter: bool) -> None:
     from contextlib import closing as closed
 
+    from scrpo_cli.jobs.collect import collect_rows
     from scrpo_cli.tasks import make_task
-    from scrpo_cli.training.collect import collect_rows
 
     with closed(make_task(run.recipe.task)) as task:
         collect_rows(database, run, task, rows, use_filter=use_filter)
 
 
-def sample(database: Database, run: Launch, output: Output) -> None:
-    from scrpo_cli.training.collect import collect_samples
-    from scrpo_cli.training.lab import open_lab
+def sample(database: Database, run: ActiveRun, output: Output) -> None:
+    from scrpo_cli.jobs.collect import collect_samples
+    from scrpo_cli.training.runtime import open_runtime
 
     if run.summary["from"]:
         raise UserError("An import is one transaction and cannot be resumed.", run.run_id, "Run it again.")
-    with open_lab(run.recipe) as lab:
-        collect_samples(database, run, lab, output.say)
+    with open_runtime(run.recipe) as runtime:
+        collect_samples(database, run, runtime, output.say)
 
 
 def closing(summary: dict[str, Any]) -> str:

@@ -34,9 +34,9 @@ def compare(
     debug: DebugOption = False,
 ) -> None:
     """The second run minus the first on the same problems: difference, interval, exact test, and what can be said."""
+    from scrpo_cli.jobs.compare import compare_before_after, compare_runs
     from scrpo_cli.pool.db import Database
     from scrpo_cli.pool.queries import resolve_run
-    from scrpo_cli.training.compare import compare_before_after, compare_runs
 
     with Database.open(db, create=False) as database:
         a = resolve_run(database, first).id

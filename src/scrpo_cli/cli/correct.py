@@ -41,8 +41,8 @@ def correct(
 ) -> None:
     """Make the policy reflect on pooled errors and try again; measure what it repairs."""
     from scrpo_cli.evaluation.gating import check_pool_gate
+    from scrpo_cli.jobs.runs import resumed_run, started_run
     from scrpo_cli.pool.db import Database
-    from scrpo_cli.training.launch import launch, relaunch
 
     output = Output(json, quiet)
     started_with = {"--pool": pool, "--limit": limit, "--samples": samples, "--adapter": adapter, "--gate": gate}
@@ -54,14 +54,18 @@ def correct(
     check_pool_gate(resolved)
     database = Database.open(db)
     options = {"pool": pool or DEFAULT_POOL, "limit": limit, "samples": samples or 1}
-    start = relaunch(database, "correct", resume) if resume else launch(database, "correct", resolved, summary=options)
+    start = (
+        resumed_run(database, "correct", resume)
+        if resume
+        else started_run(database, "correct", resolved, summary=options)
+    )
     with start as run:
-        from scrpo_cli.training.correct import correct_pool, errors_to_correct
-        from scrpo_cli.training.lab import open_lab
+        from scrpo_cli.jobs.correct import correct_pool, errors_to_correct
+        from scrpo_cli.training.runtime import open_runtime
 
         errors = errors_to_correct(database, run)
-        with open_lab(run.recipe) as lab:
-            run.summary |= correct_pool(database, run, lab, errors, output.say)
+        with open_runtime(run.recipe) as runtime:
+            run.summary |= correct_pool(database, run, runtime, errors, output.say)
     output.result(run.summary, closing(run.summary))
 
 

@@ -36,10 +36,10 @@ def doctor(
     debug: DebugOption = False,
 ) -> None:
     """Check what works on this machine for a recipe, with a remedy for what does not. Exit code 1 if a check fails."""
-    from scrpo_cli.cli.checks import Examination
+    from scrpo_cli.cli.checks import Checkup
 
     resolved = load_recipe(recipe or DEFAULT_RECIPE, set_ or ())
-    checks = list(Examination(resolved, db).run())
+    checks = list(Checkup(resolved, db).run())
     failed = sum(check.status == "fail" for check in checks)
     result = {"recipe": resolved.name, "ok": not failed, "checks": [asdict(check) for check in checks]}
     Output(json, quiet).result(result, table_of(checks))

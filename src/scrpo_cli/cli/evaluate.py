@@ -23,9 +23,9 @@ from scrpo_cli.recipe.load import load_recipe
 from scrpo_cli.recipe.models import Recipe
 
 if TYPE_CHECKING:
+    from scrpo_cli.jobs.runs import ActiveRun
     from scrpo_cli.pool.db import Database
     from scrpo_cli.tasks.responses import ResponseRow
-    from scrpo_cli.training.launch import Launch
 
 
 RecipeOrRun = Annotated[
@@ -134,8 +134,8 @@ def begun(database: Database, recipe: Recipe, against: str | None, output: Outpu
     """A new evaluation of a model."""
     from scrpo_cli.evaluation.gating import check_gate
     from scrpo_cli.evaluation.held_out import check_held_out, held_out_of, trained_on, warnings
+    from scrpo_cli.jobs.runs import started_run
     from scrpo_cli.recipe.benchmark import other_prompts, plan
-    from scrpo_cli.training.launch import launch
 
     planned = plan(recipe)
     for name, benchmark in planned.benchmarks.items():
@@ -146,16 +146,16 @@ def begun(database: Database, recipe: Recipe, against: str | None, output: Outpu
     for line in warnings(found):
         output.say(line)
     options = {"plan": planned.as_dict(), "against": other_run(database, against)}
-    with launch(database, "eval", recipe, summary={"options": options, "contamination": found}) as run:
+    with started_run(database, "eval", recipe, summary={"options": options, "contamination": found}) as run:
         sample(database, run, output)
     return run.summary
 
 
 def continued(database: Database, ref: str, output: Output) -> dict[str, Any]:
     """An interrupted evaluation, from where it stopped."""
-    from scrpo_cli.training.launch import relaunch
+    from scrpo_cli.jobs.runs import resumed_run
 
-    with relaunch(database, "eval", ref) as run:
+    with resumed_run(database, "eval", ref) as run:
         if "plan" not in run.summary.get("options", {}):
             what = "Only an evaluation that samples can be resumed, and this run has no plan."
             raise UserError(what, f"--resume {run.run_id}", "Run it again.")
@@ -167,14 +167,14 @@ def imported(
     database: Database, recipe: Recipe, rows: list[ResponseRow], against: str | None, *, named: bool
 ) -> dict[str, Any]:
     """Answers made elsewhere."""
-    from scrpo_cli.training.evaluate import score_rows, sum_up
-    from scrpo_cli.training.launch import launch
+    from scrpo_cli.jobs.evaluate import score_rows, sum_up
+    from scrpo_cli.jobs.runs import started_run
 
     if recipe.eval.gate.signal != "none":
         what = "A gate asks a model, and the answers of a file have no log-probs."
         raise UserError(what, "--from-jsonl with eval.gate", "Leave out one of the two.")
     other = other_run(database, against)
-    with launch(database, "eval", recipe, resumable=False) as run:
+    with started_run(database, "eval", recipe, resumable=False) as run:
         results = score_rows(database, run, rows, named=named)
         sum_up(database, run, results, {}, other)
     return run.summary
@@ -235,10 +235,10 @@ def with_sets(recipe: Recipe, sets: list[str]) -> Recipe:
         return load_recipe(handle.name, sets)
 
 
-def sample(database: Database, run: Launch, output: Output) -> None:
+def sample(database: Database, run: ActiveRun, output: Output) -> None:
     """The plan of a run, from where it stands."""
+    from scrpo_cli.jobs.evaluate import evaluate_plan, sum_up
     from scrpo_cli.recipe.benchmark import Plan
-    from scrpo_cli.training.evaluate import evaluate_plan, sum_up
 
     options = run.summary["options"]
     planned = Plan.read(options["plan"])

@@ -20,9 +20,9 @@ def export(
     debug: DebugOption = False,
 ) -> None:
     """Write the answers of a run's evaluations, one a line; `scrpo eval --from-jsonl FILE` scores them again."""
+    from scrpo_cli.jobs.export import export_run
     from scrpo_cli.pool.db import Database
     from scrpo_cli.pool.queries import resolve_run
-    from scrpo_cli.training.export import export_run
 
     with Database.open(db, create=False) as database:
         row = resolve_run(database, run)

@@ -35,7 +35,7 @@ def power(
     """The smallest difference between two runs that is seen with 80% power, and what it takes to see a given one."""
     from scrpo_cli.errors import UserError
     from scrpo_cli.evaluation.power import assumed, plan
-    from scrpo_cli.training.compare import variation_of
+    from scrpo_cli.jobs.compare import variation_of
 
     if against and not from_run:
         raise UserError("--against compares with --from-run, which is missing.", "", "Give both.")

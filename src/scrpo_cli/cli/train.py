@@ -24,7 +24,7 @@ from scrpo_cli.recipe.models import Recipe
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from scrpo_cli.training.launch import Launch
+    from scrpo_cli.jobs.runs import ActiveRun
 
 ReflectOption = Annotated[
     str | None,
@@ -56,17 +56,17 @@ def train(
     if dry_run:
         show_budget(resolved, output)
         return
+    from scrpo_cli.jobs.runs import resumed_run, started_run
     from scrpo_cli.pool.db import Database
-    from scrpo_cli.training.launch import launch, relaunch
 
     database = Database.open(db)
     start = (
-        relaunch(database, "train", resume)
+        resumed_run(database, "train", resume)
         if resume is not None
-        else launch(database, "train", resolved, run_id=run_id, sweep=sweep, arm=arm)
+        else started_run(database, "train", resolved, run_id=run_id, sweep=sweep, arm=arm)
     )
     with start as run:
-        from scrpo_cli.training.run import run_training
+        from scrpo_cli.jobs.train import run_training
 
         run.summary |= run_training(database, run, output)
     output.result(run.summary, *closing(run, str(database.url)))
@@ -84,7 +84,7 @@ def show_budget(recipe: Recipe, output: Output) -> None:
     import yaml
 
     from scrpo_cli.evaluation.held_out import check_held_out, held_out, warnings
-    from scrpo_cli.training.budget import estimate, render
+    from scrpo_cli.jobs.budget import estimate, render
 
     data = recipe.model_dump(mode="json")
     budget = estimate(recipe)
@@ -94,7 +94,7 @@ def show_budget(recipe: Recipe, output: Output) -> None:
     output.result(document, text, render(budget), *warnings(found))
 
 
-def closing(run: Launch, database: str) -> tuple[RenderableType, str]:
+def closing(run: ActiveRun, database: str) -> tuple[RenderableType, str]:
     """Before and after in one table, and where everything lies."""
     from scrpo_cli.cli.tables import before_after, places
 

@@ -12,8 +12,8 @@ import numpy as np
 
 from scrpo_cli.evaluation.edits import edit_ratio
 from scrpo_cli.evaluation.metrics import padded, share
-from scrpo_cli.methods.segments import graded_text
 from scrpo_cli.recipe.models import ReflectionConfig
+from scrpo_cli.rollout.segments import graded_text
 from scrpo_cli.types import Attempt, AttemptKind
 
 BINS = 10

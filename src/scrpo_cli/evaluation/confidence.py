@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from scrpo_cli.methods.segments import tokens_covering
+from scrpo_cli.rollout.segments import tokens_covering
 from scrpo_cli.types import Attempt
 
 _BOX = re.compile(r"\\(?:boxed|fbox)")

@@ -17,7 +17,7 @@ from scrpo_cli.evaluation.runner import Evaluation, Evaluator, Start, flat_group
 from scrpo_cli.recipe.models import ProtocolConfig, Recipe
 from scrpo_cli.rollout.base import Sampling
 from scrpo_cli.rollout.chat import assistant, user
-from scrpo_cli.types import Ask, Attempt, AttemptKind, PoolEntry, Problem
+from scrpo_cli.types import Attempt, AttemptKind, PoolEntry, Problem, SampleRequest
 
 VALIDATION = "validation"
 """The name under which the evaluation is stored that a threshold was fitted on."""
@@ -83,12 +83,12 @@ def ask_gated(
 ) -> list[Attempt]:
     """Everything that an evaluation samples, with what the gate's signal asks of the first answers."""
     start = start or Start()
-    first, attempts = evaluator.ask(problems, prefix, name, start)
+    first, attempts = evaluator.request(problems, prefix, name, start)
     if evaluator.recipe.eval.gate.signal != "verdict":
         return attempts
-    asks = follow_ups(first, evaluator.recipe.task.verdict_prompt, AttemptKind.SELF_VERDICT)
+    requests = follow_ups(first, evaluator.recipe.task.verdict_prompt, AttemptKind.SELF_VERDICT)
     before = start.problems * evaluator.protocol.samples
-    return [*attempts, *self_verdicts(evaluator, asks, prefix, name, before)]
+    return [*attempts, *self_verdicts(evaluator, requests, prefix, name, before)]
 
 
 def measure_gated(evaluator: Evaluator, answers: Answers, threshold: float | None) -> dict[str, Any]:
@@ -155,24 +155,26 @@ def pooled_confidences(
         case "surprisal":
             return np.array([np.nan if a is None else mean_logprob(a.completion.logprobs) for a in sampled]), []
         case "verdict":
-            asks = [verdict_ask(evaluator, e) for e in entries]
-            asked = self_verdicts(evaluator, asks, prefix, "pool")
+            requests = [verdict_request(evaluator, e) for e in entries]
+            asked = self_verdicts(evaluator, requests, prefix, "pool")
             return np.array([self_verdict(a.grade.extracted) for a in asked]), asked
     raise ValueError(f"a pooled error has no {evaluator.recipe.eval.gate.signal}")
 
 
-def verdict_ask(evaluator: Evaluator, entry: PoolEntry) -> Ask:
+def verdict_request(evaluator: Evaluator, entry: PoolEntry) -> SampleRequest:
     """Is this pooled answer right?"""
     question = [assistant(entry.response), user(evaluator.recipe.task.verdict_prompt)]
     messages = [*evaluator.task.messages(entry.problem), *question]
-    return Ask(entry.problem, messages, 1, AttemptKind.SELF_VERDICT, entry)
+    return SampleRequest(entry.problem, messages, 1, AttemptKind.SELF_VERDICT, entry)
 
 
-def self_verdicts(evaluator: Evaluator, asks: Sequence[Ask], prefix: str, name: str, before: int = 0) -> list[Attempt]:
+def self_verdicts(
+    evaluator: Evaluator, requests: Sequence[SampleRequest], prefix: str, name: str, before: int = 0
+) -> list[Attempt]:
     """Greedy answers to the asks, with what each said, `yes` or `no`, as its extracted answer; they stay ungraded."""
-    if not asks:
+    if not requests:
         return []
     sampling = Sampling(0.0, evaluator.sampling.max_tokens)
-    asked = flat_groups(evaluator.sample(asks, prefix, name, VERDICT, before, sampling))
+    asked = flat_groups(evaluator.sample(requests, prefix, name, VERDICT, before, sampling))
     words = [said(evaluator.chat.prefill + a.completion.text) for a in asked]
     return [replace(a, grade=replace(a.grade, extracted=word)) for a, word in zip(asked, words, strict=True)]

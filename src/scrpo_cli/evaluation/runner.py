@@ -17,14 +17,13 @@ from scrpo_cli.evaluation.equivalence import vote_classes
 from scrpo_cli.evaluation.metrics import padded, repair_rate, summarize, two_turn
 from scrpo_cli.evaluation.scaling import scaling_metrics
 from scrpo_cli.evaluation.turns import by_turn
-from scrpo_cli.methods.filters import is_reasoning_error
 from scrpo_cli.recipe.models import EvalConfig, ProtocolConfig, Recipe, ReflectionConfig
 from scrpo_cli.rollout.base import Engine, Sampling
 from scrpo_cli.rollout.chat import Chat, next_turn
-from scrpo_cli.rollout.groups import Origin, grade_groups, sample_asks
-from scrpo_cli.rollout.prompts import reflection_ask
+from scrpo_cli.rollout.groups import Origin, grade_groups, sample_requests
+from scrpo_cli.rollout.prompts import reflection_request
 from scrpo_cli.tasks.base import Task
-from scrpo_cli.types import Ask, Attempt, AttemptKind, Group, PoolEntry, Problem
+from scrpo_cli.types import Attempt, AttemptKind, Group, PoolEntry, Problem, SampleRequest
 
 
 @dataclass(frozen=True)
@@ -69,22 +68,22 @@ class Evaluator:
 
     def run(self, problems: Sequence[Problem], prefix: str, name: str) -> Evaluation:
         """Answers to all problems and what they come to. Attempt ids start with `prefix`."""
-        answers = Answers.of(self.ask(problems, prefix, name)[1])
+        answers = Answers.of(self.request(problems, prefix, name)[1])
         return Evaluation(self.measure(answers), answers)
 
     def measure(self, answers: Answers) -> dict[str, Any]:
         metrics = measure(answers, self.task, self.recipe.eval, self.recipe.task.reflection)
         return metrics | {"tokens": count_tokens(answers.attempts)}
 
-    def ask(
+    def request(
         self, problems: Sequence[Problem], prefix: str, name: str, start: Start | None = None
     ) -> tuple[list[Group], list[Attempt]]:
         """The groups of first answers, and every attempt: first answers to all problems, then what the recipe asks for
         on top. A part that begins at `start` samples what it would have in an evaluation of all problems at once.
         """
         start = start or Start()
-        asks = [Ask(p, self.task.messages(p), self.protocol.samples) for p in problems]
-        first = self.sample(asks, prefix, name, FIRST, start.problems)
+        requests = [SampleRequest(p, self.task.messages(p), self.protocol.samples) for p in problems]
+        first = self.sample(requests, prefix, name, FIRST, start.problems)
         later = self.later_turns(first, prefix, name, start.problems * self.protocol.samples)
         attempts = [*flat_groups(first), *flat(later)]
         if self.recipe.eval.repair:
@@ -93,7 +92,7 @@ class Evaluator:
 
     def sample(
         self,
-        asks: Sequence[Ask],
+        requests: Sequence[SampleRequest],
         prefix: str,
         name: str,
         part: str,
@@ -101,10 +100,10 @@ class Evaluator:
         sampling: Sampling | None = None,
     ) -> list[Group]:
         """One part of the evaluation, `before` of whose asks were sampled earlier."""
-        row = before * asks[0].samples
+        row = before * requests[0].samples
         origin = Origin(f"{prefix}:{part}", self.recipe.seed, 0, f"eval:{name}:{part}", before, row)
-        completions = sample_asks(self.engine, self.chat, asks, sampling or self.sampling, origin)
-        return grade_groups(self.task, self.recipe.task.reflection, asks, completions, origin, self.chat.prefill)
+        completions = sample_requests(self.engine, self.chat, requests, sampling or self.sampling, origin)
+        return grade_groups(self.task, self.recipe.task.reflection, requests, completions, origin, self.chat.prefill)
 
     def later_turns(self, first: Sequence[Group], prefix: str, name: str, before: int = 0) -> list[list[Attempt]]:
         """What `eval.second_turn` asks after every answer, turn by turn: a list of attempts for each further turn."""
@@ -120,8 +119,8 @@ class Evaluator:
                     steps = [feedback, (_part("refine", turn), cfg.refine_prompt, AttemptKind.REFINE)]
                 case "reflect":
                     entries = [PoolEntry.of(a) for a in flat_groups(first)]
-                    asks = [reflection_ask(self.task, self.chat, cfg, entry, 1) for entry in entries]
-                    return [flat_groups(self.sample(asks, prefix, name, "second", before))]
+                    requests = [reflection_request(self.task, self.chat, cfg, entry, 1) for entry in entries]
+                    return [flat_groups(self.sample(requests, prefix, name, "second", before))]
             for part, prompt, kind in steps:
                 groups = self.sample(follow_ups(groups, prompt, kind), prefix, name, part, before)
                 found.append(flat_groups(groups))
@@ -136,8 +135,8 @@ class Evaluator:
         if later and self.recipe.eval.second_turn == "reflect":
             return []
         errors = [PoolEntry.of(a) for a in flat_groups(first) if repairable(a)]
-        asks = [reflection_ask(self.task, self.chat, self.recipe.task, entry, 1) for entry in errors]
-        return flat_groups(self.sample(asks, prefix, name, REPAIR, before)) if asks else []
+        requests = [reflection_request(self.task, self.chat, self.recipe.task, entry, 1) for entry in errors]
+        return flat_groups(self.sample(requests, prefix, name, REPAIR, before)) if requests else []
 
 
 def _part(name: str, turn: int) -> str:
@@ -146,12 +145,12 @@ def _part(name: str, turn: int) -> str:
 
 
 def repairable(attempt: Attempt) -> bool:
-    return is_reasoning_error(attempt) and not attempt.truncated
+    return attempt.is_reasoning_error and not attempt.truncated
 
 
-def follow_ups(groups: Sequence[Group], prompt: str, kind: AttemptKind) -> list[Ask]:
+def follow_ups(groups: Sequence[Group], prompt: str, kind: AttemptKind) -> list[SampleRequest]:
     """One more turn after every attempt."""
-    return [next_turn(g.ask, a, prompt, kind) for g in groups for a in g.attempts]
+    return [next_turn(g.request, a, prompt, kind) for g in groups for a in g.attempts]
 
 
 def measure(answers: Answers, task: Task, cfg: EvalConfig, reflection: ReflectionConfig) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from scrpo_cli.types import Ask, Attempt, Completion, Credit, Group, PoolEntry, Problem
+from scrpo_cli.types import Attempt, Completion, Credit, Group, PoolEntry, Problem, SampleRequest
 
 Settled = tuple[Sequence[Credit], Mapping[str, float]]
 """Rows of credit, and what was measured on the way (`train/...` metrics)."""
@@ -60,7 +60,7 @@ class Plan:
     """
 
     phase: str
-    asks: Sequence[Ask]
+    requests: Sequence[SampleRequest]
     fit: Fit | None = None
     reference: str = ""
 
@@ -81,13 +81,13 @@ class PoolChange:
 class Prompts(Protocol):
     """Phrases what a method wants to ask; implemented over the task and the chat template."""
 
-    def first(self, problem: Problem, samples: int) -> Ask: ...
+    def first(self, problem: Problem, samples: int) -> SampleRequest: ...
 
-    def check(self, ask: Ask, attempt: Attempt) -> Ask:
+    def check(self, request: SampleRequest, attempt: Attempt) -> SampleRequest:
         """The next turn after an answer to `ask`, without a word on whether it was right."""
         ...
 
-    def reflection(self, entry: PoolEntry, samples: int) -> Ask: ...
+    def reflection(self, entry: PoolEntry, samples: int) -> SampleRequest: ...
 
     def problems(self, step: int, extra: int = 0) -> Sequence[Problem]:
         """The problems of a step: a pure function of the step. `extra` numbers further draws of the same step."""
@@ -97,7 +97,7 @@ class Prompts(Protocol):
         """(T,) 1 on the tokens of the reflection segment."""
         ...
 
-    def ids(self, ask: Ask) -> Sequence[int]:
+    def ids(self, request: SampleRequest) -> Sequence[int]:
         """The prompt's token ids."""
         ...
 
@@ -138,7 +138,7 @@ class Method(ABC):
     @abstractmethod
     def plan(self, step: int, waiting: Sequence[PoolEntry]) -> Plan: ...
 
-    def more(self, step: int, groups: Sequence[Group], round: int) -> Sequence[Ask]:
+    def more(self, step: int, groups: Sequence[Group], round: int) -> Sequence[SampleRequest]:
         """What to ask on top once the answers so far are graded: further turns, further problems. None ends the
         sampling of the step; `round` counts from 1.
         """

@@ -37,7 +37,7 @@ def relative_advantages(groups: Sequence[Group], advantage: str, group_by: str) 
     """A_i (G,) of each group, None without signal."""
     rewards = [outcome_rewards(g) for g in groups]
     by_error = group_by == "error"
-    keys = [i if by_error else (g.ask.problem.source, g.ask.problem.id) for i, g in enumerate(groups)]
+    keys = [i if by_error else (g.request.problem.source, g.request.problem.id) for i, g in enumerate(groups)]
     found: list[np.ndarray | None] = [None] * len(groups)
     for key in dict.fromkeys(keys):
         same = [i for i, k in enumerate(keys) if k == key]

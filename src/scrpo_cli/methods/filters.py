@@ -11,7 +11,7 @@ from scrpo_cli.methods.shaping import with_length_penalty
 from scrpo_cli.recipe.gate import PoolGateConfig
 from scrpo_cli.recipe.methods import FilterConfig, PoolConfig, ScrpoConfig
 from scrpo_cli.rng import generator
-from scrpo_cli.types import KEPT, Attempt, Group, PoolEntry, Verdict
+from scrpo_cli.types import KEPT, Group, PoolEntry
 
 ROUNDING = 1e-9  # thresholds are inclusive
 
@@ -44,16 +44,11 @@ def group_decision(rewards_G: np.ndarray, cfg: FilterConfig) -> str:
     return KEPT if keeps else "too_hard" if mean < 0.5 else "too_easy"
 
 
-def is_reasoning_error(attempt: Attempt) -> bool:
-    """Wrong or without an answer; a grader's timeout or failure says nothing about the reasoning."""
-    return attempt.grade.verdict in (Verdict.WRONG, Verdict.UNPARSABLE)
-
-
 def admit(
     group: Group, rewards_G: np.ndarray, flt: FilterConfig, pool: PoolConfig, seed: int, step: int, index: int
 ) -> dict[str, str]:
     """Attempt id -> decision for every wrong attempt of a group; `kept` ones are drawn uniformly among the eligible."""
-    wrong = [a for a in group.attempts if is_reasoning_error(a)]
+    wrong = [a for a in group.attempts if a.is_reasoning_error]
     decision = group_decision(rewards_G, flt)
     if decision != KEPT:
         return {a.id: decision for a in wrong}

@@ -27,7 +27,7 @@ from scrpo_cli.methods.base import Credits, Method, Plan, Prompts, flat_credit, 
 from scrpo_cli.methods.kl import with_kl
 from scrpo_cli.methods.shaping import with_length_penalty
 from scrpo_cli.recipe.methods import GrpoLoss, KlConfig, OnPolicyConfig, RewardConfig
-from scrpo_cli.types import Ask, Credit, Group, PoolEntry
+from scrpo_cli.types import Credit, Group, PoolEntry, SampleRequest
 
 
 class Grpo(Method):
@@ -40,7 +40,7 @@ class Grpo(Method):
     def plan(self, step: int, waiting: Sequence[PoolEntry]) -> Plan:
         return trial_plan(self.prompts, step, self.group_size)
 
-    def more(self, step: int, groups: Sequence[Group], round: int) -> list[Ask]:
+    def more(self, step: int, groups: Sequence[Group], round: int) -> list[SampleRequest]:
         """Dynamic sampling: as many further problems as groups lack signal, for at most `resample` rounds."""
         if round > self.cfg.resample:
             return []

@@ -79,13 +79,13 @@ class Planter:
         order = generator(self.seed, step, "plant").permutation(len(groups))
         randoms = [generator(self.seed, step, "plant", 1 + int(i)) for i in order]
         return [
-            zip(repeat(groups[i].ask.problem), self.wrong_texts(groups[i], groups, rng), strict=False)
+            zip(repeat(groups[i].request.problem), self.wrong_texts(groups[i], groups, rng), strict=False)
             for i, rng in zip(order, randoms, strict=True)
         ]
 
     def wrong_texts(self, group: Group, groups: Sequence[Group], rng: np.random.Generator) -> Iterator[str]:
         """Distinct attempts at the problem of `group`, in random order."""
-        problem = group.ask.problem
+        problem = group.request.problem
         if self.kind in ("early", "late"):
             yield from self.prompts.slips(problem, self.kind, rng)
         elif self.kind == "foreign":
@@ -113,7 +113,7 @@ def shuffled(texts: Sequence[str], rng: np.random.Generator) -> list[str]:
 
 def right_worked(group: Group, prompts: Prompts) -> tuple[str, str] | None:
     """What stands before and after the final answer of a right worked answer."""
-    problem = group.ask.problem
+    problem = group.request.problem
     right = [(a.completion.text, a.grade.extracted) for a in group.attempts if a.reward == 1]
     own = prompts.worked(problem)
     for text, answer in [(own, problem.answer)] if own is not None else right:
@@ -125,7 +125,7 @@ def right_worked(group: Group, prompts: Prompts) -> tuple[str, str] | None:
 
 def wrong_answers(groups: Sequence[Group], problem: Problem) -> list[str]:
     """Final answers of wrong attempts at the other problems of a step."""
-    attempts = [a for g in groups if g.ask.problem != problem for a in g.attempts]
+    attempts = [a for g in groups if g.request.problem != problem for a in g.attempts]
     return [a.grade.extracted for a in attempts if a.grade.verdict is Verdict.WRONG and a.grade.extracted]
 
 

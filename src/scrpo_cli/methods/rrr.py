@@ -14,9 +14,8 @@ from collections.abc import Sequence
 
 from scrpo_cli.methods.base import Credits, Method, Plan, Prompts, no_credit
 from scrpo_cli.methods.corrections import correction_credit
-from scrpo_cli.methods.filters import is_reasoning_error
 from scrpo_cli.recipe.methods import RrrConfig
-from scrpo_cli.types import Ask, AttemptKind, Group, PoolEntry
+from scrpo_cli.types import AttemptKind, Group, PoolEntry, SampleRequest
 
 
 class Rrr(Method):
@@ -29,15 +28,15 @@ class Rrr(Method):
     def plan(self, step: int, waiting: Sequence[PoolEntry]) -> Plan:
         return Plan("retry", [self.prompts.first(p, self.cfg.attempts) for p in self.prompts.problems(step)])
 
-    def more(self, step: int, groups: Sequence[Group], round: int) -> list[Ask]:
+    def more(self, step: int, groups: Sequence[Group], round: int) -> list[SampleRequest]:
         """One group of reflections for each failed first answer that was not cut off."""
         if round > 1:
             return []
-        failed = [a for g in groups for a in g.attempts if is_reasoning_error(a) and not a.truncated]
+        failed = [a for g in groups for a in g.attempts if a.is_reasoning_error and not a.truncated]
         return [self.prompts.reflection(PoolEntry.of(a, step), self.group_size) for a in failed]
 
     def credit(self, groups: Sequence[Group]) -> Credits:
-        first = [g for g in groups if g.ask.kind is AttemptKind.FIRST]
+        first = [g for g in groups if g.request.kind is AttemptKind.FIRST]
         retries = groups[len(first) :]
         untaught = [no_credit(len(a.completion.ids)) for g in first for a in g.attempts]
         if not retries:

@@ -32,7 +32,7 @@ from scrpo_cli.methods.offline import by_problem
 from scrpo_cli.methods.shaping import improvement
 from scrpo_cli.recipe.methods import ScoreConfig
 from scrpo_cli.rng import generator
-from scrpo_cli.types import Ask, Attempt, Group, PoolEntry
+from scrpo_cli.types import Attempt, Group, PoolEntry, SampleRequest
 
 ADAPT = 1.5  # beta_2 moves by this factor where the held turns' KL is off its target by more than it (PPO's rule)
 
@@ -91,10 +91,10 @@ class Score(Method):
     def plan(self, step: int, waiting: Sequence[PoolEntry]) -> Plan:
         reference = self.next_stage(step)
         problems = self.prompts.problems(step)
-        offline = self.offline_asks(step, len(problems))
+        offline = self.offline_requests(step, len(problems))
         fresh = problems[len(offline) // self.group_size :]
-        asks = [*offline, *(self.prompts.first(p, self.group_size) for p in fresh)]
-        return Plan("turns", asks, reference=reference)
+        requests = [*offline, *(self.prompts.first(p, self.group_size) for p in fresh)]
+        return Plan("turns", requests, reference=reference)
 
     def next_stage(self, step: int) -> str:
         """Move on where the stage is over; what the reference becomes then (`""`: as it was)."""
@@ -116,7 +116,7 @@ class Score(Method):
         gain = np.mean(seen[-cfg.window :]) - np.mean(seen[-2 * cfg.window : -cfg.window])
         return bool(gain < cfg.min_gain and self.state["held_kl"] < cfg.max_kl)
 
-    def offline_asks(self, step: int, problems: int) -> list[Ask]:
+    def offline_requests(self, step: int, problems: int) -> list[SampleRequest]:
         """Stage II's first answers of the base model that were sampled before training: they are context only."""
         wanted = round(self.cfg.offline_share * problems) if self.in_stage_two else 0
         if not wanted:
@@ -135,16 +135,16 @@ class Score(Method):
             raise RunError(what, f"method.offline_run: {self.cfg.offline_run}", fix)
         return full
 
-    def more(self, step: int, groups: Sequence[Group], round: int) -> list[Ask]:
+    def more(self, step: int, groups: Sequence[Group], round: int) -> list[SampleRequest]:
         """The next turn of every conversation that has one to come."""
-        continued = {g.ask.previous.id for g in groups if g.ask.previous}
-        ends = [(g.ask, a) for g in groups for a in g.attempts if a.id not in continued]
-        return [self.prompts.check(ask, a) for ask, a in ends if a.turn < self.turns]
+        continued = {g.request.previous.id for g in groups if g.request.previous}
+        ends = [(g.request, a) for g in groups for a in g.attempts if a.id not in continued]
+        return [self.prompts.check(request, a) for request, a in ends if a.turn < self.turns]
 
     # -- what each token earns ---------------------------------------------------------------------------------
 
     def credit(self, groups: Sequence[Group]) -> Credits:
-        turns = [Turn(a, g.ask.previous) for g in groups for a in g.attempts]
+        turns = [Turn(a, g.request.previous) for g in groups for a in g.attempts]
         rewards_N = np.array([self.reward(turn) for turn in turns])
         advantages_N = self.advantages(rewards_N, [turn.key for turn in turns])
         rows = []

@@ -103,7 +103,7 @@ class Scrpo(Method):
 
     def credit(self, groups: Sequence[Group]) -> Credits:
         cfg, taught = self.cfg, "first"
-        if groups[0].ask.kind is AttemptKind.CORRECTION:
+        if groups[0].request.kind is AttemptKind.CORRECTION:
             taught, overlong = "corrections", cfg.stage1.overlong
             credits = correction_credit(groups, cfg.loss, cfg.kl, self.prompts, overlong, cfg.stage2.group_by)
         else:
@@ -117,8 +117,8 @@ class Scrpo(Method):
 
     def curate(self, step: int, groups: Sequence[Group], waiting: Sequence[PoolEntry]) -> PoolChange:
         old = dict.fromkeys(self.expired(waiting, step), "expired")
-        if groups[0].ask.kind is AttemptKind.CORRECTION:
-            tried = {g.ask.parent.attempt_id for g in groups if g.ask.parent}
+        if groups[0].request.kind is AttemptKind.CORRECTION:
+            tried = {g.request.parent.attempt_id for g in groups if g.request.parent}
             self.count_reflection(unused(self.usable(waiting, tried | old.keys())))
             return PoolChange(retired=[*old.items(), *self.consumed(groups)])
         self.state["trials_since"] += 1
@@ -148,7 +148,7 @@ class Scrpo(Method):
 
     def consumed(self, groups: Sequence[Group]) -> list[tuple[str, str]]:
         """Entries that a reflection step uses up: all (once), the repaired ones (until_solved) or none (keep)."""
-        entries = [(g.ask.parent.attempt_id, bool(np.nansum(g.rewards_G))) for g in groups if g.ask.parent]
+        entries = [(g.request.parent.attempt_id, bool(np.nansum(g.rewards_G))) for g in groups if g.request.parent]
         if self.cfg.pool.consume == "once":
             return [(a, "used") for a, _ in entries]
         return [(a, "repaired") for a, solved in entries if solved and self.cfg.pool.consume == "until_solved"]

@@ -16,7 +16,7 @@ from scrpo_cli.methods.base import Fit
 from scrpo_cli.methods.offline import Key, Offline, after, by_problem, imitate, is_wrong, key
 from scrpo_cli.recipe.methods import PairSftConfig, SftConfig, StarConfig
 from scrpo_cli.rng import generator
-from scrpo_cli.types import Ask, Attempt, AttemptKind, Completion, Group
+from scrpo_cli.types import Attempt, AttemptKind, Completion, Group, SampleRequest
 
 
 class Sft(Offline[SftConfig, Completion]):
@@ -34,8 +34,8 @@ class Star(Offline[StarConfig, Completion]):
 
     nothing = "No wrong answer was repaired"
 
-    def more(self, step: int, groups: Sequence[Group], round: int) -> list[Ask]:
-        return [self.prompts.check(g.ask, a) for g in groups for a in g.attempts] if round == 1 else []
+    def more(self, step: int, groups: Sequence[Group], round: int) -> list[SampleRequest]:
+        return [self.prompts.check(g.request, a) for g in groups for a in g.attempts] if round == 1 else []
 
     def examples_of(self, attempts: Sequence[Attempt]) -> dict[Key, list[Completion]]:
         first = {a.id: a for a in attempts}
@@ -73,6 +73,6 @@ class PairSft(Offline[PairSftConfig, tuple[Attempt, Attempt]]):
         return found
 
     def fit(self, batch: Sequence[tuple[Attempt, Attempt]]) -> Fit:
-        asks = [self.prompts.check(self.prompts.first(shown.problem, 1), shown) for shown, _ in batch]
+        requests = [self.prompts.check(self.prompts.first(shown.problem, 1), shown) for shown, _ in batch]
         targets = [right.completion for _, right in batch]
-        return imitate([after(self.prompts.ids(a), t) for a, t in zip(asks, targets, strict=True)])
+        return imitate([after(self.prompts.ids(a), t) for a, t in zip(requests, targets, strict=True)])

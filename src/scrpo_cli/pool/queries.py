@@ -389,7 +389,7 @@ def evaluations_of(db: Database, run_id: str) -> list[Evaluation]:
 # --- the pool -----------------------------------------------------------------------------------------------------
 
 
-def waiting(db: Database, pool: str, now_step: int | None = None) -> list[PoolEntry]:
+def living_entries(db: Database, pool: str, now_step: int | None = None) -> list[PoolEntry]:
     """The entries of `pool` that are alive, ordered by (added_step, attempt_id).
 
     With `now_step`: as the pool stood once that step had been recorded.

@@ -121,7 +121,9 @@ def _repeated_query(scope: Sequence[ColumnElement[bool]]) -> Any:
 
 def _repairs(children: Sequence[Any]) -> dict[str, Any]:
     """Uses and repair rates of `_children_query`'s rows."""
-    graded = [(parent, kind, verdict, n) for parent, kind, verdict, n in children if verdict != Verdict.ERROR.value]
+    graded = [
+        (parent, kind, verdict, n) for parent, kind, verdict, n in children if verdict != Verdict.GRADER_ERROR.value
+    ]
     right = [row for row in graded if row[2] == Verdict.CORRECT.value]
     by_kind = {
         kind: rate(sum(n for _, k, _, n in right if k == kind), sum(n for _, k, _, n in graded if k == kind))

@@ -23,7 +23,7 @@ from pydantic import Field, ValidationError, field_validator
 from scrpo_cli.errors import UserError
 from scrpo_cli.recipe.document import Document, read_document
 from scrpo_cli.recipe.models import ProblemsConfig, ProtocolConfig, Recipe, TaskConfig
-from scrpo_cli.recipe.section import Section
+from scrpo_cli.section import Section
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
 SUFFIXES = (".yaml", ".yml")

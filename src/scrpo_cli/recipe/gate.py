@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from scrpo_cli.recipe.section import Section
+from scrpo_cli.section import Section
 
 
 class GateConfig(Section):

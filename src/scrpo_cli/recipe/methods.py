@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from scrpo_cli.recipe.gate import PoolGateConfig
-from scrpo_cli.recipe.section import NonNegative, Positive, PositiveInt, Section, Share
+from scrpo_cli.section import NonNegative, Positive, PositiveInt, Section, Share
 
 
 class KlConfig(Section):

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from scrpo_cli.errors import UserError
 from scrpo_cli.recipe.document import Document, KeyPath
 from scrpo_cli.recipe.models import Recipe
-from scrpo_cli.recipe.section import Section
+from scrpo_cli.section import Section
 
 SHOWN = 10
 """Mistakes listed at most; a file with more has one cause."""

@@ -14,7 +14,7 @@ from scrpo_cli.recipe.gate import GateConfig
 from scrpo_cli.recipe.methods import MethodConfig, OfflineConfig, ScrpoConfig
 from scrpo_cli.recipe.monitors import MonitorsConfig
 from scrpo_cli.recipe.plugins import is_plugin
-from scrpo_cli.recipe.section import NonNegative, Positive, PositiveInt, Section, Share
+from scrpo_cli.section import NonNegative, Positive, PositiveInt, Section, Share
 
 
 class LoraConfig(Section):

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from scrpo_cli.recipe.section import NonNegative, Positive, PositiveInt, Section, Share
+from scrpo_cli.section import NonNegative, Positive, PositiveInt, Section, Share
 
 MonitorName = Literal[
     "repeated_mistakes",

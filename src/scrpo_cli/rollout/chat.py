@@ -13,7 +13,7 @@ from typing import Any
 
 from scrpo_cli.errors import UserError
 from scrpo_cli.recipe.models import ReflectionConfig, TaskConfig
-from scrpo_cli.types import Ask, Attempt, AttemptKind, Completion, FinishReason, Message, Problem
+from scrpo_cli.types import Attempt, AttemptKind, Completion, FinishReason, Message, Problem, SampleRequest
 
 
 class Chat:
@@ -36,12 +36,12 @@ class Chat:
         """Prompt token ids; the template writes special tokens itself, so none are added."""
         return self.tokenizer.encode(self.render(messages), add_special_tokens=False)
 
-    def prompt(self, ask: Ask) -> list[int]:
+    def prompt(self, request: SampleRequest) -> list[int]:
         """Prompt ids of an ask: the rendered messages, or a further turn of the conversation with `ask.previous`."""
-        if ask.previous is None:
-            return self.ids(ask.messages)
-        *earlier, _, follow_up = ask.messages
-        return self.second_turn(earlier, ask.previous.completion, follow_up["content"])
+        if request.previous is None:
+            return self.ids(request.messages)
+        *earlier, _, follow_up = request.messages
+        return self.second_turn(earlier, request.previous.completion, follow_up["content"])
 
     def suffix(self, messages: Sequence[Message], answer: str, follow_up: str) -> str | None:
         """What the template writes between this answer (its end token included) and the next one, or None where it
@@ -80,10 +80,12 @@ def assistant(content: str) -> Message:
     return {"role": "assistant", "content": content}
 
 
-def next_turn(ask: Ask, attempt: Attempt, follow_up: str, kind: AttemptKind = AttemptKind.CHECK) -> Ask:
+def next_turn(
+    request: SampleRequest, attempt: Attempt, follow_up: str, kind: AttemptKind = AttemptKind.CHECK
+) -> SampleRequest:
     """One more turn after `attempt`, which answered `ask`."""
-    messages = [*ask.messages, assistant(attempt.completion.text), user(follow_up)]
-    return Ask(attempt.problem, messages, 1, kind, previous=attempt)
+    messages = [*request.messages, assistant(attempt.completion.text), user(follow_up)]
+    return SampleRequest(attempt.problem, messages, 1, kind, previous=attempt)
 
 
 def shown_part(response: str, cfg: ReflectionConfig, tokenizer: Any) -> str:
@@ -101,8 +103,8 @@ def reflection_messages(
 ) -> list[Message]:
     """ScRPO's T(q, y_bad): the problem, the shown part of the wrong answer, and the request to reflect and correct."""
     cfg = task.reflection
-    ask = task.reflect_prompt if cfg.reveal_wrong else task.check_prompt
-    ask = ask.replace("{analysis}", cfg.analysis).replace("{solution}", cfg.solution)
+    request = task.reflect_prompt if cfg.reveal_wrong else task.check_prompt
+    request = request.replace("{analysis}", cfg.analysis).replace("{solution}", cfg.solution)
     if cfg.give_truth:
-        ask += f" The right answer is {problem.answer}."
-    return [*first, assistant(shown_part(response, cfg, tokenizer)), user(ask)]
+        request += f" The right answer is {problem.answer}."
+    return [*first, assistant(shown_part(response, cfg, tokenizer)), user(request)]

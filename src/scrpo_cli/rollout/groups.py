@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scrpo_cli.methods.segments import graded_text
 from scrpo_cli.recipe.models import ReflectionConfig
 from scrpo_cli.rollout.base import Engine, RowKey, Sampling
 from scrpo_cli.rollout.chat import Chat
+from scrpo_cli.rollout.segments import graded_text
 from scrpo_cli.tasks.base import Task
-from scrpo_cli.types import Ask, Attempt, AttemptKind, Completion, Grade, Group, Problem, Verdict
+from scrpo_cli.types import Attempt, AttemptKind, Completion, Grade, Group, Problem, SampleRequest, Verdict
 
 
 @dataclass(frozen=True)
@@ -28,22 +28,22 @@ class Origin:
     row: int = 0
 
 
-def sample_asks(
-    engine: Engine, chat: Chat, asks: Sequence[Ask], sampling: Sampling, origin: Origin
+def sample_requests(
+    engine: Engine, chat: Chat, requests: Sequence[SampleRequest], sampling: Sampling, origin: Origin
 ) -> list[list[Completion]]:
     """`ask.samples` completions of every ask."""
-    prompts = [ids for ask in asks for ids in [chat.prompt(ask)] * ask.samples]
+    prompts = [ids for request in requests for ids in [chat.prompt(request)] * request.samples]
     counted_on = origin.group == 0 or origin.row > 0
     purpose = origin.purpose if counted_on else f"{origin.purpose}:{origin.group}"
     keys = [RowKey(origin.seed, origin.step, purpose, origin.row + i) for i in range(len(prompts))]
     rest = iter(engine.generate(prompts, sampling, keys))
-    return [[next(rest) for _ in range(ask.samples)] for ask in asks]
+    return [[next(rest) for _ in range(request.samples)] for request in requests]
 
 
 def grade_groups(
     task: Task,
     reflection: ReflectionConfig,
-    asks: Sequence[Ask],
+    requests: Sequence[SampleRequest],
     completions: Sequence[Sequence[Completion]],
     origin: Origin,
     prefill: str,
@@ -52,15 +52,26 @@ def grade_groups(
 
     What is graded is `prefill` (`Chat.prefill`) + completion: a box inside an unfinished thought is no answer.
     """
-    pairs = [(ask, c) for ask, group in zip(asks, completions, strict=True) for c in group]
-    grades = iter(grade_texts(task, reflection, [(ask.problem, ask.kind, prefill + c.text) for ask, c in pairs]))
+    pairs = [(request, c) for request, group in zip(requests, completions, strict=True) for c in group]
+    grades = iter(
+        grade_texts(task, reflection, [(request.problem, request.kind, prefill + c.text) for request, c in pairs])
+    )
     groups = []
-    for g, (ask, sampled) in enumerate(zip(asks, completions, strict=True), start=origin.group):
+    for g, (request, sampled) in enumerate(zip(requests, completions, strict=True), start=origin.group):
         attempts = [
-            Attempt(f"{origin.prefix}:{g}:{s}", ask.problem, c, next(grades), ask.kind, ask.turn, s, ask.parent_id)
+            Attempt(
+                f"{origin.prefix}:{g}:{s}",
+                request.problem,
+                c,
+                next(grades),
+                request.kind,
+                request.turn,
+                s,
+                request.parent_id,
+            )
             for s, c in enumerate(sampled)
         ]
-        groups.append(Group(ask, attempts))
+        groups.append(Group(request, attempts))
     return groups
 
 

@@ -8,13 +8,13 @@ from functools import cached_property, lru_cache
 import numpy as np
 
 from scrpo_cli.errors import UserError
-from scrpo_cli.methods.segments import reflection_mask
 from scrpo_cli.recipe.methods import PairSftConfig, RrrConfig, ScoreConfig, ScrpoConfig, StarConfig
 from scrpo_cli.recipe.models import Recipe, TaskConfig
 from scrpo_cli.rng import generator
 from scrpo_cli.rollout.chat import Chat, next_turn, reflection_messages
+from scrpo_cli.rollout.segments import reflection_mask
 from scrpo_cli.tasks.base import Task
-from scrpo_cli.types import Ask, Attempt, AttemptKind, Completion, FinishReason, PoolEntry, Problem
+from scrpo_cli.types import Attempt, AttemptKind, Completion, FinishReason, PoolEntry, Problem, SampleRequest
 
 
 class TaskPrompts:
@@ -38,17 +38,17 @@ class TaskPrompts:
     def order(self, epoch: int) -> np.ndarray:
         return generator(self.recipe.seed, epoch, "order").permutation(len(self.all))
 
-    def first(self, problem: Problem, samples: int) -> Ask:
-        return Ask(problem, self.task.messages(problem), samples)
+    def first(self, problem: Problem, samples: int) -> SampleRequest:
+        return SampleRequest(problem, self.task.messages(problem), samples)
 
-    def check(self, ask: Ask, attempt: Attempt) -> Ask:
-        return next_turn(ask, attempt, self.recipe.task.check_prompt)
+    def check(self, request: SampleRequest, attempt: Attempt) -> SampleRequest:
+        return next_turn(request, attempt, self.recipe.task.check_prompt)
 
-    def ids(self, ask: Ask) -> list[int]:
-        return self.chat.prompt(ask)
+    def ids(self, request: SampleRequest) -> list[int]:
+        return self.chat.prompt(request)
 
-    def reflection(self, entry: PoolEntry, samples: int) -> Ask:
-        return reflection_ask(self.task, self.chat, self.recipe.task, entry, samples)
+    def reflection(self, entry: PoolEntry, samples: int) -> SampleRequest:
+        return reflection_request(self.task, self.chat, self.recipe.task, entry, samples)
 
     def error_kind(self, entry: PoolEntry) -> str | None:
         return self.task.error_kind(entry.problem, entry.response)
@@ -78,11 +78,11 @@ class TaskPrompts:
         return reflection_mask(ids, text, self.recipe.task.reflection, self.chat.tokenizer)
 
 
-def reflection_ask(task: Task, chat: Chat, cfg: TaskConfig, entry: PoolEntry, samples: int) -> Ask:
+def reflection_request(task: Task, chat: Chat, cfg: TaskConfig, entry: PoolEntry, samples: int) -> SampleRequest:
     """Show a wrong answer to the model and ask it to reflect and correct: training, `correct` and `eval` alike."""
     first = task.messages(entry.problem)
     messages = reflection_messages(cfg, first, entry.problem, entry.response, chat.tokenizer)
-    return Ask(entry.problem, messages, samples, AttemptKind.CORRECTION, entry)
+    return SampleRequest(entry.problem, messages, samples, AttemptKind.CORRECTION, entry)
 
 
 def check_task(recipe: Recipe, task: Task) -> None:

@@ -48,7 +48,7 @@ class Guarded:
         grades = self._sound(self._grader.grade if self._grader else self.task.grade, pairs)
         self._graded += len(grades)
         for (problem, _), grade in zip(pairs, grades, strict=True):
-            if grade.verdict is Verdict.ERROR:
+            if grade.verdict is Verdict.GRADER_ERROR:
                 self._reasons.append(f"{problem.source} {problem.id}: {grade.reason or 'no reason given'}")
         return [replace(g, grader=self.grader if self._grader else self._stamped(g.grader)) for g in grades]
 

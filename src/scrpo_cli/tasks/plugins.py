@@ -181,7 +181,7 @@ def sound(value: Any) -> Grade:
 
 
 def failed(reason: str) -> Grade:
-    return Grade(Verdict.ERROR, None, reason)
+    return Grade(Verdict.GRADER_ERROR, None, reason)
 
 
 def graded_safely(function: Function, problem: Problem, response: str) -> Grade:

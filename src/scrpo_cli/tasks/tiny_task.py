@@ -95,7 +95,7 @@ class TinyTask(BaseTask):
 def _grade(gold: str, answer: str | None) -> Grade:
     gold, answer = gold.strip(), (answer or "").strip()
     if not _INTEGER.fullmatch(gold):
-        return Grade(Verdict.ERROR, answer or None, f"the reference answer {gold!r} is not an integer", GRADER)
+        return Grade(Verdict.GRADER_ERROR, answer or None, f"the reference answer {gold!r} is not an integer", GRADER)
     if not _INTEGER.fullmatch(answer):
         return Grade(Verdict.UNPARSABLE, answer or None, "no integer in a last \\boxed{}", GRADER)
     return Grade(Verdict.CORRECT if int(answer) == int(gold) else Verdict.WRONG, answer, None, GRADER)

@@ -51,8 +51,8 @@ def step_metrics(
 
     What a step does not measure is left out: a step that only fits recorded completions has no reward.
     """
-    corrections = [g for g in groups if g.ask.kind in (AttemptKind.CORRECTION, AttemptKind.RETRY)]
-    first = [a for g in groups if g.ask.kind is AttemptKind.FIRST for a in g.attempts]
+    corrections = [g for g in groups if g.request.kind in (AttemptKind.CORRECTION, AttemptKind.RETRY)]
+    first = [a for g in groups if g.request.kind is AttemptKind.FIRST for a in g.attempts]
     metrics = sampled(plan.phase, groups) | (sampled("reflect", corrections) if corrections else {})
     metrics["rollout/tokens"] = metrics[f"{plan.phase}/tokens"]
     if groups:
@@ -70,9 +70,9 @@ def compared(groups: Sequence[Group]) -> int:
     """Sets of answers that share a baseline. A further turn is a group of one, compared by problem and turn; a step
     that also reflects compares its corrections only.
     """
-    if any(g.ask.previous is not None for g in groups):
-        return len({(g.ask.problem.source, g.ask.problem.id, g.ask.turn) for g in groups})
-    return sum(g.ask.kind is not AttemptKind.FIRST for g in groups) or len(groups)
+    if any(g.request.previous is not None for g in groups):
+        return len({(g.request.problem.source, g.request.problem.id, g.request.turn) for g in groups})
+    return sum(g.request.kind is not AttemptKind.FIRST for g in groups) or len(groups)
 
 
 def sampled(phase: str, groups: Sequence[Group]) -> dict[str, float]:
@@ -88,7 +88,9 @@ def sampled(phase: str, groups: Sequence[Group]) -> dict[str, float]:
         | measured(f"{phase}/length", [len(a.completion.ids) for a in attempts])
         | measured(f"{phase}/truncated", [a.truncated for a in attempts])
         | measured(f"{phase}/unparsable", [a.grade.verdict is Verdict.UNPARSABLE for a in attempts])
-        | measured(f"{phase}/grader_failed", [a.grade.verdict in ("error", "timeout") for a in attempts])
+        | measured(
+            f"{phase}/grader_failed", [a.grade.verdict in (Verdict.GRADER_ERROR, Verdict.TIMEOUT) for a in attempts]
+        )
     )
 
 
@@ -97,7 +99,9 @@ def repair_metrics(corrections: Sequence[Group], cfg: MonitorsConfig) -> dict[st
     if not corrections:
         return {}
     used, fresh = (
-        outcomes([a for g in corrections if bool(g.ask.parent and g.ask.parent.uses) is seen for a in g.attempts])
+        outcomes(
+            [a for g in corrections if bool(g.request.parent and g.request.parent.uses) is seen for a in g.attempts]
+        )
         for seen in (True, False)
     )
     found = measured("reflect/fix_rate", [*used, *fresh])
@@ -113,7 +117,7 @@ def turn_metrics(groups: Sequence[Group], cfg: MonitorsConfig) -> dict[str, floa
     t1, t2, ... accuracy by turn; i2c and c2i shares of all pairs; broken is c2i among the right answers. With two turns
     t2 - t1 = i2c - c2i. A pair of which the grader failed on one does not count.
     """
-    pairs = [r for g in groups if g.ask.previous is not None for r in revisions(g)]
+    pairs = [r for g in groups if g.request.previous is not None for r in revisions(g)]
     if not pairs:
         return {}
     before_P, after_P = np.array([(r.right, r.after.outcome) for r in pairs]).T
@@ -161,11 +165,11 @@ def pool_metrics(pool: Sequence[PoolEntry], step: int, cfg: MonitorsConfig) -> d
 def revisions(group: Group) -> Iterator[Revision]:
     """The group's answers with what they revise; none where it, or the answer, could not be graded."""
     for after in group.attempts:
-        if group.ask.previous is not None:
-            earlier = group.ask.previous
+        if group.request.previous is not None:
+            earlier = group.request.previous
             before = Revision(earlier.completion.text, earlier.grade.extracted, earlier.outcome, after)
-        elif group.ask.parent is not None:
-            before = Revision(group.ask.parent.response, group.ask.parent.extracted, 0.0, after)
+        elif group.request.parent is not None:
+            before = Revision(group.request.parent.response, group.request.parent.extracted, 0.0, after)
         else:
             continue
         if np.isfinite(before.right + after.outcome):

@@ -10,21 +10,21 @@ from typing import Any
 
 from scrpo_cli.errors import Interrupted, RunError
 from scrpo_cli.evaluation.answers import Answers
+from scrpo_cli.jobs.runs import resume_command
 from scrpo_cli.methods.base import Fit, Plan, PoolChange
 from scrpo_cli.pool.queries import (
     StepMetrics,
     evaluations_of,
+    living_entries,
     record_evaluation,
     record_step,
     steps_of,
-    waiting,
 )
 from scrpo_cli.pool.records import StepRecord
-from scrpo_cli.rollout.groups import Origin, grade_groups, sample_asks
+from scrpo_cli.rollout.groups import Origin, grade_groups, sample_requests
 from scrpo_cli.tasks.guard import too_many_failures
 from scrpo_cli.tracking.jsonl import read_metrics
 from scrpo_cli.training import health
-from scrpo_cli.training.launch import resume_command
 from scrpo_cli.training.monitors import watch
 from scrpo_cli.training.session import Session
 from scrpo_cli.types import PLANTED, Completion, Group
@@ -41,7 +41,7 @@ def train(run: Session) -> dict[str, Any]:
     while not run.finished:
         step = run.progress.step + 1
         clock = Clock()
-        pool = waiting(run.db, run.pool)
+        pool = living_entries(run.db, run.pool)
         plan = run.method.plan(step, pool)
         if plan.reference:
             run.policy.set_reference(plan.reference)
@@ -98,15 +98,17 @@ def stop_if_grader_fails(run: Session) -> None:
 def roll_out(run: Session, step: int, plan: Plan, clock: Clock) -> list[Group]:
     """Sample and grade what the plan asks, and what the method asks on top once it has seen the verdicts."""
     groups: list[Group] = []
-    asks, round = plan.asks, 0
-    while asks:
+    requests, round = plan.requests, 0
+    while requests:
         origin = Origin(f"{run.run_id}:{step}", run.recipe.seed, step, "rollout", group=len(groups))
         with clock("sample"):
-            completions = sample_asks(run.engine, run.chat, asks, run.sampling, origin)
+            completions = sample_requests(run.engine, run.chat, requests, run.sampling, origin)
         with clock("grade"):
-            groups += grade_groups(run.task, run.recipe.task.reflection, asks, completions, origin, run.chat.prefill)
+            groups += grade_groups(
+                run.task, run.recipe.task.reflection, requests, completions, origin, run.chat.prefill
+            )
         round += 1
-        asks = run.method.more(step, groups, round)
+        requests = run.method.more(step, groups, round)
     return groups
 
 
@@ -148,7 +150,7 @@ def evaluate(run: Session, label: str) -> dict[str, Any] | None:
     step = run.progress.step
     metrics = known(run, label)
     if metrics is None:
-        _, attempts = run.evaluator.ask(problems, f"{run.run_id}:{step}:{name}:{label}", name)
+        _, attempts = run.evaluator.request(problems, f"{run.run_id}:{step}:{name}:{label}", name)
         stop_if_grader_fails(run)  # before it is stored: a resumed run evaluates again
         metrics = run.evaluator.measure(Answers.of(attempts))
         record_evaluation(run.db, run.run_id, step, f"{name}:{label}", metrics, attempts)

@@ -19,8 +19,8 @@ from scrpo_cli.rollout.prompts import TaskPrompts, check_context, check_prompt_b
 from scrpo_cli.tracking.tracker import HasConsole, Tracker
 from scrpo_cli.training import checkpoint
 from scrpo_cli.training.checkpoint import Progress
-from scrpo_cli.training.lab import Lab, open_lab
 from scrpo_cli.training.library import RunLibrary
+from scrpo_cli.training.runtime import Runtime, open_runtime
 from scrpo_cli.training.update import Updater
 from scrpo_cli.types import Problem
 
@@ -47,7 +47,7 @@ class Stop:
 
 
 @dataclass
-class Session(Lab):
+class Session(Runtime):
     """A training run in memory. `pool` is the name of its own error pool, so that runs side by side do not mix."""
 
     db: Database
@@ -99,30 +99,30 @@ def open_session(
 
     Rows and metrics beyond that checkpoint are dropped, so that no step is counted twice and none is missing.
     """
-    lab = open_lab(recipe)
-    check_task(recipe, lab.task)
-    problems = lab.task.problems(recipe.task.train)
-    check_prompt_budget(recipe, lab.task, lab.chat, problems)
-    check_context(recipe, getattr(lab.policy.model.config, "max_position_embeddings", None))
-    method = make_method(recipe, TaskPrompts(recipe, lab.task, lab.chat, problems), RunLibrary(db, run_id))
-    updater = Updater(lab.policy, recipe)
+    runtime = open_runtime(recipe)
+    check_task(recipe, runtime.task)
+    problems = runtime.task.problems(recipe.task.train)
+    check_prompt_budget(recipe, runtime.task, runtime.chat, problems)
+    check_context(recipe, getattr(runtime.policy.model.config, "max_position_embeddings", None))
+    method = make_method(recipe, TaskPrompts(recipe, runtime.task, runtime.chat, problems), RunLibrary(db, run_id))
+    updater = Updater(runtime.policy, recipe)
     newest = checkpoint.newest(directory / "checkpoints") if resume else None
-    progress = checkpoint.load(newest, lab.policy, updater.optimizer) if newest else Progress()
+    progress = checkpoint.load(newest, runtime.policy, updater.optimizer) if newest else Progress()
     method.state |= progress.method
-    lab.engine.sync(lab.policy.version)
+    runtime.engine.sync(runtime.policy.version)
     reached = progress.step if newest else -1
     rewind(db, run_id, reached)
     tracker = Tracker.open(directory, run_id, recipe, resume_step=reached if resume else None, console=console)
     if resume:
         tracker.event(f"Resumed {run_id} at step {progress.step} ({progress.generated_tokens:,} tokens generated).")
     return Session(
-        **lab.parts(),
+        **runtime.parts(),
         db=db,
         run_id=run_id,
         directory=directory,
         method=method,
         updater=updater,
-        evaluator=Evaluator(recipe, lab.engine, lab.chat, lab.task),
+        evaluator=Evaluator(recipe, runtime.engine, runtime.chat, runtime.task),
         tracker=tracker,
         progress=progress,
     )

@@ -58,7 +58,7 @@ def check(program: str, tests: Tests, limits: Limits, isolation: Isolation) -> J
         with _Check(program, tests, limits, isolation) as running:
             return running.judgement()
     except OSError as error:  # no more processes, no more files: ours, not the program's
-        return Judgement(Verdict.ERROR, f"the sandbox did not start: {error}")
+        return Judgement(Verdict.GRADER_ERROR, f"the sandbox did not start: {error}")
 
 
 class _Check:
@@ -85,9 +85,9 @@ class _Check:
                 stack.callback(_remove, self.directory)
                 if uid is not None:
                     os.chown(self.directory, uid, uid)
-            questions, ask = os.pipe()
+            questions, request = os.pipe()
             answers, reply = os.pipe()
-            channels = [questions, ask, answers, reply]
+            channels = [questions, request, answers, reply]
             with _closing(channels):
                 self.program = self._start(
                     self.isolation.command(self.limits, self.directory, uid), stdin=questions, stdout=reply
@@ -96,9 +96,9 @@ class _Check:
                 self.for_program["files"] = self.isolation.files(self.directory)
                 if self.directory and uid is None:  # the kernel counts all processes of the user
                     self.for_program["limits"]["processes"] += _threads_of_user()
-                setup = stack.enter_context(_message(self.for_checker | {"requests": ask, "answers": answers}))
+                setup = stack.enter_context(_message(self.for_checker | {"requests": request, "answers": answers}))
                 checker = [sys.executable, *FLAGS, "-c", script("checker")]
-                self.checker = self._start(checker, stdin=setup, stdout=subprocess.PIPE, pass_fds=(ask, answers))
+                self.checker = self._start(checker, stdin=setup, stdout=subprocess.PIPE, pass_fds=(request, answers))
                 stack.callback(_end, self.checker)
             self._cleanup = stack.pop_all()
         return self
@@ -127,12 +127,12 @@ class _Check:
                 return self._late()
         if "asked" in self.states:
             return Judgement(Verdict.WRONG, "the tests' process ended on the program's answer")
-        return Judgement(Verdict.ERROR, "the tests' process ended before it called the program")
+        return Judgement(Verdict.GRADER_ERROR, "the tests' process ended before it called the program")
 
     def _late(self) -> Judgement:
         if "started" in self.states:
             return Judgement(Verdict.TIMEOUT, f"the program took longer than {self.limits.wall_s:g} s")
-        return Judgement(Verdict.ERROR, f"the sandbox did not start within {START_S:g} s")
+        return Judgement(Verdict.GRADER_ERROR, f"the sandbox did not start within {START_S:g} s")
 
     def _reports(self) -> Iterator[dict[str, str]]:
         """What the checker says, and an empty report at every look; ends with the checker."""

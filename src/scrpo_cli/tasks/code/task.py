@@ -81,7 +81,7 @@ class CodeTask(BaseTask):
             return Grade(Verdict.UNPARSABLE, None, NO_PROGRAM[found.how], self.grader)
         if question is None:
             return Grade(
-                Verdict.ERROR, found.program, "the problem has no tests (meta: entry_point, tests)", self.grader
+                Verdict.GRADER_ERROR, found.program, "the problem has no tests (meta: entry_point, tests)", self.grader
             )
         return Grade(judged[question].verdict, found.program, judged[question].reason, self.grader)
 
@@ -92,7 +92,9 @@ class CodeTask(BaseTask):
             judged = dict(zip(new, threads.map(self._run, new), strict=True))
         known = {question: self._cache[question] for question in questions if question in self._cache}
         # errors are asked again: it may have been the machine's fault
-        remember(self._cache, {q: judgement for q, judgement in judged.items() if judgement.verdict != Verdict.ERROR})
+        remember(
+            self._cache, {q: judgement for q, judgement in judged.items() if judgement.verdict != Verdict.GRADER_ERROR}
+        )
         return known | judged
 
     def _run(self, question: Question) -> Judgement:

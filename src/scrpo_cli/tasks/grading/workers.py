@@ -97,8 +97,8 @@ class Judge:
             return found
         if isinstance(gold, BaseException):
             reason = f"the reference answer cannot be compared: {self._why(gold)}"
-            return Judgement(Verdict.ERROR, reason, lasting=not isinstance(gold, ProcessExpired))
-        if gold is not None and gold.verdict is Verdict.ERROR:
+            return Judgement(Verdict.GRADER_ERROR, reason, lasting=not isinstance(gold, ProcessExpired))
+        if gold is not None and gold.verdict is Verdict.GRADER_ERROR:
             return gold
         if isinstance(found, DeadlineExceeded | ProcessExpired | MemoryError | RecursionError):
             return Judgement(Verdict.TIMEOUT, f"comparing {self._why(found)}")
@@ -135,7 +135,7 @@ def judge_cheaply(question: Question) -> Judgement | None:
     try:
         same = cheap(question.gold, question.pred, question.rules)
     except GoldError as error:
-        return Judgement(Verdict.ERROR, str(error))
+        return Judgement(Verdict.GRADER_ERROR, str(error))
     return None if same is None else _judgement(same)
 
 
@@ -165,7 +165,7 @@ def judge_hard(question: Question) -> Judgement:
     try:
         return _judgement(symbolic(question.gold, question.pred, question.rules))
     except GoldError as error:
-        return Judgement(Verdict.ERROR, str(error))
+        return Judgement(Verdict.GRADER_ERROR, str(error))
 
 
 def _judgement(same: bool) -> Judgement:

@@ -127,16 +127,16 @@ def judge(program: Program, setup: dict[str, Any]) -> tuple[str, str]:
 
         exec(code, {"__name__": "tests", entry_point: stand_in})
     except TestsBroken as error:
-        return "error", str(error)
+        return "grader_error", str(error)
     except BaseException as error:  # noqa: BLE001 - also SystemExit and KeyboardInterrupt
         if program.end is not None:
             return "wrong", program.end
         if not program.calls:
-            return "error", f"the tests fail before they call the program: {_described(error)}"
+            return "grader_error", f"the tests fail before they call the program: {_described(error)}"
         return "wrong", _described(error)
     if program.end is not None:  # tests that catch everything do not forgive a program its end
         return "wrong", program.end
-    return ("correct", "") if program.calls else ("error", "the tests never call the program")
+    return ("correct", "") if program.calls else ("grader_error", "the tests never call the program")
 
 
 def prepare(setup: dict[str, Any]) -> tuple[Any, dict[str, type]]:

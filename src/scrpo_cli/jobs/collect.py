@@ -12,55 +12,60 @@ from math import isnan
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
+from scrpo_cli.jobs.runs import ActiveRun
 from scrpo_cli.methods.filters import decisions
 from scrpo_cli.pool.db import Database
-from scrpo_cli.pool.queries import attempts_of, record_step, steps_of, waiting
+from scrpo_cli.pool.queries import attempts_of, living_entries, record_step, steps_of
 from scrpo_cli.pool.records import StepRecord
 from scrpo_cli.recipe.methods import FilterConfig, PoolConfig, ScrpoConfig
 from scrpo_cli.recipe.models import Recipe
-from scrpo_cli.rollout.groups import Origin, grade_groups, sample_asks
+from scrpo_cli.rollout.groups import Origin, grade_groups, sample_requests
 from scrpo_cli.rollout.imported import attempts_of_rows, by_problem
 from scrpo_cli.rollout.prompts import check_prompt_budget
 from scrpo_cli.tasks.base import Task
 from scrpo_cli.tasks.guard import stop_on_failures
 from scrpo_cli.tasks.responses import ResponseRow
-from scrpo_cli.training.launch import Launch
-from scrpo_cli.types import KEPT, Ask, Group, Verdict
+from scrpo_cli.types import KEPT, Group, SampleRequest, Verdict
 
 if TYPE_CHECKING:
-    from scrpo_cli.training.lab import Lab  # loads torch, which an import of answers does not need
+    from scrpo_cli.training.runtime import Runtime  # loads torch, which an import of answers does not need
 
 Report = Callable[[str], None]
 EVERY_ERROR = ScrpoConfig(filter=FilterConfig(mode="none"), pool=PoolConfig(per_prompt="all", include_truncated=True))
 SHOWN = 4  # problems of a step that are shown with the verdicts on their answers
 
 
-def collect_samples(db: Database, run: Launch, lab: Lab, report: Report) -> None:
+def collect_samples(db: Database, run: ActiveRun, runtime: Runtime, report: Report) -> None:
     """Sample `rollout.group_size` first answers of each training problem and keep the errors in the run's pool."""
-    recipe = lab.recipe
-    problems = lab.task.problems(recipe.task.train)
-    check_prompt_budget(recipe, lab.task, lab.chat, problems)
+    recipe = runtime.recipe
+    problems = runtime.task.problems(recipe.task.train)
+    check_prompt_budget(recipe, runtime.task, runtime.chat, problems)
     done = {s.step for s in steps_of(db, run.run_id)}
     size = recipe.optim.prompts_per_step
     for step, start in enumerate(range(0, len(problems), size), start=1):
         if step in done:
             continue
-        asks = [Ask(p, lab.task.messages(p), recipe.rollout.group_size) for p in problems[start : start + size]]
+        requests = [
+            SampleRequest(p, runtime.task.messages(p), recipe.rollout.group_size)
+            for p in problems[start : start + size]
+        ]
         origin = Origin(f"{run.run_id}:{step}", recipe.seed, step, "collect")
-        completions = sample_asks(lab.engine, lab.chat, asks, lab.sampling, origin)
-        groups = grade_groups(lab.task, recipe.task.reflection, asks, completions, origin, lab.chat.prefill)
+        completions = sample_requests(runtime.engine, runtime.chat, requests, runtime.sampling, origin)
+        groups = grade_groups(runtime.task, recipe.task.reflection, requests, completions, origin, runtime.chat.prefill)
         decided = decisions(groups, pool_rules(recipe), recipe.rollout.max_tokens, recipe.seed, step)
-        stop_on_failures(lab.task, str(run.directory), run.again)  # a resumed collection grades this step again
+        stop_on_failures(runtime.task, str(run.directory), run.again)  # a resumed collection grades this step again
         store(db, run, step, groups, decided)
         report("\n".join(glance(g) for g in groups[:SHOWN]))
         report(f"{min(start + size, len(problems))}/{len(problems)} problems: {describe(groups, decided)}")
 
 
-def collect_rows(db: Database, run: Launch, task: Task, rows: Sequence[ResponseRow], *, use_filter: bool) -> None:
+def collect_rows(db: Database, run: ActiveRun, task: Task, rows: Sequence[ResponseRow], *, use_filter: bool) -> None:
     """Grade answers made elsewhere and pool every wrong one (or, with `use_filter`, what the recipe's filter keeps)."""
     columns = by_problem([row for row in rows if row.turn == 1])[: run.recipe.task.train.limit]
     attempts = attempts_of_rows(task, columns, f"{run.run_id}:1")
-    groups = [Group(Ask(same[0].problem, task.messages(same[0].problem), len(same)), same) for same in attempts]
+    groups = [
+        Group(SampleRequest(same[0].problem, task.messages(same[0].problem), len(same)), same) for same in attempts
+    ]
     models = {
         a.id: row.model
         for same, column in zip(attempts, columns, strict=True)
@@ -80,14 +85,14 @@ def pool_rules(recipe: Recipe) -> ScrpoConfig:
 
 def store(
     db: Database,
-    run: Launch,
+    run: ActiveRun,
     step: int,
     groups: Sequence[Group],
     decisions: Mapping[str, str],
     models: Mapping[str, str] | None = None,
 ) -> None:
     attempts = [a for g in groups for a in g.attempts]
-    graded = [a.reward for a in attempts if a.grade.verdict is not Verdict.ERROR]
+    graded = [a.reward for a in attempts if a.grade.verdict is not Verdict.GRADER_ERROR]
     metrics: dict[str, float] = {"collect/attempts": len(attempts)}
     if graded:
         metrics["collect/accuracy"] = sum(graded) / len(graded)
@@ -97,7 +102,7 @@ def store(
 
 def glance(group: Group) -> str:
     """A problem in one line, with a mark for each answer: `47+38=?   right ..x.x   answer 85`."""
-    problem = group.ask.problem
+    problem = group.request.problem
     text = shorten(problem.text, 60, placeholder="...")
     marks = "".join("?" if isnan(a.outcome) else "." if a.reward else "x" for a in group.attempts)
     failed = ", ? not graded" if "?" in marks else ""
@@ -113,12 +118,12 @@ def describe(groups: Sequence[Group], decisions: Mapping[str, str]) -> str:
     return f"{right:.0f} of {len(attempts)} right{also}, {kept} of {len(decisions)} errors kept"
 
 
-def totals(db: Database, run: Launch) -> dict[str, Any]:
+def totals(db: Database, run: ActiveRun) -> dict[str, Any]:
     """Counts of a collection from the database: attempts by verdict, entries that it added to the pool."""
     attempts = attempts_of(db, run.run_id, phase="collect")
     return {
         "run": run.run_id,
         "attempts": len(attempts),
         "verdicts": dict(Counter(a.grade.verdict.value for a in attempts)),
-        "kept": sum(e.attempt_id.startswith(f"{run.run_id}:") for e in waiting(db, run.summary["pool"])),
+        "kept": sum(e.attempt_id.startswith(f"{run.run_id}:") for e in living_entries(db, run.summary["pool"])),
     }

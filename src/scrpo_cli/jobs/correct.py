@@ -12,62 +12,64 @@ from scrpo_cli.evaluation.gate import reflects, spelled
 from scrpo_cli.evaluation.gating import pooled_confidences
 from scrpo_cli.evaluation.metrics import padded, repair_rate, share
 from scrpo_cli.evaluation.runner import Evaluator
+from scrpo_cli.jobs.gates import gate_threshold
+from scrpo_cli.jobs.runs import ActiveRun
 from scrpo_cli.pool.db import Database
-from scrpo_cli.pool.queries import attempts_by_id, attempts_of, record_step, steps_of, waiting
+from scrpo_cli.pool.queries import attempts_by_id, attempts_of, living_entries, record_step, steps_of
 from scrpo_cli.pool.records import StepRecord
 from scrpo_cli.recipe.models import Recipe
-from scrpo_cli.rollout.groups import Origin, grade_groups, sample_asks
-from scrpo_cli.rollout.prompts import reflection_ask
+from scrpo_cli.rollout.groups import Origin, grade_groups, sample_requests
+from scrpo_cli.rollout.prompts import reflection_request
 from scrpo_cli.tasks.guard import stop_on_failures
-from scrpo_cli.training.gates import gate_threshold
-from scrpo_cli.training.lab import Lab
-from scrpo_cli.training.launch import Launch
+from scrpo_cli.training.runtime import Runtime
 from scrpo_cli.types import Attempt, AttemptKind, PoolEntry
 
 Report = Callable[[str], None]
 
 
-def errors_to_correct(db: Database, run: Launch) -> list[PoolEntry]:
+def errors_to_correct(db: Database, run: ActiveRun) -> list[PoolEntry]:
     """The living entries of the run's pool: its first `limit`."""
     pool, limit = run.summary["pool"], run.summary["limit"]
-    entries = waiting(db, pool)
+    entries = living_entries(db, pool)
     if not entries:
         fix = "Fill it with `scrpo collect`, or name another one (`scrpo pool stats`)."
         raise UserError(f"The pool '{pool}' holds no living errors.", db.where, fix)
     return entries[:limit]
 
 
-def correct_pool(db: Database, run: Launch, lab: Lab, entries: Sequence[PoolEntry], report: Report) -> dict[str, Any]:
+def correct_pool(
+    db: Database, run: ActiveRun, runtime: Runtime, entries: Sequence[PoolEntry], report: Report
+) -> dict[str, Any]:
     """The run's `samples` corrections of each entry that it has not tried yet and that the gate lets through; the
     entries stay alive, their uses are counted.
     """
-    evaluator = evaluator_like(lab)
+    evaluator = evaluator_like(runtime)
     threshold = gate_threshold(db, run, evaluator, [[e.problem for e in entries]], report)
     tried = {a.parent for a in attempts_of(db, run.run_id, phase="correct")}
     rest = [e for e in entries if e.attempt_id not in tried]
-    size = lab.recipe.optim.prompts_per_step
+    size = runtime.recipe.optim.prompts_per_step
     first_step = len(steps_of(db, run.run_id)) + 1
     for step, start in enumerate(range(0, len(rest), size), start=first_step):
         batch = rest[start : start + size]
         chosen, asked = let_through(db, evaluator, batch, threshold, f"{run.run_id}:{step}")
-        attempts = correct_batch(run, lab, chosen, step) if chosen else []
+        attempts = correct_batch(run, runtime, chosen, step) if chosen else []
         fixed = sum(a.reward for a in attempts)
         graded = sum(not np.isnan(a.outcome) for a in attempts)
         metrics = {"correct/fix_rate": fixed / graded} if graded else {}
-        stop_on_failures(lab.task, str(run.directory), run.again)
+        stop_on_failures(runtime.task, str(run.directory), run.again)
         record_step(db, run.run_id, StepRecord(step, "correct", [*asked, *attempts], metrics=metrics))
         report(f"{min(start + size, len(rest))}/{len(rest)} errors: {fixed:.0f} of {len(attempts)} repaired")
     corrections = attempts_of(db, run.run_id, phase="correct", kind=AttemptKind.CORRECTION.value)
-    return summary(corrections, run) | gate_summary(lab.recipe, threshold, entries, corrections)
+    return summary(corrections, run) | gate_summary(runtime.recipe, threshold, entries, corrections)
 
 
-def evaluator_like(lab: Lab) -> Evaluator:
+def evaluator_like(runtime: Runtime) -> Evaluator:
     """Reflects on every first answer, sampled as these corrections are: what a gate is fitted on."""
-    rollout = lab.recipe.rollout
+    rollout = runtime.recipe.rollout
     turns = {"turns": 2, "second_turn": "reflect", "repair": False}
     sampling = {"temperature": rollout.temperature, "top_p": rollout.top_p, "max_tokens": rollout.max_tokens}
-    cfg = lab.recipe.eval.model_copy(update=turns | sampling)
-    return Evaluator(lab.recipe.model_copy(update={"eval": cfg}), lab.engine, lab.chat, lab.task)
+    cfg = runtime.recipe.eval.model_copy(update=turns | sampling)
+    return Evaluator(runtime.recipe.model_copy(update={"eval": cfg}), runtime.engine, runtime.chat, runtime.task)
 
 
 def let_through(
@@ -78,14 +80,18 @@ def let_through(
         return list(entries), []
     attempts = attempts_by_id(db, [e.attempt_id for e in entries])
     confidence_E, asked = pooled_confidences(evaluator, entries, attempts, prefix)
-    return [e for e, asks in zip(entries, reflects(confidence_E, threshold), strict=True) if asks], asked
+    return [e for e, requests in zip(entries, reflects(confidence_E, threshold), strict=True) if requests], asked
 
 
-def correct_batch(run: Launch, lab: Lab, entries: Sequence[PoolEntry], step: int) -> list[Attempt]:
-    asks = [reflection_ask(lab.task, lab.chat, lab.recipe.task, e, run.summary["samples"]) for e in entries]
-    origin = Origin(f"{run.run_id}:{step}", lab.recipe.seed, step, "correct")
-    completions = sample_asks(lab.engine, lab.chat, asks, lab.sampling, origin)
-    groups = grade_groups(lab.task, lab.recipe.task.reflection, asks, completions, origin, lab.chat.prefill)
+def correct_batch(run: ActiveRun, runtime: Runtime, entries: Sequence[PoolEntry], step: int) -> list[Attempt]:
+    requests = [
+        reflection_request(runtime.task, runtime.chat, runtime.recipe.task, e, run.summary["samples"]) for e in entries
+    ]
+    origin = Origin(f"{run.run_id}:{step}", runtime.recipe.seed, step, "correct")
+    completions = sample_requests(runtime.engine, runtime.chat, requests, runtime.sampling, origin)
+    groups = grade_groups(
+        runtime.task, runtime.recipe.task.reflection, requests, completions, origin, runtime.chat.prefill
+    )
     return [a for g in groups for a in g.attempts]
 
 
@@ -103,7 +109,7 @@ def gate_summary(
     return {"gate": gate | {"errors": len(entries), "coverage": share(padded(list(by_problem.values())))}}
 
 
-def summary(attempts: Sequence[Attempt], run: Launch) -> dict[str, Any]:
+def summary(attempts: Sequence[Attempt], run: ActiveRun) -> dict[str, Any]:
     """The repair rate over errors, clustered by problem: each error counts with the mean of its corrections."""
     by_error: dict[str, list[float]] = {}
     by_problem: dict[tuple[str, str], list[str]] = {}

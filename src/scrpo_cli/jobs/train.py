@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from scrpo_cli.evaluation.held_out import check_held_out, held_out, warnings
+from scrpo_cli.jobs.compare import first_outcomes, paired_outcomes
+from scrpo_cli.jobs.runs import ActiveRun
 from scrpo_cli.pool.db import Database
 from scrpo_cli.tracking.tracker import HasConsole
 from scrpo_cli.training import checkpoint
-from scrpo_cli.training.compare import first_outcomes, paired_outcomes
-from scrpo_cli.training.launch import Launch
 from scrpo_cli.training.loop import train
 from scrpo_cli.training.session import Session, open_session
 
 
-def run_training(db: Database, run: Launch, console: HasConsole | None) -> dict[str, Any]:
+def run_training(db: Database, run: ActiveRun, console: HasConsole | None) -> dict[str, Any]:
     """Train to the end of the recipe's budget and return the run's summary.
 
     Raises Interrupted with the command that resumes, after the step in hand has been saved, and KeyboardInterrupt
@@ -39,7 +39,7 @@ def run_training(db: Database, run: Launch, console: HasConsole | None) -> dict[
         }
 
 
-def check_contamination(run: Launch, console: HasConsole | None) -> None:
+def check_contamination(run: ActiveRun, console: HasConsole | None) -> None:
     """Note in the run's summary, and say, which held-out problems are among the training problems."""
     found = check_held_out(run.recipe, run.recipe.task, held_out(run.recipe))
     run.summary["contamination"] = found

@@ -11,9 +11,9 @@ import torch
 from rich.console import Console
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, Qwen2Config, Qwen3Config
 
+from scrpo_cli.jobs.budget import Budget, estimate, layer_activations, model_sizes, render, size
 from scrpo_cli.recipe.load import load_recipe
 from scrpo_cli.recipe.models import LoraConfig, ModelConfig, Recipe
-from scrpo_cli.training.budget import Budget, estimate, layer_activations, model_sizes, render, size
 from scrpo_cli.training.logprobs import completion_states
 from scrpo_cli.training.policy import add_adapter
 

@@ -18,7 +18,7 @@ from scrpo_cli.recipe.models import Recipe
 
 
 @dataclass
-class Launch:
+class ActiveRun:
     """A run that is under way. `summary` is stored when it starts and again when it ends; `again` says how to go on
     after an interruption.
     """
@@ -32,7 +32,7 @@ class Launch:
 
 
 @contextmanager
-def launch(
+def started_run(
     db: Database,
     command: str,
     recipe: Recipe,
@@ -42,7 +42,7 @@ def launch(
     arm: str = "",
     summary: Mapping[str, Any] | None = None,
     resumable: bool = True,
-) -> Iterator[Launch]:
+) -> Iterator[ActiveRun]:
     """A new run of `command` under `recipe`. `summary` holds the options that a resumed run has to know again."""
     run_id = run_id or new_run_id()
     directory = runs_directory(db) / run_id
@@ -61,12 +61,12 @@ def launch(
             summary=summary,
         )
         again = f"Continue with `{resume_command(db, command, run_id)}`." if resumable else "Run it again."
-        with closed_at_end(db, Launch(run_id, directory, recipe, False, again, dict(summary or {}))) as run:
+        with closed_at_end(db, ActiveRun(run_id, directory, recipe, False, again, dict(summary or {}))) as run:
             yield run
 
 
 @contextmanager
-def relaunch(db: Database, command: str, ref: str) -> Iterator[Launch]:
+def resumed_run(db: Database, command: str, ref: str) -> Iterator[ActiveRun]:
     """An earlier run of `command`, taken up again under the recipe and the options that it was started with."""
     row = resolve_run(db, ref, command=command)
     directory = Path(row.directory)
@@ -76,14 +76,14 @@ def relaunch(db: Database, command: str, ref: str) -> Iterator[Launch]:
     with locked(directory, row.id):
         recipe = Recipe.model_validate_json(row.recipe_json)
         again = f"Continue with `{resume_command(db, command, row.id)}`."
-        run = Launch(row.id, directory, recipe, True, again, json.loads(row.summary_json))
+        run = ActiveRun(row.id, directory, recipe, True, again, json.loads(row.summary_json))
         reopen_run(db, row.id)
         with closed_at_end(db, run):
             yield run
 
 
 @contextmanager
-def closed_at_end(db: Database, run: Launch) -> Iterator[Launch]:
+def closed_at_end(db: Database, run: ActiveRun) -> Iterator[ActiveRun]:
     """Whatever happens, the database says how the run ended."""
     status = "failed"
     try:

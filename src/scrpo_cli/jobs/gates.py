@@ -7,15 +7,15 @@ from collections.abc import Callable, Sequence
 from scrpo_cli.evaluation.gate import threshold_of
 from scrpo_cli.evaluation.gating import VALIDATION, fit_gate, validation_problems
 from scrpo_cli.evaluation.runner import Evaluator
+from scrpo_cli.jobs.runs import ActiveRun
 from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.queries import evaluations_of, record_evaluation
-from scrpo_cli.training.launch import Launch
 from scrpo_cli.types import Problem
 
 
 def gate_threshold(
     db: Database,
-    run: Launch,
+    run: ActiveRun,
     evaluator: Evaluator,
     held_out: Sequence[Sequence[Problem]],
     report: Callable[[str], None],

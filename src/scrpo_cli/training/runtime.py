@@ -15,7 +15,7 @@ from scrpo_cli.training.policy import Policy, load_policy
 
 
 @dataclass
-class Lab:
+class Runtime:
     """A recipe with its policy loaded; use it as a context manager."""
 
     recipe: Recipe
@@ -30,7 +30,7 @@ class Lab:
         return Sampling(self.recipe.rollout.temperature, self.recipe.rollout.max_tokens)
 
     def parts(self) -> dict[str, Any]:
-        return {f.name: getattr(self, f.name) for f in fields(Lab)}
+        return {f.name: getattr(self, f.name) for f in fields(Runtime)}
 
     def __enter__(self) -> Any:
         return self
@@ -40,9 +40,9 @@ class Lab:
         self.task.close()
 
 
-def open_lab(recipe: Recipe) -> Lab:
+def open_runtime(recipe: Recipe) -> Runtime:
     """Load what the recipe names. The task comes first: a missing data set shows before a large model is loaded."""
     task = make_task(recipe.task)
     policy = load_policy(recipe.model, recipe.seed)
     engine = TransformersEngine(policy.model, policy.tokenizer, recipe.rollout.batch_size)
-    return Lab(recipe, policy, engine, Chat(policy.tokenizer), task)
+    return Runtime(recipe, policy, engine, Chat(policy.tokenizer), task)

@@ -28,6 +28,9 @@ from scrpo_cli.evaluation.gating import ask_gated, check_gate, measure_gated
 from scrpo_cli.evaluation.rows import by_benchmark, evaluate_rows
 from scrpo_cli.evaluation.runner import Evaluator, Start
 from scrpo_cli.evaluation.scaling_plot import plot_scaling
+from scrpo_cli.jobs.compare import compare_runs
+from scrpo_cli.jobs.gates import gate_threshold
+from scrpo_cli.jobs.runs import ActiveRun
 from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.queries import attempts_of, evaluations_of, note_run, record_answers, record_evaluation
 from scrpo_cli.recipe.benchmark import Benchmark, Plan, benchmark_of_rows, recipe_for, shipped
@@ -36,11 +39,8 @@ from scrpo_cli.tasks import make_task
 from scrpo_cli.tasks.base import Task
 from scrpo_cli.tasks.guard import stop_on_failures
 from scrpo_cli.tasks.responses import ResponseRow
-from scrpo_cli.training.compare import compare_runs
-from scrpo_cli.training.gates import gate_threshold
-from scrpo_cli.training.lab import Lab, open_lab
-from scrpo_cli.training.launch import Launch
 from scrpo_cli.training.policy import model_path
+from scrpo_cli.training.runtime import Runtime, open_runtime
 from scrpo_cli.types import Attempt, Problem
 
 Report = Callable[[str], None]
@@ -48,18 +48,18 @@ STEP = 0
 TENTHS = 10  # lines of progress a benchmark, at most
 
 
-def evaluate_plan(db: Database, run: Launch, plan: Plan, report: Report) -> dict[str, dict[str, Any]]:
+def evaluate_plan(db: Database, run: ActiveRun, plan: Plan, report: Report) -> dict[str, dict[str, Any]]:
     """The metrics of every benchmark of the plan, by name. Benchmarks and parts that the run has stored are kept."""
     with ExitStack() as stack:
         tasks = {name: stack.enter_context(closing(make_task(b.task))) for name, b in plan.benchmarks.items()}
         problems = {name: load(b, tasks[name], run) for name, b in plan.benchmarks.items()}
-        lab = stack.enter_context(open_lab(run.recipe))
-        identity = model_identity(lab)
+        runtime = stack.enter_context(open_runtime(run.recipe))
+        identity = model_identity(runtime)
         pin(db, run, identity, problems)
-        evaluators = {name: evaluator_of(lab, run, b, tasks[name]) for name, b in plan.benchmarks.items()}
+        evaluators = {name: evaluator_of(runtime, run, b, tasks[name]) for name, b in plan.benchmarks.items()}
         for name, benchmark in plan.benchmarks.items():
-            check(evaluators[name], name, benchmark, problems[name], lab)
-        evaluator = Evaluator(run.recipe, lab.engine, lab.chat, lab.task)
+            check(evaluators[name], name, benchmark, problems[name], runtime)
+        evaluator = Evaluator(run.recipe, runtime.engine, runtime.chat, runtime.task)
         threshold = gate_threshold(db, run, evaluator, [*problems.values()], report)
         for name, benchmark in plan.benchmarks.items():
             one = BenchmarkRun(db, run, name, evaluators[name], problems[name], report)
@@ -68,7 +68,7 @@ def evaluate_plan(db: Database, run: Launch, plan: Plan, report: Report) -> dict
     return {name: stored[name] for name in plan.benchmarks}
 
 
-def load(benchmark: Benchmark, task: Task, run: Launch) -> Sequence[Problem]:
+def load(benchmark: Benchmark, task: Task, run: ActiveRun) -> Sequence[Problem]:
     try:
         return benchmark_problems(benchmark, task, run.recipe.eval.limit)
     except UserError as error:
@@ -79,19 +79,19 @@ def load(benchmark: Benchmark, task: Task, run: Launch) -> Sequence[Problem]:
         raise UserError(error.what, error.where, fix) from None
 
 
-def evaluator_of(lab: Lab, run: Launch, benchmark: Benchmark, task: Task) -> Evaluator:
-    return Evaluator(recipe_for(benchmark, run.recipe), lab.engine, lab.chat, task, benchmark.sampling)
+def evaluator_of(runtime: Runtime, run: ActiveRun, benchmark: Benchmark, task: Task) -> Evaluator:
+    return Evaluator(recipe_for(benchmark, run.recipe), runtime.engine, runtime.chat, task, benchmark.sampling)
 
 
-def check(evaluator: Evaluator, name: str, benchmark: Benchmark, problems: Sequence[Problem], lab: Lab) -> None:
+def check(evaluator: Evaluator, name: str, benchmark: Benchmark, problems: Sequence[Problem], runtime: Runtime) -> None:
     """Refuse what cannot work before anything is sampled."""
     check_gate(evaluator.recipe, benchmark.sampling)
     check_turns(evaluator)
-    check_prompt_budget(evaluator.recipe, evaluator.task, lab.chat, problems)
-    check_context(evaluator, name, problems, getattr(lab.policy.model.config, "max_position_embeddings", None))
+    check_prompt_budget(evaluator.recipe, evaluator.task, runtime.chat, problems)
+    check_context(evaluator, name, problems, getattr(runtime.policy.model.config, "max_position_embeddings", None))
 
 
-def score_rows(db: Database, run: Launch, rows: Sequence[ResponseRow], *, named: bool) -> dict[str, Any]:
+def score_rows(db: Database, run: ActiveRun, rows: Sequence[ResponseRow], *, named: bool) -> dict[str, Any]:
     """The metrics of each benchmark in a file. Rows that name a shipped benchmark are graded by its task; the others by
     the one benchmark of --benchmarks, or else by the recipe's task.
     """
@@ -108,7 +108,7 @@ def score_rows(db: Database, run: Launch, rows: Sequence[ResponseRow], *, named:
 
 
 def sum_up(
-    db: Database, run: Launch, results: Mapping[str, Any], suites: Mapping[str, list[str]], other: str | None
+    db: Database, run: ActiveRun, results: Mapping[str, Any], suites: Mapping[str, list[str]], other: str | None
 ) -> None:
     """Into the run's summary: the results, the averages of suites, the plots, the comparison with another run."""
     run.summary |= {"run": run.run_id, "benchmarks": results}
@@ -126,7 +126,7 @@ class BenchmarkRun:
     """One benchmark of a run: sampled in parts, then measured."""
 
     def __init__(
-        self, db: Database, run: Launch, name: str, evaluator: Evaluator, problems: Sequence[Problem], report: Report
+        self, db: Database, run: ActiveRun, name: str, evaluator: Evaluator, problems: Sequence[Problem], report: Report
     ) -> None:
         self.db, self.run, self.name, self.report = db, run, name, report
         self.evaluator, self.problems = evaluator, problems
@@ -167,19 +167,19 @@ class BenchmarkRun:
                 self.report(f"{self.name}: {start.problems} of {len(self.problems)} problems, {share}")
 
 
-def model_identity(lab: Lab) -> dict[str, Any]:
+def model_identity(runtime: Runtime) -> dict[str, Any]:
     """Which weights answer: the model by name with its revision or the hash of its files, the adapter by its hash."""
-    cfg = lab.recipe.model
-    commit = getattr(lab.policy.model.config, "_commit_hash", None)
+    cfg = runtime.recipe.model
+    commit = getattr(runtime.policy.model.config, "_commit_hash", None)
     return {
         "model": cfg.name,
         "model_revision": commit or cfg.revision,
         "model_sha256": files_hash(Path(model_path(cfg.name))),
         "adapter": cfg.adapter,
-        "adapter_sha256": lab.policy.adapter_hash() if cfg.adapter else None,
-        "engine": lab.recipe.rollout.engine,
-        "dtype": str(lab.policy.model.dtype).removeprefix("torch."),
-        "device": lab.policy.device.type,
+        "adapter_sha256": runtime.policy.adapter_hash() if cfg.adapter else None,
+        "engine": runtime.recipe.rollout.engine,
+        "dtype": str(runtime.policy.model.dtype).removeprefix("torch."),
+        "device": runtime.policy.device.type,
     }
 
 
@@ -193,7 +193,7 @@ def files_hash(folder: Path) -> str | None:
     return digest.hexdigest() if files else None
 
 
-def pin(db: Database, run: Launch, identity: Mapping[str, Any], problems: Mapping[str, Sequence[Problem]]) -> None:
+def pin(db: Database, run: ActiveRun, identity: Mapping[str, Any], problems: Mapping[str, Sequence[Problem]]) -> None:
     """Store what the run is about, and refuse to go on with other weights or problems than it began with."""
     now = {
         "model_sha256": identity["model_sha256"],
