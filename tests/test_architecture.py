@@ -19,11 +19,12 @@ from scrpo_cli.recipe.load import load_recipe, shipped_recipes
 PACKAGE = Path(scrpo_cli.__file__).parent
 HEAVY = ("torch", "transformers", "peft", "sqlalchemy", "sqlmodel", "scipy", "matplotlib", "wandb", "datasets")
 LAYERS = (
-    {"types", "errors", "rng", "assets"},
+    {"types", "errors", "rng", "section", "assets"},
     {"recipe"},
     {"pool"},
     {"methods", "rollout", "tasks", "tracking"},
     {"training", "evaluation"},
+    {"jobs"},
     {"ablation", "report"},
     {"cli", "__main__"},
 )

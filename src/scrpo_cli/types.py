@@ -107,8 +107,9 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """A graded completion for a problem. `id` is deterministic (`run:step:group:sample`), so an attempt can name its
-    `parent` (the attempt that it revises) before either is stored.
+    """A graded completion for a problem. `id` is deterministic, so an attempt can name its `parent` (the attempt that
+    it revises) before either is stored; nothing is read back from it. `group` counts the groups of its step, or of its
+    `part` of an evaluation; `round` is the round of sampling inside a training step, from 0.
     """
 
     id: str
@@ -119,6 +120,9 @@ class Attempt:
     turn: int = 1
     sample: int = 0
     parent: str | None = None
+    part: str = ""
+    group: int = 0
+    round: int = 0
 
     @property
     def reward(self) -> float:

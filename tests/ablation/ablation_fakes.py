@@ -18,11 +18,12 @@ PROBLEMS = [Problem(f"p{n}", "made-up", f"{n} + 1", str(n + 1)) for n in range(4
 SAMPLES = 4
 
 
-def attempt(key, problem, correct, sample=0, parent=None, kind=None):
+def attempt(prefix, part, group, problem, correct, sample=0, parent=None, kind=None):
     kind = kind or (AttemptKind.FIRST if parent is None else AttemptKind.CORRECTION)
     completion = Completion([1], [2, 3], [-0.1, -0.2], "text", FinishReason.STOP)
     grade = Grade(Verdict.CORRECT if correct else Verdict.WRONG, "1", None, "fake")
-    return Attempt(key, problem, completion, grade, kind, 1 + (parent is not None), sample, parent)
+    key, turn = f"{prefix}:{part}:{group}:{sample}", 1 + (parent is not None)
+    return Attempt(key, problem, completion, grade, kind, turn, sample, parent, part, group)
 
 
 def answers(prefix, accuracy, repair, rng, turns=1):
@@ -30,14 +31,13 @@ def answers(prefix, accuracy, repair, rng, turns=1):
     attempts = []
     for n, problem in enumerate(PROBLEMS):
         for sample in range(SAMPLES):
-            key, at = f"{prefix}:first:{n}:{sample}", f"{n}:{sample}"
-            first = attempt(key, problem, rng.random() < accuracy, sample)
+            first = attempt(prefix, "first", n, problem, rng.random() < accuracy, sample)
             attempts.append(first)
             if not first.reward:
-                attempts.append(attempt(f"{prefix}:repair:{at}", problem, rng.random() < repair, parent=key))
+                attempts.append(attempt(prefix, "repair", n, problem, rng.random() < repair, sample, first.id))
             if turns == 2:
                 right = rng.random() < (0.9 if first.reward else repair)
-                attempts.append(attempt(f"{prefix}:second:{at}", problem, right, parent=key, kind=AttemptKind.CHECK))
+                attempts.append(attempt(prefix, "second", n, problem, right, sample, first.id, AttemptKind.CHECK))
     return attempts
 
 
@@ -90,13 +90,14 @@ class FakeExecutor:
 
     def write(self, db, run_id, arm, seed, turns):
         rng = np.random.default_rng(seed)
-        record_evaluation(db, run_id, 0, "test:before", {"avg": 0.3}, answers(f"{run_id}:b", 0.3, 0.4, rng, turns))
+        before = answers(f"{run_id}:b", 0.3, 0.4, rng, turns)
+        record_evaluation(db, run_id, 0, "test", {"avg": 0.3}, before, "before")
         for step in range(1, 5):
             metrics = {"tokens/total": self.tokens * step / 4, "trial/accuracy": 0.3 + step / 20, "seconds/step": 0.5}
             fired = {f"warn/{self.warning}": float(step > 1)} if self.warning else {}
             record_step(db, run_id, StepRecord(step, "trial", [], metrics=metrics | fired))
         rows = answers(f"{run_id}:a", self.after[arm], 0.6, rng, turns)
-        record_evaluation(db, run_id, 4, "test:after", {"avg": self.after[arm]}, rows)
+        record_evaluation(db, run_id, 4, "test", {"avg": self.after[arm]}, rows, "after")
 
 
 def runs_in(tmp_path, **filters):

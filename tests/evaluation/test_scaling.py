@@ -38,7 +38,8 @@ def answers(problems: list[list[tuple[str, str]]], gold: str = "7") -> Answers:
                 grade = Grade(Verdict.CORRECT if answer == gold else Verdict.WRONG, answer)
                 kind, parent = (AttemptKind.FIRST, None) if turn == 1 else (AttemptKind.CHECK, ids[0])
                 text = Completion([], [], [], answer, FinishReason.UNKNOWN)
-                made.append(Attempt(attempt_id, problem, text, grade, kind, turn, s if turn == 1 else 0, parent))
+                part, group, sample = ("first", g, s) if turn == 1 else ("second", flat, 0)
+                made.append(Attempt(attempt_id, problem, text, grade, kind, turn, sample, parent, part, group))
     return Answers.of(made[::-1])  # in any order
 
 

@@ -128,3 +128,38 @@ def test_migrating_twice_changes_nothing(tmp_path: Path) -> None:
     before = path.read_bytes()
     Database.open(str(path)).dispose()
     assert path.read_bytes() == before
+
+
+def test_what_ids_said_becomes_columns(tmp_path: Path) -> None:
+    """Rows of the second schema: parts and groups from ids, labels from names of evaluations, the renamed verdict."""
+    path = tmp_path / "scrpo.db"
+    old_database(path, 2, with_rows=True)
+    with closing(sqlite3.connect(path)) as db, db:
+        columns = ", ".join(ATTEMPT_ROW)
+        for attempt_id, phase in (
+            ("r:0:test:after:first:12:3", "eval:test:after"),
+            ("r:4:7:1", "trial"),
+            ("r:4:planted:0", "trial"),
+            ("theirs", "import"),
+        ):
+            row = ATTEMPT_ROW | {"id": attempt_id, "phase": phase, "verdict": "error"}
+            db.execute(f"INSERT INTO attempt ({columns}) VALUES ({', '.join('?' * len(row))})", [*row.values()])
+        for benchmark in ("test:before", "validation:step40", "hub:owner/name"):
+            db.execute("INSERT INTO evaluation VALUES ('r', 4, ?, '{}')", (benchmark,))
+    with Database.open(str(path)) as db, db.read() as connection:
+        rows = connection.execute(
+            text("SELECT id, part, group_index, round, verdict FROM attempt WHERE id != 'r:0:0:0'")
+        )
+        assert sorted(map(tuple, rows)) == [
+            ("r:0:test:after:first:12:3", "first", 12, 0, "grader_error"),
+            ("r:4:7:1", "", 7, 0, "grader_error"),
+            ("r:4:planted:0", "", 0, 0, "grader_error"),
+            ("theirs", "", 0, 0, "grader_error"),
+        ]
+        labels = connection.execute(text("SELECT benchmark, label FROM evaluation ORDER BY 1"))
+        assert [*map(tuple, labels)] == [
+            ("hub:owner/name", ""),
+            ("test", "before"),
+            ("tiny", ""),
+            ("validation", "step40"),
+        ]

@@ -98,8 +98,8 @@ def read_outcome(db: Database, row: RunRow) -> RunOutcome:
     """Everything that the table and the plot need of the run `row`."""
     steps = steps_of(db, row.id)
     tokens = {s.step: s.metrics.get("tokens/total") or 0.0 for s in steps}
-    labels = {e.benchmark.rpartition(":")[2]: e.benchmark for e in evaluations_of(db, row.id)}
-    before, after = (_answers(db, row.id, labels.get(label)) for label in ("before", "after"))
+    labelled = {e.label: e.phase for e in evaluations_of(db, row.id)}
+    before, after = (_answers(db, row.id, labelled.get(label)) for label in ("before", "after"))
     return RunOutcome(
         arm=row.arm or "",
         seed=row.seed,
@@ -138,16 +138,15 @@ def answers_of(attempts: Sequence[Attempt]) -> Answers:
     return Answers(problems, first_NK, revised(AttemptKind.CORRECTION), revised(AttemptKind.CHECK))
 
 
-def _answers(db: Database, run_id: str, benchmark: str | None) -> Answers | None:
-    return None if benchmark is None else answers_of(attempts_of(db, run_id, phase=f"eval:{benchmark}"))
+def _answers(db: Database, run_id: str, phase: str | None) -> Answers | None:
+    return None if phase is None else answers_of(attempts_of(db, run_id, phase=phase))
 
 
 def _curve(db: Database, run_id: str, tokens: dict[int, float]) -> Curve | None:
     """Evaluations during training when there are three or more of one split, else first answers while training."""
     by_split: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for evaluation in evaluations_of(db, run_id):
-        split = evaluation.benchmark.rpartition(":")[0]
-        by_split[split].append((tokens.get(evaluation.step, 0), evaluation.metrics["avg"]))
+        by_split[evaluation.benchmark].append((tokens.get(evaluation.step, 0), evaluation.metrics["avg"]))
     longest = max(by_split, key=lambda split: len(by_split[split]), default=None)
     if longest is not None and len(by_split[longest]) > 2:
         return _make_curve(f"first-answer accuracy, {longest} split", by_split[longest])

@@ -18,7 +18,7 @@ from scrpo_cli.cli.common import DbOption, DebugOption, JsonOption, Output, Quie
 
 if TYPE_CHECKING:
     from scrpo_cli.pool.models import RunRow
-    from scrpo_cli.pool.queries import Evaluation
+    from scrpo_cli.pool.queries import StoredEvaluation
 
 app = typer.Typer(
     help="Look at earlier runs.", add_completion=False, context_settings={"help_option_names": ["-h", "--help"]}
@@ -98,7 +98,7 @@ def files_of(run: RunRow) -> dict[str, str]:
     return {name: str(path) for name, path in found.items() if path and path.exists()}
 
 
-def _shown(data: Mapping[str, Any], evaluations: list[Evaluation]) -> Iterator[RenderableType]:
+def _shown(data: Mapping[str, Any], evaluations: list[StoredEvaluation]) -> Iterator[RenderableType]:
     """The parts of `runs show` for a reader."""
     table = _pairs()
     for name in (
@@ -129,14 +129,14 @@ def _shown(data: Mapping[str, Any], evaluations: list[Evaluation]) -> Iterator[R
         yield _evaluations(evaluations)
 
 
-def _evaluations(evaluations: list[Evaluation]) -> Table:
+def _evaluations(evaluations: list[StoredEvaluation]) -> Table:
     """A row for each number that has an interval."""
     from scrpo_cli.cli.tables import percent
 
     table = Table("benchmark", "step", "measure", "value", box=None, header_style="bold")
     for evaluation in evaluations:
         for name, value, interval in estimates(evaluation.metrics):
-            table.add_row(Text(evaluation.benchmark), str(evaluation.step), name, percent(value, interval))
+            table.add_row(Text(evaluation.name), str(evaluation.step), name, percent(value, interval))
     return table
 
 

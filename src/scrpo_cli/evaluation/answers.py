@@ -1,7 +1,7 @@
 """All answers of one evaluation, put together from its attempts: sampled just now, stored earlier, or made elsewhere.
 
-An attempt's id ends in `part:group:sample`. Parts: `first`; `second`, `turn3`, ... or `feedback`, `refine`, ... for
-what followed; `repair`; `verdict` for what a gate asked. Every number of an evaluation is a function of these attempts.
+The parts of an evaluation: `first`; `second`, `turn3`, ... or `feedback`, `refine`, ... for what followed; `repair`;
+`verdict` for what a gate asked. Every number of an evaluation is a function of these attempts.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ class Answers:
     def of(cls, attempts: Sequence[Attempt]) -> Answers:
         """In any order. Raises KeyError when an answer lacks the turn that others of its evaluation have."""
         parts: dict[str, list[Attempt]] = {}
-        for attempt in sorted(attempts, key=lambda a: position(a.id)):
-            parts.setdefault(part(attempt.id), []).append(attempt)
+        for attempt in sorted(attempts, key=lambda a: (a.group, a.sample)):
+            parts.setdefault(attempt.part, []).append(attempt)
         rows: dict[int, list[Attempt]] = {}
         for attempt in parts.pop(FIRST, []):
-            rows.setdefault(position(attempt.id)[0], []).append(attempt)
+            rows.setdefault(attempt.group, []).append(attempt)
         repairs, asked = parts.pop(REPAIR, []), parts.pop(VERDICT, [])
         later: list[list[Attempt]] = []
         before = flat([*rows.values()])
@@ -71,16 +71,6 @@ class Answers:
         if any(a.completion.finish is FinishReason.UNKNOWN for row in self.first for a in row):
             return None
         return padded([[float(a.truncated) for a in row] for row in self.first])
-
-
-def part(attempt_id: str) -> str:
-    return attempt_id.rsplit(":", 3)[-3]
-
-
-def position(attempt_id: str) -> tuple[int, int]:
-    """(group, sample) of its part."""
-    _, group, sample = attempt_id.rsplit(":", 2)
-    return int(group), int(sample)
 
 
 def flat(rows: Sequence[Sequence[Attempt]]) -> list[Attempt]:

@@ -63,7 +63,7 @@ def fit_gate(
             "task.validation, on which the gate is fitted",
             "Name another validation split, or give the threshold with --gate-threshold.",
         )
-    answers = Answers.of(ask_gated(evaluator, validation, prefix, VALIDATION))
+    answers = Answers.of(answer_gated(evaluator, validation, prefix, VALIDATION))
     data = gate_data(evaluator, answers)
     threshold = fit_threshold(data)
     metrics = {"signal": evaluator.recipe.eval.gate.signal, "n": len(validation), **gate_metrics(data, threshold)}
@@ -78,12 +78,12 @@ def validation_problems(recipe: Recipe, evaluator: Evaluator) -> Sequence[Proble
     return evaluator.task.problems(recipe.task.validation)[: recipe.eval.limit]
 
 
-def ask_gated(
+def answer_gated(
     evaluator: Evaluator, problems: Sequence[Problem], prefix: str, name: str, start: Start | None = None
 ) -> list[Attempt]:
     """Everything that an evaluation samples, with what the gate's signal asks of the first answers."""
     start = start or Start()
-    first, attempts = evaluator.request(problems, prefix, name, start)
+    first, attempts = evaluator.answer(problems, prefix, name, start)
     if evaluator.recipe.eval.gate.signal != "verdict":
         return attempts
     requests = follow_ups(first, evaluator.recipe.task.verdict_prompt, AttemptKind.SELF_VERDICT)
@@ -104,7 +104,7 @@ def evaluate_gated(
     evaluator: Evaluator, problems: Sequence[Problem], prefix: str, name: str, threshold: float | None
 ) -> Evaluation:
     """An evaluation in two turns with the report of the gate under `gate`."""
-    answers = Answers.of(ask_gated(evaluator, problems, prefix, name))
+    answers = Answers.of(answer_gated(evaluator, problems, prefix, name))
     return Evaluation(measure_gated(evaluator, answers, threshold), answers)
 
 

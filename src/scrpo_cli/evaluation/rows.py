@@ -47,7 +47,7 @@ def graded(
     """Attempts of all rows, graded at once. Ids are those of an evaluation: `prefix:part:group:sample`."""
     first = by_problem(turns[0])
     made = [
-        blank(row, f"{prefix}:{FIRST}:{g}:{s}", AttemptKind.FIRST)
+        blank(row, prefix, AttemptKind.FIRST, FIRST, g, s)
         for g, column in enumerate(first)
         for s, row in enumerate(column)
     ]
@@ -57,7 +57,7 @@ def graded(
     for turn, rows in enumerate(turns[1:], start=2):
         part = "second" if turn == 2 else f"turn{turn}"
         later = [
-            blank(row, f"{prefix}:{part}:{i}:0", AttemptKind.CHECK, turn, parent)
+            blank(row, prefix, AttemptKind.CHECK, part, i, 0, turn, parent)
             for i, (row, parent) in enumerate(zip(rows, earlier, strict=True))
         ]
         earlier = [a.id for a in later]
@@ -65,7 +65,7 @@ def graded(
         prefills += [row.prefill for row in rows]
     for i, row in enumerate(repairs):
         parent = by_key.get(row_key(row))
-        made.append(blank(row, f"{prefix}:{REPAIR}:{i}:0", AttemptKind.CORRECTION, 2, parent))
+        made.append(blank(row, prefix, AttemptKind.CORRECTION, REPAIR, i, 0, 2, parent))
         prefills.append(row.prefill)
     texts = [p + a.completion.text for p, a in zip(prefills, made, strict=True)]
     asked = [(a.problem, a.kind, text) for a, text in zip(made, texts, strict=True)]
@@ -73,13 +73,23 @@ def graded(
     return [replace(a, grade=grade) for a, grade in zip(made, grades, strict=True)]
 
 
-def blank(row: ResponseRow, attempt_id: str, kind: AttemptKind, turn: int = 1, parent: str | None = None) -> Attempt:
+def blank(
+    row: ResponseRow,
+    prefix: str,
+    kind: AttemptKind,
+    part: str,
+    group: int,
+    place: int,
+    turn: int = 1,
+    parent: str | None = None,
+) -> Attempt:
     """Not graded yet. What the row says of its kind goes first: of a correction only the solution is graded."""
     if row.kind in [k.value for k in AttemptKind]:
         kind = AttemptKind(str(row.kind))
     finish = FinishReason(str(row.finish)) if row.finish in [f.value for f in FinishReason] else FinishReason.UNKNOWN
     completion = Completion([], [], [], row.response, finish)
-    return Attempt(attempt_id, problem_of(row), completion, Grade(Verdict.UNGRADED), kind, turn, row.sample, parent)
+    attempt_id, ungraded = f"{prefix}:{part}:{group}:{place}", Grade(Verdict.UNGRADED)
+    return Attempt(attempt_id, problem_of(row), completion, ungraded, kind, turn, row.sample, parent, part, group)
 
 
 def refuse_repeats(rows: Sequence[ResponseRow]) -> None:

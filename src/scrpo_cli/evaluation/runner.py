@@ -68,14 +68,14 @@ class Evaluator:
 
     def run(self, problems: Sequence[Problem], prefix: str, name: str) -> Evaluation:
         """Answers to all problems and what they come to. Attempt ids start with `prefix`."""
-        answers = Answers.of(self.request(problems, prefix, name)[1])
+        answers = Answers.of(self.answer(problems, prefix, name)[1])
         return Evaluation(self.measure(answers), answers)
 
     def measure(self, answers: Answers) -> dict[str, Any]:
         metrics = measure(answers, self.task, self.recipe.eval, self.recipe.task.reflection)
         return metrics | {"tokens": count_tokens(answers.attempts)}
 
-    def request(
+    def answer(
         self, problems: Sequence[Problem], prefix: str, name: str, start: Start | None = None
     ) -> tuple[list[Group], list[Attempt]]:
         """The groups of first answers, and every attempt: first answers to all problems, then what the recipe asks for
@@ -101,7 +101,7 @@ class Evaluator:
     ) -> list[Group]:
         """One part of the evaluation, `before` of whose asks were sampled earlier."""
         row = before * requests[0].samples
-        origin = Origin(f"{prefix}:{part}", self.recipe.seed, 0, f"eval:{name}:{part}", before, row)
+        origin = Origin(prefix, self.recipe.seed, 0, f"eval:{name}:{part}", before, row, part)
         completions = sample_requests(self.engine, self.chat, requests, sampling or self.sampling, origin)
         return grade_groups(self.task, self.recipe.task.reflection, requests, completions, origin, self.chat.prefill)
 

@@ -15,13 +15,13 @@ from scrpo_cli.evaluation.paired import compare_outcomes, compare_two_turns, hol
 from scrpo_cli.evaluation.power import Variation, measured
 from scrpo_cli.evaluation.stats import ALPHA
 from scrpo_cli.pool.db import Database
-from scrpo_cli.pool.queries import attempts_of, evaluations_of, resolve_run
+from scrpo_cli.pool.queries import StoredEvaluation, attempts_of, evaluations_of, resolve_run
 from scrpo_cli.types import AttemptKind
 
 Key = tuple[str, str]
 Outcomes = dict[Key, list[float]]
 
-BEFORE, AFTER = ":before", ":after"
+BEFORE, AFTER = "before", "after"
 MUST_AGREE = {
     "grader": "graders",
     "task": "tasks",
@@ -58,10 +58,11 @@ def compare_runs(db: Database, run_id: str, other: str) -> dict[str, Any]:
 
     Raises UserError when they share no scored problem.
     """
-    ours, theirs = ({e.benchmark for e in evaluations_of(db, run)} for run in (run_id, other))
-    both = ours & theirs
-    names = sorted(name for name in both if not (name.endswith(BEFORE) and name.removesuffix(BEFORE) + AFTER in both))
-    found = {name: compare_stored(read(db, other, name), read(db, run_id, name)) for name in names}
+    ours, theirs = ({e.name: e for e in evaluations_of(db, run)} for run in (run_id, other))
+    both = ours.keys() & theirs.keys()
+    after = {ours[name].benchmark for name in both if ours[name].label == AFTER}
+    names = sorted(name for name in both if not (ours[name].label == BEFORE and ours[name].benchmark in after))
+    found = {name: compare_stored(read(db, other, theirs[name]), read(db, run_id, ours[name])) for name in names}
     result = {name: change for name, change in found.items() if change is not None}
     if not result:
         fix = f"It scored {', '.join(sorted(theirs)) or 'nothing'}; evaluate both on the same benchmark."
@@ -71,9 +72,9 @@ def compare_runs(db: Database, run_id: str, other: str) -> dict[str, Any]:
 
 def compare_before_after(db: Database, run_id: str) -> dict[str, Any]:
     """A training run's evaluations after it minus those before it. Raises UserError where it has none."""
-    names = {e.benchmark for e in evaluations_of(db, run_id)}
-    splits = sorted(n.removesuffix(BEFORE) for n in names if n.endswith(BEFORE))
-    pairs = {split: [read(db, run_id, split + when) for when in (BEFORE, AFTER)] for split in splits}
+    by_label = {(e.benchmark, e.label): e for e in evaluations_of(db, run_id)}
+    splits = sorted(name for name, label in by_label if label == BEFORE and (name, AFTER) in by_label)
+    pairs = {split: [read(db, run_id, by_label[split, when]) for when in (BEFORE, AFTER)] for split in splits}
     found = {split: compare_stored(*pair) for split, pair in pairs.items()}
     result = {split: change for split, change in found.items() if change is not None}
     if not result:
@@ -82,12 +83,11 @@ def compare_before_after(db: Database, run_id: str) -> dict[str, Any]:
     return adjusted(result)
 
 
-def read(db: Database, run_id: str, benchmark: str) -> Stored:
-    answers = Answers.of(attempts_of(db, run_id, phase=f"eval:{benchmark}"))
-    protocols = [e.metrics.get("protocol") or {} for e in evaluations_of(db, run_id) if e.benchmark == benchmark]
+def read(db: Database, run_id: str, evaluation: StoredEvaluation) -> Stored:
+    answers = Answers.of(attempts_of(db, run_id, phase=evaluation.phase))
     keys = [(row[0].problem.source, row[0].problem.id) for row in answers.first]
     second_NK = answers.outcomes(1) if len(answers.turns) > 1 else None
-    return Stored(run_id, protocols[-1] if protocols else {}, keys, answers.outcomes(), second_NK)
+    return Stored(run_id, evaluation.metrics.get("protocol") or {}, keys, answers.outcomes(), second_NK)
 
 
 def compare_stored(a: Stored, b: Stored) -> dict[str, Any] | None:
@@ -136,9 +136,10 @@ def _short(value: Any, most: int = 60) -> str:
     return text if len(text) <= most else f"{text[:most]}..."
 
 
-def first_outcomes(db: Database, run_id: str, benchmark: str) -> Outcomes:
+def first_outcomes(db: Database, run_id: str, benchmark: str, label: str) -> Outcomes:
     """Outcomes of the first answers of a stored evaluation, by problem, samples in order."""
-    attempts = attempts_of(db, run_id, phase=f"eval:{benchmark}", kind=AttemptKind.FIRST.value)
+    (phase,) = {e.phase for e in evaluations_of(db, run_id) if (e.benchmark, e.label) == (benchmark, label)}
+    attempts = attempts_of(db, run_id, phase=phase, kind=AttemptKind.FIRST.value)
     found: Outcomes = {}
     for attempt in sorted(attempts, key=lambda a: a.sample):
         found.setdefault((attempt.problem.source, attempt.problem.id), []).append(attempt.outcome)
@@ -160,15 +161,15 @@ def variation_of(
     """
     with Database.open(url, create=False) as db:
         refs = [resolve_run(db, ref).id for ref in (run, against) if ref]
-        scored = [{e.benchmark for e in evaluations_of(db, ref)} for ref in refs]
-        names = sorted(set.intersection(*scored))
-        name = benchmark or next((n for n in names if not n.endswith(BEFORE)), None)
+        scored = [{e.name: e for e in evaluations_of(db, ref)} for ref in refs]
+        names = sorted(set.intersection(*map(set, scored)))
+        name = benchmark or next((n for n in names if scored[0][n].label != BEFORE), None)
         if name not in names:
             listed = ", ".join(names) or "nothing"
             raise UserError(
                 f"There is no evaluation '{name}' to measure.", " and ".join(refs), f"They have scored {listed}."
             )
-        first, *rest = (read(db, ref, name) for ref in refs)
+        first, *rest = (read(db, ref, found[name]) for ref, found in zip(refs, scored, strict=True))
     if not rest:
         return measured(first.first_NK, correlation=correlation)
     shared = sorted(set(first.problems) & set(rest[0].problems))

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from scrpo_cli.errors import UserError
-from scrpo_cli.evaluation.answers import FIRST, REPAIR, Answers, part
+from scrpo_cli.evaluation.answers import FIRST, REPAIR, Answers
 from scrpo_cli.evaluation.benchmarks import (
     benchmark_problems,
     check_context,
@@ -24,7 +24,7 @@ from scrpo_cli.evaluation.benchmarks import (
     protocol,
     suite_average,
 )
-from scrpo_cli.evaluation.gating import ask_gated, check_gate, measure_gated
+from scrpo_cli.evaluation.gating import answer_gated, check_gate, measure_gated
 from scrpo_cli.evaluation.rows import by_benchmark, evaluate_rows
 from scrpo_cli.evaluation.runner import Evaluator, Start
 from scrpo_cli.evaluation.scaling_plot import plot_scaling
@@ -147,7 +147,7 @@ class BenchmarkRun:
 
     def sample(self, done: Sequence[Attempt]) -> None:
         firsts = Answers.of(done).first
-        start = Start(len(firsts), sum(part(a.id) == REPAIR for a in done))
+        start = Start(len(firsts), sum(a.part == REPAIR for a in done))
         right, answered = sum(a.reward for row in firsts for a in row), sum(map(len, firsts))
         if firsts:
             self.report(f"{self.name}: {start.problems} of {len(self.problems)} problems were stored already")
@@ -155,13 +155,13 @@ class BenchmarkRun:
         while start.problems < len(self.problems):
             batch = self.problems[start.problems : start.problems + size]
             prefix = f"{self.run.run_id}:{STEP}:{self.name}"
-            attempts = ask_gated(self.evaluator, batch, prefix, self.name, start)
+            attempts = answer_gated(self.evaluator, batch, prefix, self.name, start)
             stop_on_failures(self.evaluator.task, str(self.run.directory), self.run.again)
             record_answers(self.db, self.run.run_id, STEP, self.name, attempts)
-            first = [a for a in attempts if part(a.id) == FIRST]
+            first = [a for a in attempts if a.part == FIRST]
             right, answered = right + sum(a.reward for a in first), answered + len(first)
             before = start.problems
-            start = Start(before + len(batch), start.repairs + sum(part(a.id) == REPAIR for a in attempts))
+            start = Start(before + len(batch), start.repairs + sum(a.part == REPAIR for a in attempts))
             if start.problems * TENTHS // len(self.problems) > before * TENTHS // len(self.problems):
                 share = f"{100 * right / answered:.0f}% of first answers right so far"
                 self.report(f"{self.name}: {start.problems} of {len(self.problems)} problems, {share}")

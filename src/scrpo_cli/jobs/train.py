@@ -22,7 +22,9 @@ def run_training(db: Database, run: ActiveRun, console: HasConsole | None) -> di
     """
     if "contamination" not in run.summary:  # of an earlier part of this run
         check_contamination(run, console)
-    with open_session(run.recipe, db, run.run_id, run.directory, resume=run.resumed, console=console) as session:
+    with open_session(
+        run.recipe, db, run.run_id, run.directory, resume=run.resumed, again=run.again, console=console
+    ) as session:
         with session.tracker, session.stop.on_signals():
             evaluations = train(session)
             session.tracker.finish({k: v["avg"] for k, v in evaluations.items() if v})
@@ -53,5 +55,5 @@ def paired_change(run: Session) -> dict[str, Any] | None:
     found = run.benchmark()
     if found is None:
         return None
-    before, after = (first_outcomes(run.db, run.run_id, f"{found[0]}:{label}") for label in ("before", "after"))
+    before, after = (first_outcomes(run.db, run.run_id, found[0], label) for label in ("before", "after"))
     return paired_outcomes(before, after)

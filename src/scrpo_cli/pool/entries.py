@@ -48,6 +48,9 @@ class Entry(BaseModel):
     grader: str = ""
     finish: FinishReason = FinishReason.UNKNOWN
     policy_version: int = 0
+    part: str = ""
+    group_index: int = 0
+    round: int = 0
     decision: str | None = None
     pool: str
     run_id: str = ""

@@ -160,6 +160,9 @@ def to_attempt(entry: Entry) -> Attempt:
         turn=entry.turn,
         sample=entry.sample,
         parent=entry.parent,
+        part=entry.part,
+        group=entry.group_index,
+        round=entry.round,
     )
 
 

@@ -6,6 +6,7 @@ schema, change models.py and append a function here.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 from sqlalchemy import (
@@ -118,7 +119,49 @@ def m002_indices(connection: Connection) -> None:
         connection.execute(text(f"CREATE INDEX {index}"))
 
 
-MIGRATIONS: list[Migration] = [m001_tables, m002_indices]
+def m003_fields_for_what_ids_said(connection: Connection) -> None:
+    """Part, group and round of an attempt and the label of an evaluation, which were parts of texts before."""
+    for column in ("part TEXT NOT NULL DEFAULT ''", "group_index INTEGER NOT NULL DEFAULT 0"):
+        connection.execute(text(f"ALTER TABLE attempt ADD COLUMN {column}"))
+    connection.execute(text("ALTER TABLE attempt ADD COLUMN round INTEGER NOT NULL DEFAULT 0"))
+    rows = connection.execute(text("SELECT id, phase LIKE 'eval:%' AS evaluated FROM attempt")).all()
+    places = [{"id": row.id, "part": part, "group": group} for row in rows for part, group in [_place(*row)]]
+    if places:
+        update = text("UPDATE attempt SET part = :part, group_index = :group WHERE id = :id")
+        connection.execute(update, places)
+    connection.execute(text("UPDATE attempt SET verdict = 'grader_error' WHERE verdict = 'error'"))
+    _label_evaluations(connection)
+
+
+def _label_evaluations(connection: Connection) -> None:
+    """The label becomes a part of the key, so the table is made anew; nothing refers to it."""
+    columns = (
+        Column("step", Integer, primary_key=True, autoincrement=False),
+        Column("benchmark", Text, primary_key=True),
+    )
+    label = Column("label", Text, primary_key=True, server_default="")
+    run = Column("run_id", Text, ForeignKey("run.id"), primary_key=True)
+    metadata = MetaData()
+    Table("run", metadata, autoload_with=connection)
+    new = Table("evaluation_new", metadata, run, *columns, label, _text("metrics_json"))
+    new.create(connection)
+    old = "SELECT evaluation.*, run.command FROM evaluation JOIN run ON run.id = evaluation.run_id"
+    for row in connection.execute(text(old)).mappings().all():
+        name, _, end = row["benchmark"].rpartition(":")
+        labelled = row["command"] == "train" and name and re.fullmatch(r"before|after|step\d+", end)
+        named = {"benchmark": name, "label": end} if labelled else {"benchmark": row["benchmark"], "label": ""}
+        connection.execute(new.insert().values({key: row[key] for key in ("run_id", "step", "metrics_json")} | named))
+    connection.execute(text("DROP TABLE evaluation"))
+    connection.execute(text("ALTER TABLE evaluation_new RENAME TO evaluation"))
+
+
+def _place(attempt_id: str, evaluated: bool) -> tuple[str, int]:
+    """Part and group of an id `...:part:group:sample` (an evaluation) or `...:group:sample`."""
+    *rest, group, _ = attempt_id.split(":") if attempt_id.count(":") > 1 else ("", "0", "")
+    return rest[-1] if evaluated and rest else "", int(group) if group.isdecimal() else 0
+
+
+MIGRATIONS: list[Migration] = [m001_tables, m002_indices, m003_fields_for_what_ids_said]
 
 
 def applied(connection: Connection) -> list[str] | None:

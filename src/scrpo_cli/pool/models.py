@@ -64,7 +64,9 @@ class AttemptRow(SQLModel, table=True):
     run_id: str = Field(sa_type=Text, foreign_key="run.id")
     step: int
     phase: str = Field(sa_type=Text)
-    """What the step did (`trial`, `reflect`, ...); `eval:BENCHMARK` for the answers of an evaluation."""
+    """What the step did (`trial`, `reflect`, ...); for the answers of an evaluation `eval:BENCHMARK`, or
+    `eval:BENCHMARK:LABEL` where it has a label.
+    """
     problem_source: str = Field(sa_type=Text)
     problem_id: str = Field(sa_type=Text)
     kind: str = Field(sa_type=Text)
@@ -88,6 +90,12 @@ class AttemptRow(SQLModel, table=True):
     prompt_ids: bytes = Field(sa_type=LargeBinary)
     ids: bytes = Field(sa_type=LargeBinary)
     logprobs: bytes = Field(sa_type=LargeBinary)
+    part: str = Field(default="", sa_type=Text, sa_column_kwargs={"server_default": ""})
+    """Of an evaluation: `first`, `second`, `repair`, ...; empty in training."""
+    group_index: int = Field(default=0, sa_column_kwargs={"server_default": "0"})
+    """Number of its group (the attempts at one prompt) in its step, or in its part of an evaluation."""
+    round: int = Field(default=0, sa_column_kwargs={"server_default": "0"})
+    """Round of sampling inside a training step: later ones are further turns, retries, or replaced groups."""
 
 
 class PoolEntryRow(SQLModel, table=True):
@@ -133,6 +141,8 @@ class EvaluationRow(SQLModel, table=True):
     run_id: str = Field(sa_type=Text, primary_key=True, foreign_key="run.id")
     step: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
     benchmark: str = Field(sa_type=Text, primary_key=True)
+    label: str = Field(default="", sa_type=Text, primary_key=True, sa_column_kwargs={"server_default": ""})
+    """Of a training run's own evaluations: `before`, `after`, or `stepN`."""
     metrics_json: str = Field(default="{}", sa_type=Text)
 
 

@@ -50,6 +50,8 @@ from scrpo_cli.types import KEPT, PLANTED, Attempt, PoolEntry, Problem, Verdict
 RUN_STATUSES = ("running", "done", "failed", "interrupted")
 SUFFIX_LETTERS = "abcdefghijkmnpqrstuvwxyz23456789"  # none that are mistaken for another
 CHUNK = 500  # values in one IN list
+EVALUATED = "eval:"
+"""Begins the phase of the answers of an evaluation."""
 
 PROBLEM_COLUMNS = (PROBLEM.c.text.label("problem_text"), PROBLEM.c.answer, PROBLEM.c.meta_json)
 ATTEMPT_OF_PROBLEM = (ATTEMPT.c.problem_source == PROBLEM.c.source) & (ATTEMPT.c.problem_id == PROBLEM.c.id)
@@ -296,7 +298,7 @@ def attempts_of(db: Database, run_id: str, *, evaluations: bool = True, **filter
     query = select(ATTEMPT, *PROBLEM_COLUMNS).join_from(ATTEMPT, PROBLEM, ATTEMPT_OF_PROBLEM)
     query = query.where(ATTEMPT.c.run_id == run_id, *(_matches(name, value) for name, value in filters.items()))
     if not evaluations:
-        query = query.where(ATTEMPT.c.phase.not_like("eval:%"), ATTEMPT.c.model.not_like(f"{PLANTED}%"))
+        query = query.where(ATTEMPT.c.phase.not_like(f"{EVALUATED}%"), ATTEMPT.c.model.not_like(f"{PLANTED}%"))
     with db.read() as connection:
         rows = connection.execute(query).mappings().all()
     rows = sorted(rows, key=lambda row: (row["step"], row["id"]))  # not by the server's collation
@@ -347,20 +349,38 @@ def steps_of(db: Database, run_id: str) -> list[StepMetrics]:
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """What was scored on `benchmark` after `step` steps."""
+class StoredEvaluation:
+    """What was scored on `benchmark` after `step` steps; `label` tells a training run's own evaluations apart."""
 
     step: int
     benchmark: str
     metrics: dict[str, Any]
+    label: str = ""
+
+    @property
+    def name(self) -> str:
+        """`benchmark`, or `benchmark:label`."""
+        return f"{self.benchmark}:{self.label}" if self.label else self.benchmark
+
+    @property
+    def phase(self) -> str:
+        """Of its answers."""
+        return f"{EVALUATED}{self.name}"
 
 
 def record_evaluation(
-    db: Database, run_id: str, step: int, benchmark: str, metrics: Mapping[str, Any], attempts: Sequence[Attempt]
+    db: Database,
+    run_id: str,
+    step: int,
+    benchmark: str,
+    metrics: Mapping[str, Any],
+    attempts: Sequence[Attempt],
+    label: str = "",
 ) -> None:
-    """Write one evaluation with its answers (phase `eval:BENCHMARK`) in one transaction. Errors as in record_step."""
-    record = StepRecord(step=step, phase=f"eval:{benchmark}", attempts=attempts)
-    row = {"run_id": run_id, "step": step, "benchmark": benchmark, "metrics_json": json_text(metrics)}
+    """Write one evaluation with its answers in one transaction. Errors as in record_step."""
+    stored = StoredEvaluation(step, benchmark, {}, label)
+    record = StepRecord(step=step, phase=stored.phase, attempts=attempts)
+    row = {"run_id": run_id, "step": step, "benchmark": benchmark, "label": label, "metrics_json": json_text(metrics)}
     try:
         with db.write() as connection:
             insert_attempts(db, connection, run_id, record)
@@ -373,17 +393,20 @@ def record_answers(db: Database, run_id: str, step: int, benchmark: str, attempt
     """Write some answers to a benchmark in one transaction, ahead of its numbers (`record_evaluation` without any)."""
     try:
         with db.write() as connection:
-            insert_attempts(db, connection, run_id, StepRecord(step, f"eval:{benchmark}", attempts))
+            insert_attempts(db, connection, run_id, StepRecord(step, f"{EVALUATED}{benchmark}", attempts))
     except IntegrityError as error:
         raise _already_there(db, run_id, step, error) from error
 
 
-def evaluations_of(db: Database, run_id: str) -> list[Evaluation]:
-    """Evaluations of a run ordered by (benchmark, step)."""
-    query = select(EVALUATION).where(EVALUATION.c.run_id == run_id)
+def evaluations_of(db: Database, run_id: str) -> list[StoredEvaluation]:
+    """Evaluations of a run ordered by (benchmark, step, label)."""
+    order = (EVALUATION.c.benchmark, EVALUATION.c.step, EVALUATION.c.label)
+    query = select(EVALUATION).where(EVALUATION.c.run_id == run_id).order_by(*order)
     with db.read() as connection:
-        rows = connection.execute(query.order_by(EVALUATION.c.benchmark, EVALUATION.c.step)).mappings().all()
-    return [Evaluation(row["step"], row["benchmark"], json.loads(row["metrics_json"])) for row in rows]
+        rows = connection.execute(query).mappings().all()
+    return [
+        StoredEvaluation(row["step"], row["benchmark"], json.loads(row["metrics_json"]), row["label"]) for row in rows
+    ]
 
 
 # --- the pool -----------------------------------------------------------------------------------------------------

@@ -84,6 +84,9 @@ def attempt_row(attempt: Attempt) -> dict[str, Any]:
         "extracted": None if grade.extracted is None else storable(grade.extracted),
         "reason": None if grade.reason is None else storable(grade.reason),
         "grader": grade.grader,
+        "part": attempt.part,
+        "group_index": attempt.group,
+        "round": attempt.round,
     }
 
 
@@ -117,4 +120,7 @@ def read_attempt(row: Mapping[str, Any]) -> Attempt:
         turn=row["turn"],
         sample=row["sample"],
         parent=row["parent_id"],
+        part=row["part"],
+        group=row["group_index"],
+        round=row["round"],
     )

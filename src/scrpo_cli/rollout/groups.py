@@ -15,9 +15,10 @@ from scrpo_cli.types import Attempt, AttemptKind, Completion, Grade, Group, Prob
 
 @dataclass(frozen=True)
 class Origin:
-    """Where attempts come from: ids are `prefix:group:sample`, randomness is (seed, step, purpose, row). `group` is
-    the number of the first group: a step that samples in rounds counts on, each round with draws of its own. An
-    evaluation in parts counts its rows on as well, from `row`, so that the parts draw what the whole would.
+    """Where attempts come from: ids are `prefix:group:sample`, with the part of an evaluation before the group;
+    randomness is (seed, step, purpose, row). `group` is the number of the first group: a step that samples in rounds
+    counts on, each round with draws of its own. An evaluation in parts counts its rows on as well, from `row`, so that
+    the parts draw what the whole would.
     """
 
     prefix: str
@@ -26,6 +27,11 @@ class Origin:
     purpose: str
     group: int = 0
     row: int = 0
+    part: str = ""
+    round: int = 0
+
+    def attempt_id(self, group: int, sample: int) -> str:
+        return ":".join([self.prefix, *filter(None, [self.part]), str(group), str(sample)])
 
 
 def sample_requests(
@@ -60,7 +66,7 @@ def grade_groups(
     for g, (request, sampled) in enumerate(zip(requests, completions, strict=True), start=origin.group):
         attempts = [
             Attempt(
-                f"{origin.prefix}:{g}:{s}",
+                origin.attempt_id(g, s),
                 request.problem,
                 c,
                 next(grades),
@@ -68,6 +74,9 @@ def grade_groups(
                 request.turn,
                 s,
                 request.parent_id,
+                origin.part,
+                g,
+                origin.round,
             )
             for s, c in enumerate(sampled)
         ]

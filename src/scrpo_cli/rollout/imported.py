@@ -68,6 +68,7 @@ def attempts_of_rows(
                 row.turn,
                 row.sample,
                 (parents or {}).get(row_key(row)),
+                group=g,
             )
             for s, row in enumerate(column)
         ]

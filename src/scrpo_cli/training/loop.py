@@ -10,7 +10,6 @@ from typing import Any
 
 from scrpo_cli.errors import Interrupted, RunError
 from scrpo_cli.evaluation.answers import Answers
-from scrpo_cli.jobs.runs import resume_command
 from scrpo_cli.methods.base import Fit, Plan, PoolChange
 from scrpo_cli.pool.queries import (
     StepMetrics,
@@ -79,10 +78,10 @@ def stop_if_asked(run: Session, step: int, alarm: str | None) -> None:
     """By a signal, or by the first line of a monitor that `monitors.stop` names: a resumed run goes on from there."""
     if run.stop.asked:
         what = f"Stopped after step {step}; everything so far is saved."
-        raise Interrupted(what, str(run.directory), f"Continue with `{resume(run)}`.")
+        raise Interrupted(what, str(run.directory), run.again)
     if alarm:
         what = f"Stopped after step {step}, as monitors.stop asks; everything so far is saved. {alarm}"
-        raise RunError(what, str(run.directory), f"To go on all the same: `{resume(run)}`.")
+        raise RunError(what, str(run.directory), run.again)
 
 
 def stop_if_grader_fails(run: Session) -> None:
@@ -91,7 +90,7 @@ def stop_if_grader_fails(run: Session) -> None:
         if run.progress.step:
             run.save()
         what = f"Stopped after step {run.progress.step}; everything so far is saved. {failing}"
-        fix = f"Mend the grader ({run.task.grader}) or raise task.grading.max_failed; then `{resume(run)}`."
+        fix = f"Mend the grader ({run.task.grader}) or raise task.grading.max_failed. {run.again}"
         raise RunError(what, str(run.directory), fix)
 
 
@@ -100,7 +99,7 @@ def roll_out(run: Session, step: int, plan: Plan, clock: Clock) -> list[Group]:
     groups: list[Group] = []
     requests, round = plan.requests, 0
     while requests:
-        origin = Origin(f"{run.run_id}:{step}", run.recipe.seed, step, "rollout", group=len(groups))
+        origin = Origin(f"{run.run_id}:{step}", run.recipe.seed, step, "rollout", group=len(groups), round=round)
         with clock("sample"):
             completions = sample_requests(run.engine, run.chat, requests, run.sampling, origin)
         with clock("grade"):
@@ -150,10 +149,10 @@ def evaluate(run: Session, label: str) -> dict[str, Any] | None:
     step = run.progress.step
     metrics = known(run, label)
     if metrics is None:
-        _, attempts = run.evaluator.request(problems, f"{run.run_id}:{step}:{name}:{label}", name)
+        _, attempts = run.evaluator.answer(problems, f"{run.run_id}:{step}:{name}:{label}", name)
         stop_if_grader_fails(run)  # before it is stored: a resumed run evaluates again
         metrics = run.evaluator.measure(Answers.of(attempts))
-        record_evaluation(run.db, run.run_id, step, f"{name}:{label}", metrics, attempts)
+        record_evaluation(run.db, run.run_id, step, name, metrics, attempts, label)
     if not any(row["step"] == step and f"{kind}/accuracy" in row for row in read_metrics(run.directory)):
         run.tracker.log(step, health.evaluation_metrics(metrics, kind))
     return metrics
@@ -161,12 +160,7 @@ def evaluate(run: Session, label: str) -> dict[str, Any] | None:
 
 def known(run: Session, label: str) -> dict[str, Any] | None:
     """An evaluation that an earlier part of this run has stored."""
-    stored = {e.benchmark.split(":")[-1]: e.metrics for e in evaluations_of(run.db, run.run_id)}
-    return stored.get(label)
-
-
-def resume(run: Session) -> str:
-    return resume_command(run.db, "train", run.run_id)
+    return next((e.metrics for e in evaluations_of(run.db, run.run_id) if e.label == label), None)
 
 
 class Clock:

@@ -58,6 +58,8 @@ class Session(Runtime):
     evaluator: Evaluator
     tracker: Tracker
     progress: Progress
+    again: str
+    """How to go on after an interruption."""
     stop: Stop = field(default_factory=Stop)
 
     @property
@@ -93,7 +95,14 @@ class Session(Runtime):
 
 
 def open_session(
-    recipe: Recipe, db: Database, run_id: str, directory: Path, *, resume: bool, console: HasConsole | None
+    recipe: Recipe,
+    db: Database,
+    run_id: str,
+    directory: Path,
+    *,
+    resume: bool,
+    again: str = "",
+    console: HasConsole | None = None,
 ) -> Session:
     """Load the model, check the data against the prompt budget and, to resume, put the newest checkpoint in place.
 
@@ -125,4 +134,5 @@ def open_session(
         evaluator=Evaluator(recipe, runtime.engine, runtime.chat, runtime.task),
         tracker=tracker,
         progress=progress,
+        again=again,
     )
