@@ -89,7 +89,7 @@ def main() -> None:
     repeats = 2 if args.quick else args.repeats
     recipe = load_recipe("tiny", [*FIXED, f"optim.steps={2 * repeats + 2}", *args.set])  # the first two warm up
     before, steps = machine(), measured(recipe)[1:]
-    kinds = {"trial": "trial/reward", "reflection": "reflect/reward"}
+    kinds = {"first": "first/reward", "reflection": "reflect/reward"}
     found = {kind: summary([s for s in steps if key in s]) for kind, key in kinds.items()}
     Console().print(table(found))
     data = {"bench": "step", "before": before, "after": machine(), "recipe": recipe.model_dump(mode="json")}

@@ -220,9 +220,9 @@ def after_a_step(script: Script, attempts: Sequence[Attempt]) -> Iterator[Row]:
 
 def scrpo(runtime: Runtime) -> Iterator[Panel]:
     studio = open_studio(runtime, configs.ScrpoConfig(reflect_every=1))
-    trial = studio.sample(1)
-    decided = studio.method.curate(1, trial, ()).decisions
-    pool = [PoolEntry.of(a, 1) for g in trial for a in g.attempts if decided.get(a.id) == "kept"]
+    first = studio.sample(1)
+    decided = studio.method.curate(1, first, ()).decisions
+    pool = [PoolEntry.of(a, 1) for g in first for a in g.attempts if decided.get(a.id) == "kept"]
     yield from corrections(studio, studio.sample(2, pool))
 
 

@@ -20,5 +20,5 @@ print(next((e for e in entries if e["repairs"]), entries[0])["attempt_id"])')
 run scrpo pool show "$example"
 say "4. The pool"
 run scrpo pool stats --pool "$pool"
-say "5. ScRPO: trial steps fill an error pool of the run's own, reflection steps learn from it"
+say "5. ScRPO: first-answer steps fill an error pool of the run's own, reflection steps learn from it"
 run scrpo train

@@ -146,7 +146,7 @@ def train(model: Path, steps: int, directory: Path, sets: Sequence[str]) -> list
 def failures(steps: Sequence[dict[str, float]]) -> list[str]:
     """What is wrong with a run, if anything: a value that is no number, or a kind of step that trained nothing."""
     found = [f"step {s['step']}: {k} is {v}" for s in steps for k, v in s.items() if v is None or not math.isfinite(v)]
-    for kind in ("trial", "reflect"):
+    for kind in ("first", "reflect"):
         if not any(s["train/tokens"] > 0 for s in steps if f"{kind}/reward" in s):
             found.append(f"no {kind} step trained a token")
     return found
@@ -156,7 +156,7 @@ def table(steps: Sequence[dict[str, float]]) -> Table:
     """The first step of each kind pays for the start of CUDA; the later ones are the speed."""
     grid = Table("step", "kind", "reward", "sample tokens/s", "train tokens/s", "drift", "peak MiB")
     for s in steps:
-        kind = "trial" if "trial/reward" in s else "reflect"
+        kind = "first" if "first/reward" in s else "reflect"
         sample, trained = s["rollout/tokens"] / s["seconds/sample"], s["train/tokens"] / s["seconds/train"]
         cells = [f"{s[f'{kind}/reward']:.2f}", f"{sample:,.0f}", f"{trained:,.0f}"]
         grid.add_row(str(s["step"]), kind, *cells, f"{s.get('train/drift', 0):.1e}", f"{s['memory/mb']:,.0f}")

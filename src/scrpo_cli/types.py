@@ -14,8 +14,8 @@ import numpy as np
 KEPT = "kept"
 """The filter decision that puts an attempt into the error pool; any other says why it stays out."""
 
-PLANTED = "planted:"
-"""Begins the model name of an attempt that an experiment planted into the pool; its kind follows."""
+INJECTED = "injected:"
+"""Begins the model name of an attempt that an experiment injected into the pool; its kind follows."""
 
 
 class Message(TypedDict):
@@ -156,8 +156,8 @@ class PoolEntry:
     added_step: int
     uses: int = 0
     repairs: int = 0
-    planted: str = ""
-    """The kind of error that an experiment planted; empty for what a policy sampled."""
+    injected: str = ""
+    """The kind of error that an experiment injected; empty for what a policy sampled."""
     confidence: float | None = None
     """Mean log-prob of its tokens; None where nobody sampled them."""
 

@@ -93,9 +93,9 @@ class FakeExecutor:
         before = answers(f"{run_id}:b", 0.3, 0.4, rng, turns)
         record_evaluation(db, run_id, 0, "test", {"avg": 0.3}, before, "before")
         for step in range(1, 5):
-            metrics = {"tokens/total": self.tokens * step / 4, "trial/accuracy": 0.3 + step / 20, "seconds/step": 0.5}
+            metrics = {"tokens/total": self.tokens * step / 4, "first/accuracy": 0.3 + step / 20, "seconds/step": 0.5}
             fired = {f"warn/{self.warning}": float(step > 1)} if self.warning else {}
-            record_step(db, run_id, StepRecord(step, "trial", [], metrics=metrics | fired))
+            record_step(db, run_id, StepRecord(step, "first", [], metrics=metrics | fired))
         rows = answers(f"{run_id}:a", self.after[arm], 0.6, rng, turns)
         record_evaluation(db, run_id, 4, "test", {"avg": self.after[arm]}, rows, "after")
 

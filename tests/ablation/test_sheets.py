@@ -96,10 +96,10 @@ def test_tables_of_a_page():
 
 def test_what_the_tokens_bought():
     result = two_arms()
-    spent = {"trial": Spending(20, 750, 15, 10.0, 600), "reflect": Spending(4, 250, 2, 1.0, 50)}
+    spent = {"first": Spending(20, 750, 15, 10.0, 600), "reflect": Spending(4, 250, 2, 1.0, 50)}
     result = replace(result, arms=[result.arms[0], replace(result.arms[1], spent=spent)])
     trial, reflect = page(result)["signal"].splitlines()[-2:]
-    assert cells(trial) == ["b", "trial", "20", "75%", "50", "50%", "80%"]
+    assert cells(trial) == ["b", "first", "20", "75%", "50", "50%", "80%"]
     assert cells(reflect) == ["b", "reflect", "4", "25%", "125", "25%", "20%"]
 
 

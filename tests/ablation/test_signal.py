@@ -13,12 +13,12 @@ def step(number, phase, tokens, length, skipped, trained):
 
 def test_phases_are_summed_apart():
     steps = [
-        step(1, "trial", 400, 40, 0.25, 300),
-        step(2, "trial", 600, 60, 0.75, 100),
+        step(1, "first", 400, 40, 0.25, 300),
+        step(2, "first", 600, 60, 0.75, 100),
         step(3, "reflect", 900, 90, 0.5, 0),
     ]
     assert spending(steps) == {
-        "trial": Spending(2, 1000, 20, 1.0, 400),
+        "first": Spending(2, 1000, 20, 1.0, 400),
         "reflect": Spending(1, 900, 10, 0.5, 0),
     }
 
@@ -28,5 +28,5 @@ def test_a_step_that_samples_nothing_is_left_out():
 
 
 def test_runs_are_added():
-    one = spending([step(1, "trial", 400, 40, 0.25, 300)])
-    assert added([one, one, {}])["trial"] == Spending(2, 800, 20, pytest.approx(1.5), 600)
+    one = spending([step(1, "first", 400, 40, 0.25, 300)])
+    assert added([one, one, {}])["first"] == Spending(2, 800, 20, pytest.approx(1.5), 600)

@@ -20,7 +20,7 @@ def test_smoke_run_on_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cap
     trial, reflection = data["steps"]
     assert trial["train/tokens"] > 0
     assert reflection["train/tokens"] > 0
-    assert 0 < trial["trial/reward"] < 1
+    assert 0 < trial["first/reward"] < 1
     assert data["failures"] == []
     assert str(path) in capsys.readouterr().out
 
@@ -31,10 +31,10 @@ def step(kind: str, **values: float) -> dict[str, float]:
 
 @pytest.mark.parametrize("bad", [{"train/loss": math.nan}, {"train/loss": None}, {"train/tokens": 0.0}])
 def test_what_a_smoke_run_calls_a_failure(bad: dict[str, float]) -> None:
-    good = [step("trial"), step("reflect")]
+    good = [step("first"), step("reflect")]
     assert smoke.failures(good) == []
-    assert len(smoke.failures([step("trial"), step("reflect", **bad)])) == 1
+    assert len(smoke.failures([step("first"), step("reflect", **bad)])) == 1
 
 
 def test_a_run_without_a_reflection_step_fails() -> None:
-    assert smoke.failures([step("trial")]) == ["no reflect step trained a token"]
+    assert smoke.failures([step("first")]) == ["no reflect step trained a token"]

@@ -13,11 +13,11 @@ def test_phases_of_real_steps_add_up() -> None:
     small += ["method.filter.mode=none", "method.pool.include_truncated=true"]
     steps = measured(load_recipe("tiny", [*FIXED, *small]))
     assert [s["step"] for s in steps] == [2, 3, 4, 5]
-    kinds = {kind: [s for s in steps if f"{kind}/reward" in s] for kind in ("trial", "reflect")}
+    kinds = {kind: [s for s in steps if f"{kind}/reward" in s] for kind in ("first", "reflect")}
     assert [len(found) for found in kinds.values()] == [2, 2]
     for s in steps:
         assert sum(s[f"seconds/{phase}"] for phase in PHASES) == pytest.approx(s["seconds/step"])
         assert s["seconds/record"] > -0.01
     found = {kind: summary(rows) for kind, rows in kinds.items()}
-    assert found["trial"]["generated_tokens"]["median"] > 0
+    assert found["first"]["generated_tokens"]["median"] > 0
     assert table(found).row_count == 2 * (len(PHASES) + 1)

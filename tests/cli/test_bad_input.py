@@ -297,7 +297,7 @@ def test_a_full_disk_under_the_database_keeps_every_committed_step(scrpo_process
     assert what.startswith("The database could not be written")
     assert where == str(DATABASE)
     assert "resume" in fix
-    per_step = execute(tmp_path, "SELECT count(*) FROM attempt WHERE phase = 'trial' GROUP BY step")
+    per_step = execute(tmp_path, "SELECT count(*) FROM attempt WHERE phase = 'first' GROUP BY step")
     assert per_step == [(16,)] * counted(tmp_path, "step")
     assert 0 < len(per_step) < 8
     assert scrpo_process("train", "--resume", "last", "--json").json["steps"] == 8

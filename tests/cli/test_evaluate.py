@@ -114,7 +114,7 @@ def test_resuming_keeps_to_the_weights_and_options_of_the_start(scrpo_process, t
 
 
 def test_a_fitted_gate_is_fitted_once(scrpo_process, tmp_path) -> None:
-    gated = ["eval", *SIZES, "--turns", 2, "--gate", "surprisal", "--json"]
+    gated = ["eval", *SIZES, "--turns", 2, "--gate", "mean_logprob", "--json"]
     hook = SignalAt("scrpo_cli.jobs.evaluate:record_answers", 2, "before")
     assert scrpo_process(*gated, hooks=[hook]).code == -signal.SIGKILL
     resumed = scrpo_process("eval", "--resume", "last", "--json")

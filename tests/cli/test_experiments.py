@@ -1,4 +1,4 @@
-"""Controlled experiments from the command line: planted errors, where they show, and what is refused."""
+"""Controlled experiments from the command line: injected errors, where they show, and what is refused."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def sets(**more: object) -> list[str]:
     return small(optim__steps=3, eval__repair="false", eval__limit=2, rollout__max_tokens=160, **more)
 
 
-def test_planted_errors_are_drawn_and_marked_wherever_the_pool_is_shown(scrpo_process, tmp_path) -> None:
+def test_injected_errors_are_drawn_and_marked_wherever_the_pool_is_shown(scrpo_process, tmp_path) -> None:
     def scrpo(*args: object):
         outcome = scrpo_process(*args)
         assert outcome.code == 0, outcome.err
@@ -30,28 +30,30 @@ def test_planted_errors_are_drawn_and_marked_wherever_the_pool_is_shown(scrpo_pr
     steps = [row for row in map(json.loads, lines) if "rollout/tokens" in row]
     assert [row["train/tokens"] > 0 for row in steps] == [False, False, True]
     stats = json.loads(scrpo("pool", "stats", "--pool", run, "--json").out)
-    planted = stats["planted"]["late"]
-    assert planted["entries"] > 0
-    assert planted["repair_rate"]["trials"] > 0
-    assert stats["attempts"] == 3 * 4 * 4, "two trial steps and a reflection step; planted errors are no attempts"
-    assert "planted: late" in scrpo("pool", "stats", "--pool", run).out
+    injected = stats["injected"]["late"]
+    assert injected["entries"] > 0
+    assert injected["repair_rate"]["first answers"] > 0
+    assert stats["attempts"] == 3 * 4 * 4, (
+        "two first-answer steps and a reflection step; injected errors are no attempts"
+    )
+    assert "injected: late" in scrpo("pool", "stats", "--pool", run).out
 
     entries = json.loads(scrpo("pool", "ls", "--all", "--json", "--limit", 99).out)["entries"]
-    marked = [e for e in entries if e["model"] == "planted:late"]
-    assert len(marked) == planted["entries"]
+    marked = [e for e in entries if e["model"] == "injected:late"]
+    assert len(marked) == injected["entries"]
     assert {(e["verdict"], e["decision"]) for e in marked} == {("wrong", "kept")}
     assert "late" in scrpo("pool", "ls", "--all").out
-    assert "planted:late" in scrpo("pool", "show", marked[0]["attempt_id"]).out
+    assert "injected:late" in scrpo("pool", "show", marked[0]["attempt_id"]).out
 
     scrpo("pool", "export", "--tokens", "--pool", run, "-o", tmp_path / "p.jsonl")
     (tmp_path / "other").mkdir()
     there = scrpo_process("pool", "import", tmp_path / "p.jsonl", directory=tmp_path / "other")
     assert there.code == 0, there.err
     again = json.loads(scrpo_process("pool", "stats", "--json", directory=tmp_path / "other").out)
-    assert again["planted"]["late"]["entries"] == planted["entries"]
+    assert again["injected"]["late"]["entries"] == injected["entries"]
 
 
-def test_another_models_errors_are_planted(scrpo_process, tmp_path) -> None:
+def test_another_models_errors_are_injected(scrpo_process, tmp_path) -> None:
     """Its answers are imported under other ids; the problems are found by their text."""
     problems = make_task(TaskConfig()).problems(ProblemsConfig(source="tiny", limit=8))
     rows = [
@@ -66,7 +68,7 @@ def test_another_models_errors_are_planted(scrpo_process, tmp_path) -> None:
     assert trained.code == 0, trained.err
     run = trained.json["run"]
     texts = execute(
-        tmp_path, "SELECT text, extracted, problem_id FROM attempt WHERE run_id = ? AND model LIKE 'planted:%'", run
+        tmp_path, "SELECT text, extracted, problem_id FROM attempt WHERE run_id = ? AND model LIKE 'injected:%'", run
     )
     assert texts
     assert {(text, extracted) for text, extracted, _ in texts} == {("I say \\boxed{1}", "1")}
@@ -80,7 +82,7 @@ def test_another_models_errors_are_planted(scrpo_process, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("switch", "message"),
     [
-        ({"method__injection__share": 0.5}, "The task 'math' cannot plant 'early' errors"),
+        ({"method__injection__share": 0.5}, "The task 'math' cannot inject 'early' errors"),
         ({"method__pool__diversity": "error_kind"}, "The task 'math' cannot tell kinds of errors apart"),
         ({"method__injection__share": 0.5, "method__injection__kind": "foreign"}, "needs a run"),
         ({"method__injection__share": 1.0}, "method.injection.share"),

@@ -34,7 +34,7 @@ def db(tmp_path: Path) -> Path:
     with Database.open(str(path)) as database:
         start_run(database, command="train", recipe=Recipe(), directory="d", model="tiny", run_id="run")
         first = [made(1, s, EVIL, Verdict.WRONG) for s in range(3)]
-        record_step(database, "run", StepRecord(1, "trial", first, {a.id: "kept" for a in first}, "p"))
+        record_step(database, "run", StepRecord(1, "first", first, {a.id: "kept" for a in first}, "p"))
         tries = [
             made(6, 0, "I added wrongly. It is 7", Verdict.CORRECT, "run:1:0:0"),
             made(6, 1, "still 8", Verdict.WRONG, "run:1:0:0"),

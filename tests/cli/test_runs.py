@@ -33,7 +33,7 @@ def db(tmp_path: Path) -> Path:
         given = {"command": "train", "recipe": recipe, "model": "tiny"}
         start_run(database, directory=str(directory), run_id="run-a", sweep="s1", arm="n=5", **given)
         for step in (1, 2):
-            record_step(database, "run-a", StepRecord(step, "trial", [], metrics={"reward": step / 8}))
+            record_step(database, "run-a", StepRecord(step, "first", [], metrics={"reward": step / 8}))
         record_evaluation(database, "run-a", 2, "tiny", SCORES, [])
         finish_run(database, "run-a", "done", {"generated_tokens": 1234})
         start_run(database, directory=str(tmp_path / "gone"), run_id="run-b", **given)
@@ -58,7 +58,7 @@ def test_show(scrpo, db: Path, tmp_path: Path) -> None:
     found = scrpo("runs", "show", "run-a", "--db", db, "--json").json
     assert (found["status"], found["seed"], found["recipe_name"], found["steps"]) == ("done", 3, "mine", 2)
     assert found["recipe"]["name"] == "mine"
-    assert found["last_step"] == {"step": 2, "phase": "trial", "metrics": {"reward": 0.25}}
+    assert found["last_step"] == {"step": 2, "phase": "first", "metrics": {"reward": 0.25}}
     assert found["evaluations"] == [{"step": 2, "benchmark": "tiny", "metrics": SCORES}]
     assert found["files"]["adapter"].endswith("checkpoints/step-000010")
     shown = scrpo("runs", "show", "run-a", "--db", db).out

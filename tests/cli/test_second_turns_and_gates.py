@@ -10,11 +10,11 @@ TURNS = ["--turns", 2, "--samples", 2, *small(eval__repair="false", eval__limit=
 
 
 def test_self_refine_with_a_fitted_gate(scrpo_process, tmp_path) -> None:
-    options = ["--second-turn", "self_refine", "--gate", "surprisal"]
+    options = ["--second-turn", "self_refine", "--gate", "mean_logprob"]
     outcome = scrpo_process("eval", *TURNS, *options, "--json")
     assert outcome.code == 0, outcome.err
     fit, found = outcome.json["gate_fit"], outcome.json["benchmarks"]["tiny"]
-    assert (fit["signal"], fit["n"]) == ("surprisal", 3)
+    assert (fit["signal"], fit["n"]) == ("mean_logprob", 3)
     assert found["gate"]["threshold"] == fit["threshold"]
     assert {"coverage", "accuracy", "never", "always", "against_never", "against_always"} <= found["gate"].keys()
     assert {"t1", "t2", "delta", "i2c", "c2i", "fix_rate", "changed", "edits"} <= found.keys()
@@ -37,7 +37,7 @@ def test_a_given_threshold_needs_no_fit_and_the_table_names_the_gate(scrpo_proce
 
 def test_correct_reflects_on_what_the_gate_lets_through(scrpo_process, tmp_path) -> None:
     collected = scrpo_process("collect", "--limit", 8, *small(method__filter__mode="none"), "--json").json
-    never = scrpo_process("correct", "--gate", "surprisal", "--gate-threshold", "never", *small(), "--json")
+    never = scrpo_process("correct", "--gate", "mean_logprob", "--gate-threshold", "never", *small(), "--json")
     assert never.code == 0, never.err
     assert (never.json["corrections"], never.json["gate"]["coverage"]["value"]) == (0, 0.0)
     asked = scrpo_process("correct", "--gate", "verdict", "--gate-threshold", 0.75, *small(), "--json")

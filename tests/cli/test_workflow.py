@@ -135,7 +135,7 @@ def test_a_training_run_on_real_problems(scrpo_process, tmp_path, data_dir) -> N
     assert outcome.code == 0, outcome.err
     assert outcome.json["steps"] == 2
     counts = dict(execute(tmp_path, "SELECT phase, count(*) FROM attempt WHERE phase NOT LIKE 'eval%' GROUP BY phase"))
-    assert counts == {"trial": 4, "reflect": 4}
+    assert counts == {"first": 4, "reflect": 4}
     sources = execute(tmp_path, "SELECT DISTINCT source FROM problem JOIN attempt ON problem_id = problem.id")
     assert sources == [("gsm8k",)]
     assert (tmp_path / DATABASE).is_file()

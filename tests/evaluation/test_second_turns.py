@@ -156,9 +156,9 @@ def test_a_gate_is_not_fitted_on_the_problems_that_it_is_judged_by():
 
 def test_confidence_in_pooled_errors():
     sampled = attempt("a", "1")
-    own, planted = PoolEntry.of(sampled), PoolEntry("b", sampled.problem, "x", "1", 0, planted="early")
-    ran = evaluator(knows_itself, "eval.gate.signal=surprisal")
-    confidence_E, asked = pooled_confidences(ran, [own, planted], {"a": sampled}, "r:1")
+    own, injected = PoolEntry.of(sampled), PoolEntry("b", sampled.problem, "x", "1", 0, injected="early")
+    ran = evaluator(knows_itself, "eval.gate.signal=mean_logprob")
+    confidence_E, asked = pooled_confidences(ran, [own, injected], {"a": sampled}, "r:1")
     assert confidence_E[0] == -1.0
     assert np.isnan(confidence_E[1])  # nobody sampled it: its stored zeros say nothing
     assert asked == []

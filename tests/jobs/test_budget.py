@@ -51,7 +51,7 @@ def recipe(model: Path | str, *sets: str) -> Recipe:
 def test_bounds_of_grpo() -> None:
     sets = ["optim.steps=10", "optim.prompts_per_step=4", "rollout.group_size=8", "rollout.max_tokens=100"]
     budget = estimate(load_recipe("tiny-grpo", [*sets, "optim.max_generated_tokens=", "model.name=/nowhere"]))
-    assert (budget.trial_rollouts, budget.reflection_rollouts) == (32, 0)
+    assert (budget.first_rollouts, budget.reflection_rollouts) == (32, 0)
     assert (budget.rollouts, budget.generated_tokens) == (320, 32_000)
 
 
@@ -59,7 +59,7 @@ def test_bounds_of_scrpo_take_the_larger_of_both_steps() -> None:
     sets = ["optim.steps=10", "optim.prompts_per_step=4", "method.stage2.prompts=6", "method.stage2.group_size=16"]
     sets += ["rollout.max_tokens=100", "optim.max_generated_tokens=", "model.name=/nowhere"]
     budget = estimate(load_recipe("tiny", sets))
-    assert (budget.trial_rollouts, budget.reflection_rollouts) == (32, 96)
+    assert (budget.first_rollouts, budget.reflection_rollouts) == (32, 96)
     assert budget.rollouts == 960
     assert estimate(load_recipe("tiny", [*sets, "method.reflect_every=never"])).reflection_rollouts == 0
 

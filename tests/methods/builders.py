@@ -48,7 +48,7 @@ def attempt(
     return Attempt(name, problem(), Completion([1], ids, [-1.0] * len(ids), text, finish), Grade(verdict), kind)
 
 
-def trial(rewards, name: str = "p", **fields) -> Group:
+def first_group(rewards, name: str = "p", **fields) -> Group:
     attempts = [attempt(r, name=f"{name}{i}", **fields) for i, r in enumerate(rewards)]
     return Group(SampleRequest(problem(name), [], len(attempts)), attempts)
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from methods.builders import attempt, trial
+from methods.builders import attempt, first_group
 from methods.turns_builders import TurnPrompts
 
 from scrpo_cli.methods.advantages import token_weights
@@ -45,7 +45,7 @@ def advantages(cfg, *groups, max_tokens: int = 1000) -> list[float]:
     ids=lambda x: getattr(x, "name", ""),
 )
 def test_advantages_of_every_method(cfg, expected):
-    assert advantages(cfg, trial([1, 0, 0, 0])) == pytest.approx(expected, rel=1e-3)
+    assert advantages(cfg, first_group([1, 0, 0, 0])) == pytest.approx(expected, rel=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_the_pieces_that_each_method_is_made_of(cfg, expected):
 
 def test_rloo_is_a_sum_over_each_sequence_and_a_mean_over_sequences():
     credits = method(RlooConfig()).credit(
-        [Group(SampleRequest(trial([1]).request.problem, [], 2), [*long_and_short()])]
+        [Group(SampleRequest(first_group([1]).request.problem, [], 2), [*long_and_short()])]
     )
     weights = token_weights(credits.rows, credits.normalizer, 1000)
     assert [w.tolist() for w in weights] == [[0.5] * 8, [0.5] * 2]
@@ -83,7 +83,7 @@ def long_and_short():
 def test_the_punishment_of_length_enters_the_reward_before_the_advantage():
     """Eq. 13 with a cap of 100 tokens and a cache of 20: lengths 80, 90, 100 lose 0, 0.5 and 1."""
     group = Group(
-        trial([1]).request,
+        first_group([1]).request,
         [attempt(r, text="a" * n, name=str(n + r)) for r, n in ((1, 80), (1, 90), (1, 100), (0, 10))],
     )
     raw = DapoConfig(loss={"advantage": "raw", "normalizer": "masked_tokens"})
@@ -96,7 +96,7 @@ def test_the_punishment_of_length_enters_the_reward_before_the_advantage():
 
 def test_a_group_whose_rewards_differ_by_length_alone_has_no_signal():
     """0 < #correct < G looks at right and wrong, never at the shaped reward."""
-    group = Group(trial([1]).request, [attempt(1, text="a" * n, name=str(n)) for n in (10, 100)])
+    group = Group(first_group([1]).request, [attempt(1, text="a" * n, name=str(n)) for n in (10, 100)])
     credits = method(DapoConfig(), max_tokens=100).credit([group])
     assert credits.skipped_groups == 1
     assert not any(r.mask_T.any() for r in credits.rows)
@@ -105,7 +105,7 @@ def test_a_group_whose_rewards_differ_by_length_alone_has_no_signal():
 def test_a_truncated_answer_is_filtered_from_the_loss_and_stays_in_the_baseline():
     cut, whole = attempt(0, name="cut", cut=True), attempt(1, name="whole")
     other = attempt(0, name="other")
-    group = Group(trial([1]).request, [cut, whole, other])
+    group = Group(first_group([1]).request, [cut, whole, other])
     found = advantages(DapoConfig(), group)
     assert found[0] is None
     assert found[1:] == pytest.approx([np.sqrt(2), -1 / np.sqrt(2)], rel=1e-3)
@@ -119,11 +119,11 @@ NO_SIGNAL, SIGNAL = [1, 1, 1, 1], [1, 0, 0, 0]
 
 def rounds(cfg, outcomes: list[list[list[int]]], per_step: int = 4):
     """How many further groups each round asks for; `outcomes[k]` are the groups that round k brings."""
-    found, groups, dapo = [], [trial(r, f"0-{i}") for i, r in enumerate(outcomes[0])], method(cfg, per_step)
+    found, groups, dapo = [], [first_group(r, f"0-{i}") for i, r in enumerate(outcomes[0])], method(cfg, per_step)
     for round, brought in enumerate([*outcomes[1:], []], start=1):
         requests = dapo.more(5, groups, round)
         found.append(len(requests))
-        groups += [trial(r, f"{round}-{i}") for i, r in enumerate(brought[: len(requests)])]
+        groups += [first_group(r, f"{round}-{i}") for i, r in enumerate(brought[: len(requests)])]
         if not requests:
             break
     return found
@@ -145,12 +145,12 @@ def test_resampling_ends_at_its_cap():
 
 
 def test_a_group_that_could_not_be_graded_is_replaced_too():
-    groups = [trial(SIGNAL), trial([0, 0, 0, 0], verdict=Verdict.GRADER_ERROR)]
+    groups = [first_group(SIGNAL), first_group([0, 0, 0, 0], verdict=Verdict.GRADER_ERROR)]
     assert len(method(DapoConfig(), per_step=2).more(5, groups, 1)) == 1
 
 
 def test_further_problems_are_draws_of_their_own_and_depend_on_step_and_round_alone():
-    dapo, hopeless = method(DapoConfig()), [trial(NO_SIGNAL)] * 4
+    dapo, hopeless = method(DapoConfig()), [first_group(NO_SIGNAL)] * 4
     one, again = dapo.more(5, hopeless, 1), method(DapoConfig()).more(5, hopeless, 1)
     ids = [a.problem.id for a in one]
     assert ids == [a.problem.id for a in again] == [f"5-1-{i}" for i in range(4)]
@@ -176,7 +176,7 @@ def test_the_real_stream_of_further_problems():
 
 
 def test_the_credit_covers_replaced_groups_and_their_replacements():
-    groups = [trial(NO_SIGNAL), trial(SIGNAL), trial(SIGNAL)]
+    groups = [first_group(NO_SIGNAL), first_group(SIGNAL), first_group(SIGNAL)]
     credits = method(DapoConfig()).credit(groups)
     assert [bool(r.mask_T.any()) for r in credits.rows] == [False] * 4 + [True] * 8
     assert credits.skipped_groups == 1

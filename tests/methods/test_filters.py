@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from methods.builders import attempt, entry, trial
+from methods.builders import attempt, entry, first_group
 
 from scrpo_cli.methods.base import outcome_rewards
 from scrpo_cli.methods.filters import admit, decisions, evicted, expired, group_decision, spread
@@ -49,7 +49,7 @@ def test_other_modes():
 
 @given(st.integers(1, 7), st.integers(1, 4), st.integers(0, 5))
 def test_as_many_errors_are_kept_as_asked_for_and_every_error_has_a_decision(right, per_prompt, step):
-    group = trial(rewards(right))
+    group = first_group(rewards(right))
     pool = PoolConfig(per_prompt=per_prompt)
     decisions = admit(group, outcome_rewards(group), FilterConfig(), pool, seed=1, step=step, index=0)
     assert set(decisions) == {a.id for a in group.attempts if not a.reward}
@@ -59,7 +59,7 @@ def test_as_many_errors_are_kept_as_asked_for_and_every_error_has_a_decision(rig
 
 
 def test_the_draw_among_wrong_answers_is_uniform():
-    group = trial(rewards(4))
+    group = first_group(rewards(4))
     kept = [
         next(a for a, d in admit(group, rewards(4), FilterConfig(), PoolConfig(), 0, s, 0).items() if d == "kept")
         for s in range(400)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from methods.builders import CharTokenizer, correction, entry, problem, trial
+from methods.builders import CharTokenizer, correction, entry, first_group, problem
 
 from scrpo_cli.methods.advantages import token_weights
 from scrpo_cli.methods.grpo import Grpo
@@ -49,7 +49,7 @@ def trained(credits):
 
 
 def test_grpo_gives_every_token_of_a_completion_the_same_group_normalised_advantage():
-    credits = Grpo(GrpoConfig(), FakePrompts(), 4).credit([trial([1, 0, 0, 0])])
+    credits = Grpo(GrpoConfig(), FakePrompts(), 4).credit([first_group([1, 0, 0, 0])])
     for row, want in zip(credits.rows, [1.7321, -0.5774, -0.5774, -0.5774]):
         assert row.advantage_T == pytest.approx([want] * 4, rel=1e-3)
         assert row.mask_T == pytest.approx([1] * 4)
@@ -57,14 +57,16 @@ def test_grpo_gives_every_token_of_a_completion_the_same_group_normalised_advant
 
 
 def test_groups_without_signal_are_skipped_and_counted():
-    credits = Grpo(GrpoConfig(), FakePrompts(), 2).credit([trial([1, 1]), trial([0, 0]), trial([1, 0])])
+    credits = Grpo(GrpoConfig(), FakePrompts(), 2).credit(
+        [first_group([1, 1]), first_group([0, 0]), first_group([1, 0])]
+    )
     assert credits.skipped_groups == 2
     assert [bool(r.mask_T.any()) for r in credits.rows] == [False] * 4 + [True] * 2
 
 
 def test_without_a_baseline_a_group_that_is_all_right_still_teaches():
     plain = Grpo(GrpoConfig(loss={"advantage": "raw"}), FakePrompts(), 2)
-    credits = plain.credit([trial([1, 1]), trial([0, 0]), trial([1, 0])])
+    credits = plain.credit([first_group([1, 1]), first_group([0, 0]), first_group([1, 0])])
     assert credits.skipped_groups == 1
     assert [r.advantage_T[0] for r in credits.rows] == [1, 1, 0, 0, 1, 0]
     found = trained(scrpo(loss={"advantage": "raw"}).credit([correction([1, 1], [GOOD] * 2)]))
@@ -72,7 +74,7 @@ def test_without_a_baseline_a_group_that_is_all_right_still_teaches():
 
 
 def test_truncated_completions_earn_nothing_but_stay_in_the_baseline():
-    group = trial([1, 0, 0, 0], cut=True)
+    group = first_group([1, 0, 0, 0], cut=True)
     masked = Grpo(GrpoConfig(), FakePrompts(), 4).credit([group])
     assert not any(r.mask_T.any() for r in masked.rows)
     kept = Grpo(GrpoConfig(loss={"overlong": "keep"}), FakePrompts(), 4).credit([group])
@@ -80,8 +82,8 @@ def test_truncated_completions_earn_nothing_but_stay_in_the_baseline():
 
 
 def test_a_grader_failure_is_left_out_of_its_group():
-    group = trial([1, 0])
-    broken = trial([0], verdict=Verdict.GRADER_ERROR).attempts[0]
+    group = first_group([1, 0])
+    broken = first_group([0], verdict=Verdict.GRADER_ERROR).attempts[0]
     credits = Grpo(GrpoConfig(loss={"advantage": "group_mean"}), FakePrompts(), 3).credit(
         [type(group)(group.request, [*group.attempts, broken])]
     )
@@ -154,7 +156,7 @@ def test_advantages_and_normalizers_of_corrections(advantage, want, normalizer):
 @pytest.mark.parametrize(("learn_from", "taught"), [("both", "tr"), ("first", "t"), ("corrections", "r")])
 def test_one_kind_of_step_can_be_left_without_credit(learn_from, taught):
     method = scrpo(learn_from=learn_from)
-    steps = {"t": trial([1, 0]), "r": correction([1, 0], [GOOD] * 2)}
+    steps = {"t": first_group([1, 0]), "r": correction([1, 0], [GOOD] * 2)}
     credits = {name: method.credit([group]) for name, group in steps.items()}
     assert {name for name, c in credits.items() if trained(c)} == set(taught)
     assert [len(r.mask_T) for r in credits["t"].rows] == [4, 4]
@@ -163,14 +165,14 @@ def test_one_kind_of_step_can_be_left_without_credit(learn_from, taught):
 
 def test_a_step_without_credit_still_fills_and_empties_the_pool():
     method = scrpo(learn_from="corrections")
-    assert "kept" in method.curate(1, [trial([1, 0])], []).decisions.values()
+    assert "kept" in method.curate(1, [first_group([1, 0])], []).decisions.values()
     method = scrpo(learn_from="first")
     assert method.curate(1, [correction([1, 0], [GOOD] * 2)], [entry()]).retired == [("bad-p-0", "used")]
 
 
 def test_first_answers_earn_the_recipes_reward_and_corrections_1_or_0():
     method = scrpo(reward={"wrong": -1, "length_penalty": 0.5}, stage1={"advantage": "raw"}, loss={"advantage": "raw"})
-    group = trial([1, 0], text="x" * 6)  # of 8 tokens: half of the penalty
+    group = first_group([1, 0], text="x" * 6)  # of 8 tokens: half of the penalty
     assert [r.advantage_T[0] for r in method.credit([group]).rows] == pytest.approx([0.5, -1.5])
     assert set(trained(method.credit([correction([1, 0], [GOOD] * 2)])).values()) == {1}
 
@@ -248,23 +250,25 @@ def phases(method, steps, pool_size):
         pool = [entry(str(i), step) for i in range(pool_size)]
         plan = method.plan(step, pool)
         seen.append(plan.phase[0])
-        groups = [trial([1, 0])] if plan.phase == "trial" else [correction([1, 0], [GOOD] * 2, e) for e in pool[:4]]
+        groups = (
+            [first_group([1, 0])] if plan.phase == "first" else [correction([1, 0], [GOOD] * 2, e) for e in pool[:4]]
+        )
         method.curate(step, groups, pool)
     return "".join(seen)
 
 
 def test_every_n_steps_is_n_trials_and_then_a_reflection():
-    assert phases(scrpo(reflect_every=2), 9, pool_size=4) == "ttrttrttr"
-    assert phases(scrpo(reflect_every=1), 4, pool_size=4) == "trtr"
+    assert phases(scrpo(reflect_every=2), 9, pool_size=4) == "ffrffrffr"
+    assert phases(scrpo(reflect_every=1), 4, pool_size=4) == "frfr"
 
 
 def test_never_and_an_empty_pool_never_reflect():
-    assert phases(scrpo(reflect_every="never"), 5, pool_size=4) == "ttttt"
-    assert phases(scrpo(reflect_every=1), 5, pool_size=0) == "ttttt"
+    assert phases(scrpo(reflect_every="never"), 5, pool_size=4) == "fffff"
+    assert phases(scrpo(reflect_every=1), 5, pool_size=0) == "fffff"
 
 
 def test_pool_size_fires_on_a_full_batch():
-    assert phases(scrpo(), 3, pool_size=3) == "ttt"
+    assert phases(scrpo(), 3, pool_size=3) == "fff"
     assert phases(scrpo(), 3, pool_size=4) == "rrr"
     assert phases(scrpo(trigger={"mode": "pool_size", "size": 2}), 2, pool_size=2) == "rr"
 
@@ -276,7 +280,7 @@ def test_ratio_is_the_share_of_steps_that_reflect():
 
 def test_several_reflection_steps_at_a_trigger():
     method = scrpo(trigger={"mode": "every_n_steps", "n": 3}, stage2={"steps_per_trigger": 2})
-    assert phases(method, 10, pool_size=9) == "tttrrtttrr"
+    assert phases(method, 10, pool_size=9) == "fffrrfffrr"
 
 
 def test_drain_reflects_until_less_than_a_batch_is_left():
@@ -286,10 +290,10 @@ def test_drain_reflects_until_less_than_a_batch_is_left():
         plan = method.plan(step, pool)
         seen.append(plan.phase[0])
         used = [correction([1, 0], [GOOD] * 2, a.parent) for a in plan.requests] if plan.phase == "reflect" else None
-        change = method.curate(step, used or [trial([1, 1])], pool)
+        change = method.curate(step, used or [first_group([1, 1])], pool)
         gone = {a for a, _ in change.retired}
         pool = [e for e in pool if e.attempt_id not in gone]
-    assert "".join(seen) == "ttrrtt"  # 10 errors: 4, 4, and 2 are less than a batch of 4
+    assert "".join(seen) == "ffrrff"  # 10 errors: 4, 4, and 2 are less than a batch of 4
 
 
 @pytest.mark.parametrize(
@@ -297,12 +301,12 @@ def test_drain_reflects_until_less_than_a_batch_is_left():
 )
 def test_errors_that_stay_in_the_pool_after_their_use_set_off_no_reflection(cfg):
     method = scrpo(pool={"consume": "keep"}, **cfg)
-    method.state["trials_since"] = 1
+    method.state["first_steps"] = 1
     used = [replace(entry(str(i)), uses=8) for i in range(4)]
     fresh = [entry(str(i), 1) for i in range(4, 8)]
     assert method.plan(2, [*used, *fresh]).phase == "reflect"
     method.curate(2, [correction([1, 0], [GOOD] * 2, e) for e in fresh], [*used, *fresh])
-    assert method.plan(3, [*used, *(replace(e, uses=8) for e in fresh)]).phase == "trial"
+    assert method.plan(3, [*used, *(replace(e, uses=8) for e in fresh)]).phase == "first"
 
 
 def test_the_trigger_goes_on_from_a_stored_state():
@@ -329,16 +333,16 @@ def test_consumption():
 
 def test_old_entries_expire_and_are_not_drawn():
     method = scrpo(reflect_every=1, pool={"max_age_steps": 3})
-    method.state["trials_since"] = 1
+    method.state["first_steps"] = 1
     pool = [entry("old", 1), entry("new", 9)]
     plan = method.plan(10, pool)
     assert [a.parent.attempt_id for a in plan.requests] == ["bad-new-9"]
-    assert ("bad-old-1", "expired") in method.curate(10, [trial([1, 0])], pool).retired
+    assert ("bad-old-1", "expired") in method.curate(10, [first_group([1, 0])], pool).retired
 
 
 def test_sizes_of_a_reflection_step_are_those_of_stage_2():
     method = scrpo(reflect_every=1, stage2={"prompts": 2, "group_size": 3})
-    method.state["trials_since"] = 1
+    method.state["first_steps"] = 1
     requests = method.plan(3, [entry(str(i), 1) for i in range(9)]).requests
     assert (len(requests), {a.samples for a in requests}, method.capacity) == (2, {3}, 8)
     assert scrpo().capacity == 4 * 4
@@ -346,12 +350,12 @@ def test_sizes_of_a_reflection_step_are_those_of_stage_2():
 
 @pytest.mark.parametrize(("per_prompt", "kept"), [(1, 1), (2, 2), ("all", 3)])
 def test_so_many_errors_of_a_question_are_kept(per_prompt, kept):
-    change = scrpo(pool={"per_prompt": per_prompt}).curate(1, [trial([1, 0, 0, 0])], [])
+    change = scrpo(pool={"per_prompt": per_prompt}).curate(1, [first_group([1, 0, 0, 0])], [])
     assert list(change.decisions.values()).count("kept") == kept
 
 
 def test_the_filter_switch_decides_who_enters():
-    hopeless, mixed = trial([0] * 8, "hopeless"), trial([1] + [0] * 7, "mixed")
+    hopeless, mixed = first_group([0] * 8, "hopeless"), first_group([1] + [0] * 7, "mixed")
     admitted = {}
     for mode, cfg in {
         "variance": {"var_min": 0.15},
@@ -371,7 +375,7 @@ def test_the_filter_switch_decides_who_enters():
 
 def test_a_random_eviction_spares_some_of_the_oldest():
     pool = [entry(str(i), i) for i in range(12)]
-    groups = [trial([1, 0], name) for name in "abcd"]
+    groups = [first_group([1, 0], name) for name in "abcd"]
     gone = {
         how: scrpo(pool={"capacity": 12, "evict": how}).curate(13, groups, pool).retired for how in ("fifo", "random")
     }
@@ -383,7 +387,7 @@ def test_a_random_eviction_spares_some_of_the_oldest():
 def test_capacity_bounds_what_one_step_brings():
     """More errors than the pool holds: a uniform draw of them enters, and the others are told why not."""
     method = scrpo(pool={"capacity": 3})
-    change = method.curate(1, [trial([1, 0], name=f"p{i}") for i in range(8)], [entry("old")])
+    change = method.curate(1, [first_group([1, 0], name=f"p{i}") for i in range(8)], [entry("old")])
     decided = list(change.decisions.values())
     assert (decided.count("kept"), decided.count("no_room")) == (3, 5)
     assert change.retired == [("bad-old-0", "evicted")]
@@ -391,14 +395,14 @@ def test_capacity_bounds_what_one_step_brings():
 
 def test_capacity_evicts_the_oldest():
     method = scrpo(pool={"capacity": 2})
-    change = method.curate(5, [trial([1, 0], "x"), trial([1, 0], "y")], [entry("a", 1), entry("b", 2)])
+    change = method.curate(5, [first_group([1, 0], "x"), first_group([1, 0], "y")], [entry("a", 1), entry("b", 2)])
     assert sum(d == "kept" for d in change.decisions.values()) == 2
     assert change.retired == [("bad-a-1", "evicted"), ("bad-b-2", "evicted")]
 
 
 def test_a_reflection_plan_draws_each_error_once():
     method = scrpo(reflect_every=1)
-    method.state["trials_since"] = 1
+    method.state["first_steps"] = 1
     plan = method.plan(3, [entry(str(i), 1) for i in range(9)])
     drawn = [a.parent.attempt_id for a in plan.requests]
     assert len(drawn) == len(set(drawn)) == 4
@@ -408,7 +412,7 @@ def test_a_reflection_plan_draws_each_error_once():
 def drawn_with(diversity, pool):
     """What the errors of a reflection step have in the field that `diversity` names."""
     method = scrpo(reflect_every=1, pool={"diversity": diversity})
-    method.state["trials_since"] = 1
+    method.state["first_steps"] = 1
     return [a.parent for a in method.plan(3, pool).requests]
 
 

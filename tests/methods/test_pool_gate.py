@@ -10,7 +10,7 @@ from scrpo_cli.methods.scrpo import Scrpo
 from scrpo_cli.recipe.gate import PoolGateConfig
 from scrpo_cli.recipe.methods import ScrpoConfig
 
-GATE = {"signal": "surprisal", "threshold": -0.5}
+GATE = {"signal": "mean_logprob", "threshold": -0.5}
 SURE, UNSURE, UNKNOWN = (replace(entry(n), confidence=c) for n, c in (("s", -0.1), ("u", -0.9), ("k", None)))
 
 
@@ -27,4 +27,4 @@ def test_reflection_steps_draw_what_the_gate_lets_through():
     plan = method.plan(1, [SURE, UNSURE, UNKNOWN])
     assert plan.phase == "reflect"
     assert {a.parent.attempt_id for a in plan.requests} == {UNSURE.attempt_id, UNKNOWN.attempt_id}
-    assert method.plan(1, [SURE, UNSURE]).phase == "trial"  # one usable error does not fire a trigger of two
+    assert method.plan(1, [SURE, UNSURE]).phase == "first"  # one usable error does not fire a trigger of two

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from methods.builders import attempt, correction, trial
+from methods.builders import attempt, correction, first_group
 from methods.turns_builders import TurnPrompts
 
 from scrpo_cli.methods.rrr import Rrr
@@ -21,14 +21,14 @@ def test_a_step_attempts_first_and_reflects_on_every_failure():
     method = rrr(attempts=3)
     plan = method.plan(1, [])
     assert (plan.phase, [a.samples for a in plan.requests]) == ("retry", [3, 3])
-    requests = method.more(1, [trial([1, 0, 1], "p"), trial([0, 0, 1], "q")], 1)
+    requests = method.more(1, [first_group([1, 0, 1], "p"), first_group([0, 0, 1], "q")], 1)
     assert [a.parent.attempt_id for a in requests] == ["p1", "q0", "q1"]
     assert all(a.kind is AttemptKind.CORRECTION and a.samples == 4 for a in requests)
     assert requests[0].parent.response == "abcd"
 
 
 def test_there_is_one_round_of_reflections():
-    assert rrr().more(1, [trial([0]), correction([0, 0], [GOOD] * 2)], 2) == []
+    assert rrr().more(1, [first_group([0]), correction([0, 0], [GOOD] * 2)], 2) == []
 
 
 def test_only_failures_of_reasoning_are_reflected_on():
@@ -40,12 +40,12 @@ def test_only_failures_of_reasoning_are_reflected_on():
         attempt(0, name="no-answer", verdict=Verdict.UNPARSABLE),
         attempt(1, name="right"),
     ]
-    requests = rrr().more(1, [Group(trial([1]).request, answers)], 1)
+    requests = rrr().more(1, [Group(first_group([1]).request, answers)], 1)
     assert [a.parent.attempt_id for a in requests] == ["wrong", "no-answer"]
 
 
 def test_first_answers_are_never_trained_and_of_retries_the_reflection_alone():
-    groups = [trial([0, 1]), correction([1, 0, 0, 0], [GOOD] * 4)]
+    groups = [first_group([0, 1]), correction([1, 0, 0, 0], [GOOD] * 4)]
     credits = rrr().credit(groups)
     first, retries = credits.rows[:2], credits.rows[2:]
     assert not any(r.mask_T.any() for r in first)
@@ -56,20 +56,20 @@ def test_first_answers_are_never_trained_and_of_retries_the_reflection_alone():
 
 
 def test_every_error_has_a_baseline_of_its_own():
-    groups = [trial([0, 0]), correction([1, 1], [GOOD] * 2), correction([0, 1], [GOOD] * 2)]
+    groups = [first_group([0, 0]), correction([1, 1], [GOOD] * 2), correction([0, 1], [GOOD] * 2)]
     credits = rrr().credit(groups)
     assert credits.skipped_groups == 1
     assert [float(r.advantage_T[0]) for r in credits.rows[2:]] == pytest.approx([0, 0, -1, 1], rel=1e-3)
 
 
 def test_a_step_without_failures_teaches_nothing():
-    credits = rrr().credit([trial([1, 1])])
+    credits = rrr().credit([first_group([1, 1])])
     assert not any(r.mask_T.any() for r in credits.rows)
     assert len(credits.rows) == 2
 
 
 def test_the_switches_of_the_loss_are_scrpos():
-    groups = [trial([0]), correction([1, 0], [GOOD] * 2)]
+    groups = [first_group([0]), correction([1, 0], [GOOD] * 2)]
     conditioned = rrr(loss={"failed": "zero", "tokens": "all"}).credit(groups)
     assert [int(r.mask_T.sum()) for r in conditioned.rows] == [0, len(GOOD), 0]
     weighted = rrr(loss={"stage2_weight": 0.5, "failed": "negative"}).credit(groups)
@@ -85,7 +85,7 @@ def test_truncated_retries_earn_nothing_unless_they_are_kept():
 
 
 def test_with_k1_the_log_ratios_of_first_answers_are_passed_over():
-    groups = [trial([0, 1]), correction([1, 0], [GOOD] * 2)]
+    groups = [first_group([0, 1]), correction([1, 0], [GOOD] * 2)]
     credits = rrr(kl={"estimator": "k1", "beta": 0.5}).credit(groups)
     ratios = [np.full(4, 100.0)] * 2 + [np.full(len(GOOD), 0.1), np.zeros(len(GOOD))]
     rows, _ = credits.finish(ratios)

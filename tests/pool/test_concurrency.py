@@ -27,7 +27,7 @@ def write(path: str, worker: int) -> int:
             problems = [Problem(str((step * 7 + i) % 300), "tiny", "1+1", "2") for i in range(ATTEMPTS)]
             grade = Grade(Verdict.WRONG, "7", None, "g")
             made = [Attempt(f"{run}:{step}:{i}:0", p, COMPLETION, grade) for i, p in enumerate(problems)]
-            record_step(db, run, StepRecord(step, "trial", made, {made[0].id: "kept"}, "shared"))
+            record_step(db, run, StepRecord(step, "first", made, {made[0].id: "kept"}, "shared"))
     return STEPS * ATTEMPTS
 
 

@@ -28,7 +28,7 @@ def path(tmp_path: Path, new_run, attempt) -> Path:
     with Database.open(str(path)) as db:
         run = new_run(db, recipe=Recipe())
         made = [attempt(run, 0, 0, s) for s in range(2)]
-        record_step(db, run, StepRecord(0, "trial", made, {a.id: "kept" for a in made}, "default", metrics={"kl": 0.5}))
+        record_step(db, run, StepRecord(0, "first", made, {a.id: "kept" for a in made}, "default", metrics={"kl": 0.5}))
         record_evaluation(db, run, 0, "tiny", {"avg": 0.5}, [])
     return path
 

@@ -27,7 +27,7 @@ def filled(path: Path, attempt, steps: int = 3) -> str:
     with Database.open(str(path)) as db:
         run = start_run(db, command="train", recipe=Recipe(), directory="d", model="tiny")
         for step in range(steps):
-            record_step(db, run, StepRecord(step, "trial", [attempt(run, step, g) for g in range(8)]))
+            record_step(db, run, StepRecord(step, "first", [attempt(run, step, g) for g in range(8)]))
     return run
 
 
@@ -57,7 +57,7 @@ def test_a_file_has_wal_a_busy_timeout_and_foreign_keys(tmp_path: Path) -> None:
 def test_memory_is_a_database_too(attempt) -> None:
     with Database.open("sqlite://") as db:
         run = start_run(db, command="train", recipe=Recipe(), directory="d", model="tiny")
-        record_step(db, run, StepRecord(0, "trial", [attempt(run)]))
+        record_step(db, run, StepRecord(0, "first", [attempt(run)]))
         assert len(steps_of(db, run)) == 1
 
 
@@ -161,7 +161,7 @@ def test_no_permission(tmp_path: Path, attempt) -> None:
     tmp_path.chmod(0o500)
     try:
         with pytest.raises(UserError, match="Cannot open the database"), Database.open(str(path)) as db:
-            record_step(db, run, StepRecord(9, "trial", []))
+            record_step(db, run, StepRecord(9, "first", []))
         with pytest.raises(UserError, match="Cannot make"):
             Database.open(str(tmp_path / "new" / "scrpo.db"))
     finally:
@@ -185,11 +185,11 @@ def test_locked_beyond_the_busy_timeout(tmp_path: Path, attempt) -> None:
     with closing(sqlite3.connect(path)) as other, Database.open(f"sqlite:///{path}?timeout=0.1") as db:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(UserError, match="locked by another process") as caught:
-            record_step(db, run, StepRecord(3, "trial", [attempt(run, 3)]))
+            record_step(db, run, StepRecord(3, "first", [attempt(run, 3)]))
         assert str(path) in caught.value.where
         assert len(steps_of(db, run)) == 3, "readers do not wait for the writer"
         other.rollback()
-        record_step(db, run, StepRecord(3, "trial", [attempt(run, 3)]))
+        record_step(db, run, StepRecord(3, "first", [attempt(run, 3)]))
         assert len(steps_of(db, run)) == 4
 
 
@@ -203,7 +203,7 @@ def test_a_full_disk_rolls_the_step_back(tmp_path: Path, attempt) -> None:
             connection.execute(f"PRAGMA max_page_count={connection.execute('PRAGMA page_count').fetchone()[0]}")
 
         event.listen(db._engine, "checkout", fill)
-        big = StepRecord(3, "trial", [attempt(run, 3, g, text="x" * 1000) for g in range(200)])
+        big = StepRecord(3, "first", [attempt(run, 3, g, text="x" * 1000) for g in range(200)])
         with pytest.raises(RunError, match="disk is full") as caught:
             record_step(db, run, big)
         assert "rolled back" in caught.value.fix

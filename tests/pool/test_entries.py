@@ -20,12 +20,12 @@ def filled(db: Database, new_run, attempt) -> str:
     run = new_run(db, run_id="run")
     for step in (0, 1, 2):
         made = [attempt(run, step, 0)]
-        record_step(db, run, StepRecord(step, "trial", made, {made[0].id: "kept"}, "p"))
+        record_step(db, run, StepRecord(step, "first", made, {made[0].id: "kept"}, "p"))
     made = [attempt(run, 10, 0), attempt(run, 10, 1, 0, "correct", parent="run:1:0:0", kind=AttemptKind.CORRECTION)]
     record_step(db, run, StepRecord(10, "both", made, {made[0].id: "kept"}, "p", [("run:0:0:0", "solved")]))
     other = new_run(db, run_id="other")
     made = [attempt(other, 5, 3)]
-    record_step(db, other, StepRecord(5, "trial", made, {made[0].id: "kept"}, "q"))
+    record_step(db, other, StepRecord(5, "first", made, {made[0].id: "kept"}, "q"))
     return run
 
 

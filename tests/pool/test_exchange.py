@@ -22,10 +22,10 @@ def run(db: Database, new_run, attempt) -> str:
     """Pool `p` with three entries, one of them retired; an entry with awkward text in pool `q`."""
     run = new_run(db, run_id="run")
     made = [attempt(run, 0, 0, s) for s in range(3)]
-    record_step(db, run, StepRecord(0, "trial", made, {a.id: "kept" for a in made}, "p", models={made[1].id: "m"}))
+    record_step(db, run, StepRecord(0, "first", made, {a.id: "kept" for a in made}, "p", models={made[1].id: "m"}))
     record_step(db, run, StepRecord(1, "reflection", [], {}, "p", [(made[0].id, "solved")]))
     odd = attempt(run, 2, 1, text='two\nlines, "quotes", \u2028 and \\boxed{π}', extracted=None, verdict="unparsable")
-    record_step(db, run, StepRecord(2, "trial", [odd], {odd.id: "kept"}, "q"))
+    record_step(db, run, StepRecord(2, "first", [odd], {odd.id: "kept"}, "q"))
     return run
 
 

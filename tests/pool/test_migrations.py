@@ -23,7 +23,7 @@ RUN_ROW = {
     "directory": "d", "model": "tiny", "scrpo_version": "0", "created_at": "2026-11-20T00:00:00Z", "summary_json": "{}",
 }  # fmt: skip
 ATTEMPT_ROW = {
-    "id": "r:0:0:0", "run_id": "r", "step": 0, "phase": "trial", "problem_source": "tiny", "problem_id": "1",
+    "id": "r:0:0:0", "run_id": "r", "step": 0, "phase": "reflect", "problem_source": "tiny", "problem_id": "1",
     "kind": "first", "turn": 1, "sample": 0, "model": "tiny", "n_prompt_tokens": 0, "n_tokens": 1, "finish": "stop",
     "policy_version": 0, "verdict": "wrong", "grader": "g", "text": "7", "prompt_ids": b"", "ids": b"\1\0\0\0",
     "logprobs": b"\0\0\0\0",
@@ -33,7 +33,7 @@ ROWS = {
     "problem": {"source": "tiny", "id": "1", "text": "1+1", "answer": "2", "meta_json": "{}"},
     "attempt": ATTEMPT_ROW,
     "pool_entry": {"pool": "p", "attempt_id": "r:0:0:0", "run_id": "r", "added_step": 0},
-    "step": {"run_id": "r", "step": 0, "phase": "trial", "metrics_json": "{}"},
+    "step": {"run_id": "r", "step": 0, "phase": "reflect", "metrics_json": "{}"},
     "evaluation": {"run_id": "r", "step": 0, "benchmark": "tiny", "metrics_json": "{}"},
 }
 
@@ -144,6 +144,8 @@ def test_what_ids_said_becomes_columns(tmp_path: Path) -> None:
         ):
             row = ATTEMPT_ROW | {"id": attempt_id, "phase": phase, "verdict": "error"}
             db.execute(f"INSERT INTO attempt ({columns}) VALUES ({', '.join('?' * len(row))})", [*row.values()])
+        db.execute("INSERT INTO step VALUES ('r', 4, 'trial', '{\"trial/reward\": 0.5}')")
+        db.execute("UPDATE attempt SET model = 'planted:early' WHERE id = 'r:4:planted:0'")
         for benchmark in ("test:before", "validation:step40", "hub:owner/name"):
             db.execute("INSERT INTO evaluation VALUES ('r', 4, ?, '{}')", (benchmark,))
     with Database.open(str(path)) as db, db.read() as connection:
@@ -156,6 +158,12 @@ def test_what_ids_said_becomes_columns(tmp_path: Path) -> None:
             ("r:4:planted:0", "", 0, 0, "grader_error"),
             ("theirs", "", 0, 0, "grader_error"),
         ]
+        assert connection.execute(text("SELECT phase, metrics_json FROM step WHERE step = 4")).one() == (
+            "first",
+            '{"first/reward": 0.5}',
+        )
+        assert connection.scalar(text("SELECT model FROM attempt WHERE id = 'r:4:planted:0'")) == "injected:early"
+        assert not connection.scalar(text("SELECT count(*) FROM attempt WHERE phase = 'trial'"))
         labels = connection.execute(text("SELECT benchmark, label FROM evaluation ORDER BY 1"))
         assert [*map(tuple, labels)] == [
             ("hub:owner/name", ""),

@@ -21,7 +21,7 @@ def filled(db: Database, new_run, attempt) -> None:
     made = [attempt(run, 0, 0, s, extracted=x) for s, x in enumerate(["7", "7", "8"])]
     made += [attempt(run, 0, 0, 3, "unparsable", extracted=None), attempt(run, 0, 1, 0, "correct", extracted="1")]
     decisions = {a.id: "kept" for a in made[:3]} | {made[3].id: "truncated"}
-    record_step(db, run, StepRecord(0, "trial", made, decisions, "p"))
+    record_step(db, run, StepRecord(0, "first", made, decisions, "p"))
     tries = [
         attempt(run, 4, 0, 0, "correct", parent="run:0:0:0", kind=CORRECTION),
         attempt(run, 4, 0, 1, "wrong", parent="run:0:0:0", kind=CORRECTION, extracted="7"),
@@ -32,7 +32,7 @@ def filled(db: Database, new_run, attempt) -> None:
     record_evaluation(db, run, 4, "tiny", {}, [attempt("eval", 4, 0, s) for s in range(3)])
     other = new_run(db, run_id="other")
     made = [attempt(other, 0, 5)]
-    record_step(db, other, StepRecord(0, "trial", made, {made[0].id: "kept"}, "q"))
+    record_step(db, other, StepRecord(0, "first", made, {made[0].id: "kept"}, "q"))
 
 
 def test_counts(db: Database, filled: None) -> None:
@@ -98,21 +98,21 @@ def test_wilson_intervals(successes: int, trials: int, low: float, high: float) 
     assert found["ci95"] == pytest.approx([low, high], abs=5e-5)
 
 
-def test_planted_errors_are_counted_apart(db: Database, filled: None, attempt) -> None:
+def test_injected_errors_are_counted_apart(db: Database, filled: None, attempt) -> None:
     before = pool_stats(db, "p")
-    planted = [attempt("run", 5, 9, s) for s in range(3)]
-    models = {planted[0].id: "planted:early", planted[1].id: "planted:early", planted[2].id: "planted:late"}
-    record_step(db, "run", StepRecord(5, "trial", planted, dict.fromkeys(models, "kept"), "p", models=models))
+    injected = [attempt("run", 5, 9, s) for s in range(3)]
+    models = {injected[0].id: "injected:early", injected[1].id: "injected:early", injected[2].id: "injected:late"}
+    record_step(db, "run", StepRecord(5, "first", injected, dict.fromkeys(models, "kept"), "p", models=models))
     tries = [
-        attempt("run", 6, 9, 0, "correct", parent=planted[0].id, kind=CORRECTION),
-        attempt("run", 6, 9, 1, "wrong", parent=planted[0].id, kind=CORRECTION),
+        attempt("run", 6, 9, 0, "correct", parent=injected[0].id, kind=CORRECTION),
+        attempt("run", 6, 9, 1, "wrong", parent=injected[0].id, kind=CORRECTION),
     ]
-    record_step(db, "run", StepRecord(6, "reflect", tries, {}, "p", [(planted[0].id, "used")]))
+    record_step(db, "run", StepRecord(6, "reflect", tries, {}, "p", [(injected[0].id, "used")]))
 
     found = pool_stats(db, "p")
-    early, late = found["planted"]["early"], found["planted"]["late"]
+    early, late = found["injected"]["early"], found["injected"]["late"]
     assert (early["entries"], early["alive"], early["repair_rate"]["value"]) == (2, 1, 0.5)
     assert (late["entries"], late["alive"], late["repair_rate"]["trials"]) == (1, 1, 0)
-    assert found["attempts"] == before["attempts"] + 2, "the planted ones are nobody's answers"
+    assert found["attempts"] == before["attempts"] + 2, "the injected ones are nobody's answers"
     assert (found["decisions"], found["entries"]) == (before["decisions"], before["entries"] + 3)
-    assert before["planted"] == pool_stats(db, "q")["planted"] == {}
+    assert before["injected"] == pool_stats(db, "q")["injected"] == {}

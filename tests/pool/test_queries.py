@@ -113,15 +113,15 @@ def test_listing_runs(db: Database, new_run) -> None:
 
 def test_a_step_comes_back_as_it_was(db: Database, run: str, attempt) -> None:
     made = [attempt(run, 1, g, s, verdict) for g in (0, 1) for s, verdict in enumerate(Verdict)]
-    record_step(db, run, StepRecord(1, "trial", made, metrics={"reward": 0.25, "kl": math.nan}))
+    record_step(db, run, StepRecord(1, "first", made, metrics={"reward": 0.25, "kl": math.nan}))
     assert attempts_of(db, run) == sorted(made, key=lambda a: a.id)
-    assert [(s.step, s.phase, s.metrics) for s in steps_of(db, run)] == [(1, "trial", {"reward": 0.25, "kl": None})]
+    assert [(s.step, s.phase, s.metrics) for s in steps_of(db, run)] == [(1, "first", {"reward": 0.25, "kl": None})]
 
 
 def test_filtering_attempts(db: Database, run: str, attempt) -> None:
     for step in (0, 1):
         made = [attempt(run, step, 0, s, verdict) for s, verdict in enumerate(Verdict)]
-        record_step(db, run, StepRecord(step, "trial", made))
+        record_step(db, run, StepRecord(step, "first", made))
     assert len(attempts_of(db, run, step=1)) == len(Verdict)
     found = attempts_of(db, run, step=1, verdict=["wrong", "unparsable"])
     assert {a.grade.verdict for a in found} == {Verdict.WRONG, Verdict.UNPARSABLE}
@@ -130,14 +130,14 @@ def test_filtering_attempts(db: Database, run: str, attempt) -> None:
 
 def test_attempts_come_in_numeric_steps(db: Database, run: str, attempt) -> None:
     for step in (10, 9, 11):
-        record_step(db, run, StepRecord(step, "trial", [attempt(run, step)]))
+        record_step(db, run, StepRecord(step, "first", [attempt(run, step)]))
     assert [a.id.split(":")[1] for a in attempts_of(db, run)] == ["9", "10", "11"]
 
 
 def test_decisions_and_models_are_stored(db: Database, run: str, attempt) -> None:
     made = [attempt(run, 0, 0, s) for s in range(3)]
     decisions = {made[0].id: "kept", made[1].id: "low_variance"}
-    record_step(db, run, StepRecord(0, "trial", made, decisions, "p", models={made[2].id: "other"}))
+    record_step(db, run, StepRecord(0, "first", made, decisions, "p", models={made[2].id: "other"}))
     with db.read() as connection:
         rows = connection.execute(select(ATTEMPT.c.decision, ATTEMPT.c.model).order_by(ATTEMPT.c.id)).all()
     assert rows == [("kept", "tiny"), ("low_variance", "tiny"), (None, "other")]
@@ -145,46 +145,46 @@ def test_decisions_and_models_are_stored(db: Database, run: str, attempt) -> Non
 
 
 def test_a_step_is_never_written_twice_nor_in_part(db: Database, run: str, attempt) -> None:
-    record_step(db, run, StepRecord(0, "trial", [attempt(run, 0, 0)]))
+    record_step(db, run, StepRecord(0, "first", [attempt(run, 0, 0)]))
     before = dump(db)
     with pytest.raises(RunError, match="Cannot record step 0"):
-        record_step(db, run, StepRecord(0, "trial", [attempt(run, 5, 5)]))
+        record_step(db, run, StepRecord(0, "first", [attempt(run, 5, 5)]))
     fresh, known = attempt(run, 1, 6), attempt(run, 0, 0)
     with pytest.raises(RunError, match="Cannot record step 1"):
-        record_step(db, run, StepRecord(1, "trial", [fresh, known], {fresh.id: "kept"}, "p"))
+        record_step(db, run, StepRecord(1, "first", [fresh, known], {fresh.id: "kept"}, "p"))
     assert dump(db) == before
 
 
 def test_a_kept_attempt_needs_a_pool(db: Database, run: str, attempt) -> None:
     with pytest.raises(ValueError, match="needs a pool"):
-        record_step(db, run, StepRecord(0, "trial", [attempt(run)], {attempt(run).id: "kept"}))
+        record_step(db, run, StepRecord(0, "first", [attempt(run)], {attempt(run).id: "kept"}))
 
 
 def test_only_recorded_attempts_enter_the_pool(db: Database, run: str) -> None:
     with pytest.raises(RunError):
-        record_step(db, run, StepRecord(0, "trial", [], {"nobody": "kept"}, "p"))
+        record_step(db, run, StepRecord(0, "first", [], {"nobody": "kept"}, "p"))
     assert steps_of(db, run) == []
 
 
 def test_a_problem_that_changed_is_refused(db: Database, run: str, attempt) -> None:
-    record_step(db, run, StepRecord(0, "trial", [attempt(run, 0, 3)]))
+    record_step(db, run, StepRecord(0, "first", [attempt(run, 0, 3)]))
     old = attempt(run, 1, 3)
     changed = Attempt(old.id, Problem("3", "tiny", "What is 4?", "4"), old.completion, old.grade)
     with pytest.raises(UserError, match="Problem '3' of 'tiny' has another text or answer"):
-        record_step(db, run, StepRecord(1, "trial", [changed]))
+        record_step(db, run, StepRecord(1, "first", [changed]))
     assert len(attempts_of(db, run)) == 1
 
 
 def test_more_problems_than_one_query_takes(db: Database, run: str, attempt) -> None:
     made = [attempt(run, 0, g) for g in range(1203)]
-    record_step(db, run, StepRecord(0, "trial", made))
-    record_step(db, run, StepRecord(1, "trial", [attempt(run, 1, g) for g in range(1203)]))
+    record_step(db, run, StepRecord(0, "first", made))
+    record_step(db, run, StepRecord(1, "first", [attempt(run, 1, g) for g in range(1203)]))
     assert len(attempts_of(db, run)) == 2406
 
 
 def test_text_that_no_database_takes(db: Database, run: str, attempt) -> None:
     made = [attempt(run, 0, 0, 0, text="nul \0 and half of a pair \ud83d"), attempt(run, 0, 0, 1, extracted="\0")]
-    record_step(db, run, StepRecord(0, "trial", made))
+    record_step(db, run, StepRecord(0, "first", made))
     assert [a.completion.text for a in attempts_of(db, run)] == ["nul \ufffd and half of a pair ?", "it is 7"]
 
 
@@ -226,7 +226,7 @@ def test_evaluations(db: Database, run: str, attempt) -> None:
 
 def fill(db: Database, run: str, attempt, step: int, groups: range, pool: str = "p") -> list[str]:
     made = [attempt(run, step, g) for g in groups]
-    record_step(db, run, StepRecord(step, "trial", made, {a.id: "kept" for a in made}, pool))
+    record_step(db, run, StepRecord(step, "first", made, {a.id: "kept" for a in made}, pool))
     return [a.id for a in made]
 
 
@@ -273,15 +273,15 @@ def test_an_entry_is_retired_once(db: Database, run: str, attempt) -> None:
 def play(db: Database, run: str, attempt, step: int) -> None:
     """A step that adds entries, uses old ones and retires one; and now and then an evaluation."""
     before = [entry.attempt_id for entry in living_entries(db, "p")]
-    trials = [attempt(run, step, g) for g in range(3)]
+    firsts = [attempt(run, step, g) for g in range(3)]
     children = [attempt(run, step, 9, s, "correct", parent=p, kind=CORRECTION) for s, p in enumerate(before[:2])]
-    decisions = {a.id: "kept" for a in trials}
+    decisions = {a.id: "kept" for a in firsts}
     record = StepRecord(
-        step, "both", trials + children, decisions, "p", [(p, "solved") for p in before[:1]], {"x": step}
+        step, "both", firsts + children, decisions, "p", [(p, "solved") for p in before[:1]], {"x": step}
     )
     record_step(db, run, record)
     if step % 2 == 0:
-        answers = [Attempt(f"{run}:{step}:tiny:0", trials[0].problem, trials[0].completion, trials[0].grade)]
+        answers = [Attempt(f"{run}:{step}:tiny:0", firsts[0].problem, firsts[0].completion, firsts[0].grade)]
         record_evaluation(db, run, step, "tiny", {"avg": step / 10}, answers)
 
 
@@ -321,17 +321,17 @@ def test_the_file_is_readable_without_the_program(tmp_path: Path, attempt, new_r
     """The schema is public: what docs/database.md says about blobs holds for plain sqlite3 and numpy."""
     with Database.open(str(tmp_path / "scrpo.db")) as db:
         run = new_run(db)
-        record_step(db, run, StepRecord(0, "trial", [attempt(run)]))
+        record_step(db, run, StepRecord(0, "first", [attempt(run)]))
     row = sqlite3.connect(tmp_path / "scrpo.db").execute("SELECT ids, logprobs, n_tokens FROM attempt").fetchone()
     assert np.frombuffer(row[0], dtype="<u4").tolist() == [4, 4_000_000_000]
     assert np.frombuffer(row[1], dtype="<f4").tolist() == [-0.5, -0.25]
     assert row[2] == 2
 
 
-def test_planted_errors_wait_with_their_kind_and_are_no_data_for_other_methods(db: Database, run: str, attempt) -> None:
-    own, planted = attempt(run, 1, 0), attempt(run, 1, 1)
-    decisions, models = {own.id: "kept", planted.id: "kept"}, {planted.id: "planted:off_by_one"}
-    record_step(db, run, StepRecord(1, "trial", [own, planted], decisions, "p", models=models))
-    assert [entry.planted for entry in living_entries(db, "p")] == ["", "off_by_one"]
-    assert [a.id for a in attempts_of(db, run)] == [own.id, planted.id]
+def test_injected_errors_keep_their_kind_and_are_no_data_for_other_methods(db: Database, run: str, attempt) -> None:
+    own, injected = attempt(run, 1, 0), attempt(run, 1, 1)
+    decisions, models = {own.id: "kept", injected.id: "kept"}, {injected.id: "injected:off_by_one"}
+    record_step(db, run, StepRecord(1, "first", [own, injected], decisions, "p", models=models))
+    assert [entry.injected for entry in living_entries(db, "p")] == ["", "off_by_one"]
+    assert [a.id for a in attempts_of(db, run)] == [own.id, injected.id]
     assert [a.id for a in attempts_of(db, run, evaluations=False)] == [own.id]

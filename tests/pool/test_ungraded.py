@@ -7,20 +7,20 @@ import pytest
 from scrpo_cli.pool.queries import attempts_by_id, living_entries, record_step
 from scrpo_cli.pool.records import StepRecord
 from scrpo_cli.pool.stats import pool_stats
-from scrpo_cli.types import PLANTED, AttemptKind, Verdict
+from scrpo_cli.types import INJECTED, AttemptKind, Verdict
 
 
 def pooled(db, run, attempts, **fields) -> None:
     decisions = {a.id: "kept" for a in attempts}
-    record_step(db, run, StepRecord(1, "trial", attempts, decisions=decisions, pool="p", **fields))
+    record_step(db, run, StepRecord(1, "first", attempts, decisions=decisions, pool="p", **fields))
 
 
 def test_an_entry_has_the_mean_log_prob_of_what_was_sampled(db, run, attempt) -> None:
-    own, planted, imported = attempt(run, 1, 0), attempt(run, 1, 1), attempt(run, 1, 2)
+    own, injected, imported = attempt(run, 1, 0), attempt(run, 1, 1), attempt(run, 1, 2)
     imported = replace(imported, completion=replace(imported.completion, ids=[], logprobs=[]))
-    pooled(db, run, [own, planted, imported], models={planted.id: f"{PLANTED}early"})
+    pooled(db, run, [own, injected, imported], models={injected.id: f"{INJECTED}early"})
     found = {e.attempt_id: e.confidence for e in living_entries(db, "p")}
-    assert found == {own.id: pytest.approx((-0.5 - 0.25) / 2), planted.id: None, imported.id: None}
+    assert found == {own.id: pytest.approx((-0.5 - 0.25) / 2), injected.id: None, imported.id: None}
 
 
 def test_a_question_about_an_error_is_no_use_of_it(db, run, attempt) -> None:

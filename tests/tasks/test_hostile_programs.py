@@ -22,7 +22,7 @@ from scrpo_cli.tasks.code import isolation as isolation_module
 from scrpo_cli.tasks.code.execute import Isolation, Limits, Tests, check
 from scrpo_cli.types import Verdict
 
-SECRET = "a planted secret"
+SECRET = "a injected secret"
 LIMITS = Limits(wall_s=8, memory_mib=512, disk_mib=16, file_mib=4, processes=24, answer_kib=1024)
 SHORT = Limits(wall_s=1, memory_mib=512, disk_mib=16, file_mib=4, processes=24, answer_kib=1024)
 

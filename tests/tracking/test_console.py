@@ -6,7 +6,7 @@ from scrpo_cli.recipe.models import OptimConfig, Recipe
 from scrpo_cli.tracking.console import ConsoleSink, describe_eval, describe_step, sparkline
 
 RECIPE = Recipe(name="tiny", optim=OptimConfig(steps=10, max_generated_tokens=5000))
-STEP = {"trial/reward": 0.25, "trial/accuracy": 0.25, "pool/size": 3, "rollout/tokens": 900, "seconds/sample": 1.5}
+STEP = {"first/reward": 0.25, "first/accuracy": 0.25, "pool/size": 3, "rollout/tokens": 900, "seconds/sample": 1.5}
 EVAL = {"eval/accuracy": 0.551, "eval/accuracy_lo": 0.48, "eval/accuracy_hi": 0.622, "eval/repair_rate": 0.41}
 
 
@@ -76,7 +76,7 @@ def test_display_keeps_the_first_and_the_last_evaluations():
 
 def test_an_undefined_accuracy_is_no_harm():
     sink = ConsoleSink(console(terminal=False), RECIPE)
-    sink.log(1, {"trial/accuracy": float("nan")})
+    sink.log(1, {"first/accuracy": float("nan")})
     assert "first-answer accuracy" not in text_of(sink)
 
 

@@ -9,7 +9,7 @@ from scrpo_cli.tracking.jsonl import FILE_NAME, JsonlSink, read_metrics
 def write_steps(run_dir, steps, resume_step=None):
     sink = JsonlSink(run_dir, resume_step)
     for step in steps:
-        sink.log(step, {"trial/reward": step / 10})
+        sink.log(step, {"first/reward": step / 10})
     sink.finish({}, failed=False)
 
 
@@ -20,12 +20,12 @@ def steps_of(run_dir):
 def test_one_object_a_step(tmp_path):
     write_steps(tmp_path / "run", [1, 2])
     rows = [json.loads(line) for line in (tmp_path / "run" / FILE_NAME).read_text().splitlines()]
-    assert [(row["step"], row["trial/reward"]) for row in rows] == [(1, 0.1), (2, 0.2)]
+    assert [(row["step"], row["first/reward"]) for row in rows] == [(1, 0.1), (2, 0.2)]
 
 
 def test_a_step_is_readable_at_once(tmp_path):
     sink = JsonlSink(tmp_path, None)
-    sink.log(1, {"trial/reward": 0.5})
+    sink.log(1, {"first/reward": 0.5})
     assert steps_of(tmp_path) == [1]  # the sink is still open
 
 

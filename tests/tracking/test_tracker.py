@@ -29,11 +29,11 @@ class ListSink:
 def test_every_sink_hears_everything():
     sinks = [ListSink(), ListSink()]
     with Tracker(sinks) as tracker:
-        tracker.log(1, {"trial/reward": np.float32(0.5), "pool/size": 3})
+        tracker.log(1, {"first/reward": np.float32(0.5), "pool/size": 3})
         tracker.event("saved")
         tracker.finish({"steps": 1})
     for sink in sinks:
-        assert sink.steps == [(1, {"trial/reward": 0.5, "pool/size": 3})]
+        assert sink.steps == [(1, {"first/reward": 0.5, "pool/size": 3})]
         assert sink.events == ["saved"]
         assert sink.ends == [({"steps": 1}, False)]  # finished once, by the explicit call
 
@@ -52,7 +52,7 @@ def test_open_writes_the_file_and_the_screen(tmp_path):
             tmp_path, "run", WITHOUT_WANDB, resume_step=resume_step, console=SimpleNamespace(console=screen)
         ) as tracker:
             for step in steps:
-                tracker.log(step, {"trial/reward": 0.5})
+                tracker.log(step, {"first/reward": 0.5})
     assert [row["step"] for row in read_metrics(tmp_path)] == [1, 2, 3]
     assert screen.file.getvalue().count("reward 0.50") == 4
     assert not (tmp_path / "wandb").exists()

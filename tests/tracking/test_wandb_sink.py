@@ -62,10 +62,10 @@ def test_steps_and_summary_arrive(tmp_path, fake_wandb):
     run, said = FakeRun(), []
     calls = fake_wandb(lambda **_: run)
     sink = sink_in(tmp_path, said, "online")
-    sink.log(1, {"trial/reward": 0.5})
-    sink.log(2, {"trial/reward": 0.6})
+    sink.log(1, {"first/reward": 0.5})
+    sink.log(2, {"first/reward": 0.6})
     sink.finish({"steps": 2}, failed=False)
-    assert run.rows == [{"step": 1, "trial/reward": 0.5}, {"step": 2, "trial/reward": 0.6}]
+    assert run.rows == [{"step": 1, "first/reward": 0.5}, {"step": 2, "first/reward": 0.6}]
     assert (run.summary, run.exit_code) == ({"steps": 2}, 0)
     assert (calls[0]["id"], calls[0]["resume"], calls[0]["mode"]) == (RUN_ID, "allow", "online")
     assert calls[0]["config"]["method"]["name"] == "scrpo"
@@ -147,7 +147,7 @@ def test_offline_leaves_a_directory_and_says_how_to_upload_it(tmp_path, monkeypa
     said = []
     for part in range(2):  # a run and its resumption
         sink = sink_in(tmp_path, said, finish_seconds=60)
-        sink.log(part, {"trial/reward": 0.5})
+        sink.log(part, {"first/reward": 0.5})
         sink.finish({"steps": part}, failed=False)
     directories = sorted((tmp_path / "wandb").glob("offline-run-*"))
     assert directories

@@ -72,7 +72,7 @@ def test_two_turns() -> None:
     found = measure(
         "turns", [Group(SampleRequest(PROBLEM, [], 4), before), *seconds, turn(before[3], "3", "Sorry: I say 3")]
     )
-    assert found["trial/accuracy"] == 0.5
+    assert found["first/accuracy"] == 0.5
     assert found["turns/reward"] == 0.5
     assert (
         part(found, "turns/").items()
@@ -119,8 +119,8 @@ def test_a_failed_grader_leaves_every_share() -> None:
     found = measure("turns", [turn(attempt("2"), "error"), turn(attempt("error"), "3"), turn(attempt("2"), "2")])
     assert (found["turns/right"], found["turns/broken"], found["turns/t1"], found["turns/wrong"]) == (1, 0, 1, 0)
     assert "turns/unchanged_wrong" not in found
-    assert measure("trial", [first("2", "error", "3")])["trial/reward"] == 0.5
-    assert "trial/reward" not in measure("trial", [first("error")])
+    assert measure("first", [first("2", "error", "3")])["first/reward"] == 0.5
+    assert "first/reward" not in measure("first", [first("error")])
 
 
 def test_repairs_of_used_and_fresh_errors() -> None:
@@ -142,35 +142,35 @@ def test_repairs_of_used_and_fresh_errors() -> None:
             "groups": 2,
         }.items()
     )
-    assert "trial/accuracy" not in found
+    assert "first/accuracy" not in found
 
 
 def test_trials_and_reflections_in_one_step() -> None:
     found = measure("retry", [first("2", "3"), correction(entry(), "2", "2")])
-    assert (found["trial/accuracy"], found["reflect/fix_rate"], found["retry/reward"]) == (0.5, 1.0, 0.75)
+    assert (found["first/accuracy"], found["reflect/fix_rate"], found["retry/reward"]) == (0.5, 1.0, 0.75)
     assert (found["rollout/tokens"], found["reflect/tokens"], found["reflect/tokens_share"]) == (28, 14, 0.5)
 
 
 def test_skipped_is_a_share_of_the_sets_that_share_a_baseline() -> None:
-    """Trials and reflections by group; turns by problem and turn; a step that does both by its corrections."""
+    """First answers and reflections by group; turns by problem and turn; a step that does both by its corrections."""
     begun = first("2", "3")
     turns = [begun, *(turn(a, "2") for a in begun.attempts)]
     both = [first("3"), first("3"), correction(entry(), "2"), correction(entry(), "3")]
-    for phase, groups, share in (("trial", [first("2")] * 4, 0.25), ("turns", turns, 0.5), ("retry", both, 0.5)):
+    for phase, groups, share in (("first", [first("2")] * 4, 0.25), ("turns", turns, 0.5), ("retry", both, 0.5)):
         assert measure(phase, groups, skipped=1)["groups/skipped_share"] == share
 
 
 def test_the_pool() -> None:
     stuck = entry("7", uses=16)
     pool = [entry("3"), entry("3"), entry(None), entry(None), stuck, entry("8", uses=16, repairs=1)]
-    found = measure("trial", [first("2")], pool)
+    found = measure("first", [first("2")], pool)
     assert part(found, "pool/") == {
         "size": 6,
         "age": 4,
         "repeated_share": pytest.approx(1 / 6),
         "stuck_share": pytest.approx(1 / 6),
     }
-    assert measure("trial", [first("2")], pool, stuck_uses=17)["pool/stuck_share"] == 0
+    assert measure("first", [first("2")], pool, stuck_uses=17)["pool/stuck_share"] == 0
 
 
 def test_a_step_without_groups() -> None:

@@ -21,7 +21,7 @@ CFG = MonitorsConfig()
 History = list[StepMetrics]
 
 
-def history(phase: str = "trial", **series: list[float | None]) -> History:
+def history(phase: str = "first", **series: list[float | None]) -> History:
     """Steps of one phase; `turns__t1` stands for `turns/t1`, None for a step that did not measure it."""
     names = {key: key.replace("__", "/") for key in series}
     rows = zip(*series.values(), strict=True)
@@ -31,12 +31,12 @@ def history(phase: str = "trial", **series: list[float | None]) -> History:
     ]
 
 
-def cycles(reflected: list[float], trial: float = 100.0, seconds: float = 1.0) -> History:
-    """A trial step of `trial` tokens before each reflection step; reflections take `seconds` for a trial's one."""
+def cycles(reflected: list[float], first: float = 100.0, seconds: float = 1.0) -> History:
+    """A first-answer step of `first` tokens before each reflection step; reflections take `seconds` for the other."""
     steps = []
     for tokens in reflected:
-        shared = {"rollout/tokens": trial, "seconds/step": 1.0, "reflect/tokens_share": 0.0}
-        steps.append(StepMetrics(len(steps) + 1, "trial", shared))
+        shared = {"rollout/tokens": first, "seconds/step": 1.0, "reflect/tokens_share": 0.0}
+        steps.append(StepMetrics(len(steps) + 1, "first", shared))
         own = {"rollout/tokens": tokens, "reflect/tokens": tokens, "reflect/tokens_share": 1.0}
         steps.append(StepMetrics(len(steps) + 1, "reflect", own | {"seconds/step": seconds}))
     return steps
@@ -60,7 +60,7 @@ def repairs(used: float | None, fresh: float | None, count: float = 8.0) -> Hist
     return history("reflect", reflect__used=[count] * 5, reflect__fresh=[count] * 5, **shares)
 
 
-def flat(name: str, value: float, phase: str = "trial", steps: int = 5) -> History:
+def flat(name: str, value: float, phase: str = "first", steps: int = 5) -> History:
     return history(phase, **{name: [value] * steps})
 
 
@@ -92,7 +92,7 @@ FIRES: dict[str, tuple[MonitorName, History, str]] = {
         "2.50 times",
     ),
     "all groups equal": ("no_signal", flat("groups__skipped_share", 0.9), "90.0% of the groups"),
-    "cut off": ("truncation", flat("trial__truncated", 0.25), "25.0% of the answers"),
+    "cut off": ("truncation", flat("first__truncated", 0.25), "25.0% of the answers"),
     "corrections cut off": ("truncation", flat("reflect__truncated", 0.25, "reflect"), "25.0%"),
     "sampler and trainer disagree": ("drift", flat("train__drift", 0.2), "0.2 nats"),
 }
@@ -102,7 +102,7 @@ SILENT: dict[str, tuple[MonitorName, History, bool]] = {  # whether there was so
     "too small a pool": ("repeated_mistakes", pool(3, 1.0, 1.0), False),
     "as much reflection as trial": ("reflection_bottleneck", cycles([100.0] * 3), True),
     "slow reflections, by default": ("reflection_bottleneck", cycles([100.0] * 3, seconds=50.0), True),
-    "a trial step says nothing of reflection": ("reflection_bottleneck", cycles([900.0] * 3)[:-1], False),
+    "a first-answer step says nothing of reflection": ("reflection_bottleneck", cycles([900.0] * 3)[:-1], False),
     "used errors are harder": ("pool_overfit", repairs(0.3, 0.5), True),
     "every error is used once": ("pool_overfit", repairs(None, 0.5), False),
     "too few used errors": ("pool_overfit", repairs(1.0, 0.0, count=3.0), False),
@@ -117,7 +117,7 @@ SILENT: dict[str, tuple[MonitorName, History, bool]] = {  # whether there was so
     "corrections keep their length": ("reflection_length", flat("reflect__length", 100, "reflect", 10), True),
     "no corrections yet to compare with": ("reflection_length", flat("reflect__length", 900, "reflect", 9), False),
     "half of the groups": ("no_signal", flat("groups__skipped_share", 0.5), True),
-    "some are cut off": ("truncation", flat("trial__truncated", 0.2), True),
+    "some are cut off": ("truncation", flat("first__truncated", 0.2), True),
     "rounding": ("drift", flat("train__drift", 1e-3), True),
     "recorded completions have no drift": ("drift", flat("train__loss", 1.0, "fit"), False),
 }
@@ -173,9 +173,9 @@ def test_the_bottleneck_is_judged_over_whole_cycles() -> None:
 
 def test_phases_are_not_mixed() -> None:
     """Entropy of reflection tokens is another quantity than that of first answers."""
-    trials = [StepMetrics(i, "trial", {"train/entropy": 0.5}) for i in range(1, 11)]
+    firsts = [StepMetrics(i, "first", {"train/entropy": 0.5}) for i in range(1, 11)]
     reflections = [StepMetrics(i, "reflect", {"train/entropy": 0.05}) for i in range(11, 21)]
-    assert watch([*trials, *reflections], CFG).metrics["warn/entropy_collapse"] == 0
+    assert watch([*firsts, *reflections], CFG).metrics["warn/entropy_collapse"] == 0
 
 
 def test_shares_weigh_by_what_was_counted() -> None:
@@ -190,10 +190,10 @@ def test_a_line_once_until_it_was_silent() -> None:
     done: History = []
     told = []
     for step, share in enumerate([0.1, 0.3, 0.4, 0.1, 0.5], start=1):
-        metrics = {"trial/truncated": share}
-        found = watch([*done, StepMetrics(step, "trial", {**metrics})], cfg)
+        metrics = {"first/truncated": share}
+        found = watch([*done, StepMetrics(step, "first", {**metrics})], cfg)
         told += [step] if "truncation" in found.news else []
-        done.append(StepMetrics(step, "trial", {**metrics, **found.metrics}))
+        done.append(StepMetrics(step, "first", {**metrics, **found.metrics}))
     assert [s.metrics["warn/truncation"] for s in done] == [0, 1, 1, 0, 1]
     assert told == [2, 5]
 
@@ -201,7 +201,7 @@ def test_a_line_once_until_it_was_silent() -> None:
 def test_a_null_of_the_record_is_not_measured() -> None:
     """JSON has no infinities: what the database gives back is null, and a run before and after a resume agree."""
     for odd in (None, float("inf")):
-        steps = [StepMetrics(1, "trial", {"train/drift": odd}), StepMetrics(2, "trial", {"train/drift": 0.2})]
+        steps = [StepMetrics(1, "first", {"train/drift": odd}), StepMetrics(2, "first", {"train/drift": 0.2})]
         assert "0.2 nats" in watch(steps, CFG).news["drift"]
 
 
@@ -231,9 +231,9 @@ def test_a_run_warns_once_in_a_line_and_at_every_step_in_its_metrics(scrpo_proce
     told = [line for line in done.err.splitlines() if line.startswith("warning: truncation")]
     assert len(told) == 1
     assert re.fullmatch(
-        r"warning: truncation \(trial steps\): [\d.]+% of the answers .* docs/warnings.md#truncation", told[0]
+        r"warning: truncation \(first steps\): [\d.]+% of the answers .* docs/warnings.md#truncation", told[0]
     )
-    steps = [row for row in lines(run_of(tmp_path) / "metrics.jsonl") if row["step"] and "trial/groups" in row]
+    steps = [row for row in lines(run_of(tmp_path) / "metrics.jsonl") if row["step"] and "first/groups" in row]
     assert [row["warn/truncation"] for row in steps] == [1, 1, 1, 1]
     recorded = [json.loads(text) for (text,) in execute(tmp_path, "SELECT metrics_json FROM step ORDER BY step")]
     assert [row["warn/truncation"] for row in recorded] == [1, 1, 1, 1]

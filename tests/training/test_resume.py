@@ -139,26 +139,26 @@ def test_methods_with_a_state_of_their_own_end_the_same_after_a_kill(scrpo_proce
     assert_same(remains(broken), remains(whole))
 
 
-def test_planted_errors_are_the_same_after_a_kill(scrpo_process, tmp_path) -> None:
+def test_injected_errors_are_the_same_after_a_kill(scrpo_process, tmp_path) -> None:
     sizes = {
         "optim.steps": 4,
         "eval.every": "null",
         "method.injection.share": 0.5,
         "method.pool.diversity": "error_kind",
     }
-    planting = (*TRAIN, *(word for key, value in sizes.items() for word in ("--set", f"{key}={value}")))
+    injection = (*TRAIN, *(word for key, value in sizes.items() for word in ("--set", f"{key}={value}")))
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     for directory in (whole, broken):
         directory.mkdir()
-    assert scrpo_process(*planting, directory=whole).code == 0
+    assert scrpo_process(*injection, directory=whole).code == 0
     kill = SignalAt("scrpo_cli.pool.queries:_retire", 4)
-    assert scrpo_process(*planting, directory=broken, hooks=(kill,)).code == -signal.SIGKILL
+    assert scrpo_process(*injection, directory=broken, hooks=(kill,)).code == -signal.SIGKILL
     assert scrpo_process("train", "--resume", "last", directory=broken).code == 0
     expected = remains(whole)
     assert_same(remains(broken), expected)
-    planted = {row["id"] for row in expected.rows["attempt"] if row["model"] == "planted:early"}
-    assert {row["phase"] for row in expected.rows["attempt"] if row["id"] in planted} == {"trial"}
-    assert planted & {row["parent_id"] for row in expected.rows["attempt"]}, "reflection steps work on them"
+    injected = {row["id"] for row in expected.rows["attempt"] if row["model"] == "injected:early"}
+    assert {row["phase"] for row in expected.rows["attempt"] if row["id"] in injected} == {"first"}
+    assert injected & {row["parent_id"] for row in expected.rows["attempt"]}, "reflection steps work on them"
 
 
 def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(scrpo_process, tmp_path, undisturbed) -> None:

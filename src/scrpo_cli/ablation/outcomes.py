@@ -150,7 +150,7 @@ def _curve(db: Database, run_id: str, tokens: dict[int, float]) -> Curve | None:
     longest = max(by_split, key=lambda split: len(by_split[split]), default=None)
     if longest is not None and len(by_split[longest]) > 2:
         return _make_curve(f"first-answer accuracy, {longest} split", by_split[longest])
-    measured = [(s.step, s.metrics.get("trial/accuracy")) for s in steps_of(db, run_id)]
+    measured = [(s.step, s.metrics.get("first/accuracy")) for s in steps_of(db, run_id)]
     points = [(tokens[step], accuracy) for step, accuracy in measured if accuracy is not None]
     return _make_curve("first-answer accuracy while training", points) if len(points) > 2 else None
 

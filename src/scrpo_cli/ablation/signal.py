@@ -11,7 +11,7 @@ from scrpo_cli.pool.queries import StepMetrics
 
 @dataclass(frozen=True)
 class Spending:
-    """Sums over the steps of one phase (`trial`, `reflect`, `turns`, ...) of one run or several.
+    """Sums over the steps of one phase (`first`, `reflect`, `turns`, ...) of one run or several.
 
     `signal` adds up the steps' share of groups whose rewards differ, `trained` the tokens with a weight in the loss.
     """

@@ -44,7 +44,7 @@ SecondTurnOption = Annotated[
 ]
 GateOption = Annotated[
     str | None,
-    typer.Option("--gate", metavar="SIGNAL", help="Reflect by logprob, surprisal, agreement or verdict."),
+    typer.Option("--gate", metavar="SIGNAL", help="Reflect by logprob, mean_logprob, agreement or verdict."),
 ]
 ThresholdOption = Annotated[
     str | None,

@@ -52,8 +52,8 @@ def ls(
 
 def _entries_table(entries: Sequence[Entry], with_pool: bool, with_state: bool) -> Table:
     columns = ["attempt", "problem", "gold", "given", "added", "repaired"]
-    with_planted = any(e.planted for e in entries)
-    columns += ["planted"] * with_planted + ["pool"] * with_pool + ["state"] * with_state
+    with_injected = any(e.injected for e in entries)
+    columns += ["injected"] * with_injected + ["pool"] * with_pool + ["state"] * with_state
     table = _table(*columns)
     for column in table.columns:
         column.no_wrap = True
@@ -61,7 +61,7 @@ def _entries_table(entries: Sequence[Entry], with_pool: bool, with_state: bool) 
     for e in entries:
         given = e.extracted if e.extracted is not None else e.verdict
         cells: list[object] = [e.attempt_id, e.problem, e.answer, given, e.added_step, f"{e.repairs}/{e.uses}"]
-        cells += [e.planted] * with_planted + [e.pool] * with_pool + [e.retired_reason or "alive"] * with_state
+        cells += [e.injected] * with_injected + [e.pool] * with_pool + [e.retired_reason or "alive"] * with_state
         table.add_row(*(_text(cell, 48) for cell in cells))
     return table
 
@@ -149,7 +149,7 @@ def stats_tables(found: Mapping[str, Any]) -> Iterator[RenderableType]:
         "attempts": f"{found['attempts']:,}: {_counts(found['verdicts'])}",
         "filter decisions": _counts(found["decisions"]),
         "pool entries": f"{found['entries']:,}: {_counts({'alive': found['alive'], **found['retired']})}",
-        **{f"  planted: {kind}": _planted(p) for kind, p in found["planted"].items()},
+        **{f"  injected: {kind}": _injected(p) for kind, p in found["injected"].items()},
         "age of the living": _ages(found["age_steps"]),
         "uses": f"{found['uses']:,} attempts on {found['entries_used']:,} entries",
         "repair rate": f"{percent(rate['value'], rate['ci95'])} of these attempts",
@@ -170,7 +170,7 @@ def stats_tables(found: Mapping[str, Any]) -> Iterator[RenderableType]:
         yield top
 
 
-def _planted(found: Mapping[str, Any]) -> str:
+def _injected(found: Mapping[str, Any]) -> str:
     from scrpo_cli.cli.tables import percent
 
     repairs = found["repair_rate"]

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 ReflectOption = Annotated[
     str | None,
-    typer.Option("--reflect-every", metavar="N|never", help="A reflection step after every N trial steps."),
+    typer.Option("--reflect-every", metavar="N|never", help="A reflection step after every N first-answer steps."),
 ]
 
 

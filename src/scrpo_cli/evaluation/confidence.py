@@ -1,7 +1,7 @@
 """How sure a model was of an answer, from what was stored of it: higher is surer, NaN where nothing is known.
 
 Log-probs are those of the sampled tokens, at the sampling temperature (and inside the nucleus, with `eval.top_p`). The
-entropy of the next-token distributions is not stored, so there is no entropy signal: `surprisal` is its sampled kin.
+entropy of the next-token distributions is not stored, so there is no entropy signal: `mean_logprob` is its sampled kin.
 """
 
 from __future__ import annotations

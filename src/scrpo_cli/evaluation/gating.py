@@ -49,7 +49,7 @@ def check_pool_gate(recipe: Recipe) -> None:
     """Refuse a signal that pooled errors do not have."""
     if recipe.eval.gate.signal == "agreement":
         what = "Agreement needs all answers to a problem, and `correct` looks at single errors."
-        raise UserError(what, "eval.gate.signal: agreement", "Use logprob, surprisal or verdict.")
+        raise UserError(what, "eval.gate.signal: agreement", "Use logprob, mean_logprob or verdict.")
 
 
 def fit_gate(
@@ -131,7 +131,7 @@ def confidences(evaluator: Evaluator, answers: Answers) -> np.ndarray:
     match evaluator.recipe.eval.gate.signal:
         case "logprob":
             values = [answer_logprob(a, evaluator.chat.tokenizer) for a in first]
-        case "surprisal":
+        case "mean_logprob":
             values = [mean_logprob(a.completion.logprobs) for a in first]
         case "agreement":
             return padded([agreement([a.grade.extracted for a in row]) for row in answers.first])
@@ -148,11 +148,11 @@ def pooled_confidences(
 ) -> tuple[np.ndarray, list[Attempt]]:
     """(E,) the same for pooled errors, of which only the attempt itself is at hand; NaN where nobody sampled it."""
     tokenizer = evaluator.chat.tokenizer
-    sampled = [None if e.planted else attempts[e.attempt_id] for e in entries]
+    sampled = [None if e.injected else attempts[e.attempt_id] for e in entries]
     match evaluator.recipe.eval.gate.signal:
         case "logprob":
             return np.array([np.nan if a is None else answer_logprob(a, tokenizer) for a in sampled]), []
-        case "surprisal":
+        case "mean_logprob":
             return np.array([np.nan if a is None else mean_logprob(a.completion.logprobs) for a in sampled]), []
         case "verdict":
             requests = [verdict_request(evaluator, e) for e in entries]

@@ -56,7 +56,7 @@ class Budget:
     """Upper bounds on the work, and the sizes, or in `note` why they are not known."""
 
     steps: int
-    trial_rollouts: int
+    first_rollouts: int
     reflection_rollouts: int
     rollouts: int
     generated_tokens: int
@@ -84,7 +84,7 @@ def estimate(recipe: Recipe) -> Budget:
 
 
 def rollouts_per_step(recipe: Recipe) -> tuple[int, int]:
-    """Completions sampled in a trial step and in a reflection step (0: the method has none)."""
+    """Completions sampled in a first-answer step and in a reflection step (0: the method has none)."""
     prompts, samples, method = recipe.optim.prompts_per_step, recipe.rollout.group_size, recipe.method
     if isinstance(method, ScrpoConfig) and method.resolved_trigger.mode != "never":
         return prompts * samples, (method.stage2.prompts or prompts) * (method.stage2.group_size or samples)
@@ -184,7 +184,7 @@ def render(budget: Budget) -> RenderableType:
     table.add_column()
     table.add_column(justify="right")
     table.add_row("steps, at most", f"{budget.steps:,}")
-    table.add_row("rollouts of a trial step", f"{budget.trial_rollouts:,}")
+    table.add_row("rollouts of a first-answer step", f"{budget.first_rollouts:,}")
     if budget.reflection_rollouts:
         table.add_row("rollouts of a reflection step", f"{budget.reflection_rollouts:,}")
     table.add_row("rollouts, at most", f"{budget.rollouts:,}")

@@ -54,7 +54,7 @@ class Fit:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What one step samples, or fits. `phase` prefixes its metrics: `trial`, `reflect`, `turns`, `collect`, `fit`.
+    """What one step samples, or fits. `phase` prefixes its metrics: `first`, `reflect`, `turns`, `collect`, `fit`.
 
     `reference`: from this step on it is the `policy` as it is now, or the `base` model; empty: as it was.
     """
@@ -69,13 +69,13 @@ class Plan:
 class PoolChange:
     """What a step does to the pool: a filter decision for every wrong attempt (`kept` enters), and retirements.
 
-    `planted` attempts enter too: wrong ones that nobody sampled, all of one kind.
+    `injected` attempts enter too: wrong ones that nobody sampled, all of one kind.
     """
 
     decisions: Mapping[str, str] = field(default_factory=dict)
     retired: Sequence[tuple[str, str]] = ()
-    planted: Sequence[Attempt] = ()
-    planted_kind: str = ""
+    injected: Sequence[Attempt] = ()
+    injected_kind: str = ""
 
 
 class Prompts(Protocol):

@@ -31,14 +31,14 @@ from scrpo_cli.types import Credit, Group, PoolEntry, SampleRequest
 
 
 class Grpo(Method):
-    """Every step is a trial step."""
+    """Every step is a first-answer step."""
 
     def __init__(self, cfg: OnPolicyConfig, prompts: Prompts, group_size: int, max_tokens: int = 1) -> None:
         self.cfg, self.prompts, self.group_size, self.max_tokens = cfg, prompts, group_size, max_tokens
         self.state = {}
 
     def plan(self, step: int, waiting: Sequence[PoolEntry]) -> Plan:
-        return trial_plan(self.prompts, step, self.group_size)
+        return first_answer_plan(self.prompts, step, self.group_size)
 
     def more(self, step: int, groups: Sequence[Group], round: int) -> list[SampleRequest]:
         """Dynamic sampling: as many further problems as groups lack signal, for at most `resample` rounds."""
@@ -49,14 +49,14 @@ class Grpo(Method):
         return [self.prompts.first(p, self.group_size) for p in self.prompts.problems(step, round)[:missing]]
 
     def credit(self, groups: Sequence[Group]) -> Credits:
-        return trial_credit(groups, self.cfg.loss, self.cfg.kl, self.cfg.reward, self.max_tokens)
+        return first_answer_credit(groups, self.cfg.loss, self.cfg.kl, self.cfg.reward, self.max_tokens)
 
 
-def trial_plan(prompts: Prompts, step: int, group_size: int) -> Plan:
-    return Plan("trial", [prompts.first(problem, group_size) for problem in prompts.problems(step)])
+def first_answer_plan(prompts: Prompts, step: int, group_size: int) -> Plan:
+    return Plan("first", [prompts.first(problem, group_size) for problem in prompts.problems(step)])
 
 
-def trial_credit(
+def first_answer_credit(
     groups: Sequence[Group], loss: GrpoLoss, kl: KlConfig, reward: RewardConfig | None = None, max_tokens: int = 1
 ) -> Credits:
     """The credit of first answers; `max_tokens` is where the length penalty of `reward` ends."""

@@ -7,7 +7,7 @@ from typing import Any
 from scrpo_cli.methods.base import Library, Method, Prompts
 from scrpo_cli.methods.dpo import Dpo
 from scrpo_cli.methods.grpo import Grpo
-from scrpo_cli.methods.planting import foreign_errors
+from scrpo_cli.methods.injection import recorded_errors
 from scrpo_cli.methods.rrr import Rrr
 from scrpo_cli.methods.score import Budget, Score
 from scrpo_cli.methods.scrpo import Scrpo
@@ -24,9 +24,9 @@ def make_method(recipe: Recipe, prompts: Prompts, library: Library) -> Method:
     if isinstance(cfg, OnPolicyConfig):
         return Grpo(cfg, prompts, group_size, recipe.rollout.max_tokens)
     if isinstance(cfg, ScrpoConfig):
-        foreign = foreign_errors(cfg.injection, prompts, library)
+        recorded = recorded_errors(cfg.injection, prompts, library)
         per_step, longest = optim.prompts_per_step, recipe.rollout.max_tokens
-        return Scrpo(cfg, prompts, group_size, per_step, recipe.seed, longest, foreign)
+        return Scrpo(cfg, prompts, group_size, per_step, recipe.seed, longest, recorded)
     if isinstance(cfg, RrrConfig):
         return Rrr(cfg, prompts, group_size)
     if isinstance(cfg, ScoreConfig):

@@ -1,7 +1,7 @@
 """ScRPO, Self-correction Relative Policy Optimization (arXiv 2511.06065), in the reading of docs/methods/scrpo.md.
 
     repeat
-        trial step (GRPO):   o_1..o_G ~ pi_old(.|q),  credit as in grpo.py
+        first-answer step (GRPO):   o_1..o_G ~ pi_old(.|q),  credit as in grpo.py
                              a wrong o_i of a question on which the model is inconsistent enters the error pool
         when the trigger fires, reflection step(s):
             e = (q, a*, y_bad) from the pool;  x' = T(q, y_bad)              y_bad is context and never in the loss
@@ -11,7 +11,7 @@
             J_2 = 1/Z sum_{i,t} m_{i,t} min(rho A, clip(rho) A) - beta KL
 
 For controlled experiments one piece can be changed alone: which steps earn credit (`learn_from`), what the draw is
-spread over (`pool.diversity`), and what is in the pool (`injection`, planting.py).
+spread over (`pool.diversity`), and what is in the pool (`injection`, injection.py).
 
 The paper's trigger, filter threshold, prompt and token choice are unknown: each is a switch, each default is ours [I].
 """
@@ -26,17 +26,17 @@ import numpy as np
 from scrpo_cli.methods.base import Credits, Method, Plan, PoolChange, Prompts, no_credit
 from scrpo_cli.methods.corrections import correction_credit
 from scrpo_cli.methods.filters import bounded, decisions, evicted, expired, spread, worth_reflecting
-from scrpo_cli.methods.grpo import trial_credit, trial_plan
-from scrpo_cli.methods.planting import Foreign, Planter, target
+from scrpo_cli.methods.grpo import first_answer_credit, first_answer_plan
+from scrpo_cli.methods.injection import Injector, RecordedErrors, target
 from scrpo_cli.recipe.methods import ScrpoConfig
 from scrpo_cli.rng import generator
 from scrpo_cli.types import KEPT, Attempt, AttemptKind, Group, PoolEntry
 
 
 class Scrpo(Method):
-    """Trial steps that fill the error pool, reflection steps that learn from it.
+    """First-answer steps that fill the error pool, reflection steps that learn from it.
 
-    `max_tokens` bounds a completion; `foreign` holds the recorded errors that `injection` may plant.
+    `max_tokens` bounds a completion; `recorded` holds another model's errors that `injection` may use.
     """
 
     def __init__(
@@ -47,16 +47,16 @@ class Scrpo(Method):
         prompts_per_step: int,
         seed: int,
         max_tokens: int = 1,
-        foreign: Foreign | None = None,
+        recorded: RecordedErrors | None = None,
     ) -> None:
         self.cfg, self.prompts, self.group_size, self.seed = cfg, prompts, group_size, seed
         self.max_tokens = max_tokens
-        self.planter = Planter(cfg.injection.kind, prompts, foreign or {}, max_tokens, seed)
+        self.injector = Injector(cfg.injection.kind, prompts, recorded or {}, max_tokens, seed)
         self.trigger = cfg.resolved_trigger
         self.batch = cfg.stage2.prompts or prompts_per_step
         self.trigger_size = self.trigger.size or prompts_per_step
         self.capacity = cfg.pool.capacity or 4 * self.batch
-        self.state: dict[str, Any] = {"trials_since": 0, "reflections": 0, "burst": 0}
+        self.state: dict[str, Any] = {"first_steps": 0, "reflections": 0, "burst": 0}
 
     # -- which prompts are sampled next ------------------------------------------------------------------------
 
@@ -64,7 +64,7 @@ class Scrpo(Method):
         usable = self.usable(waiting, set(self.expired(waiting, step)))
         if self.reflects(step, usable):
             return self.reflection_plan(step, usable)
-        return trial_plan(self.prompts, step, self.group_size)
+        return first_answer_plan(self.prompts, step, self.group_size)
 
     def usable(self, waiting: Sequence[PoolEntry], gone: Collection[str]) -> list[PoolEntry]:
         """What a reflection step may draw: neither expired nor used up, and let through by the gate."""
@@ -79,7 +79,7 @@ class Scrpo(Method):
         if self.trigger.mode == "pool_size":
             return unused(usable) >= self.trigger_size
         if self.trigger.mode == "every_n_steps":
-            return self.state["trials_since"] >= self.trigger.n
+            return self.state["first_steps"] >= self.trigger.n
         return self.state["reflections"] < self.trigger.ratio * (step + 1) - 0.5
 
     def reflection_plan(self, step: int, usable: Sequence[PoolEntry]) -> Plan:
@@ -107,7 +107,7 @@ class Scrpo(Method):
             taught, overlong = "corrections", cfg.stage1.overlong
             credits = correction_credit(groups, cfg.loss, cfg.kl, self.prompts, overlong, cfg.stage2.group_by)
         else:
-            credits = trial_credit(groups, cfg.stage1, cfg.kl, cfg.reward, self.max_tokens)
+            credits = first_answer_credit(groups, cfg.stage1, cfg.kl, cfg.reward, self.max_tokens)
         if cfg.learn_from in ("both", taught):
             return credits
         silent = [no_credit(len(row.mask_T)) for row in credits.rows]
@@ -121,27 +121,27 @@ class Scrpo(Method):
             tried = {g.request.parent.attempt_id for g in groups if g.request.parent}
             self.count_reflection(unused(self.usable(waiting, tried | old.keys())))
             return PoolChange(retired=[*old.items(), *self.consumed(groups)])
-        self.state["trials_since"] += 1
+        self.state["first_steps"] += 1
         own_room = self.capacity - round(self.cfg.injection.share * self.capacity)
         decided = bounded(decisions(groups, self.cfg, self.max_tokens, self.seed, step), own_room, self.seed, step)
         newcomers = sum(d == KEPT for d in decided.values())
         alive = [e for e in waiting if e.attempt_id not in old]
-        out, planted = self.balance(step, groups, alive, newcomers)
-        decided |= {a.id: KEPT for a in planted}
+        out, injected = self.balance(step, groups, alive, newcomers)
+        decided |= {a.id: KEPT for a in injected}
         retired = [*old.items(), *((a, "evicted") for a in out)]
-        return PoolChange(decided, retired, planted, self.cfg.injection.kind)
+        return PoolChange(decided, retired, injected, self.cfg.injection.kind)
 
     def balance(
         self, step: int, groups: Sequence[Group], alive: Sequence[PoolEntry], newcomers: int
     ) -> tuple[list[str], list[Attempt]]:
-        """Entries that must leave for capacity, and errors to plant so that they have their share of the pool."""
+        """Entries that must leave for capacity, and errors to inject so that they have their share of the pool."""
         share, how = self.cfg.injection.share, self.cfg.pool.evict
-        own, planted = [e for e in alive if not e.planted], [e for e in alive if e.planted]
+        own, injected = [e for e in alive if not e.injected], [e for e in alive if e.injected]
         out = evicted(own, newcomers, self.capacity - round(share * self.capacity), how, self.seed, step)
         wanted = target(len(own) + newcomers - len(out), share, self.capacity)
-        out += evicted(planted, 0, wanted, how, self.seed, step)
-        missing = wanted - len(planted)
-        return out, self.planter.plant(step, groups, missing) if missing > 0 else []
+        out += evicted(injected, 0, wanted, how, self.seed, step)
+        missing = wanted - len(injected)
+        return out, self.injector.inject(step, groups, missing) if missing > 0 else []
 
     def expired(self, waiting: Sequence[PoolEntry], step: int) -> list[str]:
         return expired(waiting, step, self.cfg.pool.max_age_steps)
@@ -158,7 +158,7 @@ class Scrpo(Method):
         per_trigger = self.cfg.stage2.steps_per_trigger
         burst = self.state["burst"] or (per_trigger if per_trigger != "drain" else 1)
         left = burst - 1 if per_trigger != "drain" else int(left >= self.batch)
-        self.state |= {"trials_since": 0, "reflections": self.state["reflections"] + 1, "burst": left}
+        self.state |= {"first_steps": 0, "reflections": self.state["reflections"] + 1, "burst": left}
 
 
 def unused(entries: Sequence[PoolEntry]) -> int:

@@ -15,7 +15,7 @@ from scrpo_cli.errors import UserError
 from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.models import ATTEMPT, POOL_ENTRY
 from scrpo_cli.pool.queries import listing, select_entries
-from scrpo_cli.pool.records import planted_kind
+from scrpo_cli.pool.records import injected_kind
 from scrpo_cli.types import AttemptKind, FinishReason, Verdict
 
 PRUNED = "pruned"
@@ -65,8 +65,8 @@ class Entry(BaseModel):
     logprobs: list[float] | None = None
 
     @property
-    def planted(self) -> str:
-        return planted_kind(self.model)
+    def injected(self) -> str:
+        return injected_kind(self.model)
 
 
 def read_entry(row: Mapping[str, Any]) -> Entry:

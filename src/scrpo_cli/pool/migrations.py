@@ -119,8 +119,10 @@ def m002_indices(connection: Connection) -> None:
         connection.execute(text(f"CREATE INDEX {index}"))
 
 
-def m003_fields_for_what_ids_said(connection: Connection) -> None:
-    """Part, group and round of an attempt and the label of an evaluation, which were parts of texts before."""
+def m003_fields_and_words(connection: Connection) -> None:
+    """Part, group and round of an attempt and the label of an evaluation, which were parts of texts before; and the
+    words of the field: grader_error, first (for trial), injected (for planted).
+    """
     for column in ("part TEXT NOT NULL DEFAULT ''", "group_index INTEGER NOT NULL DEFAULT 0"):
         connection.execute(text(f"ALTER TABLE attempt ADD COLUMN {column}"))
     connection.execute(text("ALTER TABLE attempt ADD COLUMN round INTEGER NOT NULL DEFAULT 0"))
@@ -129,7 +131,15 @@ def m003_fields_for_what_ids_said(connection: Connection) -> None:
     if places:
         update = text("UPDATE attempt SET part = :part, group_index = :group WHERE id = :id")
         connection.execute(update, places)
-    connection.execute(text("UPDATE attempt SET verdict = 'grader_error' WHERE verdict = 'error'"))
+    for change in (
+        "attempt SET verdict = 'grader_error' WHERE verdict = 'error'",
+        "attempt SET phase = 'first' WHERE phase = 'trial'",
+        "attempt SET model = 'injected:' || substr(model, 9) WHERE model LIKE 'planted:%'",
+        "step SET phase = 'first' WHERE phase = 'trial'",
+        "step SET metrics_json = replace(metrics_json, '\"trial/', '\"first/')",
+        "step SET metrics_json = replace(metrics_json, '\"pool/planted_share\"', '\"pool/injected_share\"')",
+    ):
+        connection.execute(text(f"UPDATE {change}"))
     _label_evaluations(connection)
 
 
@@ -161,7 +171,7 @@ def _place(attempt_id: str, evaluated: bool) -> tuple[str, int]:
     return rest[-1] if evaluated and rest else "", int(group) if group.isdecimal() else 0
 
 
-MIGRATIONS: list[Migration] = [m001_tables, m002_indices, m003_fields_for_what_ids_said]
+MIGRATIONS: list[Migration] = [m001_tables, m002_indices, m003_fields_and_words]
 
 
 def applied(connection: Connection) -> list[str] | None:

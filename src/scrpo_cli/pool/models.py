@@ -64,7 +64,7 @@ class AttemptRow(SQLModel, table=True):
     run_id: str = Field(sa_type=Text, foreign_key="run.id")
     step: int
     phase: str = Field(sa_type=Text)
-    """What the step did (`trial`, `reflect`, ...); for the answers of an evaluation `eval:BENCHMARK`, or
+    """What the step did (`first`, `reflect`, ...); for the answers of an evaluation `eval:BENCHMARK`, or
     `eval:BENCHMARK:LABEL` where it has a label.
     """
     problem_source: str = Field(sa_type=Text)

@@ -38,14 +38,14 @@ from scrpo_cli.pool.models import ATTEMPT, EVALUATION, POOL_ENTRY, PROBLEM, RUN,
 from scrpo_cli.pool.records import (
     StepRecord,
     attempt_row,
+    injected_kind,
     json_text,
-    planted_kind,
     problem_row,
     read_attempt,
     read_problem,
 )
 from scrpo_cli.recipe.models import Recipe
-from scrpo_cli.types import KEPT, PLANTED, Attempt, PoolEntry, Problem, Verdict
+from scrpo_cli.types import INJECTED, KEPT, Attempt, PoolEntry, Problem, Verdict
 
 RUN_STATUSES = ("running", "done", "failed", "interrupted")
 SUFFIX_LETTERS = "abcdefghijkmnpqrstuvwxyz23456789"  # none that are mistaken for another
@@ -292,13 +292,13 @@ def rewind(db: Database, run_id: str, step: int) -> None:
 
 def attempts_of(db: Database, run_id: str, *, evaluations: bool = True, **filters: Any) -> list[Attempt]:
     """Attempts of a run ordered by (step, id), where the columns named in `filters` equal a value or one of a list:
-    `attempts_of(db, run, phase="trial", verdict=["wrong", "unparsable"])`. Answers to benchmarks can be left out,
-    and planted errors with them.
+    `attempts_of(db, run, phase="first", verdict=["wrong", "unparsable"])`. Answers to benchmarks can be left out,
+    and injected errors with them.
     """
     query = select(ATTEMPT, *PROBLEM_COLUMNS).join_from(ATTEMPT, PROBLEM, ATTEMPT_OF_PROBLEM)
     query = query.where(ATTEMPT.c.run_id == run_id, *(_matches(name, value) for name, value in filters.items()))
     if not evaluations:
-        query = query.where(ATTEMPT.c.phase.not_like(f"{EVALUATED}%"), ATTEMPT.c.model.not_like(f"{PLANTED}%"))
+        query = query.where(ATTEMPT.c.phase.not_like(f"{EVALUATED}%"), ATTEMPT.c.model.not_like(f"{INJECTED}%"))
     with db.read() as connection:
         rows = connection.execute(query).mappings().all()
     rows = sorted(rows, key=lambda row: (row["step"], row["id"]))  # not by the server's collation
@@ -447,7 +447,7 @@ def count_uses(now_step: int | None = None) -> Subquery:
 
 
 def read_entry(row: Mapping[str, Any]) -> PoolEntry:
-    planted = planted_kind(row["model"])
+    injected = injected_kind(row["model"])
     logprobs = np.frombuffer(row["logprobs"], dtype="<f4")
     return PoolEntry(
         attempt_id=row["attempt_id"],
@@ -457,6 +457,6 @@ def read_entry(row: Mapping[str, Any]) -> PoolEntry:
         added_step=row["added_step"],
         uses=row["uses"],
         repairs=row["repairs"],
-        planted=planted,
-        confidence=float(logprobs.mean()) if len(logprobs) and not planted else None,
+        injected=injected,
+        confidence=float(logprobs.mean()) if len(logprobs) and not injected else None,
     )

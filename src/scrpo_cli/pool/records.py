@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from scrpo_cli.types import PLANTED, Attempt, AttemptKind, Completion, FinishReason, Grade, Problem, Verdict
+from scrpo_cli.types import INJECTED, Attempt, AttemptKind, Completion, FinishReason, Grade, Problem, Verdict
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,9 @@ def storable(text: str) -> str:
     return text.encode("utf-8", "replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
-def planted_kind(model: str) -> str:
-    """The kind of error that an experiment planted under this model's name; empty for what a model wrote."""
-    return model.removeprefix(PLANTED) if model.startswith(PLANTED) else ""
+def injected_kind(model: str) -> str:
+    """The kind of error that an experiment injected under this model's name; empty for what a model wrote."""
+    return model.removeprefix(INJECTED) if model.startswith(INJECTED) else ""
 
 
 def problem_row(problem: Problem) -> dict[str, Any]:

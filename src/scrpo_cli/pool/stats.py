@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, Connection, Subquery, func, select, union
 from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.entries import known_pool, last_step
 from scrpo_cli.pool.models import ATTEMPT, POOL_ENTRY
-from scrpo_cli.types import PLANTED, Verdict
+from scrpo_cli.types import INJECTED, Verdict
 
 AGE_BINS = (0, 1, 3, 6, 11, 21, 51, 101)
 """First age of each bin of the histogram, in steps."""
@@ -22,7 +22,7 @@ ALIVE = "alive"
 def pool_stats(db: Database, pool: str | None = None, top: int = 10) -> dict[str, Any]:
     """Counts over one pool, or over all of them.
 
-    Attempts are those of the runs that filled or used the pool, evaluations and planted errors left out; `repair_rate`
+    Attempts are those of the runs that filled or used the pool, evaluations and injected errors left out; `repair_rate`
     counts attempts on pooled errors (errors of the grader left out), `entries_repaired` entries that were tried at all.
     """
     mine = [] if pool is None else [POOL_ENTRY.c.pool == known_pool(db, pool)]
@@ -31,7 +31,7 @@ def pool_stats(db: Database, pool: str | None = None, top: int = 10) -> dict[str
         attempts = connection.execute(_attempts_query(scope)).all()
         entries = connection.execute(_entries_query(mine)).all()
         children = connection.execute(_children_query(mine)).all()
-        planted = connection.execute(_planted_query(mine)).all()
+        injected = connection.execute(_injected_query(mine)).all()
         repeated = connection.execute(_repeated_query(scope)).all()
     verdicts = _sums((verdict, count) for _, verdict, _, count in attempts)
     return {
@@ -47,7 +47,7 @@ def pool_stats(db: Database, pool: str | None = None, top: int = 10) -> dict[str
         "alive": sum(count for _, reason, count in entries if reason == ALIVE),
         "retired": _sums((reason, count) for _, reason, count in entries if reason != ALIVE),
         "age_steps": _ages([(age, count) for age, reason, count in entries if reason == ALIVE]),
-        "planted": _planted(planted, children),
+        "injected": _injected(injected, children),
         **_repairs(children),
         "repeated_mistakes": _repeated(repeated, verdicts.get(Verdict.WRONG.value, 0), top),
     }
@@ -62,8 +62,8 @@ def _entries_query(mine: Sequence[ColumnElement[bool]]) -> Any:
 
 
 def _scope(connection: Connection, mine: Sequence[ColumnElement[bool]]) -> list[ColumnElement[bool]]:
-    """Attempts of the runs that filled the pool or revised its errors; none of evaluations, none that were planted."""
-    training: list[ColumnElement[bool]] = [ATTEMPT.c.phase.not_like("eval:%"), ATTEMPT.c.model.not_like(f"{PLANTED}%")]
+    """Attempts of the runs that filled the pool or revised its errors; none of evaluations, none that were injected."""
+    training: list[ColumnElement[bool]] = [ATTEMPT.c.phase.not_like("eval:%"), ATTEMPT.c.model.not_like(f"{INJECTED}%")]
     if not mine:
         return training
     child = ATTEMPT.alias("child")
@@ -92,14 +92,14 @@ def _children_query(mine: Sequence[ColumnElement[bool]]) -> Any:
     return query.group_by(ATTEMPT.c.parent_id, ATTEMPT.c.kind, ATTEMPT.c.verdict)
 
 
-def _planted_query(mine: Sequence[ColumnElement[bool]]) -> Any:
-    """(pooled attempt, model, pools in which it is, pools in which it is alive) of planted errors"""
+def _injected_query(mine: Sequence[ColumnElement[bool]]) -> Any:
+    """(pooled attempt, model, pools in which it is, pools in which it is alive) of injected errors"""
     query = select(ATTEMPT.c.id, ATTEMPT.c.model, func.count(), func.count() - func.count(POOL_ENTRY.c.retired_step))
     query = query.join(POOL_ENTRY, POOL_ENTRY.c.attempt_id == ATTEMPT.c.id)
-    return query.where(*mine, ATTEMPT.c.model.like(f"{PLANTED}%")).group_by(ATTEMPT.c.id, ATTEMPT.c.model)
+    return query.where(*mine, ATTEMPT.c.model.like(f"{INJECTED}%")).group_by(ATTEMPT.c.id, ATTEMPT.c.model)
 
 
-def _planted(rows: Sequence[Any], children: Sequence[Any]) -> dict[str, dict[str, Any]]:
+def _injected(rows: Sequence[Any], children: Sequence[Any]) -> dict[str, dict[str, Any]]:
     """By kind: entries, those alive, and the repair rate of attempts on them."""
     found = {}
     for model in sorted({model for _, model, *_ in rows}):
@@ -107,7 +107,7 @@ def _planted(rows: Sequence[Any], children: Sequence[Any]) -> dict[str, dict[str
         ids = {row[0] for row in mine}
         repairs = _repairs([child for child in children if child[0] in ids])
         counts = {"entries": sum(row[2] for row in mine), "alive": sum(row[3] for row in mine)}
-        found[model.removeprefix(PLANTED)] = counts | {"repair_rate": repairs["repair_rate"]}
+        found[model.removeprefix(INJECTED)] = counts | {"repair_rate": repairs["repair_rate"]}
     return found
 
 

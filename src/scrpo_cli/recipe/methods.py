@@ -164,31 +164,31 @@ class PoolConfig(Section):
 
 
 class InjectionConfig(Section):
-    """A controlled experiment: wrong attempts that nobody sampled, planted into the pool and marked there."""
+    """A controlled experiment: wrong attempts that nobody sampled, injected into the pool and marked there."""
 
     share: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Of the living pool, restored after each trial step as far as capacity and problems allow; 0: nothing [I]."""
-    kind: Literal["early", "late", "copied", "off_by_one", "foreign"] = "early"
+    """Of the living pool, restored after each first-answer step as far as problems allow; 0: nothing [I]."""
+    kind: Literal["early", "late", "copied", "off_by_one", "other_model"] = "early"
     """A wrong first or last line, carried on; another problem's wrong answer; one off; another model's attempt [I]."""
     run: str | None = None
-    """foreign: the recorded run that holds the attempts, such as one of `scrpo collect --from-jsonl`."""
+    """other_model: the recorded run that holds the attempts, such as one of `scrpo collect --from-jsonl`."""
 
     @model_validator(mode="after")
-    def _foreign_needs_a_run(self) -> InjectionConfig:
-        if self.share and self.kind == "foreign" and not self.run:
-            raise ValueError("injection of foreign errors needs a run: a `scrpo collect --from-jsonl` run")
+    def _other_model_needs_a_run(self) -> InjectionConfig:
+        if self.share and self.kind == "other_model" and not self.run:
+            raise ValueError("injection of another model's errors needs a run: a `scrpo collect --from-jsonl` run")
         return self
 
 
 class TriggerConfig(Section):
-    """When a reflection step comes instead of a trial step."""
+    """When a reflection step comes instead of a first-answer step."""
 
     mode: Literal["pool_size", "every_n_steps", "ratio", "never"] = "pool_size"
     """Summaries say only that stage 2 is periodic [S]; `never` is plain GRPO that keeps a pool."""
     size: PositiveInt | None = None
-    """pool_size: fire when so many unused errors wait; none: the trial prompt batch [I]."""
+    """pool_size: fire when so many unused errors wait; none: the prompt batch of a first-answer step [I]."""
     n: PositiveInt = 10
-    """every_n_steps: a reflection step after every n trial steps [I]."""
+    """every_n_steps: a reflection step after every n first-answer steps [I]."""
     ratio: Annotated[float, Field(gt=0, lt=1)] = 0.25
     """ratio: the share of all steps that reflect [I]."""
 
@@ -197,7 +197,7 @@ class Stage2Config(Section):
     steps_per_trigger: PositiveInt | Literal["drain"] = 1
     """Reflection steps in a row; `drain`: until the pool holds less than one batch of unused errors [I]."""
     prompts: PositiveInt | None = None
-    """Errors of one reflection step; none: the trial prompt batch [I]."""
+    """Errors of one reflection step; none: the prompt batch of a first-answer step [I]."""
     group_size: PositiveInt | None = None
     """Corrections sampled of each error; none: as in stage 1 [I]."""
     group_by: Literal["error", "question"] = "error"

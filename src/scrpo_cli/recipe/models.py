@@ -201,7 +201,7 @@ class OptimConfig(Section):
     max_generated_tokens: PositiveInt | None = None
     """Budget: stop after the step that reaches so many generated tokens, however many steps are left."""
     prompts_per_step: PositiveInt = 128
-    """Problems of one trial step."""
+    """Problems of one first-answer step."""
     minibatches: PositiveInt = 1
     """Optimizer steps per batch of rollouts; above 1 the later ones are off-policy and the clip matters."""
     tokens_per_microbatch: PositiveInt = 32768

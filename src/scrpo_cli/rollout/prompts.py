@@ -86,16 +86,16 @@ def reflection_request(task: Task, chat: Chat, cfg: TaskConfig, entry: PoolEntry
 
 
 def check_task(recipe: Recipe, task: Task) -> None:
-    """Refuse an experiment on kinds of errors that the task cannot tell apart or plant."""
+    """Refuse an experiment on kinds of errors that the task cannot tell apart or inject."""
     cfg = recipe.method
     if not isinstance(cfg, ScrpoConfig):
         return
     if cfg.pool.diversity == "error_kind" and not task.error_kinds:
         what = f"The task '{task.name}' cannot tell kinds of errors apart."
         raise UserError(what, "method.pool.diversity: error_kind", "Use problem or answer.")
-    if cfg.injection.share and cfg.injection.kind not in task.plants:
-        what = f"The task '{task.name}' cannot plant '{cfg.injection.kind}' errors: it knows no worked steps."
-        raise UserError(what, "method.injection.kind", f"Use {' or '.join(task.plants)}.")
+    if cfg.injection.share and cfg.injection.kind not in task.injectable:
+        what = f"The task '{task.name}' cannot inject '{cfg.injection.kind}' errors: it knows no worked steps."
+        raise UserError(what, "method.injection.kind", f"Use {' or '.join(task.injectable)}.")
 
 
 def check_prompt_budget(recipe: Recipe, task: Task, chat: Chat, problems: Sequence[Problem]) -> None:

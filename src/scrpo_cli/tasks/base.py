@@ -19,8 +19,8 @@ class Task(Protocol):
     """Name and version of the grader, stored with every verdict."""
     error_kinds: Sequence[str]
     """The kinds of errors that `error_kind` tells apart; empty where it cannot tell."""
-    plants: Sequence[str]
-    """The kinds of errors that experiments may plant (`method.injection.kind`)."""
+    injectable: Sequence[str]
+    """The kinds of errors that experiments may inject (`method.injection.kind`)."""
     votes: bool
     """Whether final answers can be counted by a majority vote; programs cannot."""
 
@@ -63,7 +63,7 @@ class BaseTask:
     """
 
     error_kinds: Sequence[str] = ()
-    plants: Sequence[str] = ("copied", "foreign")
+    injectable: Sequence[str] = ("copied", "other_model")
     votes: bool = True
 
     def __init__(self, cfg: TaskConfig) -> None:

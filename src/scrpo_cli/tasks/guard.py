@@ -33,7 +33,7 @@ class Guarded:
         self.task, self.max_failed, self._grader, self._stamp = task, max_failed, grader, stamp
         self.name = task.name
         self.grader = grader.label if grader else self._stamped(task.grader)
-        self.error_kinds, self.plants = task.error_kinds, task.plants
+        self.error_kinds, self.injectable = task.error_kinds, task.injectable
         self.votes: bool = getattr(task, "votes", True)
         self._graded = 0
         self._reasons: list[str] = []

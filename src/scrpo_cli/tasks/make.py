@@ -19,7 +19,7 @@ TASKS: dict[str, Callable[[TaskConfig], Task]] = {
     "math": lambda cfg: MathTask(cfg, cfg.grading.processes, cfg.grading.deadline),
     "code": CodeTask,
 }
-DATA = ("name", "grader", "error_kinds", "plants")
+DATA = ("name", "grader", "error_kinds", "injectable")
 CALLS = ("problems", "messages", "grade", "compare", "error_kind", "worked", "slips", "close")
 
 

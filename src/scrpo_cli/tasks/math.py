@@ -17,7 +17,7 @@ class MathTask(BaseTask):
 
     name = "math"
     grader = GRADER
-    plants: Sequence[str] = ("copied", "off_by_one", "foreign")
+    injectable: Sequence[str] = ("copied", "off_by_one", "other_model")
 
     def __init__(self, cfg: TaskConfig, workers: int | None = None, deadline_s: float = DEADLINE_S) -> None:
         super().__init__(cfg)

@@ -20,7 +20,7 @@ GRADER = "tiny/1"
 PROBLEM_SEED = 0  # one fixed stream: a recipe's seed moves the training, never the problems
 LENGTHS = {"train": 20_000, "validation": 2_000, "test": 2_000}
 
-SHIFTS = (-10, -2, -1, 1, 2, 10)  # of a planted wrong line: what carries, borrows and slips do
+SHIFTS = (-10, -2, -1, 1, 2, 10)  # of a injected wrong line: what carries, borrows and slips do
 
 _INTEGER = re.compile(r"-?[0-9]{1,9}")
 _LINE = re.compile(r"([0-9]{1,9})([+-])([0-9]{1,9})=(-?[0-9]{1,9})")
@@ -59,7 +59,7 @@ class TinyTask(BaseTask):
     name = "tiny"
     grader = GRADER
     error_kinds: Sequence[str] = tuple(ErrorKind)
-    plants: Sequence[str] = ("early", "late", "copied", "off_by_one", "foreign")
+    injectable: Sequence[str] = ("early", "late", "copied", "off_by_one", "other_model")
 
     def problems(self, cfg: ProblemsConfig) -> Sequence[Problem]:
         if cfg.source != "tiny":

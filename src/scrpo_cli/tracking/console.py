@@ -16,14 +16,14 @@ from rich.text import Text
 from scrpo_cli.recipe.models import Recipe
 
 FIELDS = (
-    ("reward", "trial/reward", "{:.2f}"),
-    ("accuracy", "trial/accuracy", "{:.0%}"),
+    ("reward", "first/reward", "{:.2f}"),
+    ("accuracy", "first/accuracy", "{:.0%}"),
     ("second answer", "turns/t2", "{:.0%}"),
     ("fix rate", "reflect/fix_rate", "{:.0%}"),
     ("pool", "pool/size", "{:.0f}"),
     ("pool age", "pool/age", "{:.1f}"),
     ("skipped", "groups/skipped_share", "{:.0%}"),
-    ("truncated", "trial/truncated", "{:.0%}"),
+    ("truncated", "first/truncated", "{:.0%}"),
     ("KL", "train/kl", "{:.2g}"),
     ("entropy", "train/entropy", "{:.2f}"),
     ("grad norm", "train/grad_norm", "{:.2g}"),
@@ -53,8 +53,8 @@ class ConsoleSink:
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         shown = {**metrics, **_tokens_per_second(metrics)}
         self._latest.update(shown)
-        if math.isfinite(metrics.get("trial/accuracy", math.nan)):
-            self._accuracy.append(metrics["trial/accuracy"])
+        if math.isfinite(metrics.get("first/accuracy", math.nan)):
+            self._accuracy.append(metrics["first/accuracy"])
         self._evals += describe_evals(step, metrics)
         self._progress.update(self._bars["steps"], completed=step)
         if "tokens" in self._bars and "tokens/total" in metrics:

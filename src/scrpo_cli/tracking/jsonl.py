@@ -1,4 +1,4 @@
-"""metrics.jsonl, the truth about a run's steps: one JSON object a line, {"step": 3, "time": ..., "trial/reward": ...}.
+"""metrics.jsonl, the truth about a run's steps: one JSON object a line, {"step": 3, "time": ..., "first/reward": ...}.
 An evaluation is a line of its own, with the step that it came after.
 
 A line is flushed when it is written. A process that is killed leaves at most a half-written last line, which readers

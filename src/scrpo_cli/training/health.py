@@ -60,7 +60,7 @@ def step_metrics(
         skipped = credits.skipped_groups
         metrics |= {"groups/skipped": skipped, "groups/skipped_share": skipped / compared(groups)}
         metrics |= {"reflect/tokens_share": reflected}
-    metrics |= measured("trial/accuracy", outcomes(first))
+    metrics |= measured("first/accuracy", outcomes(first))
     metrics |= repair_metrics(corrections, cfg) | turn_metrics(groups, cfg) | pool_metrics(pool, step, cfg)
     metrics["memory/mb"] = memory_mb()
     return {k: float(v) for k, v in metrics.items()}
@@ -157,8 +157,8 @@ def pool_metrics(pool: Sequence[PoolEntry], step: int, cfg: MonitorsConfig) -> d
         found["pool/age"] = float(np.mean([step - e.added_step for e in pool]))
         found["pool/repeated_share"] = (len(mistakes) - len(set(mistakes))) / len(pool)
         found["pool/stuck_share"] = float(np.mean(stuck))
-    if planted := sum(e.planted != "" for e in pool):
-        found["pool/planted_share"] = planted / len(pool)
+    if injected := sum(e.injected != "" for e in pool):
+        found["pool/injected_share"] = injected / len(pool)
     return found
 
 

@@ -26,7 +26,7 @@ from scrpo_cli.tracking.jsonl import read_metrics
 from scrpo_cli.training import health
 from scrpo_cli.training.monitors import watch
 from scrpo_cli.training.session import Session
-from scrpo_cli.types import PLANTED, Completion, Group
+from scrpo_cli.types import INJECTED, Completion, Group
 
 
 def train(run: Session) -> dict[str, Any]:
@@ -128,8 +128,8 @@ def commit(
             str(run.directory),
             "Start a new run with a lower optim.lr or a higher kl.beta.",
         )
-    models = {a.id: f"{PLANTED}{change.planted_kind}" for a in change.planted}
-    written, retired = [*attempts, *change.planted], list(change.retired)
+    models = {a.id: f"{INJECTED}{change.injected_kind}" for a in change.injected}
+    written, retired = [*attempts, *change.injected], list(change.retired)
     record = StepRecord(step, plan.phase, written, dict(change.decisions), run.pool, retired, metrics, models)
     record_step(run.db, run.run_id, record)
     run.progress.step, run.progress.generated_tokens = step, generated

@@ -117,8 +117,8 @@ def repeated_mistakes(steps: Steps, cfg: MonitorsConfig, limit: float) -> Readin
 
 
 def reflection_bottleneck(steps: Steps, cfg: MonitorsConfig, limit: float) -> Reading | None:
-    """Judged where a step reflects, over the last reflections and the trials before each: whole cycles. A step that
-    does both is divided by its tokens.
+    """Judged where a step reflects, over the last reflections and the steps before each: whole cycles. A step that does
+    both is divided by its tokens.
     """
     reflecting = [i for i, s in enumerate(steps) if s.metrics.get("reflect/tokens")]
     if not reflecting or reflecting[-1] != len(steps) - 1:

@@ -1,4 +1,4 @@
-"""Planted errors on the tiny world: each kind is what it says, has its share of the pool, and is never right."""
+"""Injected errors on the tiny world: each kind is what it says, has its share of the pool, and is never right."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 
 from scrpo_cli.assets import embedded_model_dir
 from scrpo_cli.errors import UserError
-from scrpo_cli.methods.planting import Planter, foreign_errors, in_turn, neighbours, target
+from scrpo_cli.methods.injection import Injector, in_turn, neighbours, recorded_errors, target
 from scrpo_cli.methods.scrpo import Scrpo
 from scrpo_cli.recipe.methods import InjectionConfig, ScrpoConfig
 from scrpo_cli.recipe.models import Recipe
@@ -51,7 +51,7 @@ def answered(problem, shift: int, attempt_id: str = "run:1:0:0") -> Attempt:
     return Attempt(attempt_id, problem, Completion([1], [2], [-1.0], text, FinishReason.STOP), grade)
 
 
-def trial_groups(count: int = 4, step: int = 1, shifts=(0, 3)) -> list[Group]:
+def first_groups(count: int = 4, step: int = 1, shifts=(0, 3)) -> list[Group]:
     """Groups of a right and a wrong answer."""
     problems = [PROBLEMS[(step * count + i) % len(PROBLEMS)] for i in range(count)]
     return [
@@ -60,8 +60,8 @@ def trial_groups(count: int = 4, step: int = 1, shifts=(0, 3)) -> list[Group]:
     ]
 
 
-def planted(kind: str, count: int = 8, groups=None, step: int = 1, max_tokens: int = 256, foreign=None):
-    return Planter(kind, PROMPTS, foreign or {}, max_tokens, seed=0).plant(step, groups or trial_groups(), count)
+def injected(kind: str, count: int = 8, groups=None, step: int = 1, max_tokens: int = 256, recorded=None):
+    return Injector(kind, PROMPTS, recorded or {}, max_tokens, seed=0).inject(step, groups or first_groups(), count)
 
 
 def wrong_lines(text: str) -> list[int]:
@@ -75,7 +75,7 @@ def wrong_lines(text: str) -> list[int]:
 
 @pytest.mark.parametrize("kind", ["early", "late"])
 def test_a_wrong_line_is_carried_on_consistently(kind):
-    for attempt in planted(kind):
+    for attempt in injected(kind):
         text, terms = attempt.completion.text, parse_chain(attempt.problem.text).terms
         assert wrong_lines(text) == [0 if kind == "early" else len(terms) - 1]
         assert attempt.grade.verdict is Verdict.WRONG
@@ -83,7 +83,7 @@ def test_a_wrong_line_is_carried_on_consistently(kind):
 
 
 def test_off_by_one_boxes_a_neighbour_of_the_right_answer():
-    found = planted("off_by_one")
+    found = injected("off_by_one")
     assert len({(a.problem.id, a.completion.text) for a in found}) == 8  # both neighbours of each of four problems
     for attempt in found:
         assert abs(int(attempt.grade.extracted) - int(attempt.problem.answer)) == 1
@@ -92,8 +92,8 @@ def test_off_by_one_boxes_a_neighbour_of_the_right_answer():
 
 
 def test_copied_answers_are_wrong_answers_to_other_problems_of_the_step():
-    groups = trial_groups()
-    found = planted("copied", groups=groups)
+    groups = first_groups()
+    found = injected("copied", groups=groups)
     assert len(found) == 8
     for attempt in found:
         others = {g.attempts[1].grade.extracted for g in groups if g.request.problem != attempt.problem}
@@ -101,17 +101,17 @@ def test_copied_answers_are_wrong_answers_to_other_problems_of_the_step():
         assert error_kind(attempt.problem, attempt.completion.text) is ErrorKind.COPY
 
 
-def test_a_copied_answer_that_happens_to_be_right_is_not_planted():
-    first, second = trial_groups(2)
+def test_a_copied_answer_that_happens_to_be_right_is_not_injected():
+    first, second = first_groups(2)
     lucky = replace(first.attempts[1], grade=Grade(Verdict.WRONG, second.request.problem.answer))
     groups = [Group(first.request, [lucky]), Group(second.request, second.attempts[:1])]
-    assert planted("copied", groups=groups) == []
+    assert injected("copied", groups=groups) == []
 
 
 @settings(deadline=None, max_examples=30)
 @given(st.integers(1, 500), st.sampled_from(["early", "late", "copied", "off_by_one"]), st.integers(1, 12))
-def test_nothing_right_is_ever_planted(step, kind, count):
-    found = planted(kind, count, trial_groups(3, step), step)
+def test_nothing_right_is_ever_injected(step, kind, count):
+    found = injected(kind, count, first_groups(3, step), step)
     assert all(a.grade.verdict is Verdict.WRONG and a.grade.extracted != a.problem.answer for a in found)
     assert all(error_kind(a.problem, a.completion.text) is not None for a in found)
     assert len({(a.problem.id, a.completion.text) for a in found}) == len(found) <= count
@@ -119,9 +119,9 @@ def test_nothing_right_is_ever_planted(step, kind, count):
 
 def test_without_a_worked_answer_of_the_task_a_right_one_of_the_group_serves(monkeypatch):
     monkeypatch.setattr(TASK, "worked", lambda problem: None)
-    with_right, without = trial_groups(2)
-    assert {a.problem.id for a in planted("off_by_one", groups=[with_right])} == {with_right.request.problem.id}
-    assert planted("off_by_one", groups=[Group(without.request, without.attempts[1:])]) == []
+    with_right, without = first_groups(2)
+    assert {a.problem.id for a in injected("off_by_one", groups=[with_right])} == {with_right.request.problem.id}
+    assert injected("off_by_one", groups=[Group(without.request, without.attempts[1:])]) == []
 
 
 @pytest.mark.parametrize(("answer", "near"), [("7", ["6", "8"]), ("-1", ["-2", "0"]), ("1,000", ["999", "1001"])])
@@ -144,17 +144,17 @@ class Recorded:
         return self.recorded
 
 
-FOREIGN = InjectionConfig(share=0.5, kind="foreign", run="theirs")
+FOREIGN = InjectionConfig(share=0.5, kind="other_model", run="theirs")
 
 
-def test_foreign_errors_are_found_by_the_text_of_the_problem():
+def test_recorded_errors_are_found_by_the_text_of_the_problem():
     problem = PROBLEMS[4]
     elsewhere = replace(problem, id="17", source="theirs")
     attempts = [replace(answered(problem, d), problem=elsewhere) for d in (0, 1, 2)]
     attempts.append(replace(attempts[1], kind=AttemptKind.CORRECTION))
-    found = foreign_errors(FOREIGN, PROMPTS, Recorded(attempts))
+    found = recorded_errors(FOREIGN, PROMPTS, Recorded(attempts))
     assert found == {problem.text: [a.completion.text for a in attempts[1:3]]}
-    (one, two) = planted("foreign", groups=trial_groups(1, step=4), foreign=found)
+    (one, two) = injected("other_model", groups=first_groups(1, step=4), recorded=found)
     assert {one.completion.text, two.completion.text} == set(found[problem.text])
     assert one.problem == problem
 
@@ -163,21 +163,21 @@ def test_foreign_errors_are_found_by_the_text_of_the_problem():
 def test_a_run_without_wrong_answers_to_these_problems_is_refused(shift):
     problem = TASK.problems(RECIPE.task.train)[100]  # not one of PROMPTS
     with pytest.raises(UserError, match="Run theirs has no wrong first answer"):
-        foreign_errors(FOREIGN, PROMPTS, Recorded([answered(problem, shift), answered(PROBLEMS[0], 0)]))
+        recorded_errors(FOREIGN, PROMPTS, Recorded([answered(problem, shift), answered(PROBLEMS[0], 0)]))
 
 
 def test_without_a_share_the_run_is_not_read():
-    assert foreign_errors(InjectionConfig(kind="foreign"), PROMPTS, None) == {}
+    assert recorded_errors(InjectionConfig(kind="other_model"), PROMPTS, None) == {}
     with pytest.raises(ValueError, match="needs a run"):
-        InjectionConfig(share=0.1, kind="foreign")
+        InjectionConfig(share=0.1, kind="other_model")
 
 
 # -- rows -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_planted_attempt_is_a_first_answer_with_tokens():
-    first, second = planted("late", 2)
-    assert (first.id, second.id) == ("run:1:planted:0", "run:1:planted:1")
+def test_a_injected_attempt_is_a_first_answer_with_tokens():
+    first, second = injected("late", 2)
+    assert (first.id, second.id) == ("run:1:injected:0", "run:1:injected:1")
     assert (first.kind, first.sample, second.sample) == (AttemptKind.FIRST, 0, 1)
     completion = first.completion
     assert PROMPTS.chat.tokenizer.decode(completion.ids) == completion.text
@@ -187,20 +187,20 @@ def test_a_planted_attempt_is_a_first_answer_with_tokens():
 
 
 def test_what_has_no_room_in_a_prompt_is_passed_over():
-    longest = max(len(a.completion.ids) for a in planted("early"))
-    assert len(planted("early", max_tokens=longest)) == 8
-    assert planted("early", max_tokens=10) == []
+    longest = max(len(a.completion.ids) for a in injected("early"))
+    assert len(injected("early", max_tokens=longest)) == 8
+    assert injected("early", max_tokens=10) == []
 
 
 def test_problems_take_turns_and_the_same_seed_plants_the_same():
-    found = planted("early", 6)
+    found = injected("early", 6)
     assert sorted(Counter(a.problem.id for a in found).values()) == [1, 1, 2, 2]
-    assert found == planted("early", 6)
+    assert found == injected("early", 6)
     assert list(in_turn([iter("abc"), iter(""), iter("d")])) == ["a", "d", "b", "c"]
 
 
 def test_slips_differ_by_seed():
-    texts = {next(TASK.slips(PROBLEMS[0], "early", generator(seed, 1, "plant"))) for seed in range(20)}
+    texts = {next(TASK.slips(PROBLEMS[0], "early", generator(seed, 1, "inject"))) for seed in range(20)}
     assert len(texts) > 1
 
 
@@ -215,38 +215,38 @@ def after(pool: list[PoolEntry], step: int, groups, change) -> list[PoolEntry]:
     """The living pool once `change` is committed."""
     gone = {a for a, _ in change.retired}
     own = [PoolEntry.of(a, step) for g in groups for a in g.attempts if change.decisions.get(a.id) == "kept"]
-    new = [replace(PoolEntry.of(a, step), planted=change.planted_kind) for a in change.planted]
+    new = [replace(PoolEntry.of(a, step), injected=change.injected_kind) for a in change.injected]
     return [*(e for e in pool if e.attempt_id not in gone), *own, *new]
 
 
 @settings(deadline=None, max_examples=20, suppress_health_check=[HealthCheck.too_slow])
 @given(st.sampled_from([0.0, 0.25, 0.5, 0.75]), st.sampled_from(["fifo", "random"]), st.integers(16, 40))
-def test_after_each_trial_step_the_share_of_the_pool_is_planted_within_its_capacity(share, evict, capacity):
+def test_after_each_trial_step_the_share_of_the_pool_is_injected_within_its_capacity(share, evict, capacity):
     method = scrpo(pool={"capacity": capacity, "evict": evict}, injection={"share": share, "kind": "early"})
     pool: list[PoolEntry] = []
     for step in range(1, 9):
-        groups = trial_groups(4, step)
+        groups = first_groups(4, step)
         pool = after(pool, step, groups, method.curate(step, groups, pool))
-        own = sum(not e.planted for e in pool)
+        own = sum(not e.injected for e in pool)
         assert len(pool) <= capacity
         assert len(pool) - own == target(own, share, capacity)
         assert abs((len(pool) - own) - share * len(pool)) <= 1
 
 
-def test_planted_errors_that_outlive_the_models_own_are_evicted():
+def test_injected_errors_that_outlive_the_models_own_are_evicted():
     method = scrpo(injection={"share": 0.5})
-    pool = [replace(PoolEntry.of(a), planted="early") for a in planted("early", 8)]
-    groups = trial_groups(4)
+    pool = [replace(PoolEntry.of(a), injected="early") for a in injected("early", 8)]
+    groups = first_groups(4)
     change = method.curate(2, groups, pool)
-    assert change.planted == []
+    assert change.injected == []
     assert Counter(reason for _, reason in change.retired) == {"evicted": 4}
-    assert sum(e.planted != "" for e in after(pool, 2, groups, change)) == 4
+    assert sum(e.injected != "" for e in after(pool, 2, groups, change)) == 4
 
 
-def test_where_the_problems_give_no_more_fewer_are_planted():
+def test_where_the_problems_give_no_more_fewer_are_injected():
     method = scrpo(injection={"share": 0.75, "kind": "copied"})
-    change = method.curate(1, trial_groups(1), [])  # there is no other problem to copy from
-    assert (sum(d == "kept" for d in change.decisions.values()), change.planted) == (1, [])
+    change = method.curate(1, first_groups(1), [])  # there is no other problem to copy from
+    assert (sum(d == "kept" for d in change.decisions.values()), change.injected) == (1, [])
 
 
 # -- what a task can do ---------------------------------------------------------------------------------------------
@@ -255,8 +255,8 @@ def test_where_the_problems_give_no_more_fewer_are_planted():
 @pytest.mark.parametrize(
     ("method", "message"),
     [
-        ({"injection": {"share": 0.5, "kind": "early"}}, "cannot plant 'early'"),
-        ({"injection": {"share": 0.5, "kind": "late"}}, "cannot plant 'late'"),
+        ({"injection": {"share": 0.5, "kind": "early"}}, "cannot inject 'early'"),
+        ({"injection": {"share": 0.5, "kind": "late"}}, "cannot inject 'late'"),
         ({"pool": {"diversity": "error_kind"}}, "cannot tell kinds of errors apart"),
     ],
 )
@@ -286,7 +286,7 @@ def test_mathematics_takes_a_right_answer_of_the_group_and_changes_its_end():
             for s, (text, grade) in enumerate(zip(responses, grades, strict=True))
         ]
         groups.append(Group(SampleRequest(problem, [], len(attempts)), attempts))
-    made = {kind: Planter(kind, prompts, {}, 256, 0).plant(1, groups, 9) for kind in ("off_by_one", "copied")}
+    made = {kind: Injector(kind, prompts, {}, 256, 0).inject(1, groups, 9) for kind in ("off_by_one", "copied")}
     task.close()
     assert {a.completion.text for a in made["off_by_one"]} == {"I add: \\boxed{1233}.", "I add: \\boxed{1235}."}
     assert {a.completion.text for a in made["copied"]} == {"I add: \\boxed{6}.", "Hence \\boxed{6}."}

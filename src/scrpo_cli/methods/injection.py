@@ -1,12 +1,12 @@
-"""Controlled experiments: wrong attempts of a chosen kind, planted into the error pool at a chosen share.
+"""Controlled experiments: wrong attempts of a chosen kind, injected into the error pool at a chosen share.
 
     early, late    a worked answer whose first (last) line is wrong, carried on consistently
     copied         a right worked answer that ends in the wrong answer of another problem of the step
     off_by_one     a right worked answer that ends in the right answer plus or minus one (integers)
-    foreign        a wrong attempt of another model at this problem, from a recorded run
+    other_model      a wrong attempt of another model at this problem, from a recorded run
 
 A right worked answer is the task's own or, where it has none, a right attempt of the problem's group. The task grades
-what is planted, and only `wrong` is: never a right answer, never one that cannot be read.
+what is injected, and only `wrong` is: never a right answer, never one that cannot be read.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from scrpo_cli.rng import generator
 from scrpo_cli.types import Attempt, AttemptKind, Group, Problem, Verdict
 
 T = TypeVar("T")
-Foreign = Mapping[str, Sequence[str]]
+RecordedErrors = Mapping[str, Sequence[str]]
 """Wrong answers of another model by problem text: the same problem has other ids elsewhere."""
 
 _INTEGER = re.compile(r"-?\d+")
 
 
-def foreign_errors(cfg: InjectionConfig, prompts: Prompts, library: Library) -> Foreign:
-    """What `kind: foreign` plants; UserError where the run has no wrong first answer to a problem of this one."""
-    if not cfg.share or cfg.kind != "foreign":
+def recorded_errors(cfg: InjectionConfig, prompts: Prompts, library: Library) -> RecordedErrors:
+    """What `kind: other_model` injects; UserError where the run has no wrong first answer to a problem of this one."""
+    if not cfg.share or cfg.kind != "other_model":
         return {}
     found: dict[str, list[str]] = {}
     for attempt in library.attempts([str(cfg.run)]):
@@ -49,35 +49,35 @@ def foreign_errors(cfg: InjectionConfig, prompts: Prompts, library: Library) -> 
 
 
 def target(own: int, share: float, capacity: int) -> int:
-    """How many planted errors beside `own` others make up `share` of the pool, within its capacity."""
+    """How many injected errors beside `own` others make up `share` of the pool, within its capacity."""
     return min(round(share * own / (1 - share)), max(0, capacity - own))
 
 
 @dataclass(frozen=True)
-class Planter:
+class Injector:
     """Makes wrong attempts of one kind. Longer ones than `max_tokens` are passed over: no prompt has room for them."""
 
     kind: str
     prompts: Prompts
-    foreign: Foreign
+    recorded: RecordedErrors
     max_tokens: int
     seed: int
 
-    def plant(self, step: int, groups: Sequence[Group], count: int) -> list[Attempt]:
-        """At most `count` attempts at the problems of a trial step, which take turns in random order."""
+    def inject(self, step: int, groups: Sequence[Group], count: int) -> list[Attempt]:
+        """At most `count` attempts at the problems of a first-answer step, which take turns in random order."""
         prefix = groups[0].attempts[0].id.rsplit(":", 2)[0]
-        planted: list[Attempt] = []
+        injected: list[Attempt] = []
         for problem, text in in_turn(self.sources(step, groups)):
-            attempt = self.prompts.written(problem, text, f"{prefix}:planted:{len(planted)}", len(planted))
+            attempt = self.prompts.written(problem, text, f"{prefix}:injected:{len(injected)}", len(injected))
             if attempt.grade.verdict is Verdict.WRONG and len(attempt.completion.ids) <= self.max_tokens:
-                planted.append(attempt)
-            if len(planted) == count:
+                injected.append(attempt)
+            if len(injected) == count:
                 break
-        return planted
+        return injected
 
     def sources(self, step: int, groups: Sequence[Group]) -> list[Iterator[tuple[Problem, str]]]:
-        order = generator(self.seed, step, "plant").permutation(len(groups))
-        randoms = [generator(self.seed, step, "plant", 1 + int(i)) for i in order]
+        order = generator(self.seed, step, "inject").permutation(len(groups))
+        randoms = [generator(self.seed, step, "inject", 1 + int(i)) for i in order]
         return [
             zip(repeat(groups[i].request.problem), self.wrong_texts(groups[i], groups, rng), strict=False)
             for i, rng in zip(order, randoms, strict=True)
@@ -88,8 +88,8 @@ class Planter:
         problem = group.request.problem
         if self.kind in ("early", "late"):
             yield from self.prompts.slips(problem, self.kind, rng)
-        elif self.kind == "foreign":
-            yield from shuffled(self.foreign.get(problem.text, []), rng)
+        elif self.kind == "other_model":
+            yield from shuffled(self.recorded.get(problem.text, []), rng)
         elif (worked := right_worked(group, self.prompts)) is not None:
             head, tail = worked
             answers = neighbours(problem.answer) if self.kind == "off_by_one" else wrong_answers(groups, problem)
