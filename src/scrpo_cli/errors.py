@@ -4,6 +4,9 @@ it (exit code 2), `RunError` when the work itself failed (exit code 1); say what
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class ScrpoError(Exception):
     """Base: three short lines (what, where, how to fix) and an exit code."""
@@ -37,3 +40,9 @@ class Interrupted(ScrpoError):
     """Ctrl-C or SIGTERM; what was earned is saved and `fix` holds the command that resumes."""
 
     exit_code = 130
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """`Did you mean 'x'?` for a word that is like one of the known ones, else nothing."""
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f"Did you mean '{near[0]}'?" if near else ""
