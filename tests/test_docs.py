@@ -13,6 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import Any, get_args
+from unittest.mock import ANY
 
 import numpy as np
 import pytest
@@ -27,7 +28,8 @@ from scrpo_cli.recipe.models import Recipe
 from scrpo_cli.rollout.segments import reflection_mask
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", *sorted(p for folder in ("docs", "bench", "src") for p in (ROOT / folder).rglob("*.md"))]
+FOLDERS = ("docs", "bench", "src")
+PAGES = [*ROOT.glob("*.md"), *sorted(p for folder in FOLDERS for p in (ROOT / folder).rglob("*.md"))]
 BLOCK = re.compile(r"^```(.*)\n((?:.*\n)*?)^```$", re.MULTILINE)
 INDENTED = re.compile(r"(?:(?<=\n\n)|\A)((?:(?: {4}.*)?\n)+)")
 INLINE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
@@ -112,9 +114,8 @@ def option(arguments: list[str], *names: str) -> str | None:
     return next(iter(values(arguments, *names)), None)
 
 
-@pytest.mark.parametrize("path", REFERENCE.pages(), ids=lambda path: path.name)
-def test_generated_pages_are_fresh(path: Path) -> None:
-    assert path.read_text() == REFERENCE.pages()[path], "stale: run `make docs`"
+def test_the_command_reference_is_fresh() -> None:
+    assert REFERENCE.PAGE.read_text() == REFERENCE.cli_page(), "stale: run `make docs`"
 
 
 @pages
@@ -130,9 +131,10 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 def anchors(text: str) -> set[str]:
-    """The names that GitHub gives to the headings of a page."""
+    """The names that GitHub gives to the headings of a page, and those that it spells out."""
     headings = re.findall(r"^#+ (.*)$", BLOCK.sub("", text), re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    named = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    return named | set(re.findall(r'<a id="(\w+)">', text))
 
 
 @pages
@@ -165,6 +167,17 @@ def test_shown_recipes_are_valid(page: Path, tmp_path: Path) -> None:
             path = tmp_path / "shown.yaml"
             path.write_text(content)
             load_recipe(path)
+
+
+def test_keys_of_the_recipe_page_exist_with_their_defaults() -> None:
+    """Tables of keys, defaults and meanings: one default for each key of a row, or one for all, or none shown."""
+    tables = re.findall(r"^\| key \| default .*\n.*\n((?:\| .*\n)+)", (ROOT / "docs/recipes.md").read_text(), re.M)
+    rows = [row.split("|") for table in tables for row in table.splitlines()]
+    given = flat(Recipe().model_dump(mode="json")) | {"task.options": {}}
+    assert len(rows) > 50
+    for _, keys, defaults, *_ in rows:
+        names, shown = INLINE.findall(keys), [yaml.safe_load(text) for text in INLINE.findall(defaults)]
+        assert [given[name] for name in names] == (shown * len(names) if len(shown) == 1 else shown or ANY), keys
 
 
 @pytest.mark.parametrize(

@@ -150,13 +150,11 @@ def test_every_monitor_has_both_tests_a_threshold_and_an_off_switch(name: Monito
 
 
 def test_the_page_explains_every_monitor_with_its_default() -> None:
-    """A heading of the monitor's name, which the console's line points to, and `monitors.NAME`, default X."""
-    page = (ROOT / PAGE).read_text()
-    sections = {part.splitlines()[0]: part for part in page.split("\n## ")[1:]}
-    given = {name: re.findall(rf"`monitors\.{name}`, default (\d+(?:\.\d+)?)", sections[name]) for name in MONITORS}
-    assert {name: [float(d) for d in defaults] for name, defaults in given.items()} == {
-        name: [getattr(CFG, name)] for name in MONITORS
-    }
+    """A row with an anchor of the monitor's name, which the console's line points to, and its threshold."""
+    rows = re.findall(r'^\| <a id="(\w+)"></a>`(\w+)` \| ([\d.]+) \|', (ROOT / PAGE).read_text(), re.MULTILINE)
+    assert [(anchor, name, float(default)) for anchor, name, default in rows] == [
+        (name, name, getattr(CFG, name)) for name in MONITORS
+    ]
 
 
 def test_seconds_count_when_asked() -> None:
@@ -231,7 +229,7 @@ def test_a_run_warns_once_in_a_line_and_at_every_step_in_its_metrics(scrpo_proce
     told = [line for line in done.err.splitlines() if line.startswith("warning: truncation")]
     assert len(told) == 1
     assert re.fullmatch(
-        r"warning: truncation \(first steps\): [\d.]+% of the answers .* docs/warnings.md#truncation", told[0]
+        r"warning: truncation \(first steps\): [\d.]+% of the answers .* docs/quickstart.md#truncation", told[0]
     )
     steps = [row for row in lines(run_of(tmp_path) / "metrics.jsonl") if row["step"] and "first/groups" in row]
     assert [row["warn/truncation"] for row in steps] == [1, 1, 1, 1]

@@ -1,4 +1,4 @@
-"""The warning signs of a recipe: `monitors.NAME` is the threshold of the monitor of that name. docs/warnings.md says
+"""The warning signs of a recipe: `monitors.NAME` is the threshold of the monitor of that name. docs/quickstart.md says
 what each of them means. Every default is ours [I] unless marked.
 """
 

@@ -1,6 +1,6 @@
 """The one object that a run logs through. It hands every step to the sinks: file first, then screen, then W&B.
 
-Metric names are `group/name` and are listed in docs/metrics.md.
+Metric names are `group/name` and are listed in docs/quickstart.md.
 """
 
 from __future__ import annotations

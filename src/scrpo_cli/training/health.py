@@ -1,4 +1,4 @@
-"""The numbers of one step that say whether a run is well. docs/metrics.md defines each."""
+"""The numbers of one step that say whether a run is well. docs/quickstart.md defines each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Warning signs: pure functions of the steps that a run has recorded. docs/warnings.md says what to do about each.
+"""Warning signs: pure functions of the steps that a run has recorded. docs/quickstart.md says what to do about each.
 
 A monitor sees the steps up to the current one and says what it measured and whether that is bad, or nothing where there
 is nothing to judge. Nothing is remembered beside the recorded steps, so a resumed run gives the same warnings.
@@ -15,7 +15,7 @@ from scrpo_cli.recipe.monitors import MonitorName, MonitorsConfig
 
 Steps = Sequence[StepMetrics]
 Rows = Sequence[Mapping[str, float | None]]
-PAGE = "docs/warnings.md"
+PAGE = "docs/quickstart.md"
 
 
 @dataclass(frozen=True, slots=True)
