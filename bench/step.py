@@ -1,4 +1,4 @@
-"""Seconds and tokens per second of ScRPO's trial and reflection steps on the tiny world, phase by phase.
+"""Seconds and tokens per second of ScRPO's first-answer and reflection steps, phase by phase.
 
 The loop itself is measured, through `scrpo train`'s own entry: the numbers are those that every run logs. The learning
 rate is so small that the policy stands still, so that steps are repeats of each other.
@@ -29,7 +29,7 @@ from scrpo_cli.recipe.models import Recipe
 FIXED = [
     "optim.lr=1e-9",
     "optim.max_generated_tokens=",
-    "method.reflect_every=1",  # trial and reflection steps in turn
+    "method.reflect_every=1",  # first-answer and reflection steps in turn
     "task.validation=",
     "task.test=",
     "checkpoint.every=1000000",

@@ -2,7 +2,8 @@
 
 Both run in one process, a step of one after a step of the other, in alternating order, so that a change in the load of
 the machine meets both. Completion lengths are sampled, so speeds are tokens per second. Training is raced twice: each
-side on its own completions (ours skips groups without signal), and ours on the very rows that TRL has just trained on.
+side on its own completions (ours skips groups with equal rewards), and ours on the very rows that TRL has just
+trained on.
 
     python bench/trl_race.py [--quick] [--rounds N] [--trl-batch ROWS] [--set K=V ...]
 """

@@ -166,7 +166,7 @@ def table(steps: Sequence[dict[str, float]]) -> Table:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--shape", choices=SHAPES, default="qwen2.5-0.5b")
-    parser.add_argument("--steps", type=int, default=4, help="trial and reflection in turn (default 4)")
+    parser.add_argument("--steps", type=int, default=4, help="first-answer and reflection in turn (default 4)")
     parser.add_argument("--set", action="append", default=[], metavar="K=V", help="override a recipe key")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "out")
     args = parser.parse_args()
