@@ -1,5 +1,5 @@
 """Programs that cheat, flood, spy or destroy, and how each one ends. Each is asked for `f(x) = x * x`.
-`python tests/hostile_programs.py` prints the table of docs/sandbox.md.
+`python tests/hostile_programs.py` prints the table of docs/validation/sandbox.md.
 
 In a source `@OUTSIDE@` is a directory that anyone may write to, `@SECRET@` a file that anyone may read, `@PORT@` and
 `@SOCKET@` are listening sockets (TCP on the loopback, abstract Unix).

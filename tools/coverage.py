@@ -1,4 +1,4 @@
-"""How often 95% intervals hold the truth, by simulation; the tables of docs/metrics.md.
+"""How often 95% intervals hold the truth, by simulation; the tables of docs/validation/intervals.md.
 
     python tools/coverage.py                  # what scrpo reports: shares, pass@k, ratios, differences, seeds
     python tools/coverage.py --candidates     # every formula that was considered, on shares

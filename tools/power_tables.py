@@ -1,4 +1,4 @@
-"""The tables of docs/power.md: the smallest difference seen with 80% power, and the problems that 2 points take.
+"""The tables of docs/validation/power.md: the smallest difference seen with 80% power, and the problems for 2 points.
 
 python tools/power_tables.py
 """

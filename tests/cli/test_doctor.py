@@ -214,4 +214,4 @@ def test_how_programs_are_walled_in(doctor, monkeypatch: pytest.MonkeyPatch) -> 
     assert "does not need it" in found["sandbox"][0]["detail"]
     failed = [check for checks in needed.values() for check in checks if "programs cannot be run" in check["detail"]]
     assert [check["status"] for check in failed] == ["fail"]
-    assert "docs/sandbox.md" in failed[0]["remedy"]
+    assert "docs/data.md" in failed[0]["remedy"]

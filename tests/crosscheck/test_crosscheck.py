@@ -38,7 +38,10 @@ def test_every_rewriting_of_an_answer_has_its_value(answer: str) -> None:
     others = formats.rewritings(answer)
     assert others
     for name, text in others.items():
-        if name not in ("fraction of 100", "doubled and halved"):  # listed in docs/crosscheck.md where they fail
+        if name not in (
+            "fraction of 100",
+            "doubled and halved",
+        ):  # listed in docs/validation/crosscheck.md where they fail
             assert equal(answer, text), (name, text)
 
 
@@ -125,7 +128,7 @@ def scored(folder: Path, verdicts: Mapping[int, tuple[bool | None, ...]]) -> lis
     args = [str(folder / "generations.jsonl")]
     for i, name in enumerate(("ours", "lm-eval", "lighteval"), 1):
         head = {"versions": {name: "1.0"}}
-        notes = {None: "error", True: "", False: ""}
+        notes = {None: "grader_error", True: "", False: ""}
         scores = [(n, row[i]) for n, row in verdicts.items()]
         lines = [{"row": n, "verdict": v, "extracted": f"{n}", "note": notes[v]} for n, v in scores]
         (folder / name).write_text("".join(json.dumps(line) + "\n" for line in (head, *lines)))
@@ -165,7 +168,7 @@ def test_a_file_of_scores_that_stopped_early_is_refused(tmp_path: Path, monkeypa
 
 
 def test_the_committed_appendix_names_a_cause_for_every_wrong_verdict() -> None:
-    path = Path(__file__).parents[2] / "docs" / "results" / "crosscheck.jsonl"
+    path = Path(__file__).parents[2] / "docs" / "validation" / "crosscheck.jsonl"
     records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     assert records
     for line in records:

@@ -1,4 +1,4 @@
-"""95% intervals hold the truth in 93 to 97% of simulated evaluations (tools/coverage.py, docs/metrics.md)."""
+"""95% intervals hold the truth in 93 to 97% of simulated evaluations (docs/validation/intervals.md)."""
 
 import importlib.util
 import sys

@@ -1,5 +1,6 @@
 """Real benchmarks through the whole path (response, extraction, sandbox): every reference solution passes its tests and
-every buggy program fails them. The fast tests take a sample of each set; docs/code.md has the table of the whole.
+every buggy program fails them. The fast tests take a sample of each set; docs/validation/sandbox.md has
+the table of the whole.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from scrpo_cli.tasks.code import isolation as isolation_module
 from scrpo_cli.tasks.code.execute import Isolation, Limits, Tests, check
 from scrpo_cli.types import Verdict
 
-SECRET = "a injected secret"
+SECRET = "a secret that lies in the way"
 LIMITS = Limits(wall_s=8, memory_mib=512, disk_mib=16, file_mib=4, processes=24, answer_kib=1024)
 SHORT = Limits(wall_s=1, memory_mib=512, disk_mib=16, file_mib=4, processes=24, answer_kib=1024)
 
@@ -169,7 +169,7 @@ def test_the_harm_is_seen_without_walls(name: str, host: Host, tmp_path: Path) -
 
 
 def test_the_documented_table_is_this_list() -> None:
-    document = (Path(__file__).parents[2] / "docs" / "sandbox.md").read_text()
+    document = (Path(__file__).parents[2] / "docs" / "validation" / "sandbox.md").read_text()
     assert "\n".join(table()) in document
     assert len(HOSTILE) >= 30
     assert len({hostile.name for hostile in HOSTILE}) == len(HOSTILE)

@@ -79,7 +79,7 @@ OLYMPIAD_OTHERWISE = {
     ],
 )
 def test_reference_solutions_are_correct(task, source, split, problems, otherwise):
-    """Through extraction and comparison: all of them, but for the exceptions of docs/grading.md."""
+    """Through extraction and comparison: all of them, but for the exceptions of docs/validation/grading.md."""
     loaded = task.problems(ProblemsConfig(source=source, split=split))
     grades = task.grade([(p, p.meta.get("solution") or "") for p in loaded])
     assert len(loaded) == problems

@@ -223,7 +223,7 @@ def test_a_level_that_cannot_be_had_is_refused(level: str, monkeypatch: pytest.M
         find_isolation(level)
     assert level in caught.value.what
     assert "did not start" in caught.value.where
-    assert "docs/sandbox.md" in caught.value.fix
+    assert "docs/data.md" in caught.value.fix
 
 
 def test_an_unknown_level_is_refused() -> None:

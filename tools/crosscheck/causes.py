@@ -47,9 +47,9 @@ CAUSES = (
     Cause(
         "gold not readable",
         ("ours",),
-        _note("error"),
-        "The reference answer cannot be read as mathematics. Only the same text can be judged; all else is an `error`, "
-        "left out of averages.",
+        _note("grader_error"),
+        "The reference answer cannot be read as mathematics. Only the same text can be judged; all else is a "
+        "`grader_error`, left out of averages.",
     ),
     Cause("deadline", ("ours",), _note("timeout"), "Simplifying the difference took longer than the 5 s deadline."),
     Cause(

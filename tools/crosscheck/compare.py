@@ -1,7 +1,7 @@
 """Where the graders disagree, who is right, and why.
 
     python tools/crosscheck/compare.py generations.jsonl --ours ours.jsonl --lm-eval lm_eval.jsonl \\
-        --lighteval lighteval.jsonl --out docs/results/crosscheck.jsonl --page docs/crosscheck.md
+        --lighteval lighteval.jsonl --out docs/validation/crosscheck.jsonl --page docs/validation/crosscheck.md
 
 `--out` gets one line for each row that is not settled (not all verdicts alike, or one against what is right): verdicts,
 what each grader extracted, what is right, and the cause for each grader that is wrong. `--page` gets the tables between
@@ -80,7 +80,7 @@ def record(row: Row) -> dict[str, Any]:
 
 
 def page(rows: Sequence[Row], versions: Mapping[str, str]) -> str:
-    """The tables of docs/crosscheck.md."""
+    """The tables of docs/validation/crosscheck.md."""
     parts = [
         _table(("grader", "version"), [(GRADERS[name], version) for name, version in versions.items()]),
         "### Agreement of each pair\n",

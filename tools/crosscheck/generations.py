@@ -3,7 +3,7 @@
     python tools/crosscheck/generations.py --out generations.jsonl
 
 Reads gsm8k, math500, minerva_math and olympiadbench of SCRPO_DATA_DIR. Deterministic: no randomness, no clock. A row is
-one response in the interchange shape (docs/grading.md) plus `row`, `key` (problem and kind, unique), `kind`,
+one response in the interchange shape (docs/data.md) plus `row`, `key` (problem and kind, unique), `kind`,
 `reference` (the data set's own solution, which the harnesses read their gold from) and `expected`: OpenAI's label for
 the model solutions, by construction for the rest.
 """

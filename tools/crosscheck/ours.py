@@ -11,7 +11,7 @@ from scrpo_cli.tasks.grading.workers import GRADER
 from scrpo_cli.tasks.responses import ResponseRow, read_responses
 from scrpo_cli.types import Verdict
 
-VERDICTS = {Verdict.CORRECT: True, Verdict.WRONG: False, Verdict.UNPARSABLE: False}  # timeout and error: none
+VERDICTS = {Verdict.CORRECT: True, Verdict.WRONG: False, Verdict.UNPARSABLE: False}  # timeout and grader_error: none
 
 
 def main() -> None:

@@ -277,7 +277,7 @@ def check_sandbox(checkup: Checkup) -> Iterator[Check]:
         yield Check("sandbox", "ok", "none works here, and this recipe does not need it")
         return
     weaker = walls.level != "namespaces"
-    remedy = "docs/sandbox.md says what that leaves open, and how to get namespaces." if weaker and needed else ""
+    remedy = "docs/data.md says what that leaves open, and how to get namespaces." if weaker and needed else ""
     yield Check("sandbox", "warn" if remedy else "ok", f"{walls.level} by {walls.how}", remedy)
 
 

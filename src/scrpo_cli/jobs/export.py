@@ -1,4 +1,4 @@
-"""A run's stored attempts in the shape that `scrpo grade`, `collect` and `eval` read from a file (docs/grading.md)."""
+"""A run's stored attempts in the shape that `scrpo grade`, `collect` and `eval` read from a file (docs/data.md)."""
 
 from __future__ import annotations
 

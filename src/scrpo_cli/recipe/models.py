@@ -94,7 +94,7 @@ class GradingConfig(Section):
 
 
 class SandboxConfig(Section):
-    """What a program may do while task `code` runs it; docs/sandbox.md. `task.grading.deadline` is its CPU time."""
+    """What a program may do while task `code` runs it; docs/data.md. `task.grading.deadline` is its CPU time."""
 
     level: Literal["auto", "namespaces", "process"] = "auto"
     """How it is walled in; `auto` takes the strongest that works here. What cannot be had is refused."""

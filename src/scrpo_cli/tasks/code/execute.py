@@ -1,6 +1,6 @@
 """A program against trusted tests: `check` starts both, watches them, and says how it ended.
 
-The program and the tests live in two processes that share a pipe and nothing else (docs/sandbox.md). `correct` is only
+The program and the tests live in two processes that share a pipe and nothing else (docs/data.md). `correct` is only
 what the checker itself says; the program has no way to say it.
 """
 

@@ -1,6 +1,6 @@
 """From a response to the program in it. A pure function of the text: nothing is executed, nothing here knows a test.
 
-docs/code.md has the rules as a table. What parses is found by the parser; the work is linear in the text.
+docs/data.md has the rules as a table. What parses is found by the parser; the work is linear in the text.
 """
 
 from __future__ import annotations

@@ -134,7 +134,7 @@ def find_isolation(level: str = "auto") -> Isolation:
     if found is not None:
         return found
     what = f"programs cannot be run at isolation level {level!r} here"
-    fix = "Use Linux on x86-64 or ARM64 with user namespaces or bubblewrap; docs/sandbox.md says how, also for Docker."
+    fix = "Use Linux on x86-64 or ARM64 with user namespaces or bubblewrap; docs/data.md says how, also for Docker."
     raise UserError(what, "; ".join(reasons), fix)
 
 

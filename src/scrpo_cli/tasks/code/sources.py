@@ -2,7 +2,7 @@
 
 A JSONL row has `id`, `prompt`, `entry_point` and `tests` (a runnable string, or a list of asserts); `test_imports`,
 `solution`, `buggy` (a program to mend) and `show_tests` may be there. A file with one bad line is refused whole.
-What a problem asks (`text`) never holds a hidden test; docs/code.md says what each source shows.
+What a problem asks (`text`) never holds a hidden test; docs/data.md says what each source shows.
 """
 
 from __future__ import annotations

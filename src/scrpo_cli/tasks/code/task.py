@@ -1,4 +1,4 @@
-"""Programming problems: the program of a response is run against the problem's tests, walled in (docs/sandbox.md)."""
+"""Programming problems: the program of a response is run against the problem's tests, walled in (docs/data.md)."""
 
 from __future__ import annotations
 
