@@ -25,11 +25,11 @@ from datasets import Dataset
 from measuring import machine, save, shown, spread
 from rich.console import Console
 from rich.table import Table
+from scrpo_cli.methods.make import make_method
 from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from scrpo_cli.methods.base import Credits, flat_credit, no_credit
-from scrpo_cli.methods.make import make_method
 from scrpo_cli.recipe.load import load_recipe
 from scrpo_cli.recipe.models import Recipe
 from scrpo_cli.rollout.groups import Origin, grade_groups, sample_requests

@@ -21,9 +21,9 @@ import yaml
 
 from scrpo_cli.ablation.grid import check_arms, make_arms, split_recipes
 from scrpo_cli.cli.app import load_command
-from scrpo_cli.methods.advantages import group_norm
+from scrpo_cli.methods.base import MethodConfig
+from scrpo_cli.methods.parts.advantages import group_norm
 from scrpo_cli.recipe.load import load_recipe, shipped_recipes
-from scrpo_cli.recipe.methods import MethodConfig
 from scrpo_cli.recipe.models import Recipe
 from scrpo_cli.rollout.segments import reflection_mask
 

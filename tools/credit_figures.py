@@ -19,10 +19,10 @@ from typing import Any
 import matplotlib
 import numpy as np
 import torch
-
 from scrpo_cli.methods.advantages import token_weights
-from scrpo_cli.methods.base import Credits, Fit, Method
 from scrpo_cli.methods.make import make_method
+
+from scrpo_cli.methods.base import Credits, Fit, Method
 from scrpo_cli.recipe import methods as configs
 from scrpo_cli.recipe.load import load_recipe
 from scrpo_cli.recipe.models import Recipe

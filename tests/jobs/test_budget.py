@@ -51,7 +51,7 @@ def recipe(model: Path | str, *sets: str) -> Recipe:
 def test_bounds_of_grpo() -> None:
     sets = ["optim.steps=10", "optim.prompts_per_step=4", "rollout.group_size=8", "rollout.max_tokens=100"]
     budget = estimate(load_recipe("tiny-grpo", [*sets, "optim.max_generated_tokens=", "model.name=/nowhere"]))
-    assert (budget.first_rollouts, budget.reflection_rollouts) == (32, 0)
+    assert (budget.rollouts_per_step, budget.turns) == ({"first": 32}, 1)
     assert (budget.rollouts, budget.generated_tokens) == (320, 32_000)
 
 
@@ -59,9 +59,11 @@ def test_bounds_of_scrpo_take_the_larger_of_both_steps() -> None:
     sets = ["optim.steps=10", "optim.prompts_per_step=4", "method.stage2.prompts=6", "method.stage2.group_size=16"]
     sets += ["rollout.max_tokens=100", "optim.max_generated_tokens=", "model.name=/nowhere"]
     budget = estimate(load_recipe("tiny", sets))
-    assert (budget.first_rollouts, budget.reflection_rollouts) == (32, 96)
+    assert budget.rollouts_per_step == {"first": 32, "reflect": 96}
     assert budget.rollouts == 960
-    assert estimate(load_recipe("tiny", [*sets, "method.reflect_every=never"])).reflection_rollouts == 0
+    never = estimate(load_recipe("tiny", [*sets, "method.reflect_every=never"]))
+    assert never.rollouts_per_step == {"first": 32}
+    assert never.context < budget.context  # no answer is shown again
 
 
 def test_the_step_that_reaches_the_token_budget_is_finished() -> None:
@@ -91,7 +93,7 @@ def test_an_adapter_to_start_from_gives_its_own_shape(qwen: Path, tmp_path: Path
 def test_memory_by_hand(qwen: Path) -> None:
     """hidden 64, feed-forward 256, 2 layers, 4 heads and 2 key-value heads of 16, 128 words; float32."""
     sets = ["model.dtype=float32", "task.max_prompt_tokens=100", "rollout.max_tokens=60", "rollout.batch_size=10"]
-    sets += ["optim.tokens_per_microbatch=1000", "optim.logits_chunk=50"]
+    sets += ["optim.tokens_per_microbatch=1000", "optim.logits_chunk=50", "method.reflect_every=never"]
     sizes = model_sizes(recipe(qwen, *sets))
     assert sizes.memory == {
         "weights": 4 * sizes.parameters,
@@ -108,7 +110,7 @@ def test_memory_by_hand(qwen: Path) -> None:
 
 
 def test_a_microbatch_holds_at_least_one_row_and_at_most_all(qwen: Path) -> None:
-    one = ["task.max_prompt_tokens=100", "rollout.max_tokens=60", "optim.prompts_per_step=1", "rollout.group_size=2"]
+    one = ["method.reflect_every=never", "task.max_prompt_tokens=100", "rollout.max_tokens=60", "optim.prompts_per_step=1", "rollout.group_size=2"]
     small, large = (
         model_sizes(recipe(qwen, *one, f"optim.tokens_per_microbatch={n}")).memory["activations"] for n in (10, 10**6)
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from scrpo_cli.methods.base import ClipConfig, Credits, MethodContext, Setting
 from scrpo_cli.types import (
     Attempt,
     AttemptKind,
@@ -24,6 +25,32 @@ class CharTokenizer:
 
     def encode(self, text, add_special_tokens=False):
         return [ord(c) for c in text]
+
+
+def credits_of(rows, normalizer, clip=ClipConfig(), **fields) -> Credits:
+    """Under PPO's clip where a test does not care."""
+    return Credits(rows, normalizer, clip, **fields)
+
+
+class NoInjector:
+    """For recipes without injected errors."""
+
+    def inject(self, step, groups, count):
+        raise AssertionError("nothing was to be injected")
+
+
+def setting(**changes) -> Setting:
+    numbers = {
+        "prompts_per_step": 4, "group_size": 4, "max_tokens": 8, "max_prompt_tokens": 16, "shown_tokens": 8,
+        "reflect_prompt": "reflect", "check_prompt": "check it", "steps": 9, "token_budget": None, "minibatches": 1,
+        "seed": 0, "count_tokens": len,
+    }  # fmt: skip
+    return Setting(**numbers | changes)
+
+
+def context(prompts, library=None, injector=None, **numbers) -> MethodContext:
+    """What a method is given; `numbers` of its setting."""
+    return MethodContext(setting(**numbers), prompts, library, lambda cfg: injector or NoInjector())
 
 
 def problem(name: str = "p") -> Problem:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scrpo_cli.methods.advantages import group_mean, group_norm, has_signal, leave_one_out, raw, token_weights
+from scrpo_cli.methods.parts.advantages import group_mean, group_norm, has_signal, leave_one_out, raw, token_weights
 from scrpo_cli.types import Credit
 
 ONE_RIGHT = np.array([1.0, 0, 0, 0])

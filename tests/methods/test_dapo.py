@@ -1,31 +1,34 @@
 """DAPO and its relatives as configurations of one file: credit, dynamic sampling, overlong punishment and filtering."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
-from methods.builders import attempt, first_group
+from methods.builders import attempt, context, first_group
 from methods.turns_builders import TurnPrompts
 
-from scrpo_cli.methods.advantages import token_weights
-from scrpo_cli.methods.grpo import Grpo
-from scrpo_cli.recipe.methods import (
-    CispoConfig,
-    DapoConfig,
-    DrGrpoConfig,
-    GrpoConfig,
-    GspoConfig,
-    RlooConfig,
-)
+from scrpo_cli.methods.cispo import CispoConfig
+from scrpo_cli.methods.dapo import DapoConfig
+from scrpo_cli.methods.dr_grpo import DrGrpoConfig
+from scrpo_cli.methods.grpo import Grpo, GrpoConfig
+from scrpo_cli.methods.gspo import GspoConfig
+from scrpo_cli.methods.parts.advantages import token_weights
+from scrpo_cli.methods.rloo import RlooConfig
 from scrpo_cli.recipe.models import Recipe
 from scrpo_cli.rollout.prompts import TaskPrompts
 from scrpo_cli.types import Group, SampleRequest, Verdict
 
 
 def method(cfg, per_step: int = 4, max_tokens: int = 1000) -> Grpo:
-    return Grpo(cfg, TurnPrompts(per_step), group_size=4, max_tokens=max_tokens)
+    return Grpo(cfg, context(TurnPrompts(per_step), max_tokens=max_tokens))
+
+
+CHAT = SimpleNamespace(tokenizer=None, prefill="")
 
 
 def advantages(cfg, *groups, max_tokens: int = 1000) -> list[float]:
-    rows = method(cfg, max_tokens=max_tokens).credit(groups).rows
+    none = [np.zeros(len(a.completion.ids)) for g in groups for a in g.attempts]  # the policy is the reference
+    rows = method(cfg, max_tokens=max_tokens).credit(groups, none).rows
     return [float(r.advantage_T[0]) if r.mask_T.any() else None for r in rows]
 
 
@@ -65,12 +68,11 @@ def test_the_pieces_that_each_method_is_made_of(cfg, expected):
 
 
 def test_rloo_is_a_sum_over_each_sequence_and_a_mean_over_sequences():
-    credits = method(RlooConfig()).credit(
-        [Group(SampleRequest(first_group([1]).request.problem, [], 2), [*long_and_short()])]
-    )
+    group = Group(SampleRequest(first_group([1]).request.problem, [], 2), [*long_and_short()])
+    credits = method(RlooConfig()).credit([group], [np.zeros(8), np.zeros(2)])
     weights = token_weights(credits.rows, credits.normalizer, 1000)
     assert [w.tolist() for w in weights] == [[0.5] * 8, [0.5] * 2]
-    assert credits.finish is not None  # its KL is inside the reward
+    assert method(RlooConfig()).uses_log_ratios  # its KL is inside the reward
 
 
 def long_and_short():
@@ -121,7 +123,7 @@ def rounds(cfg, outcomes: list[list[list[int]]], per_step: int = 4):
     """How many further groups each round asks for; `outcomes[k]` are the groups that round k brings."""
     found, groups, dapo = [], [first_group(r, f"0-{i}") for i, r in enumerate(outcomes[0])], method(cfg, per_step)
     for round, brought in enumerate([*outcomes[1:], []], start=1):
-        requests = dapo.more(5, groups, round)
+        requests = dapo.next_round(5, groups, round)
         found.append(len(requests))
         groups += [first_group(r, f"{round}-{i}") for i, r in enumerate(brought[: len(requests)])]
         if not requests:
@@ -146,15 +148,15 @@ def test_resampling_ends_at_its_cap():
 
 def test_a_group_that_could_not_be_graded_is_replaced_too():
     groups = [first_group(SIGNAL), first_group([0, 0, 0, 0], verdict=Verdict.GRADER_ERROR)]
-    assert len(method(DapoConfig(), per_step=2).more(5, groups, 1)) == 1
+    assert len(method(DapoConfig(), per_step=2).next_round(5, groups, 1)) == 1
 
 
 def test_further_problems_are_draws_of_their_own_and_depend_on_step_and_round_alone():
     dapo, hopeless = method(DapoConfig()), [first_group(NO_SIGNAL)] * 4
-    one, again = dapo.more(5, hopeless, 1), method(DapoConfig()).more(5, hopeless, 1)
+    one, again = dapo.next_round(5, hopeless, 1), method(DapoConfig()).next_round(5, hopeless, 1)
     ids = [a.problem.id for a in one]
     assert ids == [a.problem.id for a in again] == [f"5-1-{i}" for i in range(4)]
-    assert [a.problem.id for a in dapo.more(5, hopeless, 2)] == [f"5-2-{i}" for i in range(4)]
+    assert [a.problem.id for a in dapo.next_round(5, hopeless, 2)] == [f"5-2-{i}" for i in range(4)]
     assert all(a.samples == 4 and a.turn == 1 for a in one)
 
 
@@ -163,7 +165,7 @@ def test_the_real_stream_of_further_problems():
 
     def stream(seed: int = 0):
         recipe = Recipe.model_validate({"seed": seed, "optim": {"prompts_per_step": 6}})
-        return TaskPrompts(recipe, None, None, [f"p{i}" for i in range(40)])
+        return TaskPrompts(recipe, SimpleNamespace(error_kinds=()), CHAT, [f"p{i}" for i in range(40)])
 
     prompts = stream()
     before = [prompts.problems(s) for s in (1, 2)]

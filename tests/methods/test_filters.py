@@ -7,8 +7,17 @@ from hypothesis import strategies as st
 from methods.builders import attempt, entry, first_group
 
 from scrpo_cli.methods.base import outcome_rewards
-from scrpo_cli.methods.filters import admit, decisions, evicted, expired, group_decision, spread
-from scrpo_cli.recipe.methods import FilterConfig, PoolConfig, ScrpoConfig
+from scrpo_cli.methods.parts.pool import (
+    FilterConfig,
+    PoolConfig,
+    admit,
+    decisions,
+    evicted,
+    expired,
+    group_decision,
+    spread,
+)
+from scrpo_cli.methods.scrpo import ScrpoConfig
 from scrpo_cli.rng import generator
 from scrpo_cli.types import Group, SampleRequest, Verdict
 

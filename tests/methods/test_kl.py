@@ -7,10 +7,10 @@ that separates a KL inside the reward (k1) from loss terms taken token by token 
 import numpy as np
 import pytest
 import torch
+from methods.builders import credits_of
 
-from scrpo_cli.methods.base import Credits, flat_credit, no_credit
-from scrpo_cli.methods.kl import kl_in_reward
-from scrpo_cli.recipe.methods import ClipConfig
+from scrpo_cli.methods.base import ClipConfig, flat_credit, no_credit
+from scrpo_cli.methods.parts.kl import kl_in_reward
 from scrpo_cli.training.loss import TokenBatch, policy_gradient_loss
 
 WORDS, BETA = 3, 0.7
@@ -70,7 +70,7 @@ def log_ratios() -> list[np.ndarray]:
 
 
 def settled(rows, baselines, ratios) -> np.ndarray:
-    found, _ = kl_in_reward(Credits(rows, "sequence_sum"), baselines).finish(ratios)
+    found = kl_in_reward(credits_of(rows, "sequence_sum"), baselines, ratios).rows
     assert not any(c.kl_T.any() for c in found)
     return np.array([float(c.advantage_T[0]) for c in found])
 
@@ -138,7 +138,7 @@ def test_a_rows_penalty_is_summed_over_its_trained_tokens_less_the_mean_of_the_o
 def test_rows_without_credit_have_no_penalty_and_are_nobodys_baseline():
     rows = [flat_credit(1, 0.0, 1.0), no_credit(1), flat_credit(1, 0.0, 1.0)]
     ratios = [np.array([1.0]), np.array([50.0]), np.array([3.0])]
-    found, _ = kl_in_reward(Credits(rows, "sequence_sum"), ["p"] * 3).finish(ratios)
+    found = kl_in_reward(credits_of(rows, "sequence_sum"), ["p"] * 3, ratios).rows
     assert [float(c.advantage_T[0]) for c in found][::2] == [2.0, -2.0]
     assert not found[1].mask_T.any()
 
@@ -147,8 +147,7 @@ def test_what_is_measured_is_the_kl_of_the_trained_tokens():
     half = np.array([1, 0], dtype=np.float32)
     rows = [flat_credit(2, 0.0, 1.0, half, "turn1"), flat_credit(2, 0.0, 1.0, part="turn2"), no_credit(1)]
     ratios = [np.array([0.5, 9.0]), np.array([0.1, 0.3]), np.array([7.0])]
-    _, stats = kl_in_reward(Credits(rows, "sequence_sum"), ["p", "q", "r"]).finish(ratios)
-    assert stats == pytest.approx(
+    assert kl_in_reward(credits_of(rows, "sequence_sum"), ["p", "q", "r"], ratios).metrics == pytest.approx(
         {
             "train/kl": 0.9 / 3,
             "train/kl_sequence": 0.9 / 2,
@@ -158,13 +157,4 @@ def test_what_is_measured_is_the_kl_of_the_trained_tokens():
             "train/kl_turn2_sequence": 0.4,
         }
     )
-    _, nothing = kl_in_reward(Credits([no_credit(1)], "sequence_sum"), ["p"]).finish([np.ones(1)])
-    assert nothing == {}
-
-
-def test_credits_after_other_rows_still_get_their_own_log_ratios():
-    late = kl_in_reward(Credits([flat_credit(1, 0.0, 1.0)], "sequence_sum"), ["p"]).after([no_credit(2)])
-    found, _ = late.finish([np.array([8.0, 8.0]), np.array([0.25])])
-    assert len(found) == len(late.rows) == 2
-    assert not found[0].mask_T.any()
-    assert found[1].advantage_T[0] == -0.25
+    assert kl_in_reward(credits_of([no_credit(1)], "sequence_sum"), ["p"], [np.ones(1)]).metrics == {}

@@ -4,14 +4,20 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from methods.builders import CharTokenizer, correction, entry, first_group, problem
+from methods.builders import CharTokenizer, context, correction, entry, first_group, problem, setting
 
-from scrpo_cli.methods.advantages import token_weights
-from scrpo_cli.methods.grpo import Grpo
-from scrpo_cli.methods.scrpo import Scrpo
-from scrpo_cli.recipe.methods import GrpoConfig, ScrpoConfig
+from scrpo_cli.methods.base import MethodConfig, Needs, PhaseKind
+from scrpo_cli.methods.grpo import Grpo, GrpoConfig
+from scrpo_cli.methods.parts.advantages import token_weights
+from scrpo_cli.methods.parts.offline import OfflineConfig
+from scrpo_cli.methods.registry import NAMES, method_class
+from scrpo_cli.methods.rloo import RlooConfig
+from scrpo_cli.methods.rrr import RrrConfig
+from scrpo_cli.methods.score import ScoreConfig
+from scrpo_cli.methods.scrpo import Scrpo, ScrpoConfig
+from scrpo_cli.methods.sft import SftConfig
 from scrpo_cli.recipe.models import ReflectionConfig
-from scrpo_cli.rollout.segments import graded_text, reflection_mask
+from scrpo_cli.rollout.segments import graded_text, reflection_mask, solution_mask
 from scrpo_cli.types import AttemptKind, FinishReason, SampleRequest, Verdict
 
 SEGMENTS = ReflectionConfig()
@@ -20,6 +26,8 @@ REFLECTION = len("Analysis: x Corrected Solution:")
 
 
 class FakePrompts:
+    error_kinds = ("wrong",)
+
     def problems(self, step):
         return [problem(f"{step}-{i}") for i in range(4)]
 
@@ -35,9 +43,12 @@ class FakePrompts:
     def reflection_mask(self, ids, text):
         return reflection_mask(ids, text, SEGMENTS, CharTokenizer())
 
+    def solution_mask(self, ids, text):
+        return solution_mask(ids, text, SEGMENTS, CharTokenizer())
+
 
 def scrpo(**cfg) -> Scrpo:
-    return Scrpo(ScrpoConfig(**cfg), FakePrompts(), group_size=8, prompts_per_step=4, seed=0, max_tokens=8)
+    return Scrpo(ScrpoConfig(**cfg), context(FakePrompts(), group_size=8))
 
 
 def trained(credits):
@@ -49,7 +60,7 @@ def trained(credits):
 
 
 def test_grpo_gives_every_token_of_a_completion_the_same_group_normalised_advantage():
-    credits = Grpo(GrpoConfig(), FakePrompts(), 4).credit([first_group([1, 0, 0, 0])])
+    credits = Grpo(GrpoConfig(), context(FakePrompts(), group_size=4)).credit([first_group([1, 0, 0, 0])])
     for row, want in zip(credits.rows, [1.7321, -0.5774, -0.5774, -0.5774]):
         assert row.advantage_T == pytest.approx([want] * 4, rel=1e-3)
         assert row.mask_T == pytest.approx([1] * 4)
@@ -57,7 +68,7 @@ def test_grpo_gives_every_token_of_a_completion_the_same_group_normalised_advant
 
 
 def test_groups_without_signal_are_skipped_and_counted():
-    credits = Grpo(GrpoConfig(), FakePrompts(), 2).credit(
+    credits = Grpo(GrpoConfig(), context(FakePrompts(), group_size=2)).credit(
         [first_group([1, 1]), first_group([0, 0]), first_group([1, 0])]
     )
     assert credits.skipped_groups == 2
@@ -65,7 +76,7 @@ def test_groups_without_signal_are_skipped_and_counted():
 
 
 def test_without_a_baseline_a_group_that_is_all_right_still_teaches():
-    plain = Grpo(GrpoConfig(loss={"advantage": "raw"}), FakePrompts(), 2)
+    plain = Grpo(GrpoConfig(loss={"advantage": "raw"}), context(FakePrompts(), group_size=2))
     credits = plain.credit([first_group([1, 1]), first_group([0, 0]), first_group([1, 0])])
     assert credits.skipped_groups == 1
     assert [r.advantage_T[0] for r in credits.rows] == [1, 1, 0, 0, 1, 0]
@@ -75,16 +86,16 @@ def test_without_a_baseline_a_group_that_is_all_right_still_teaches():
 
 def test_truncated_completions_earn_nothing_but_stay_in_the_baseline():
     group = first_group([1, 0, 0, 0], cut=True)
-    masked = Grpo(GrpoConfig(), FakePrompts(), 4).credit([group])
+    masked = Grpo(GrpoConfig(), context(FakePrompts(), group_size=4)).credit([group])
     assert not any(r.mask_T.any() for r in masked.rows)
-    kept = Grpo(GrpoConfig(loss={"overlong": "keep"}), FakePrompts(), 4).credit([group])
+    kept = Grpo(GrpoConfig(loss={"overlong": "keep"}), context(FakePrompts(), group_size=4)).credit([group])
     assert all(r.mask_T.all() for r in kept.rows)
 
 
 def test_a_grader_failure_is_left_out_of_its_group():
     group = first_group([1, 0])
     broken = first_group([0], verdict=Verdict.GRADER_ERROR).attempts[0]
-    credits = Grpo(GrpoConfig(loss={"advantage": "group_mean"}), FakePrompts(), 3).credit(
+    credits = Grpo(GrpoConfig(loss={"advantage": "group_mean"}), context(FakePrompts(), group_size=3)).credit(
         [type(group)(group.request, [*group.attempts, broken])]
     )
     assert [r.advantage_T[0] for r in credits.rows] == pytest.approx([0.5, -0.5, 0])
@@ -165,9 +176,9 @@ def test_one_kind_of_step_can_be_left_without_credit(learn_from, taught):
 
 def test_a_step_without_credit_still_fills_and_empties_the_pool():
     method = scrpo(learn_from="corrections")
-    assert "kept" in method.curate(1, [first_group([1, 0])], []).decisions.values()
+    assert "kept" in method.after_sampling(1, [first_group([1, 0])], []).decisions.values()
     method = scrpo(learn_from="first")
-    assert method.curate(1, [correction([1, 0], [GOOD] * 2)], [entry()]).retired == [("bad-p-0", "used")]
+    assert method.after_sampling(1, [correction([1, 0], [GOOD] * 2)], [entry()]).retired == [("bad-p-0", "used")]
 
 
 def test_first_answers_earn_the_recipes_reward_and_corrections_1_or_0():
@@ -219,6 +230,25 @@ def test_words_are_no_heading(text):
     assert graded_text(text, SEGMENTS) is None
 
 
+def test_thinking_is_never_the_solution():
+    """With the thinking left out of the reflection, `tokens: solution` trained it."""
+    text, cfg = f"<think>hm</think>{GOOD}", ReflectionConfig(think_is_reflection=False)
+    solution = solution_mask(CharTokenizer().encode(text), text, cfg, CharTokenizer())
+    assert "".join(c for c, m in zip(text, solution) if m) == " 1"
+    assert not solution_mask(CharTokenizer().encode("<think>hm"), "<think>hm", cfg, CharTokenizer()).any()
+
+
+def test_the_template_may_open_the_thought():
+    """R1 templates write `<think>` themselves: a marker inside a thought that was never closed is none."""
+    text, tokenizer = "I would write Corrected Solution: 1", CharTokenizer()
+    ids = tokenizer.encode(text)
+    assert not solution_mask(ids, text, SEGMENTS, tokenizer, prefill="<think>").any()
+    assert solution_mask(ids, text, SEGMENTS, tokenizer).any()
+    closed = f"hm</think>{GOOD}"
+    mask = solution_mask(tokenizer.encode(closed), closed, SEGMENTS, tokenizer, prefill="<think>")
+    assert "".join(c for c, m in zip(closed, mask) if m) == " 1"
+
+
 def test_without_a_marker_all_is_reflection_and_nothing_is_graded():
     assert mask_of("no heading").all()
     assert graded_text("no heading", SEGMENTS) is None
@@ -253,7 +283,7 @@ def phases(method, steps, pool_size):
         groups = (
             [first_group([1, 0])] if plan.phase == "first" else [correction([1, 0], [GOOD] * 2, e) for e in pool[:4]]
         )
-        method.curate(step, groups, pool)
+        method.after_sampling(step, groups, pool)
     return "".join(seen)
 
 
@@ -279,33 +309,31 @@ def test_ratio_is_the_share_of_steps_that_reflect():
 
 
 def test_several_reflection_steps_at_a_trigger():
-    method = scrpo(trigger={"mode": "every_n_steps", "n": 3}, stage2={"steps_per_trigger": 2})
+    method = scrpo(reflect_every=3, stage2={"steps_per_trigger": 2})
     assert phases(method, 10, pool_size=9) == "fffrrfffrr"
 
 
 def test_drain_reflects_until_less_than_a_batch_is_left():
-    method = scrpo(trigger={"mode": "every_n_steps", "n": 2}, stage2={"steps_per_trigger": "drain"})
+    method = scrpo(reflect_every=2, stage2={"steps_per_trigger": "drain"})
     pool, seen = [entry(str(i), 0) for i in range(10)], []
     for step in range(1, 7):
         plan = method.plan(step, pool)
         seen.append(plan.phase[0])
         used = [correction([1, 0], [GOOD] * 2, a.parent) for a in plan.requests] if plan.phase == "reflect" else None
-        change = method.curate(step, used or [first_group([1, 1])], pool)
+        change = method.after_sampling(step, used or [first_group([1, 1])], pool)
         gone = {a for a, _ in change.retired}
         pool = [e for e in pool if e.attempt_id not in gone]
     assert "".join(seen) == "ffrrff"  # 10 errors: 4, 4, and 2 are less than a batch of 4
 
 
-@pytest.mark.parametrize(
-    "cfg", [{}, {"trigger": {"mode": "every_n_steps", "n": 1}, "stage2": {"steps_per_trigger": "drain"}}]
-)
+@pytest.mark.parametrize("cfg", [{}, {"reflect_every": 1, "stage2": {"steps_per_trigger": "drain"}}])
 def test_errors_that_stay_in_the_pool_after_their_use_set_off_no_reflection(cfg):
     method = scrpo(pool={"consume": "keep"}, **cfg)
     method.state["first_steps"] = 1
     used = [replace(entry(str(i)), uses=8) for i in range(4)]
     fresh = [entry(str(i), 1) for i in range(4, 8)]
     assert method.plan(2, [*used, *fresh]).phase == "reflect"
-    method.curate(2, [correction([1, 0], [GOOD] * 2, e) for e in fresh], [*used, *fresh])
+    method.after_sampling(2, [correction([1, 0], [GOOD] * 2, e) for e in fresh], [*used, *fresh])
     assert method.plan(3, [*used, *(replace(e, uses=8) for e in fresh)]).phase == "first"
 
 
@@ -321,7 +349,7 @@ def test_the_trigger_goes_on_from_a_stored_state():
 
 def retired(method, rewards):
     groups = [correction(r, [GOOD] * 2, entry(str(i), 1)) for i, r in enumerate(rewards)]
-    return method.curate(2, groups, [g.request.parent for g in groups]).retired
+    return method.after_sampling(2, groups, [g.request.parent for g in groups]).retired
 
 
 def test_consumption():
@@ -337,7 +365,7 @@ def test_old_entries_expire_and_are_not_drawn():
     pool = [entry("old", 1), entry("new", 9)]
     plan = method.plan(10, pool)
     assert [a.parent.attempt_id for a in plan.requests] == ["bad-new-9"]
-    assert ("bad-old-1", "expired") in method.curate(10, [first_group([1, 0])], pool).retired
+    assert ("bad-old-1", "expired") in method.after_sampling(10, [first_group([1, 0])], pool).retired
 
 
 def test_sizes_of_a_reflection_step_are_those_of_stage_2():
@@ -350,7 +378,7 @@ def test_sizes_of_a_reflection_step_are_those_of_stage_2():
 
 @pytest.mark.parametrize(("per_prompt", "kept"), [(1, 1), (2, 2), ("all", 3)])
 def test_so_many_errors_of_a_question_are_kept(per_prompt, kept):
-    change = scrpo(pool={"per_prompt": per_prompt}).curate(1, [first_group([1, 0, 0, 0])], [])
+    change = scrpo(pool={"per_prompt": per_prompt}).after_sampling(1, [first_group([1, 0, 0, 0])], [])
     assert list(change.decisions.values()).count("kept") == kept
 
 
@@ -363,7 +391,7 @@ def test_the_filter_switch_decides_who_enters():
         "nonzero": {},
         "none": {},
     }.items():
-        decisions = scrpo(filter={"mode": mode, **cfg}).curate(1, [hopeless, mixed], []).decisions
+        decisions = scrpo(filter={"mode": mode, **cfg}).after_sampling(1, [hopeless, mixed], []).decisions
         admitted[mode] = sorted(a[:-1] for a, decision in decisions.items() if decision == "kept")
     assert admitted == {
         "variance": [],
@@ -377,7 +405,8 @@ def test_a_random_eviction_spares_some_of_the_oldest():
     pool = [entry(str(i), i) for i in range(12)]
     groups = [first_group([1, 0], name) for name in "abcd"]
     gone = {
-        how: scrpo(pool={"capacity": 12, "evict": how}).curate(13, groups, pool).retired for how in ("fifo", "random")
+        how: scrpo(pool={"capacity": 12, "evict": how}).after_sampling(13, groups, pool).retired
+        for how in ("fifo", "random")
     }
     assert gone["fifo"] == [(f"bad-{i}-{i}", "evicted") for i in range(4)]
     assert len(gone["random"]) == 4
@@ -387,7 +416,7 @@ def test_a_random_eviction_spares_some_of_the_oldest():
 def test_capacity_bounds_what_one_step_brings():
     """More errors than the pool holds: a uniform draw of them enters, and the others are told why not."""
     method = scrpo(pool={"capacity": 3})
-    change = method.curate(1, [first_group([1, 0], name=f"p{i}") for i in range(8)], [entry("old")])
+    change = method.after_sampling(1, [first_group([1, 0], name=f"p{i}") for i in range(8)], [entry("old")])
     decided = list(change.decisions.values())
     assert (decided.count("kept"), decided.count("no_room")) == (3, 5)
     assert change.retired == [("bad-old-0", "evicted")]
@@ -395,7 +424,9 @@ def test_capacity_bounds_what_one_step_brings():
 
 def test_capacity_evicts_the_oldest():
     method = scrpo(pool={"capacity": 2})
-    change = method.curate(5, [first_group([1, 0], "x"), first_group([1, 0], "y")], [entry("a", 1), entry("b", 2)])
+    change = method.after_sampling(
+        5, [first_group([1, 0], "x"), first_group([1, 0], "y")], [entry("a", 1), entry("b", 2)]
+    )
     assert sum(d == "kept" for d in change.decisions.values()) == 2
     assert change.retired == [("bad-a-1", "evicted"), ("bad-b-2", "evicted")]
 
@@ -431,3 +462,58 @@ def test_diversity_of_problems_answers_and_kinds_of_errors():
         "slip"
     ) == 2
     assert drawn_with("none", pool) == drawn_with("none", pool)
+
+
+# -- what a method needs -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("cfg", "numbers", "message"),
+    [
+        (GrpoConfig(), {"group_size": 1}, "rollout.group_size is 1"),
+        (RlooConfig(), {"group_size": 1}, "rollout.group_size is 1"),
+        (ScrpoConfig(stage2={"group_size": 1}), {}, "method.stage2.group_size is 1"),
+        (RrrConfig(), {"group_size": 1}, "rollout.group_size is 1"),
+        (ScrpoConfig(trigger={"size": 20}), {}, "waits for 20 errors and the pool holds 16"),
+        (ScrpoConfig(pool={"capacity": 3}), {}, "waits for 4 errors and the pool holds 3"),
+        (SftConfig(), {}, "give optim.max_generated_tokens"),
+    ],
+)
+def test_a_setting_in_which_nothing_would_be_learned_is_refused(cfg, numbers, message):
+    with pytest.raises(ValueError, match=message):
+        cfg.needs(setting(**numbers))
+    GrpoConfig(loss={"advantage": "raw"}).needs(setting(group_size=1))  # needs no group
+
+
+def test_the_trigger_waits_for_one_reflection_batch():
+    """With 128 problems a step and 16 errors a reflection it waited for more than its pool could hold."""
+    cfg = ScrpoConfig(stage2={"prompts": 16})
+    cfg.needs(setting(prompts_per_step=128))
+    method = Scrpo(cfg, context(FakePrompts(), prompts_per_step=128))
+    pool = [entry(str(i)) for i in range(16)]
+    assert (method.plan(2, pool[:15]).phase, method.plan(2, pool).phase) == ("first", "reflect")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_method_says_what_it_needs_and_is_found_by_its_file(name):
+    cfg = method_class(name).Config(runs=["r"]) if issubclass(method_class(name).Config, OfflineConfig) else None
+    cfg = cfg or method_class(name).Config()
+    needs = cfg.needs(setting())
+    assert cfg.name == name
+    assert needs.context >= setting().first_context
+    assert all(phase.rollouts > 0 or phase.kind is PhaseKind.FIT for phase in needs.phases.values())
+
+
+def test_a_method_that_leaves_an_answer_out_does_not_start():
+    with pytest.raises(TypeError, match="abstract method .?needs"):
+        type("Forgetful", (MethodConfig,), {"__module__": "outside"})(name="x")
+    with pytest.raises(TypeError, match="context"):
+        Needs(phases={}, turns=1)
+
+
+def test_the_longest_prompts_count_what_is_asked_about_the_answer():
+    one = setting(reflect_prompt="r" * 5, check_prompt="c" * 3, max_prompt_tokens=10, max_tokens=20, shown_tokens=7)
+    assert GrpoConfig().needs(one).context == 30
+    assert ScrpoConfig().needs(one).context == 30 + 7 + 5
+    assert ScrpoConfig(reflect_every="never").needs(one).context == 30
+    assert ScoreConfig(turns=3).needs(one).context == 30 + 2 * (20 + 3)

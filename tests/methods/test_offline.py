@@ -6,14 +6,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from methods.builders import problem
+from methods.builders import context, problem, setting
 from methods.turns_builders import Recorded, TurnPrompts, answer
 
 from scrpo_cli.errors import RunError
-from scrpo_cli.methods.advantages import token_weights
-from scrpo_cli.methods.dpo import Dpo, preference_credits
-from scrpo_cli.methods.sft import PairSft, Sft, Star
-from scrpo_cli.recipe.methods import DpoConfig, PairSftConfig, SftConfig, StarConfig
+from scrpo_cli.methods.base import completions_of
+from scrpo_cli.methods.dpo import Dpo, DpoConfig, preference_credits
+from scrpo_cli.methods.pair_sft import PairSft, PairSftConfig
+from scrpo_cli.methods.parts.advantages import token_weights
+from scrpo_cli.methods.sft import Sft, SftConfig
+from scrpo_cli.methods.star import Star, StarConfig
 from scrpo_cli.recipe.models import Recipe
 from scrpo_cli.types import Attempt, AttemptKind, FinishReason, Group, PoolEntry, SampleRequest
 
@@ -30,7 +32,7 @@ def made(name: str, own=(), runs=None, tokens: int | None = 1000, **cfg):
     method, section = METHODS[name]
     defaults = {"runs": ["r"]} if runs is not None else {}
     library = Recorded({"r": runs or []}, own)
-    return method(section(**{**defaults, **cfg}), TurnPrompts(), 4, tokens, seed=0, library=library)
+    return method(section(**{**defaults, **cfg}), context(TurnPrompts(), library, token_budget=tokens))
 
 
 def first(reward, name: str, of: str = "p", text: str = "", **fields) -> Attempt:
@@ -48,9 +50,14 @@ def correction(reward, before: Attempt, name: str) -> Attempt:
     )
 
 
+def fitted_by(method):
+    """The completions of the next batch."""
+    return completions_of(method.plan(1, []).recorded)
+
+
 def texts(method) -> list[str]:
     """What is fitted, as text: completions of one epoch."""
-    return sorted(c.text for c in method.plan(1, []).fit.completions)
+    return sorted(c.text for c in fitted_by(method))
 
 
 # -- the examples of each method ------------------------------------------------------------------------------------
@@ -95,7 +102,7 @@ def test_star_takes_right_corrections_whose_error_lies_in_another_run():
 
 def test_star_fits_the_second_answer_as_it_was_sampled():
     attempts = turns()
-    (kept,) = made("star", runs=attempts).plan(1, []).fit.completions
+    (kept,) = fitted_by(made("star", runs=attempts))
     assert kept is attempts[3].completion
 
 
@@ -103,16 +110,16 @@ def test_star_samples_both_turns():
     method = made("star")
     (request, _) = method.plan(1, []).requests
     group = Group(request, [first(0, "a"), first(1, "b")])
-    requests = method.more(1, [group], 1)
+    requests = method.next_round(1, [group], 1)
     assert [(a.kind, a.previous.id) for a in requests] == [(AttemptKind.CHECK, "a"), (AttemptKind.CHECK, "b")]
-    assert method.more(1, [group], 2) == []
+    assert method.next_round(1, [group], 2) == []
 
 
 def test_pair_sft_puts_a_right_answer_behind_a_wrong_one_of_the_same_problem():
     attempts = [first(0, "w"), first(1, "r"), first(1, "s"), first(1, "only-right", "q"), first(0, "only-wrong", "o")]
-    fit = made("pair_sft", runs=attempts).plan(1, []).fit
-    assert sorted(c.text for c in fit.completions) == ["r", "s"]
-    for c in fit.completions:
+    fitted = fitted_by(made("pair_sft", runs=attempts))
+    assert sorted(c.text for c in fitted) == ["r", "s"]
+    for c in fitted:
         assert "".join(map(chr, c.prompt_ids)) == "question pwcheck it"  # problem, wrong answer, instruction
         assert c.text == "".join(map(chr, c.ids))
 
@@ -120,7 +127,7 @@ def test_pair_sft_puts_a_right_answer_behind_a_wrong_one_of_the_same_problem():
 def test_pair_sft_plus_also_shows_right_answers():
     attempts = [first(0, "w"), first(1, "r"), first(1, "only", "q")]
     shown = lambda method: Counter(  # noqa: E731
-        "".join(map(chr, c.prompt_ids)).split("check")[0] + ">" + c.text for c in method.plan(1, []).fit.completions
+        "".join(map(chr, c.prompt_ids)).split("check")[0] + ">" + c.text for c in fitted_by(method)
     )
     assert shown(made("pair_sft", runs=attempts)) == {"question pw>r": 1}
     plus = {"question pw>r": 1, "question pr>r": 1, "question qonly>only": 1}
@@ -129,8 +136,7 @@ def test_pair_sft_plus_also_shows_right_answers():
 
 def test_dpo_pairs_right_with_wrong_answers_of_one_problem_each_used_once():
     attempts = [first(1, "a"), first(1, "b"), first(0, "c"), first(0, "d"), first(0, "e"), first(1, "f", "q")]
-    fit = made("dpo", runs=attempts).plan(1, []).fit
-    found = [c.text for c in fit.completions]
+    found = [c.text for c in fitted_by(made("dpo", runs=attempts))]
     chosen, rejected = found[0::2], found[1::2]
     assert sorted(chosen) == ["a", "b"]
     assert set(rejected) < {"c", "d", "e"}
@@ -148,7 +154,7 @@ def test_at_most_so_many_examples_of_one_problem():
 
 def sampled_with(seed: int, attempts) -> list[str]:
     method = made("sft", runs=attempts, per_problem=4)
-    method.seed = seed
+    method.setting = setting(seed=seed)
     return texts(method)
 
 
@@ -158,18 +164,18 @@ def sampled_with(seed: int, attempts) -> list[str]:
 @pytest.mark.parametrize("name", ["sft", "star", "pair_sft"])
 def test_imitation_is_maximum_likelihood_over_the_tokens_of_the_batch(name):
     method = made(name, runs=[*turns(), first(1, "longer")])
-    fit = method.plan(1, []).fit
-    assert all((r.advantage_T == 1).all() and r.mask_T.all() and not r.kl_T.any() for r in fit.credits.rows)
-    weights = np.concatenate(token_weights(fit.credits.rows, fit.credits.normalizer, 100))
+    credits = method.credit(method.plan(1, []).recorded)
+    assert all((r.advantage_T == 1).all() and r.mask_T.all() and not r.kl_T.any() for r in credits.rows)
+    weights = np.concatenate(token_weights(credits.rows, credits.normalizer, 100))
     assert weights == pytest.approx([1 / len(weights)] * len(weights))
-    assert method.cfg.clip.kind == "none"
+    assert credits.clip.kind == "none"
 
 
 def test_dpo_by_hand():
     """beta 0.5; log-ratios +1 and -1 in sum: margin 1, pull 0.5 sigmoid(-1) up and down; then a pair the wrong way."""
-    pair, other = (first(1, "ab").completion, first(0, "c").completion), (first(1, "d").completion,) * 2
-    credits = preference_credits([pair, other], 0.5)
-    rows, stats = credits.finish([np.array([0.4, 0.6]), np.array([-1.0]), np.array([-2.0]), np.array([2.0])])
+    ratios = [np.array([0.4, 0.6]), np.array([-1.0]), np.array([-2.0]), np.array([2.0])]
+    credits = preference_credits(ratios, 0.5)
+    rows, stats = credits.rows, credits.metrics
     sigmoid = lambda x: 1 / (1 + np.exp(-x))  # noqa: E731
     assert [float(r.advantage_T[0]) for r in rows] == pytest.approx(
         [0.5 * sigmoid(-1), -0.5 * sigmoid(-1), 0.5 * sigmoid(2), -0.5 * sigmoid(2)]
@@ -189,12 +195,6 @@ def test_dpo_is_one_optimizer_step_a_batch():
         Recipe.model_validate({"method": dpo, "optim": {"minibatches": 2}})
 
 
-def test_sampling_steps_earn_nothing():
-    method = made("sft")
-    group = Group(method.plan(1, []).requests[0], [first(1, "a"), first(0, "b")])
-    assert not any(r.mask_T.any() for r in method.credit([group]).rows)
-
-
 # -- rounds -----------------------------------------------------------------------------------------------------------
 
 
@@ -202,13 +202,13 @@ def run(method, library: Recorded, tokens: int, answers=(1, 0), versions: bool =
     """Play a run whose every sampling step gives these answers of four tokens to two problems: phases, fitted texts."""
     phases, fitted, version, spent = [], [], 0, 0
     for step in range(1, limit):
-        if method.over(spent >= tokens):
+        if method.is_finished(spent >= tokens):
             break
         plan = method.plan(step, [])
         phases.append(plan.phase[0])
-        if plan.fit:
-            fitted.append([c.text for c in plan.fit.completions])
-            method.curate(step, [], [])
+        if plan.recorded:
+            fitted.append([c.text for c in completions_of(plan.recorded)])
+            method.after_sampling(step, [], [])
             version += 1
             continue
         groups = []
@@ -221,7 +221,7 @@ def run(method, library: Recorded, tokens: int, answers=(1, 0), versions: bool =
             groups.append(Group(request, made_here))
             library.own = [*library.own, *made_here]
             spent += sum(len(a.completion.ids) for a in made_here)
-        method.curate(step, groups, [])
+        method.after_sampling(step, groups, [])
     return "".join(phases), fitted
 
 
@@ -251,10 +251,10 @@ def test_each_round_samples_its_share_with_the_newest_policy_and_fits_only_that(
 
 def test_the_run_ends_when_what_was_sampled_has_been_fitted():
     method = made("sft", tokens=16, batch=100, epochs=2)
-    assert not method.over(True)  # the tokens are spent, the examples not fitted
+    assert not method.is_finished(True)  # the tokens are spent, the examples not fitted
     run(method, method.library, 16)
-    assert method.over(False)
-    assert method.over(True)
+    assert method.is_finished(False)
+    assert method.is_finished(True)
 
 
 def test_recorded_runs_are_fitted_without_sampling():
@@ -296,8 +296,8 @@ def test_the_state_is_plain_json_and_a_resumed_run_fits_the_same_batches(name):
     head = made(name, runs=attempts, batch=2, epochs=2, iterations=2)
     seen = []
     for _ in range(4):
-        seen.append([c.text for c in head.plan(1, []).fit.completions])
-        head.curate(1, [], [])
+        seen.append([c.text for c in fitted_by(head)])
+        head.after_sampling(1, [], [])
     tail = made(name, runs=attempts, batch=2, epochs=2, iterations=2)
     tail.state |= json.loads(json.dumps(head.state))
     seen += run(tail, tail.library, 0)[1]

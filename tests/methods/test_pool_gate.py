@@ -2,13 +2,11 @@
 
 from dataclasses import replace
 
-from methods.builders import entry
+from methods.builders import context, entry
 from methods.test_methods import FakePrompts
 
-from scrpo_cli.methods.filters import worth_reflecting
-from scrpo_cli.methods.scrpo import Scrpo
-from scrpo_cli.recipe.gate import PoolGateConfig
-from scrpo_cli.recipe.methods import ScrpoConfig
+from scrpo_cli.methods.parts.pool import PoolGateConfig, worth_reflecting
+from scrpo_cli.methods.scrpo import Scrpo, ScrpoConfig
 
 GATE = {"signal": "mean_logprob", "threshold": -0.5}
 SURE, UNSURE, UNKNOWN = (replace(entry(n), confidence=c) for n, c in (("s", -0.1), ("u", -0.9), ("k", None)))
@@ -23,7 +21,7 @@ def test_sure_errors_are_kept_out_and_unknown_ones_are_not():
 
 def test_reflection_steps_draw_what_the_gate_lets_through():
     cfg = ScrpoConfig(trigger={"mode": "pool_size", "size": 2}, gate=GATE)
-    method = Scrpo(cfg, FakePrompts(), group_size=2, prompts_per_step=4, seed=0, max_tokens=8)
+    method = Scrpo(cfg, context(FakePrompts(), group_size=2))
     plan = method.plan(1, [SURE, UNSURE, UNKNOWN])
     assert plan.phase == "reflect"
     assert {a.parent.attempt_id for a in plan.requests} == {UNSURE.attempt_id, UNKNOWN.attempt_id}

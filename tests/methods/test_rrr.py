@@ -2,11 +2,10 @@
 
 import numpy as np
 import pytest
-from methods.builders import attempt, correction, first_group
+from methods.builders import attempt, context, correction, first_group
 from methods.turns_builders import TurnPrompts
 
-from scrpo_cli.methods.rrr import Rrr
-from scrpo_cli.recipe.methods import RrrConfig
+from scrpo_cli.methods.rrr import Rrr, RrrConfig
 from scrpo_cli.types import AttemptKind, Group, Verdict
 
 GOOD = "Analysis: x Corrected Solution: 1"
@@ -14,21 +13,21 @@ REFLECTION = len("Analysis: x Corrected Solution:")
 
 
 def rrr(**cfg) -> Rrr:
-    return Rrr(RrrConfig(**cfg), TurnPrompts(), group_size=4)
+    return Rrr(RrrConfig(**cfg), context(TurnPrompts(), group_size=4))
 
 
 def test_a_step_attempts_first_and_reflects_on_every_failure():
     method = rrr(attempts=3)
     plan = method.plan(1, [])
     assert (plan.phase, [a.samples for a in plan.requests]) == ("retry", [3, 3])
-    requests = method.more(1, [first_group([1, 0, 1], "p"), first_group([0, 0, 1], "q")], 1)
+    requests = method.next_round(1, [first_group([1, 0, 1], "p"), first_group([0, 0, 1], "q")], 1)
     assert [a.parent.attempt_id for a in requests] == ["p1", "q0", "q1"]
     assert all(a.kind is AttemptKind.CORRECTION and a.samples == 4 for a in requests)
     assert requests[0].parent.response == "abcd"
 
 
 def test_there_is_one_round_of_reflections():
-    assert rrr().more(1, [first_group([0]), correction([0, 0], [GOOD] * 2)], 2) == []
+    assert rrr().next_round(1, [first_group([0]), correction([0, 0], [GOOD] * 2)], 2) == []
 
 
 def test_only_failures_of_reasoning_are_reflected_on():
@@ -40,7 +39,7 @@ def test_only_failures_of_reasoning_are_reflected_on():
         attempt(0, name="no-answer", verdict=Verdict.UNPARSABLE),
         attempt(1, name="right"),
     ]
-    requests = rrr().more(1, [Group(first_group([1]).request, answers)], 1)
+    requests = rrr().next_round(1, [Group(first_group([1]).request, answers)], 1)
     assert [a.parent.attempt_id for a in requests] == ["wrong", "no-answer"]
 
 
@@ -86,9 +85,8 @@ def test_truncated_retries_earn_nothing_unless_they_are_kept():
 
 def test_with_k1_the_log_ratios_of_first_answers_are_passed_over():
     groups = [first_group([0, 1]), correction([1, 0], [GOOD] * 2)]
-    credits = rrr(kl={"estimator": "k1", "beta": 0.5}).credit(groups)
     ratios = [np.full(4, 100.0)] * 2 + [np.full(len(GOOD), 0.1), np.zeros(len(GOOD))]
-    rows, _ = credits.finish(ratios)
+    rows = rrr(kl={"estimator": "k1", "beta": 0.5}).credit(groups, ratios).rows
     assert not any(r.mask_T.any() for r in rows[:2])
     excess = 0.5 * 0.1 * REFLECTION
     got = [float(r.advantage_T[0]) for r in rows[2:]]

@@ -6,14 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from methods.builders import problem
+from methods.builders import context, problem
 from methods.turns_builders import Recorded, TurnPrompts, answer, conversations, of_turn
 from tests_tokenizer import TOKENIZER
 
 from scrpo_cli.errors import RunError
-from scrpo_cli.methods.advantages import token_weights
-from scrpo_cli.methods.score import Budget, Score
-from scrpo_cli.recipe.methods import ScoreConfig
+from scrpo_cli.methods.parts.advantages import token_weights
+from scrpo_cli.methods.score import Score, ScoreConfig
 from scrpo_cli.recipe.models import Recipe
 from scrpo_cli.rollout.chat import Chat
 from scrpo_cli.rollout.prompts import TaskPrompts
@@ -25,8 +24,10 @@ NAN = float("nan")
 
 
 def score(stage: int = 1, steps: int = 90, tokens: int | None = None, library=None, group_size=2, **cfg) -> Score:
-    budget = Budget(steps, tokens)
-    method = Score(ScoreConfig(**cfg), TurnPrompts(), group_size, budget, seed=0, library=library or Recorded())
+    method = Score(
+        ScoreConfig(**cfg),
+        context(TurnPrompts(), library or Recorded(), group_size=group_size, steps=steps, token_budget=tokens),
+    )
     method.state["stage"] = stage
     return method
 
@@ -202,9 +203,9 @@ def test_without_kl_a_turn_without_signal_costs_nothing_and_is_counted():
 
 def test_k1_takes_each_turns_own_log_ratio_from_its_own_reward():
     groups = conversations([(0, 1), (1, 0)], text="ab")
-    credits = score(stage=2, alpha=0, kl={"estimator": "k1", "beta1": 0.5}).credit(groups)
     ratios = [np.full(2, v) for v in (0.3, 0.1, 1.0, 0.0)]  # first answers, then second ones
-    rows, stats = credits.finish(ratios)
+    credits = score(stage=2, alpha=0, kl={"estimator": "k1", "beta1": 0.5}).credit(groups, ratios)
+    rows, stats = credits.rows, credits.metrics
     got = [float(r.advantage_T[0]) for r in rows]
     excess = 0.5 * 2 * np.array([0.3 - 0.1, 0.1 - 0.3, 1.0 - 0.0, 0.0 - 1.0])
     assert got == pytest.approx(np.array([-1, 1, 1, -1]) - excess)
@@ -221,25 +222,25 @@ def test_a_step_asks_first_answers_and_then_goes_on_with_each_of_them():
     plan = method.plan(1, [])
     assert [(a.samples, a.turn) for a in plan.requests] == [(2, 1), (2, 1)]
     groups = conversations([(0,), (1,)])
-    requests = method.more(1, groups, 1)
+    requests = method.next_round(1, groups, 1)
     assert [a.previous.id for a in requests] == ["p.0.1", "p.1.1"]
     assert all((a.kind, a.turn, a.samples) == (AttemptKind.CHECK, 2, 1) for a in requests)
     assert [m["role"] for m in requests[0].messages] == ["user", "assistant", "user"]
-    assert method.more(1, conversations(FOUR), 2) == []
+    assert method.next_round(1, conversations(FOUR), 2) == []
 
 
 def test_the_second_prompt_says_the_same_to_a_right_and_to_a_wrong_answer():
-    wrong, right = score().more(1, conversations([(0,), (1,)]), 1)
+    wrong, right = score().next_round(1, conversations([(0,), (1,)]), 1)
     assert wrong.messages == right.messages
 
 
 def test_turns_of_a_stage():
     two, three = conversations([(0, 1), (1, 1)]), conversations([(0, 1, 1), (1, 1, 0)])
-    assert score(stage=1, turns=3).more(1, two, 2) == []
-    requests = score(stage=2, turns=3).more(1, two, 2)
+    assert score(stage=1, turns=3).next_round(1, two, 2) == []
+    requests = score(stage=2, turns=3).next_round(1, two, 2)
     assert [(a.turn, a.previous.id) for a in requests] == [(3, "p.0.2"), (3, "p.1.2")]
     assert len(requests[0].messages) == 5
-    assert score(stage=3, turns=3).more(1, three, 3) == []
+    assert score(stage=3, turns=3).next_round(1, three, 3) == []
 
 
 DROPS_THINKING = (
@@ -266,9 +267,9 @@ def sampled(prompts: TaskPrompts, text: str) -> Attempt:
 
 
 def next_ids(prompts: TaskPrompts, first: Attempt, turns: int = 2) -> list[int]:
-    method = Score(ScoreConfig(turns=turns), prompts, 1, Budget(9), 0, Recorded())
+    method = Score(ScoreConfig(turns=turns), context(prompts, Recorded(), group_size=1))
     method.state["stage"] = turns
-    (request,) = method.more(1, [Group(prompts.first(first.problem, 1), [first])], 1)
+    (request,) = method.next_round(1, [Group(prompts.first(first.problem, 1), [first])], 1)
     return list(prompts.ids(request))
 
 
@@ -290,9 +291,9 @@ def test_a_third_prompt_extends_the_second_turn():
         answer(0, name="b", request=request),
         completion=Completion(prompts.ids(request), ids, [-1.0] * 2, "7", FinishReason.STOP),
     )
-    third = Score(ScoreConfig(turns=3), prompts, 1, Budget(9), 0, Recorded())
+    third = Score(ScoreConfig(turns=3), context(prompts, Recorded(), group_size=1))
     third.state["stage"] = 3
-    (request,) = third.more(1, [Group(prompts.first(first.problem, 1), [first]), Group(request, [second])], 2)
+    (request,) = third.next_round(1, [Group(prompts.first(first.problem, 1), [first]), Group(request, [second])], 2)
     so_far = [*second.completion.prompt_ids, *ids]
     assert prompts.ids(request)[: len(so_far)] == so_far
 
@@ -316,8 +317,8 @@ def stages(method: Score, steps: int, outcomes=(0, 1), held_kl: float = 0.0):
     for step in range(1, steps + 1):
         plan = method.plan(step, [])
         seen.append((method.stage, plan.reference))
-        method.curate(step, conversations([outcomes] * 2), [])
-        method.observe(step, {"train/kl_turn1_sequence": held_kl})
+        method.after_sampling(step, conversations([outcomes] * 2), [])
+        method.after_update(step, {"train/kl_turn1_sequence": held_kl})
     return seen
 
 
@@ -365,7 +366,7 @@ def test_no_plateau_while_the_second_answer_improves_or_the_first_turn_has_moved
     rising = score(steps=100, stage1=PLATEAU)
     for step in range(1, 11):
         rising.plan(step, [])
-        rising.curate(step, conversations([(0, 1)] * step + [(0, 0)] * (10 - step)), [])
+        rising.after_sampling(step, conversations([(0, 1)] * step + [(0, 0)] * (10 - step)), [])
     assert rising.stage == 1
     assert len(rising.state["accuracy"]) == 6
     assert rising.state["accuracy"][-1] == 1.0
@@ -376,7 +377,7 @@ def test_a_plateau_is_one_of_the_last_turn():
     method = score(steps=100, stage1=PLATEAU)
     for step in range(1, 8):
         method.plan(step, [])
-        method.curate(step, conversations([(1, 1)] * step + [(0, 1)] * (10 - step)), [])
+        method.after_sampling(step, conversations([(1, 1)] * step + [(0, 1)] * (10 - step)), [])
     assert method.stage == 2
 
 
@@ -386,7 +387,7 @@ def test_a_plateau_is_one_of_the_last_turn():
 @pytest.mark.parametrize(("kl", "factor"), [(1.6, 1.5), (1.4, 1.0), (0.7, 1.0), (0.6, 1 / 1.5)])
 def test_beta_two_follows_the_kl_of_the_held_turns(kl, factor):
     method = score(kl={"target": 1.0})
-    method.observe(1, {"train/kl_turn1_sequence": kl, "train/kl_turn2_sequence": 99.0})
+    method.after_update(1, {"train/kl_turn1_sequence": kl, "train/kl_turn2_sequence": 99.0})
     assert method.beta(1) == pytest.approx(0.1 * factor)
     assert method.beta(2) == 0.01
 
@@ -394,7 +395,7 @@ def test_beta_two_follows_the_kl_of_the_held_turns(kl, factor):
 def test_beta_two_is_fixed_without_a_target_and_in_stage_two():
     fixed, later = score(), score(stage=2, kl={"target": 1.0})
     for method in (fixed, later):
-        method.observe(1, {"train/kl_turn1_sequence": 50.0})
+        method.after_update(1, {"train/kl_turn1_sequence": 50.0})
         assert method.state["beta2"] == 0.1
     assert later.beta(1) == later.beta(2) == 0.01
 
@@ -405,7 +406,9 @@ def test_with_three_turns_beta_two_starts_anew_and_follows_the_mean_of_both_held
     assert method.state["beta2"] > 0.3
     method.plan(4, [])
     assert (method.stage, method.state["beta2"]) == (2, 0.1)
-    method.observe(4, {"train/kl_turn1_sequence": 0.0, "train/kl_turn2_sequence": 3.2, "train/kl_turn3_sequence": 9})
+    method.after_update(
+        4, {"train/kl_turn1_sequence": 0.0, "train/kl_turn2_sequence": 3.2, "train/kl_turn3_sequence": 9}
+    )
     assert method.state["held_kl"] == pytest.approx(1.6)
     assert method.state["beta2"] == pytest.approx(0.15)
 
@@ -460,8 +463,8 @@ def test_the_state_is_plain_json_and_a_resumed_method_goes_on_the_same():
     for step in range(5, 13):
         plan = second.plan(step, [])
         tail.append((second.stage, plan.reference))
-        second.curate(step, conversations([(0, 1)] * 2), [])
-        second.observe(step, {"train/kl_turn1_sequence": 0.5})
+        second.after_sampling(step, conversations([(0, 1)] * 2), [])
+        second.after_update(step, {"train/kl_turn1_sequence": 0.5})
     assert head + tail == seen
     assert second.state == whole.state
     assert {s for s, _ in seen} == {1, 2}

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from scrpo_cli.methods.shaping import improvement, length_penalty, with_length_penalty
-from scrpo_cli.recipe.methods import DapoConfig, RewardConfig
+from scrpo_cli.methods.dapo import DapoConfig
+from scrpo_cli.methods.parts.rewards import RewardConfig, improvement, length_penalty, with_length_penalty
 
 NAN = np.nan
 

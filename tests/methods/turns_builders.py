@@ -10,7 +10,7 @@ from methods.builders import CharTokenizer, problem
 
 from scrpo_cli.recipe.models import ReflectionConfig
 from scrpo_cli.rollout.chat import next_turn, user
-from scrpo_cli.rollout.segments import reflection_mask
+from scrpo_cli.rollout.segments import reflection_mask, solution_mask
 from scrpo_cli.types import (
     Attempt,
     AttemptKind,
@@ -27,6 +27,8 @@ from scrpo_cli.types import (
 
 class TurnPrompts:
     """`per_step` problems a step, named `step-round-place`; every ask is a user message."""
+
+    error_kinds = ()
 
     def __init__(self, per_step: int = 2) -> None:
         self.per_step = per_step
@@ -45,6 +47,9 @@ class TurnPrompts:
 
     def reflection_mask(self, ids: Sequence[int], text: str) -> np.ndarray:
         return reflection_mask(ids, text, ReflectionConfig(), CharTokenizer())
+
+    def solution_mask(self, ids: Sequence[int], text: str) -> np.ndarray:
+        return solution_mask(ids, text, ReflectionConfig(), CharTokenizer())
 
     def ids(self, request: SampleRequest) -> list[int]:
         return [ord(c) for message in request.messages for c in message["content"]]

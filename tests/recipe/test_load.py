@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scrpo_cli.errors import UserError
+from scrpo_cli.methods.grpo import GrpoConfig
+from scrpo_cli.methods.scrpo import ScrpoConfig
 from scrpo_cli.recipe import load
 from scrpo_cli.recipe.document import Document, merge
 from scrpo_cli.recipe.load import load_recipe, recipe_json, recipe_schema, shipped_recipes
-from scrpo_cli.recipe.methods import GrpoConfig, ScrpoConfig
 from scrpo_cli.recipe.models import Recipe
 
 Write = Callable[..., Path]

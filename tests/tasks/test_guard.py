@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from scrpo_cli.errors import RunError, UserError
-from scrpo_cli.methods.filters import admit
-from scrpo_cli.recipe.methods import FilterConfig, PoolConfig
+from scrpo_cli.methods.parts.pool import FilterConfig, PoolConfig, admit
 from scrpo_cli.recipe.models import ProblemsConfig, TaskConfig
 from scrpo_cli.tasks.base import BaseTask
 from scrpo_cli.tasks.guard import ENOUGH, Foreign, Guarded, stop_on_failures

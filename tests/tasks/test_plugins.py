@@ -322,6 +322,6 @@ def test_the_prompts_and_problems_of_the_task_stay(tmp_path) -> None:
 
 
 def test_built_in_names_are_known_to_recipes() -> None:
-    from scrpo_cli.recipe.plugins import BUILT_IN
+    from scrpo_cli.recipe.references import BUILT_IN
 
     assert {*TASKS} <= {*BUILT_IN}

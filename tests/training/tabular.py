@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from scrpo_cli.methods.advantages import token_weights
 from scrpo_cli.methods.base import Method
+from scrpo_cli.methods.parts.advantages import token_weights
 from scrpo_cli.training.loss import TokenBatch, policy_gradient_loss
 from scrpo_cli.types import Attempt, Completion, FinishReason, Grade, Group, SampleRequest, Verdict
 
@@ -33,15 +33,12 @@ def train(
 ) -> None:
     """Optimizer steps on a step's groups: the later epochs are off-policy, so that the clip matters."""
     torch.set_num_threads(1)  # tensors of this size are slower with more
-    cfg: Any = method.cfg  # type: ignore[attr-defined]
     attempts = [a for g in groups for a in g.attempts]
     with torch.no_grad():
         old = logps(attempts)
         ref = (reference or logps)(attempts)
-    credits = method.credit(groups)
+    credits = method.credit(groups, [(o - r).numpy() for o, r in zip(old, ref, strict=True)])
     rows = credits.rows
-    if credits.finish is not None:
-        rows, _ = credits.finish([(o - r).numpy() for o, r in zip(old, ref, strict=True)])
     weights = [credits.scale * w for w in token_weights(rows, credits.normalizer, max_tokens=2)]
     for _ in range(epochs):
         batch = TokenBatch(
@@ -53,7 +50,7 @@ def train(
             flat([r.kl_T for r in rows]),
             torch.repeat_interleave(torch.tensor([len(a.completion.ids) for a in attempts])),
         )
-        loss, _ = policy_gradient_loss(batch, cfg.clip, cfg.kl.estimator)
+        loss, _ = policy_gradient_loss(batch, credits.clip, credits.estimator)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -11,23 +11,18 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
-from methods.builders import entry, problem
+from methods.builders import context, entry, problem
 from methods.turns_builders import Recorded, TurnPrompts
 from training.tabular import attempt, train
 
-from scrpo_cli.methods.grpo import Grpo
-from scrpo_cli.methods.rrr import Rrr
-from scrpo_cli.methods.score import Budget, Score
-from scrpo_cli.recipe.methods import (
-    CispoConfig,
-    DapoConfig,
-    DrGrpoConfig,
-    GrpoConfig,
-    GspoConfig,
-    RlooConfig,
-    RrrConfig,
-    ScoreConfig,
-)
+from scrpo_cli.methods.cispo import CispoConfig
+from scrpo_cli.methods.dapo import DapoConfig
+from scrpo_cli.methods.dr_grpo import DrGrpoConfig
+from scrpo_cli.methods.grpo import Grpo, GrpoConfig
+from scrpo_cli.methods.gspo import GspoConfig
+from scrpo_cli.methods.rloo import Rloo, RlooConfig
+from scrpo_cli.methods.rrr import Rrr, RrrConfig
+from scrpo_cli.methods.score import Score, ScoreConfig
 from scrpo_cli.types import Attempt, AttemptKind, Group, SampleRequest
 
 RIGHT = np.array([[0.1, 0.5, 0.2], [0.6, 0.1, 0.1], [0.0, 0.3, 0.9]])  # chance of each arm
@@ -80,7 +75,10 @@ def play(table: Table, rng: np.random.Generator, step: int, right: np.ndarray = 
 
 def trained(cfg, steps: int, lr: float, seed: int = 0) -> Table:
     table, rng = Table(), np.random.default_rng(seed)
-    method, optimizer = Grpo(cfg, TurnPrompts(), SAMPLES, max_tokens=100), torch.optim.Adam(table.parameters, lr)
+    method, optimizer = (
+        Grpo(cfg, context(TurnPrompts(), group_size=SAMPLES, max_tokens=100)),
+        torch.optim.Adam(table.parameters, lr),
+    )
     start = Table()
     for step in range(steps):
         train(method, play(table, rng, step), table.logps, optimizer, start.logps, epochs=2)
@@ -109,7 +107,7 @@ def test_without_reward_nothing_is_learned():
     """The test's own control: with all arms alike no arm is found."""
     table, rng = Table(), np.random.default_rng(0)
     optimizer = torch.optim.Adam(table.parameters, 0.08)
-    method = Grpo(GrpoConfig(kl=NO_KL), TurnPrompts(), SAMPLES)
+    method = Grpo(GrpoConfig(kl=NO_KL), context(TurnPrompts(), group_size=SAMPLES))
     for step in range(80):
         train(method, play(table, rng, step, np.full((3, 3), 0.5)), table.logps, optimizer, epochs=2)
     assert table.arms()[BEST] < 0.5
@@ -119,7 +117,7 @@ def test_with_the_kl_in_its_reward_rloo_finds_the_tilted_reference():
     """max E[r] - beta KL(pi||ref) is solved by pi ~ ref exp(r / beta): here r is 1 on the diagonal."""
     beta, right = 0.5, np.eye(3)
     table, start, rng = Table(), Table(), np.random.default_rng(0)
-    method = Grpo(RlooConfig(kl={"beta": beta, "estimator": "k1"}), TurnPrompts(), SAMPLES)
+    method = Rloo(RlooConfig(kl={"beta": beta, "estimator": "k1"}), context(TurnPrompts(), group_size=SAMPLES))
     tail = []
     optimizer = torch.optim.Adam(table.parameters, 0.05)
     for step in range(150):
@@ -137,7 +135,7 @@ def test_stage_two_of_score_finds_the_best_arm_of_both_turns():
     later = RIGHT[::-1]  # best: (0, 2)
     rng = np.random.default_rng(0)
     prompts = TurnPrompts()
-    method = Score(ScoreConfig(kl={"beta1": 0.0}), prompts, SAMPLES, Budget(9), 0, Recorded())
+    method = Score(ScoreConfig(kl={"beta1": 0.0}), context(prompts, Recorded(), group_size=SAMPLES))
     method.state["stage"] = 2
     optimizer = torch.optim.Adam([*first.parameters, *second.parameters], 0.08)
 
@@ -163,7 +161,7 @@ def test_rrr_learns_the_reflection_that_helps_and_leaves_the_answer_alone():
     answer = torch.zeros(2, requires_grad=True)
     helps = [0.2, 0.8, 0.4]
     rng = np.random.default_rng(0)
-    method = Rrr(RrrConfig(kl=NO_KL), TurnPrompts(), SAMPLES)
+    method = Rrr(RrrConfig(kl=NO_KL), context(TurnPrompts(), group_size=SAMPLES))
     optimizer = torch.optim.Adam([reflection, answer], 0.08)
     fixed = " Corrected Solution:"
 

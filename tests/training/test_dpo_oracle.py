@@ -15,7 +15,7 @@ import torch
 from tests_tokenizer import TOKENIZER
 from training.tiny_policy import VOCABULARY, random_policy
 
-from scrpo_cli.methods.dpo import Pair, preference_credits
+from scrpo_cli.methods.dpo import preference_credits
 from scrpo_cli.recipe.models import Recipe
 from scrpo_cli.training.policy import Policy
 from scrpo_cli.training.update import Updater, microbatches, weighted_rows
@@ -57,6 +57,9 @@ def trainer(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return made
 
 
+Pair = tuple[Completion, Completion]
+
+
 def random_pairs(seed: int, count: int = 5) -> list[Pair]:
     rng = np.random.default_rng(seed)
 
@@ -89,11 +92,11 @@ def ours(policy: Policy, pairs: list[Pair], beta: float, tokens: int) -> tuple[d
     )
     updater = Updater(policy, recipe)
     completions = [c for pair in pairs for c in pair]
-    credits, found = updater.settle(completions, preference_credits(pairs, beta))
+    credits = preference_credits(updater.log_ratios(completions), beta)
     policy.model.zero_grad()
     for micro in microbatches(weighted_rows(completions, credits.rows, credits, recipe), tokens):
-        updater.backward(micro)
-    return found, flat(policy.trainable())
+        updater.backward(micro, credits)
+    return dict(credits.metrics), flat(policy.trainable())
 
 
 def flat(parameters: Any) -> np.ndarray:

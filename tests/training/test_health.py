@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
+from methods.builders import credits_of
 
-from scrpo_cli.methods.base import Credits, Plan
+from scrpo_cli.methods.base import PhaseKind
 from scrpo_cli.recipe.monitors import MonitorsConfig
 from scrpo_cli.training.health import step_metrics
 from scrpo_cli.types import (
@@ -57,12 +59,30 @@ def entry(extracted: str | None = "3", uses: int = 0, repairs: int = 0, added_st
 def measure(
     phase: str, groups: Sequence[Group], pool: Sequence[PoolEntry] = (), skipped: int = 0, **cfg: object
 ) -> dict[str, float]:
-    credits = Credits([], "masked_tokens", skipped_groups=skipped)
-    return step_metrics(Plan(phase, []), groups, credits, pool, 5, MonitorsConfig(**cfg))
+    credits = credits_of([], "masked_tokens", skipped_groups=skipped)
+    kind = {"collect": PhaseKind.COLLECTION, "fit": PhaseKind.FIT}.get(phase, PhaseKind.FIRST_ANSWERS)
+    return step_metrics(phase, kind, groups, credits, pool, 5, MonitorsConfig(**cfg))
 
 
 def part(metrics: dict[str, float], prefix: str) -> dict[str, float]:
     return {k.removeprefix(prefix): v for k, v in metrics.items() if k.startswith(prefix)}
+
+
+def test_a_verdict_between_two_answers_is_no_answer() -> None:
+    """Answer, verify, revise: the revision is compared with the answer, not with the verdict on it."""
+    answer = replace(attempt("3"), id="answer")
+    said = Attempt("said", PROBLEM, answer.completion, Grade(Verdict.UNGRADED), AttemptKind.SELF_VERDICT, 2)
+    verify = SampleRequest(PROBLEM, [], 1, AttemptKind.SELF_VERDICT, previous=answer)
+    revise = SampleRequest(PROBLEM, [], 1, AttemptKind.REFINE, previous=said)
+    revised = replace(attempt("2", kind=AttemptKind.REFINE, turn=revise.turn), id="revised")
+    groups = [Group(SampleRequest(PROBLEM, [], 1), [answer]), Group(verify, [said]), Group(revise, [revised])]
+    found = part(measure("turns", groups), "turns/")
+    assert (found["i2c"], found["c2i"], found["wrong"]) == (1, 0, 1)
+
+
+def test_what_is_only_collected_compares_nothing() -> None:
+    assert "groups/skipped_share" not in measure("collect", [first("2", "2")])
+    assert measure("first", [first("2", "2")])["groups/skipped_share"] == 0
 
 
 def test_two_turns() -> None:

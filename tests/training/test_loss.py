@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scrpo_cli.methods.advantages import token_weights
-from scrpo_cli.recipe.methods import ClipConfig
+from scrpo_cli.methods.base import ClipConfig
+from scrpo_cli.methods.parts.advantages import token_weights
 from scrpo_cli.training.loss import TokenBatch, kl_penalty, policy_gradient_loss
 from scrpo_cli.types import Credit
 

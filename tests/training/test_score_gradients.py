@@ -13,11 +13,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from methods.builders import context
 from methods.turns_builders import Recorded, answer
 from tests_tokenizer import TOKENIZER
 from training.tiny_policy import random_policy
 
-from scrpo_cli.methods.score import Budget, Score
+from scrpo_cli.methods.score import Score
 from scrpo_cli.recipe.models import Recipe
 from scrpo_cli.rollout.base import RowKey, Sampling
 from scrpo_cli.rollout.chat import Chat
@@ -54,7 +55,7 @@ def prompts_of(cfg: Recipe) -> TaskPrompts:
 
 
 def method_of(cfg: Recipe, stage: int) -> Score:
-    method = Score(cfg.method, prompts_of(cfg), SAMPLES, Budget(9), 0, Recorded())
+    method = Score(cfg.method, context(prompts_of(cfg), Recorded(), group_size=SAMPLES))
     method.state["stage"] = stage
     return method
 
@@ -115,10 +116,9 @@ def groups_of(texts, first: Sequence[float], second: Sequence[float]) -> list[Gr
 
 def trained_rows(cfg: Recipe, method: Score, groups: Sequence[Group]) -> tuple[list[TrainRow], list[Attempt]]:
     attempts = [a for g in groups for a in g.attempts]
-    credits = method.credit(groups)
     updater = Updater(POLICY, cfg)
     completions = [a.completion for a in attempts]
-    credits, _ = updater.settle(completions, credits)
+    credits = method.credit(groups, updater.log_ratios(completions))
     rows = weighted_rows(completions, credits.rows, credits, cfg)
     return rows, attempts
 

@@ -28,12 +28,11 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
-from methods.builders import problem
+from methods.builders import context, problem
 from methods.turns_builders import Recorded, TurnPrompts
 from training.tabular import attempt, train
 
-from scrpo_cli.methods.score import Budget, Score
-from scrpo_cli.recipe.methods import ScoreConfig
+from scrpo_cli.methods.score import Score, ScoreConfig
 from scrpo_cli.types import Attempt, Group, SampleRequest
 
 PROBLEMS, SAMPLES, STEPS, LR = 5, 16, 200, 0.45
@@ -115,9 +114,8 @@ def trained(speed: float, leak: float = 0.0, seed: int = 0, share: float = 1 / 3
     torch.manual_seed(seed)
     toy, start, rng = Toy(speed, leak), Toy(speed, leak), np.random.default_rng(seed)
     kl = {"beta1": 0.0, **cfg.pop("kl", {})}
-    method = Score(
-        ScoreConfig(stage1={"share": share}, kl=kl, **cfg), TurnPrompts(), SAMPLES, Budget(STEPS), 0, Recorded()
-    )
+    cfg = ScoreConfig(stage1={"share": share}, kl=kl, **cfg)
+    method = Score(cfg, context(TurnPrompts(), Recorded(), group_size=SAMPLES, steps=STEPS))
     optimizer = torch.optim.SGD(toy.parameters, LR)
     held = EASY * P0
     for step in range(1, STEPS + 1):

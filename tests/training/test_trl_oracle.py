@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from methods.builders import problem
+from methods.builders import context, credits_of, problem
 from tests_tokenizer import TOKENIZER
 from training.tiny_policy import VOCABULARY, random_policy
 
-from scrpo_cli.methods.base import Credits, flat_credit
-from scrpo_cli.methods.grpo import Grpo
+from scrpo_cli.methods.base import flat_credit
+from scrpo_cli.methods.rloo import Rloo
 from scrpo_cli.recipe.models import Recipe
 from scrpo_cli.training.logprobs import completion_logprobs
 from scrpo_cli.training.policy import Policy
@@ -183,7 +183,7 @@ def ours(
     ]
     updater = Updater(policy, recipe)
     policy.model.zero_grad()
-    batch = weighted_rows(data.completions, rows, Credits(rows, recipe.method.loss.normalizer), recipe)
+    batch = weighted_rows(data.completions, rows, credits_of(rows, recipe.method.loss.normalizer), recipe)
     stats = [updater.backward(micro) for micro in microbatches(batch, tokens)]
     clipped = torch.cat([s["clipped"] for s in stats]).mean()
     return float(sum(s["loss"] for s in stats)), gradient(policy), float(clipped)
@@ -299,9 +299,10 @@ def test_rloo_advantages_and_gradient_equal_trls(policy: Policy, rloo_trainer: A
         Group(SampleRequest(problem(), [], 3), attempts[3:]),
     ]
     updater = Updater(policy, recipe)
-    credits, _ = updater.settle(completions, Grpo(recipe.method, None, 3).credit(groups))
+    method = Rloo(recipe.method, context(None, group_size=3))
+    credits = method.credit(groups, updater.log_ratios(completions))
     assert [r.advantage_T[0] for r in credits.rows] == pytest.approx(inputs["advantages"].tolist(), abs=1e-5)
-    plain = Grpo(recipe.method, None, 3).credit(groups).rows
+    plain = method.credit(groups, [np.zeros(len(c.ids)) for c in completions]).rows
     assert [r.advantage_T[0] for r in plain] == pytest.approx([1, -0.5, -0.5, 0.5, -1, 0.5])
     shift = [abs(a.advantage_T[0] - b.advantage_T[0]) for a, b in zip(plain, credits.rows, strict=True)]
     assert min(shift) > 1e-3, "the KL must move every advantage for this to test it"

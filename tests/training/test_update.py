@@ -5,12 +5,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from methods.builders import credits_of
 from training.tiny_policy import VOCABULARY, random_policy
 
 from scrpo_cli.errors import RunError
-from scrpo_cli.methods.base import Credits, flat_credit, no_credit
-from scrpo_cli.methods.kl import kl_in_reward
-from scrpo_cli.methods.offline import imitate
+from scrpo_cli.methods.base import ClipConfig, flat_credit, no_credit
+from scrpo_cli.methods.parts.kl import kl_in_reward
 from scrpo_cli.recipe.models import Recipe
 from scrpo_cli.training.logprobs import completion_logprobs
 from scrpo_cli.training.update import Updater, learning_rate, microbatches, minibatches, weighted_rows
@@ -43,7 +43,7 @@ def gradient(completions, credits, normalizer, tokens, method=None):
     cfg = recipe(method, tokens_per_microbatch=tokens)
     updater = Updater(POLICY, cfg)
     POLICY.model.zero_grad()
-    batch = weighted_rows(completions, credits, Credits(credits, normalizer), cfg)
+    batch = weighted_rows(completions, credits, credits_of(credits, normalizer), cfg)
     for micro in microbatches(batch, tokens):
         updater.backward(micro)
     return np.concatenate([p.grad.flatten().numpy() for p in POLICY.trainable()])
@@ -94,7 +94,7 @@ def test_masked_tokens_have_no_gradient():
 def test_rows_without_credit_are_dropped_and_still_counted_in_the_denominator():
     completions, credits = rows(2, n=4)
     credits[0] = no_credit(len(completions[0].ids))
-    kept = weighted_rows(completions, credits, Credits(credits, "sequence_mean"), recipe())
+    kept = weighted_rows(completions, credits, credits_of(credits, "sequence_mean"), recipe())
     assert len(kept) == 3
     assert sum(r.weight_T.sum() for r in kept) == pytest.approx(3 / 4)
 
@@ -103,7 +103,7 @@ def test_a_batch_without_any_credit_leaves_the_policy_alone():
     policy = random_policy()
     completions, _ = rows(1)
     before, version = policy.adapter_hash(), policy.version
-    credits = Credits([no_credit(len(c.ids)) for c in completions], "masked_tokens")
+    credits = credits_of([no_credit(len(c.ids)) for c in completions], "masked_tokens")
     metrics = Updater(policy, recipe()).update(1, completions, credits)
     assert (policy.adapter_hash(), policy.version) == (before, version)
     assert metrics["train/tokens"] == 0
@@ -122,7 +122,7 @@ def test_an_update_raises_what_was_rewarded_and_lowers_what_was_punished():
         Completion(p, c, before[3 * i : 3 * i + 3].tolist(), "", FinishReason.STOP)
         for i, (p, c) in enumerate([good, bad])
     ]
-    credits = Credits([flat_credit(3, 1.0, 0.0), flat_credit(3, -1.0, 0.0)], "masked_tokens")
+    credits = credits_of([flat_credit(3, 1.0, 0.0), flat_credit(3, -1.0, 0.0)], "masked_tokens")
     metrics = Updater(policy, recipe(lr=1e-2)).update(1, completions, credits)
     change = logps() - before
     assert change[:3].sum() > 0 > change[3:].sum()
@@ -139,7 +139,7 @@ def test_minibatches_cover_every_row_once():
 
 def test_microbatches_respect_the_token_budget():
     completions, credits = rows(4, n=12)
-    batch = weighted_rows(completions, credits, Credits(credits, "all_tokens"), recipe())
+    batch = weighted_rows(completions, credits, credits_of(credits, "all_tokens"), recipe())
     for micro in microbatches(batch, 40):
         assert len(micro) == 1 or max(r.length for r in micro) * len(micro) <= 40
 
@@ -161,8 +161,8 @@ def test_warm_up_counts_optimizer_steps_not_training_steps():
     rates = []
     updater.optimizer.step = lambda: rates.append(updater.optimizer.param_groups[0]["lr"])
     nothing = [no_credit(len(c.ids)) for c in completions]
-    updater.update(1, completions, Credits(nothing, "masked_tokens"))
-    updater.update(7, completions, Credits(credits, "masked_tokens"))
+    updater.update(1, completions, credits_of(nothing, "masked_tokens"))
+    updater.update(7, completions, credits_of(credits, "masked_tokens"))
     assert rates == pytest.approx([0.25, 0.5])
 
 
@@ -180,7 +180,7 @@ def test_out_of_cuda_memory_halves_the_micro_batches_and_keeps_the_gradient(monk
 
     monkeypatch.setattr(updater, "backward", small_card)
     POLICY.model.zero_grad()
-    batch = weighted_rows(completions, credits, Credits(credits, "masked_tokens"), recipe())
+    batch = weighted_rows(completions, credits, credits_of(credits, "masked_tokens"), recipe())
     with pytest.warns(UserWarning, match="micro-batches of 25 tokens now"):
         updater.accumulate(batch)
     got = np.concatenate([p.grad.flatten().numpy() for p in POLICY.trainable()])
@@ -199,7 +199,7 @@ def test_each_minibatch_is_an_optimizer_step_with_a_denominator_of_its_own():
     updater = Updater(policy, cfg)
     backward = updater.backward
     updater.backward = lambda micro: seen.extend(micro) or backward(micro)
-    metrics = updater.update(1, completions, Credits(credits, "masked_tokens"))
+    metrics = updater.update(1, completions, credits_of(credits, "masked_tokens"))
     assert policy.version == 2
     assert sum(r.weight_T.sum() for r in seen) == pytest.approx(2)  # each minibatch's weights add up to 1
     assert np.isfinite(list(metrics.values())).all()
@@ -228,25 +228,10 @@ def test_log_ratios_come_in_the_order_of_the_completions_however_they_are_batche
         assert got == pytest.approx(want, abs=1e-4)
 
 
-def test_credit_is_settled_once_at_the_policy_before_the_update_and_by_the_policys_own_log_probs():
-    """What the sampler recorded plays no part, and later minibatches do not settle again."""
-    policy = random_policy()
-    completions, _ = rows(9)
-    expected, seen = own_log_ratios(policy, completions), []
-
-    def finish(log_ratios):
-        seen.append(log_ratios)
-        return [flat_credit(len(c.ids), 1.0, 0.0) for c in completions], {"train/margin": 7.0}
-
-    nothing = [no_credit(len(c.ids)) for c in completions]
-    cfg = recipe(minibatches=3, lr=1e-2)
-    metrics = Updater(policy, cfg).update(1, completions, Credits(nothing, "masked_tokens", finish=finish))
-    assert len(seen) == 1
-    for got, want in zip(seen[0], expected, strict=True):
-        assert got == pytest.approx(want, abs=1e-4)
-    assert metrics["train/margin"] == 7.0
-    assert policy.version == 3
-    assert metrics["train/tokens"] == sum(len(c.ids) for c in completions)
+def test_metrics_of_the_credit_are_reported_beside_those_of_the_update():
+    completions, credits = rows(9)
+    measured = credits_of(credits, "masked_tokens", metrics={"train/margin": 7.0})
+    assert Updater(random_policy(), recipe()).update(1, completions, measured)["train/margin"] == 7.0
 
 
 def test_a_kl_inside_the_reward_needs_no_reference_in_the_loss(monkeypatch):
@@ -254,13 +239,16 @@ def test_a_kl_inside_the_reward_needs_no_reference_in_the_loss(monkeypatch):
     policy = random_policy()
     completions, _ = rows(9, n=4)
     parts = ["turn1", "turn2", "turn1", "turn2"]
-    credits = Credits([flat_credit(len(c.ids), 0.5, 0.1, part=p) for c, p in zip(completions, parts)], "sequence_sum")
+    credits = credits_of(
+        [flat_credit(len(c.ids), 0.5, 0.1, part=p) for c, p in zip(completions, parts)], "sequence_sum"
+    )
     updater = Updater(policy, recipe({"name": "rloo"}))
     calls = []
     plain = updater.reference_logprobs
     monkeypatch.setattr(updater, "reference_logprobs", lambda pairs: calls.append(len(pairs)) or plain(pairs))
     sums = [float(r.sum()) for r in own_log_ratios(policy, completions)]
-    metrics = updater.update(1, completions, kl_in_reward(credits, "pppp"))
+    credits = kl_in_reward(credits, "pppp", updater.log_ratios(completions))
+    metrics = updater.update(1, completions, credits)
     assert sum(calls) == len(completions)
     assert metrics["train/kl_turn1_sequence"] == pytest.approx((sums[0] + sums[2]) / 2, abs=1e-3)
     assert metrics["train/kl_turn2_sequence"] == pytest.approx((sums[1] + sums[3]) / 2, abs=1e-3)
@@ -270,9 +258,11 @@ def test_a_kl_inside_the_reward_needs_no_reference_in_the_loss(monkeypatch):
 def test_imitation_raises_the_log_prob_of_what_is_imitated():
     policy = random_policy()
     completions, _ = rows(11, n=3)
-    fit = imitate(completions)
+    likely = credits_of(
+        [flat_credit(len(c.ids), 1.0, 0.0) for c in completions], "masked_tokens", ClipConfig(kind="none")
+    )
     updater = Updater(policy, recipe({"name": "sft", "runs": ["r"]}, lr=1e-2))
-    losses = [updater.update(step, fit.completions, fit.credits)["train/loss"] for step in range(1, 6)]
+    losses = [updater.update(step, completions, likely)["train/loss"] for step in range(1, 6)]
     assert losses == sorted(losses, reverse=True)
     with torch.no_grad():
         logp_N, _ = completion_logprobs(random_policy().model, [(c.prompt_ids, c.ids) for c in completions], 1.0, 64)

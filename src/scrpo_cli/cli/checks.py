@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from scrpo_cli.errors import ScrpoError, UserError
 from scrpo_cli.recipe.models import Recipe
-from scrpo_cli.recipe.plugins import is_plugin
+from scrpo_cli.recipe.references import is_plugin
 from scrpo_cli.types import Problem, Verdict
 
 NETWORK_DISKS = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse.sshfs", "9p", "beegfs", "lustre", "ceph"}
@@ -112,25 +112,6 @@ def _package(requirement: Any) -> Iterator[Check]:
         yield Check(name, "fail", f"{found} is outside the tested window {window}", install)
     elif name in WINDOWS:
         yield Check(name, "ok", f"{found} (tested: {window})")
-
-
-def check_vllm(checkup: Checkup) -> Iterator[Check]:
-    """Optional unless the recipe samples with it."""
-    from packaging.requirements import Requirement
-
-    window = next(r.specifier for r in map(Requirement, requires("scrpo-cli") or []) if r.name == "vllm")
-    wanted = str(checkup.recipe.rollout.engine) == "vllm"
-    remedy = "pip install 'scrpo-cli[vllm]'"
-    try:
-        found = version("vllm")
-    except PackageNotFoundError:
-        detail = "not installed" if wanted else "not installed, and this recipe does not need it"
-        yield Check("vllm", "fail" if wanted else "ok", detail, remedy if wanted else "")
-        return
-    if window.contains(found, prereleases=True):
-        yield Check("vllm", "ok", f"{found} (tested: {window})")
-    else:
-        yield Check("vllm", "fail" if wanted else "warn", f"{found} is outside the tested window {window}", remedy)
 
 
 def check_device(checkup: Checkup) -> Iterator[Check]:
@@ -230,8 +211,10 @@ def check_budget(checkup: Checkup) -> Iterator[Check]:
     limit = checkup.recipe.task.max_prompt_tokens
     yield Check("prompt budget", "ok", f"all {len(checkup.problems):,} prompts have at most {limit} tokens")
     if sizes := checkup.budget.sizes:
-        check_context(checkup.recipe, sizes.positions)
-        yield Check("context", "ok", f"a reflection with its prompt fits the model's {sizes.positions} positions")
+        check_context(checkup.recipe, checkup.chat, sizes.positions)
+        yield Check(
+            "context", "ok", f"the longest prompt with its completion fits the model's {sizes.positions} positions"
+        )
 
 
 def check_grader(checkup: Checkup) -> Iterator[Check]:
@@ -366,7 +349,6 @@ def check_wandb(checkup: Checkup) -> Iterator[Check]:
 CHECKS: dict[str, Callable[[Checkup], Iterator[Check]]] = {
     "python": check_python,
     "packages": check_packages,
-    "vllm": check_vllm,
     "device": check_device,
     "threads": check_threads,
     "model": check_model,

@@ -49,12 +49,12 @@ def grade(
     from contextlib import closing
 
     from scrpo_cli.recipe.models import TaskConfig
-    from scrpo_cli.recipe.plugins import is_plugin, located
+    from scrpo_cli.recipe.references import is_plugin, located
     from scrpo_cli.tasks import make_task
     from scrpo_cli.tasks.responses import PairRow
 
     rows = _rows(gold, answer, from_jsonl, map_ or [])
-    name, own = located(task, "name", "--task"), grader and located(grader, "grader", "--grader")
+    name, own = located(task, "task.name", "--task"), grader and located(grader, "task.grader", "--grader")
     if not own and not is_plugin(name):
         _refuse_other_tasks(task, rows)
     with closing(make_task(TaskConfig(name=name, grader=own), workers, deadline)) as judge:

@@ -11,7 +11,7 @@ from scrpo_cli.cli.common import DbOption, DebugOption, JsonOption, Output, Quie
 from scrpo_cli.errors import UserError
 from scrpo_cli.recipe.load import load_recipe, recipe_schema, shipped_recipes
 from scrpo_cli.recipe.models import Recipe
-from scrpo_cli.recipe.plugins import is_plugin
+from scrpo_cli.recipe.references import is_plugin
 
 app = typer.Typer(help="List, show and check recipes.", context_settings={"help_option_names": ["-h", "--help"]})
 
@@ -82,7 +82,7 @@ def _checked(file: str, sets: Sequence[str]) -> dict[str, Any]:
     except UserError as error:
         lines = [f"      {line}" for text in error.lines() for line in text.splitlines()]
         return {"file": file, "ok": False, "what": error.what, "where": error.where, "fix": error.fix, "lines": lines}
-    named = [task.name] * is_plugin(task.name) + [task.grader] * is_plugin(task.grader, "grader")
+    named = [task.name] * is_plugin(task.name) + [task.grader] * is_plugin(task.grader, "task.grader")
     return {"file": file, "ok": True} | ({"plugins": named} if named else {})
 
 

@@ -15,7 +15,7 @@ from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.queries import list_runs
 from scrpo_cli.recipe.benchmark import Plan, plan
 from scrpo_cli.recipe.models import ProblemsConfig, Recipe, TaskConfig
-from scrpo_cli.recipe.plugins import BUILT_IN
+from scrpo_cli.recipe.references import BUILT_IN
 from scrpo_cli.tasks import make_task
 
 GENERATED = ("tiny",)
@@ -106,7 +106,9 @@ def _compared(train: Problems, corpus: Any, held: Problems) -> dict[str, Any]:
         "affected": len({(o.second.source, o.second.id) for o in found}),
         **{kind.value: sum(o.kind is kind for o in found) for kind in (Kind.EXACT, Kind.NEAR)},
         "pairs": pairs[:KEPT],
-        "command": f"scrpo overlap {train.reference} {held.reference}" if train.task.name in BUILT_IN else None,
+        "command": f"scrpo overlap {train.reference} {held.reference}"
+        if train.task.name in BUILT_IN["task.name"]
+        else None,
     }
 
 

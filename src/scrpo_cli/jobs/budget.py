@@ -27,7 +27,6 @@ import torch
 from peft import PeftConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from scrpo_cli.recipe.methods import OnPolicyConfig, PairSftConfig, RrrConfig, ScoreConfig, ScrpoConfig, StarConfig
 from scrpo_cli.recipe.models import ModelConfig, Recipe
 from scrpo_cli.training.policy import add_adapter, first_line, model_path, pick_device, pick_dtype
 
@@ -56,8 +55,12 @@ class Budget:
     """Upper bounds on the work, and the sizes, or in `note` why they are not known."""
 
     steps: int
-    first_rollouts: int
-    reflection_rollouts: int
+    rollouts_per_step: Mapping[str, int]
+    """By the phases of the method."""
+    turns: int
+    """Answers in a row of one conversation."""
+    context: int
+    """Tokens of the longest prompt with its completion."""
     rollouts: int
     generated_tokens: int
     sizes: Sizes | None
@@ -70,37 +73,17 @@ class Budget:
 
 def estimate(recipe: Recipe) -> Budget:
     """The budget of `scrpo train`. A model that cannot be looked up leaves `sizes` empty and says why."""
-    trial, reflection = rollouts_per_step(recipe)
-    rollouts = recipe.optim.steps * max(trial, reflection)
+    needs = recipe.method.needs(recipe.setting())
+    rollouts = recipe.optim.steps * needs.rollouts
     tokens = rollouts * recipe.rollout.max_tokens
     if recipe.optim.max_generated_tokens:  # the step that reaches the budget is finished
-        last_step = max(trial, reflection) * recipe.rollout.max_tokens
-        tokens = min(tokens, recipe.optim.max_generated_tokens - 1 + last_step)
+        tokens = min(tokens, recipe.optim.max_generated_tokens - 1 + needs.rollouts * recipe.rollout.max_tokens)
     try:
         sizes, note = model_sizes(recipe), ""
     except (OSError, ValueError, KeyError, ImportError) as error:
         sizes, note = None, f"The sizes of {recipe.model.name} are not known here: {first_line(error)}"
-    return Budget(recipe.optim.steps, trial, reflection, rollouts, tokens, sizes, note)
-
-
-def rollouts_per_step(recipe: Recipe) -> tuple[int, int]:
-    """Completions sampled in a first-answer step and in a reflection step (0: the method has none)."""
-    prompts, samples, method = recipe.optim.prompts_per_step, recipe.rollout.group_size, recipe.method
-    if isinstance(method, ScrpoConfig) and method.resolved_trigger.mode != "never":
-        return prompts * samples, (method.stage2.prompts or prompts) * (method.stage2.group_size or samples)
-    if isinstance(method, RrrConfig):
-        return prompts * method.attempts * (1 + samples), 0
-    if isinstance(method, OnPolicyConfig):
-        return prompts * samples * (1 + method.resample), 0
-    return prompts * samples * turns_of(recipe), 0
-
-
-def turns_of(recipe: Recipe) -> int:
-    """Answers in a row that a training conversation has at most."""
-    method = recipe.method
-    if isinstance(method, ScoreConfig):
-        return method.turns
-    return 2 if isinstance(method, StarConfig | PairSftConfig) else 1
+    per_step = {name: phase.rollouts for name, phase in needs.phases.items() if phase.rollouts}
+    return Budget(recipe.optim.steps, per_step, needs.turns, needs.context, rollouts, tokens, sizes, note)
 
 
 def model_sizes(recipe: Recipe) -> Sizes:
@@ -147,8 +130,8 @@ def memory_parts(recipe: Recipe, config: Any, parameters: int, adapter: int, b: 
     heads = config.num_attention_heads
     head_size = getattr(config, "head_dim", None) or config.hidden_size // heads
     k = (getattr(config, "num_key_value_heads", None) or heads) * head_size
-    longest = recipe.task.max_prompt_tokens + turns_of(recipe) * recipe.rollout.max_tokens
-    most_rows = max(rollouts_per_step(recipe))
+    needs = recipe.method.needs(recipe.setting())
+    longest, most_rows = needs.context, needs.rollouts
     rows = min(recipe.rollout.batch_size, most_rows)
     tokens = min(max(recipe.optim.tokens_per_microbatch, longest), most_rows * longest)
     layer = tokens * layer_activations(config, heads * head_size, k, b)
@@ -184,9 +167,9 @@ def render(budget: Budget) -> RenderableType:
     table.add_column()
     table.add_column(justify="right")
     table.add_row("steps, at most", f"{budget.steps:,}")
-    table.add_row("rollouts of a first-answer step", f"{budget.first_rollouts:,}")
-    if budget.reflection_rollouts:
-        table.add_row("rollouts of a reflection step", f"{budget.reflection_rollouts:,}")
+    for phase, rollouts in budget.rollouts_per_step.items():
+        table.add_row(f"rollouts of a step '{phase}', at most", f"{rollouts:,}")
+    table.add_row("longest prompt and completion, tokens", f"{budget.context:,}")
     table.add_row("rollouts, at most", f"{budget.rollouts:,}")
     table.add_row("generated tokens, at most", f"{budget.generated_tokens:,}")
     if budget.sizes is None:

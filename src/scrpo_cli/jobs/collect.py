@@ -13,12 +13,12 @@ from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 from scrpo_cli.jobs.runs import ActiveRun
-from scrpo_cli.methods.filters import decisions
+from scrpo_cli.methods.parts.pool import FilterConfig, PoolConfig, PoolRules, decisions
+from scrpo_cli.methods.parts.rewards import RewardConfig
+from scrpo_cli.methods.scrpo import pool_rules
 from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.queries import attempts_of, living_entries, record_step, steps_of
 from scrpo_cli.pool.records import StepRecord
-from scrpo_cli.recipe.methods import FilterConfig, PoolConfig, ScrpoConfig
-from scrpo_cli.recipe.models import Recipe
 from scrpo_cli.rollout.groups import Origin, grade_groups, sample_requests
 from scrpo_cli.rollout.imported import attempts_of_rows, by_problem
 from scrpo_cli.rollout.prompts import check_prompt_budget
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from scrpo_cli.training.runtime import Runtime  # loads torch, which an import of answers does not need
 
 Report = Callable[[str], None]
-EVERY_ERROR = ScrpoConfig(filter=FilterConfig(mode="none"), pool=PoolConfig(per_prompt="all", include_truncated=True))
+EVERY_ERROR = PoolRules(FilterConfig(mode="none"), PoolConfig(per_prompt="all", include_truncated=True), RewardConfig())
 SHOWN = 4  # problems of a step that are shown with the verdicts on their answers
 
 
@@ -52,7 +52,7 @@ def collect_samples(db: Database, run: ActiveRun, runtime: Runtime, report: Repo
         origin = Origin(f"{run.run_id}:{step}", recipe.seed, step, "collect")
         completions = sample_requests(runtime.engine, runtime.chat, requests, runtime.sampling, origin)
         groups = grade_groups(runtime.task, recipe.task.reflection, requests, completions, origin, runtime.chat.prefill)
-        decided = decisions(groups, pool_rules(recipe), recipe.rollout.max_tokens, recipe.seed, step)
+        decided = decisions(groups, pool_rules(recipe.method), recipe.rollout.max_tokens, recipe.seed, step)
         stop_on_failures(runtime.task, str(run.directory), run.again)  # a resumed collection grades this step again
         store(db, run, step, groups, decided)
         report("\n".join(glance(g) for g in groups[:SHOWN]))
@@ -72,15 +72,10 @@ def collect_rows(db: Database, run: ActiveRun, task: Task, rows: Sequence[Respon
         for a, row in zip(same, column, strict=True)
         if row.model
     }
-    rules = pool_rules(run.recipe) if use_filter else EVERY_ERROR
+    rules = pool_rules(run.recipe.method) if use_filter else EVERY_ERROR
     decided = decisions(groups, rules, run.recipe.rollout.max_tokens, run.recipe.seed, 1)
     stop_on_failures(task, str(run.directory), run.again)
     store(db, run, 1, groups, decided, models)
-
-
-def pool_rules(recipe: Recipe) -> ScrpoConfig:
-    """The recipe's, or the default ones for methods without a pool."""
-    return recipe.method if isinstance(recipe.method, ScrpoConfig) else ScrpoConfig()
 
 
 def store(

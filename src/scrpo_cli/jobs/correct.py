@@ -67,7 +67,7 @@ def evaluator_like(runtime: Runtime) -> Evaluator:
     """Reflects on every first answer, sampled as these corrections are: what a gate is fitted on."""
     rollout = runtime.recipe.rollout
     turns = {"turns": 2, "second_turn": "reflect", "repair": False}
-    sampling = {"temperature": rollout.temperature, "top_p": rollout.top_p, "max_tokens": rollout.max_tokens}
+    sampling = {"temperature": rollout.temperature, "top_p": 1.0, "max_tokens": rollout.max_tokens}
     cfg = runtime.recipe.eval.model_copy(update=turns | sampling)
     return Evaluator(runtime.recipe.model_copy(update={"eval": cfg}), runtime.engine, runtime.chat, runtime.task)
 

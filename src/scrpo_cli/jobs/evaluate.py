@@ -177,7 +177,7 @@ def model_identity(runtime: Runtime) -> dict[str, Any]:
         "model_sha256": files_hash(Path(model_path(cfg.name))),
         "adapter": cfg.adapter,
         "adapter_sha256": runtime.policy.adapter_hash() if cfg.adapter else None,
-        "engine": runtime.recipe.rollout.engine,
+        "engine": "transformers",
         "dtype": str(runtime.policy.model.dtype).removeprefix("torch."),
         "device": runtime.policy.device.type,
     }

@@ -1,67 +1,172 @@
 """What a method is: which prompts to sample next, what goes into the pool, and the credit of what came back.
 
-A method sees groups and returns credit. It imports no engine, no database and no tracker.
+A method is one file: its objective as a docstring, its section of a recipe (a `MethodConfig`), its class (a `Method`).
+It sees groups and returns credit. It imports no engine, no database and no tracker.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
 import numpy as np
+from pydantic import model_validator
 
-from scrpo_cli.types import Attempt, Completion, Credit, Group, PoolEntry, Problem, SampleRequest
+from scrpo_cli.section import NonNegative, Positive, Section
+from scrpo_cli.types import Attempt, AttemptKind, Completion, Credit, Group, PoolEntry, Problem, SampleRequest
 
-Settled = tuple[Sequence[Credit], Mapping[str, float]]
-"""Rows of credit, and what was measured on the way (`train/...` metrics)."""
+# -- what a method says of itself, before anything is loaded -----------------------------------------------------------
+
+
+class PhaseKind(StrEnum):
+    """What the steps of a phase count as."""
+
+    FIRST_ANSWERS = "first_answers"  # answers to problems, compared inside their groups
+    REFLECTION = "reflection"  # corrections of pooled errors
+    CONVERSATION = "conversation"  # several turns
+    COLLECTION = "collection"  # sampled to be fitted later: nothing is compared
+    FIT = "fit"  # nothing is sampled
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One kind of step: what it counts as, and how many completions one step of it samples at most."""
+
+    kind: PhaseKind
+    rollouts: int
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What the rest of the program has to know of a method. No field has a default: a method that leaves one out does
+    not start, and one that samples more than it says here is stopped.
+
+    `phases` by the name that a `Plan` gives; `turns`: answers in a row that a conversation has at most; `context`:
+    tokens of the longest prompt together with its completion.
+    """
+
+    phases: Mapping[str, Phase]
+    turns: int
+    context: int
+
+    @property
+    def rollouts(self) -> int:
+        """Completions of the largest step."""
+        return max(phase.rollouts for phase in self.phases.values())
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The numbers of a run that a method's needs depend on. Lengths are in tokens; `shown_tokens`: of an earlier answer
+    that a reflection prompt shows at most; `count_tokens` measures a follow-up message with the template around it.
+    """
+
+    prompts_per_step: int
+    group_size: int
+    max_tokens: int
+    max_prompt_tokens: int
+    shown_tokens: int
+    reflect_prompt: str
+    check_prompt: str
+    steps: int
+    token_budget: int | None
+    minibatches: int
+    seed: int
+    count_tokens: Callable[[str], int]
+
+    @property
+    def first_rollouts(self) -> int:
+        """Completions of a step that answers `prompts_per_step` problems `group_size` times."""
+        return self.prompts_per_step * self.group_size
+
+    @property
+    def first_context(self) -> int:
+        return self.max_prompt_tokens + self.max_tokens
+
+    @property
+    def reflection_context(self) -> int:
+        """The problem, the shown part of an answer, the request to reflect, and the correction."""
+        return self.first_context + self.shown_tokens + self.count_tokens(self.reflect_prompt)
+
+    def conversation_context(self, turns: int) -> int:
+        """The problem and all answers, with a request to check after each but the last."""
+        return self.first_context + (turns - 1) * (self.max_tokens + self.count_tokens(self.check_prompt))
+
+    def spent(self, step: int, tokens: int) -> float:
+        """The share of the run that is over before `step`: of its tokens or, where they are not bounded, its steps."""
+        return tokens / self.token_budget if self.token_budget else (step - 1) / self.steps
+
+
+class MethodConfig(Section, ABC):
+    """The `method` section of a recipe; its defaults are the method. `name` is the method's file, or a reference."""
+
+    name: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_called_like_its_file(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and not data.get("name") and cls.__module__.startswith(__package__):
+            return {**data, "name": cls.__module__.rpartition(".")[2]}
+        return data
+
+    @abstractmethod
+    def needs(self, setting: Setting) -> Needs:
+        """What it takes in this setting. Raises ValueError, with how to mend it, for a setting in which it would do
+        nothing or something else than it says.
+        """
+
+
+class KlConfig(Section):
+    beta: NonNegative = 0.001
+    """Coefficient of the KL penalty on every trained token; 0 leaves out the reference model."""
+    estimator: Literal["k1", "k2", "k3"] = "k3"
+    """k3 (GRPO): a loss term with the gradient of KL(ref||policy). k2: a loss term with that of KL(policy||ref), token
+    by token. k1: the log-ratio of the whole completion inside its reward (RLOO): exactly KL(policy||ref)."""
+
+
+class ClipConfig(Section):
+    kind: Literal["ppo", "gspo", "cispo", "none"] = "ppo"
+    """What the probability ratio does: ppo clips each token's; gspo clips that of the sequence (geometric mean); cispo
+    clips it and uses it as a weight without gradient; none leaves it out (plain log-prob: REINFORCE, SFT)."""
+    low: NonNegative = 0.2
+    """The ratio is clipped below at 1 - low."""
+    high: Positive = 0.2
+    """And above at 1 + high."""
+
+
+# -- what a method does ------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Credits:
-    """The credit of every completion of a step (groups in order, samples in order) and how the loss is normalised.
-
-    Credit that depends on log pi / pi_ref (a KL penalty inside the reward, DPO) is settled by `finish`: it takes one
-    array (T,) of log pi - log pi_ref a row, at the policy before the update.
+    """The credit of every completion of a step (groups in order, samples in order), how the loss is normalised, and the
+    two switches of the loss: what the ratio does and which KL estimator it has. `metrics`: what was measured on the way
+    (`train/...`).
     """
 
     rows: Sequence[Credit]
     normalizer: str
+    clip: ClipConfig
+    estimator: str = "k3"
     scale: float = 1.0
     skipped_groups: int = 0
-    finish: Callable[[Sequence[np.ndarray]], Settled] | None = None
-
-    def after(self, rows: Sequence[Credit]) -> Credits:
-        """The same with `rows` that come before."""
-        finish, n = self.finish, len(rows)
-
-        def shifted(log_ratios: Sequence[np.ndarray]) -> Settled:
-            assert finish is not None
-            settled, stats = finish(log_ratios[n:])
-            return [*rows, *settled], stats
-
-        return replace(self, rows=[*rows, *self.rows], finish=finish and shifted)
-
-
-@dataclass(frozen=True, slots=True)
-class Fit:
-    """Completions to learn from that were sampled earlier, and their credit."""
-
-    completions: Sequence[Completion]
-    credits: Credits
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What one step samples, or fits. `phase` prefixes its metrics: `first`, `reflect`, `turns`, `collect`, `fit`.
+    """What one step samples: `requests`; or what it fits: `recorded` groups of attempts that were sampled earlier.
 
-    `reference`: from this step on it is the `policy` as it is now, or the `base` model; empty: as it was.
+    `phase` is one of the method's needs and prefixes its metrics. `reference`: from this step on it is the `policy` as
+    it is now, or the `base` model; empty: as it was.
     """
 
     phase: str
-    requests: Sequence[SampleRequest]
-    fit: Fit | None = None
+    requests: Sequence[SampleRequest] = ()
+    recorded: Sequence[Group] = ()
     reference: str = ""
 
 
@@ -81,20 +186,31 @@ class PoolChange:
 class Prompts(Protocol):
     """Phrases what a method wants to ask; implemented over the task and the chat template."""
 
-    def first(self, problem: Problem, samples: int) -> SampleRequest: ...
-
-    def check(self, request: SampleRequest, attempt: Attempt) -> SampleRequest:
-        """The next turn after an answer to `ask`, without a word on whether it was right."""
-        ...
-
-    def reflection(self, entry: PoolEntry, samples: int) -> SampleRequest: ...
+    error_kinds: Sequence[str]
+    """The kinds of errors that the task can tell apart; empty where it cannot."""
 
     def problems(self, step: int, extra: int = 0) -> Sequence[Problem]:
         """The problems of a step: a pure function of the step. `extra` numbers further draws of the same step."""
         ...
 
+    def first(self, problem: Problem, samples: int) -> SampleRequest: ...
+
+    def check(self, request: SampleRequest, attempt: Attempt) -> SampleRequest:
+        """The next turn after an answer to `request`, without a word on whether it was right."""
+        ...
+
+    def follow_up(self, request: SampleRequest, attempt: Attempt, text: str, kind: AttemptKind) -> SampleRequest:
+        """One more turn of the conversation, in the method's own words."""
+        ...
+
+    def reflection(self, entry: PoolEntry, samples: int) -> SampleRequest: ...
+
     def reflection_mask(self, ids: Sequence[int], text: str) -> np.ndarray:
         """(T,) 1 on the tokens of the reflection segment."""
+        ...
+
+    def solution_mask(self, ids: Sequence[int], text: str) -> np.ndarray:
+        """(T,) 1 on the tokens of the solution segment."""
         ...
 
     def ids(self, request: SampleRequest) -> Sequence[int]:
@@ -103,22 +219,6 @@ class Prompts(Protocol):
 
     def error_kind(self, entry: PoolEntry) -> str | None:
         """The kind of the error; None where the task cannot tell."""
-        ...
-
-    def knows(self, text: str) -> bool:
-        """Whether a problem of this text is among those of the run."""
-        ...
-
-    def worked(self, problem: Problem) -> str | None:
-        """A right worked answer; None where the task knows the final answer only."""
-        ...
-
-    def slips(self, problem: Problem, where: str, rng: np.random.Generator) -> Iterator[str]:
-        """Distinct worked answers that go wrong in their first (`early`) or last (`late`) line, in random order."""
-        ...
-
-    def written(self, problem: Problem, text: str, attempt_id: str, sample: int) -> Attempt:
-        """A first answer that nobody sampled, tokenized and graded."""
         ...
 
 
@@ -130,37 +230,80 @@ class Library(Protocol):
         ...
 
 
-class Method(ABC):
-    """An algorithm. `state` is what a checkpoint must carry beside the pool, as plain JSON values."""
+class Injector(Protocol):
+    """Makes wrong attempts for controlled experiments."""
 
+    def inject(self, step: int, groups: Sequence[Group], count: int) -> list[Attempt]:
+        """At most `count` wrong attempts at the problems of a first-answer step."""
+        ...
+
+
+@dataclass(frozen=True)
+class MethodContext:
+    """Everything that a method is given: the numbers of its run, prompts, recorded attempts. `injector` makes one from
+    a method's settings of injected errors.
+    """
+
+    setting: Setting
+    prompts: Prompts
+    library: Library
+    injector: Callable[[Any], Injector]
+
+
+Cfg = TypeVar("Cfg", bound=MethodConfig)
+
+
+class Method(ABC, Generic[Cfg]):
+    """An algorithm. `Config` is its section of a recipe. `state` is what a checkpoint must carry beside the pool, as
+    plain JSON values.
+    """
+
+    Config: ClassVar[type[MethodConfig]]
     state: dict[str, Any]
 
-    @abstractmethod
-    def plan(self, step: int, waiting: Sequence[PoolEntry]) -> Plan: ...
+    def __init__(self, cfg: Cfg, context: MethodContext) -> None:
+        self.cfg, self.setting, self.prompts, self.library = cfg, context.setting, context.prompts, context.library
+        self.state = {}
 
-    def more(self, step: int, groups: Sequence[Group], round: int) -> Sequence[SampleRequest]:
-        """What to ask on top once the answers so far are graded: further turns, further problems. None ends the
+    @property
+    def uses_log_ratios(self) -> bool:
+        """Whether `credit` is told log pi / pi_ref, at the cost of two forward passes over what was sampled."""
+        return False
+
+    @abstractmethod
+    def plan(self, step: int, pool: Sequence[PoolEntry]) -> Plan: ...
+
+    def next_round(self, step: int, groups: Sequence[Group], round: int) -> Sequence[SampleRequest]:
+        """What to sample on top once the answers so far are graded: further turns, further problems. None ends the
         sampling of the step; `round` counts from 1.
         """
         return ()
 
     @abstractmethod
-    def credit(self, groups: Sequence[Group]) -> Credits: ...
+    def credit(self, groups: Sequence[Group], log_ratios: Sequence[np.ndarray] | None = None) -> Credits:
+        """What the tokens of the step's groups, sampled or recorded, earn. `log_ratios`, where the method uses them:
+        (T,) log pi - log pi_ref of every completion, at the policy before the update.
+        """
 
-    def curate(self, step: int, groups: Sequence[Group], waiting: Sequence[PoolEntry]) -> PoolChange:
+    def after_sampling(self, step: int, groups: Sequence[Group], pool: Sequence[PoolEntry]) -> PoolChange:
+        """What the sampled groups change of the pool, and of the method's own state."""
         return PoolChange()
 
-    def observe(self, step: int, stats: Mapping[str, float]) -> None:  # noqa: B027 most methods do not look
-        """Takes the statistics of the update, for methods that adapt to them."""
+    def after_update(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Takes the metrics of the update, for methods that adapt to them."""
 
-    def over(self, spent: bool) -> bool:
-        """Whether the run ends; `spent`: its budget of generated tokens is used up."""
-        return spent
+    def is_finished(self, budget_spent: bool) -> bool:
+        """Whether the run ends; `budget_spent`: its budget of generated tokens is used up."""
+        return budget_spent
 
 
 def outcome_rewards(group: Group) -> np.ndarray:
     """(G,) rewards; NaN where the grader itself failed, so that the attempt leaves the group's baseline."""
     return np.array([a.outcome for a in group.attempts])
+
+
+def completions_of(groups: Sequence[Group]) -> list[Completion]:
+    return [a.completion for group in groups for a in group.attempts]
 
 
 def no_credit(length: int) -> Credit:

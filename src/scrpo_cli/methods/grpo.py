@@ -1,69 +1,128 @@
-"""GRPO (Shao et al., arXiv 2402.03300) and the methods that change single pieces of it.
+"""GRPO (Shao et al., arXiv 2402.03300). Its relatives are files of their own that change single pieces of it.
 
     for each question q of the batch:
         o_1..o_G ~ pi_old(.|q);  r_i = verify(o_i)                 0/1
         A_i = (r_i - mean_j r_j) / (std_j r_j + eps)               the same for every token of o_i
     J = 1/Z sum_{i,t} min(rho_{i,t} A_i, clip(rho_{i,t}, 1-eps_lo, 1+eps_hi) A_i) - beta KL(pi||pi_ref)
 
-    DAPO (2503.14476)      r = +1/-1 + length penalty (shaping.py), Z = all tokens, eps_hi > eps_lo, no KL, and more():
-                           groups without signal are replaced, 0 < #correct < G (Eq. 11)
-    Dr. GRPO (2503.20783)  A_i = r_i - mean, Z = a constant
-    RLOO (2402.14740)      A_i = r_i - mean of the others, Z = rows; the KL is inside the reward (kl.py)
-    GSPO (2507.18071)      one rho a sequence; CISPO (2506.13585): rho is a clipped weight (both: training/loss.py)
-
-Groups without signal (all right or all wrong) are skipped before the backward pass and counted. A completion that the
-grader failed on leaves its group; a truncated one earns nothing where `overlong: mask` (DAPO's overlong filtering), but
-its outcome stays in the group's baseline.
+Groups without variance of the reward (all right or all wrong) are skipped before the backward pass and counted, or
+replaced (`resample`). A completion that the grader failed on leaves its group; a truncated one earns nothing where
+`overlong: mask` (DAPO's overlong filtering), but its outcome stays in the group's baseline.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated, Literal, TypeVar
 
 import numpy as np
+from pydantic import Field
 
-from scrpo_cli.methods.advantages import ADVANTAGES, has_signal
-from scrpo_cli.methods.base import Credits, Method, Plan, Prompts, flat_credit, no_credit, outcome_rewards
-from scrpo_cli.methods.kl import with_kl
-from scrpo_cli.methods.shaping import with_length_penalty
-from scrpo_cli.recipe.methods import GrpoLoss, KlConfig, OnPolicyConfig, RewardConfig
+from scrpo_cli.methods.base import (
+    ClipConfig,
+    Credits,
+    KlConfig,
+    Method,
+    MethodConfig,
+    Needs,
+    Phase,
+    PhaseKind,
+    Plan,
+    Prompts,
+    Setting,
+    flat_credit,
+    no_credit,
+    outcome_rewards,
+)
+from scrpo_cli.methods.parts.advantages import ADVANTAGES, has_signal
+from scrpo_cli.methods.parts.kl import LogRatios, in_reward, with_kl
+from scrpo_cli.methods.parts.rewards import RewardConfig, with_length_penalty
+from scrpo_cli.section import Section
 from scrpo_cli.types import Credit, Group, PoolEntry, SampleRequest
 
+FIRST = "first"
+"""The phase of a first-answer step."""
 
-class Grpo(Method):
+
+class GrpoLoss(Section):
+    advantage: Literal["group_norm", "group_mean", "leave_one_out", "raw"] = "group_norm"
+    """(r - mean) / std; r - mean (Dr. GRPO); r - mean of the others (RLOO); r."""
+    normalizer: Literal["sequence_mean", "sequence_sum", "masked_tokens", "all_tokens", "constant"] = "masked_tokens"
+    """Mean over each sequence, then rows (GRPO); sum over each sequence, mean over rows (RLOO); mean over trained
+    tokens (DAPO); over all generated tokens; or the constant rows x max_tokens (Dr. GRPO)."""
+    overlong: Literal["mask", "keep"] = "mask"
+    """Truncated completions: no loss (DAPO's overlong filtering) or an ordinary wrong answer."""
+
+
+class GrpoConfig(MethodConfig):
+    """GRPO (arXiv 2402.03300)."""
+
+    loss: GrpoLoss = GrpoLoss()
+    reward: RewardConfig = RewardConfig()
+    kl: KlConfig = KlConfig()
+    clip: ClipConfig = ClipConfig()
+    resample: Annotated[int, Field(ge=0)] = 0
+    """Dynamic sampling (DAPO): groups whose rewards are all equal are replaced by groups of further problems, in at
+    most so many rounds a step; 0: never."""
+
+    def needs(self, setting: Setting) -> Needs:
+        refuse_lonely(self.loss.advantage, setting.group_size, "rollout.group_size")
+        rollouts = setting.first_rollouts * (1 + self.resample)
+        return Needs({FIRST: Phase(PhaseKind.FIRST_ANSWERS, rollouts)}, turns=1, context=setting.first_context)
+
+
+Cfg = TypeVar("Cfg", bound=GrpoConfig)
+
+
+class Grpo(Method[Cfg]):
     """Every step is a first-answer step."""
 
-    def __init__(self, cfg: OnPolicyConfig, prompts: Prompts, group_size: int, max_tokens: int = 1) -> None:
-        self.cfg, self.prompts, self.group_size, self.max_tokens = cfg, prompts, group_size, max_tokens
-        self.state = {}
+    Config = GrpoConfig
 
-    def plan(self, step: int, waiting: Sequence[PoolEntry]) -> Plan:
-        return first_answer_plan(self.prompts, step, self.group_size)
+    @property
+    def uses_log_ratios(self) -> bool:
+        return in_reward(self.cfg.kl)
 
-    def more(self, step: int, groups: Sequence[Group], round: int) -> list[SampleRequest]:
-        """Dynamic sampling: as many further problems as groups lack signal, for at most `resample` rounds."""
+    def plan(self, step: int, pool: Sequence[PoolEntry]) -> Plan:
+        return first_answer_plan(self.prompts, step, self.setting.group_size)
+
+    def next_round(self, step: int, groups: Sequence[Group], round: int) -> list[SampleRequest]:
+        """Dynamic sampling: as many further problems as groups have equal rewards, for at most `resample` rounds."""
         if round > self.cfg.resample:
             return []
-        signal = sum(has_signal(outcome_rewards(g), self.cfg.loss.advantage) for g in groups)
-        missing = max(0, len(self.prompts.problems(step)) - signal)
-        return [self.prompts.first(p, self.group_size) for p in self.prompts.problems(step, round)[:missing]]
+        useful = sum(has_signal(outcome_rewards(g), self.cfg.loss.advantage) for g in groups)
+        missing = max(0, len(self.prompts.problems(step)) - useful)
+        return [self.prompts.first(p, self.setting.group_size) for p in self.prompts.problems(step, round)[:missing]]
 
-    def credit(self, groups: Sequence[Group]) -> Credits:
-        return first_answer_credit(groups, self.cfg.loss, self.cfg.kl, self.cfg.reward, self.max_tokens)
+    def credit(self, groups: Sequence[Group], log_ratios: LogRatios | None = None) -> Credits:
+        cfg, longest = self.cfg, self.setting.max_tokens
+        return first_answer_credit(groups, cfg.loss, cfg.kl, cfg.clip, cfg.reward, longest, log_ratios)
+
+
+def refuse_lonely(advantage: str, group_size: int, key: str) -> None:
+    """A baseline inside the group needs a group."""
+    if group_size < 2 and advantage != "raw":
+        raise ValueError(f"{key} is 1: an answer alone in its group has no baseline and trains nothing; give 2 or more")
 
 
 def first_answer_plan(prompts: Prompts, step: int, group_size: int) -> Plan:
-    return Plan("first", [prompts.first(problem, group_size) for problem in prompts.problems(step)])
+    return Plan(FIRST, [prompts.first(problem, group_size) for problem in prompts.problems(step)])
 
 
 def first_answer_credit(
-    groups: Sequence[Group], loss: GrpoLoss, kl: KlConfig, reward: RewardConfig | None = None, max_tokens: int = 1
+    groups: Sequence[Group],
+    loss: GrpoLoss,
+    kl: KlConfig,
+    clip: ClipConfig,
+    reward: RewardConfig,
+    max_tokens: int,
+    log_ratios: LogRatios | None,
 ) -> Credits:
     """The credit of first answers; `max_tokens` is where the length penalty of `reward` ends."""
-    reward = reward or RewardConfig()
     rows = [credit for group in groups for credit in group_credit(group, loss, kl.beta, reward, max_tokens)]
     skipped = sum(not has_signal(outcome_rewards(g), loss.advantage) for g in groups)
-    return with_kl(Credits(rows, loss.normalizer, skipped_groups=skipped), groups, kl)
+    credits = Credits(rows, loss.normalizer, clip, kl.estimator, skipped_groups=skipped)
+    return with_kl(credits, groups, kl, log_ratios)
 
 
 def group_credit(group: Group, loss: GrpoLoss, kl_beta: float, reward: RewardConfig, max_tokens: int) -> list[Credit]:

@@ -11,35 +11,70 @@ authors sample the reflection and the retry as two messages; here both are segme
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
 
-from scrpo_cli.methods.base import Credits, Method, Plan, Prompts, no_credit
-from scrpo_cli.methods.corrections import correction_credit
-from scrpo_cli.recipe.methods import RrrConfig
+from scrpo_cli.methods.base import (
+    ClipConfig,
+    Credits,
+    KlConfig,
+    Method,
+    MethodConfig,
+    Needs,
+    Phase,
+    PhaseKind,
+    Plan,
+    Setting,
+    no_credit,
+)
+from scrpo_cli.methods.grpo import refuse_lonely
+from scrpo_cli.methods.parts.corrections import CorrectionLoss, correction_credit
+from scrpo_cli.methods.parts.kl import LogRatios, in_reward
+from scrpo_cli.section import PositiveInt
 from scrpo_cli.types import AttemptKind, Group, PoolEntry, SampleRequest
 
 
-class Rrr(Method):
+class RrrConfig(MethodConfig):
+    """Reflect, Retry, Reward (arXiv 2505.24726): fresh failures only, no pool; the reflection earns the reward."""
+
+    attempts: PositiveInt = 1
+    """First answers to each problem, which are not trained; every failed one is reflected on [I]."""
+    loss: CorrectionLoss = CorrectionLoss(tokens="reflection", failed="negative")
+    """Only reflection tokens are trained [C]; failed retries earn their negative advantage [I]."""
+    overlong: Literal["mask", "keep"] = "mask"
+    kl: KlConfig = KlConfig()
+    """0.001 [S]."""
+    clip: ClipConfig = ClipConfig()
+
+    def needs(self, setting: Setting) -> Needs:
+        refuse_lonely(self.loss.advantage, setting.group_size, "rollout.group_size")
+        rollouts = setting.prompts_per_step * self.attempts * (1 + setting.group_size)
+        return Needs({"retry": Phase(PhaseKind.REFLECTION, rollouts)}, turns=1, context=setting.reflection_context)
+
+
+class Rrr(Method[RrrConfig]):
     """Every step attempts, and reflects on what failed."""
 
-    def __init__(self, cfg: RrrConfig, prompts: Prompts, group_size: int) -> None:
-        self.cfg, self.prompts, self.group_size = cfg, prompts, group_size
-        self.state = {}
+    Config = RrrConfig
 
-    def plan(self, step: int, waiting: Sequence[PoolEntry]) -> Plan:
+    def plan(self, step: int, pool: Sequence[PoolEntry]) -> Plan:
         return Plan("retry", [self.prompts.first(p, self.cfg.attempts) for p in self.prompts.problems(step)])
 
-    def more(self, step: int, groups: Sequence[Group], round: int) -> list[SampleRequest]:
+    def next_round(self, step: int, groups: Sequence[Group], round: int) -> list[SampleRequest]:
         """One group of reflections for each failed first answer that was not cut off."""
         if round > 1:
             return []
         failed = [a for g in groups for a in g.attempts if a.is_reasoning_error and not a.truncated]
-        return [self.prompts.reflection(PoolEntry.of(a, step), self.group_size) for a in failed]
+        return [self.prompts.reflection(PoolEntry.of(a, step), self.setting.group_size) for a in failed]
 
-    def credit(self, groups: Sequence[Group]) -> Credits:
-        first = [g for g in groups if g.request.kind is AttemptKind.FIRST]
-        retries = groups[len(first) :]
-        untaught = [no_credit(len(a.completion.ids)) for g in first for a in g.attempts]
-        if not retries:
-            return Credits(untaught, self.cfg.loss.normalizer)
-        taught = correction_credit(retries, self.cfg.loss, self.cfg.kl, self.prompts, self.cfg.overlong)
-        return taught.after(untaught)
+    @property
+    def uses_log_ratios(self) -> bool:
+        return in_reward(self.cfg.kl)
+
+    def credit(self, groups: Sequence[Group], log_ratios: LogRatios | None = None) -> Credits:
+        cfg = self.cfg
+        first = [a for g in groups if g.request.kind is AttemptKind.FIRST for a in g.attempts]
+        retries = [g for g in groups if g.request.kind is not AttemptKind.FIRST]
+        mine = log_ratios and log_ratios[len(first) :]
+        credits = correction_credit(retries, cfg.loss, cfg.kl, cfg.clip, self.prompts, cfg.overlong, mine)
+        return replace(credits, rows=[*(no_credit(len(a.completion.ids)) for a in first), *credits.rows])

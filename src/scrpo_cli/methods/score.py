@@ -21,31 +21,96 @@ from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Annotated, Literal
 
 import numpy as np
+from pydantic import Field, model_validator
 
 from scrpo_cli.errors import RunError
-from scrpo_cli.methods.advantages import leave_one_out
-from scrpo_cli.methods.base import Credits, Library, Method, Plan, PoolChange, Prompts, flat_credit, no_credit
-from scrpo_cli.methods.kl import kl_in_reward
-from scrpo_cli.methods.offline import by_problem
-from scrpo_cli.methods.shaping import improvement
-from scrpo_cli.recipe.methods import ScoreConfig
+from scrpo_cli.methods.base import (
+    ClipConfig,
+    Credits,
+    Method,
+    MethodConfig,
+    MethodContext,
+    Needs,
+    Phase,
+    PhaseKind,
+    Plan,
+    PoolChange,
+    Setting,
+    flat_credit,
+    no_credit,
+)
+from scrpo_cli.methods.parts.advantages import leave_one_out
+from scrpo_cli.methods.parts.kl import LogRatios, kl_in_reward
+from scrpo_cli.methods.parts.offline import by_problem
+from scrpo_cli.methods.parts.rewards import improvement
 from scrpo_cli.rng import generator
+from scrpo_cli.section import NonNegative, Positive, PositiveInt, Section, Share
 from scrpo_cli.types import Attempt, Group, PoolEntry, SampleRequest
 
 ADAPT = 1.5  # beta_2 moves by this factor where the held turns' KL is off its target by more than it (PPO's rule)
 
 
-@dataclass(frozen=True)
-class Budget:
-    """How long a run is: a stage is a share of its tokens, or of its steps where tokens are not bounded."""
+class StageOneConfig(Section):
+    """Stage I of SCoRe: the later turn learns while the earlier ones are held where they are."""
 
-    steps: int
-    tokens: int | None = None
+    until: Literal["share", "plateau"] = "share"
+    """It ends at `share`, or before that when the last turn's accuracy is flat and the first turn has not moved [I]."""
+    share: Share = 0.3333
+    """Of the run's budget (tokens, or steps without a token budget); 0 leaves Stage I out [I]."""
+    window: PositiveInt = 10
+    """plateau: steps whose mean accuracy is held against that of the same number before them [I]."""
+    min_gain: NonNegative = 0.01
+    """plateau: a smaller gain is flat [I]."""
+    max_kl: Positive = 1.0
+    """plateau: the first turn counts as held below so many nats a sequence [I]."""
 
-    def spent(self, step: int, tokens: int) -> float:
-        return tokens / self.tokens if self.tokens else (step - 1) / self.steps
+
+class ScoreKl(Section):
+    beta1: NonNegative = 0.01
+    """On all turns of Stage II [C]; in Stage I on the turn that learns [I]."""
+    beta2: NonNegative = 0.1
+    """In Stage I on the turns that are held: 0.1 for MATH, 0.25 for code [C]."""
+    estimator: Literal["k1", "k2", "k3"] = "k2"
+    """As in method.kl of grpo. k1 and k2 pull in the paper's direction, KL(policy||ref), k3 in the other [I]."""
+    target: Positive | None = None
+    """Adapts beta2 so that the held turns stay near so many nats a sequence; none: fixed. Idea [C], rule [I]."""
+    reference: Literal["base", "stage1"] = "base"
+    """Of Stage II: the base model, or the model as Stage I left it [I]."""
+
+
+class ScoreConfig(MethodConfig):
+    """SCoRe (arXiv 2409.12917)."""
+
+    turns: Annotated[int, Field(ge=2, le=5)] = 2
+    """Answers in a row; with more than two, Stage I runs once for each further turn (App. A.1) [C]."""
+    bonus: Literal["progress", "flip"] = "progress"
+    """progress: alpha (r2 - r1) [C]; flip: alpha for wrong to right only [S]."""
+    alpha: NonNegative = 10.0
+    """[C]."""
+    stage1: StageOneConfig = StageOneConfig()
+    baseline: Literal["leave_one_out", "batch", "none"] = "leave_one_out"
+    """What is subtracted from a turn's reward: the mean of the problem's other samples [C]; of the batch; nothing."""
+    reduction: Literal["sequence", "token"] = "sequence"
+    """Reward and KL summed over each sequence, as Eq. 2-4 are written; token divides by the trained tokens [I]."""
+    offline_share: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of Stage II's problems whose first answer was sampled before training, by offline_run [C idea; I share]."""
+    offline_run: str | None = None
+    """The `scrpo collect` run of the base model that holds those answers."""
+    kl: ScoreKl = ScoreKl()
+    clip: ClipConfig = ClipConfig()
+
+    @model_validator(mode="after")
+    def _offline_needs_a_run(self) -> ScoreConfig:
+        if self.offline_share and not self.offline_run:
+            raise ValueError("offline_share needs offline_run: a `scrpo collect` run of the base model")
+        return self
+
+    def needs(self, setting: Setting) -> Needs:
+        phases = {"turns": Phase(PhaseKind.CONVERSATION, setting.first_rollouts * self.turns)}
+        return Needs(phases, turns=self.turns, context=setting.conversation_context(self.turns))
 
 
 @dataclass(frozen=True)
@@ -61,16 +126,15 @@ class Turn:
         return self.attempt.problem.source, self.attempt.problem.id, self.attempt.turn
 
 
-class Score(Method):
+class Score(Method[ScoreConfig]):
     """`state`: the stage (1 .. T-1 are stages I, T is Stage II), the tokens so far, beta_2, the accuracies and KLs of
     the stage's last steps.
     """
 
-    def __init__(
-        self, cfg: ScoreConfig, prompts: Prompts, group_size: int, budget: Budget, seed: int, library: Library
-    ) -> None:
-        self.cfg, self.prompts, self.group_size, self.budget, self.seed = cfg, prompts, group_size, budget, seed
-        self.library = library
+    Config = ScoreConfig
+
+    def __init__(self, cfg: ScoreConfig, context: MethodContext) -> None:
+        super().__init__(cfg, context)
         self.state = {"stage": 1, "tokens": 0, "beta2": cfg.kl.beta2, "accuracy": [], "held_kl": 0.0}
 
     @property
@@ -88,12 +152,12 @@ class Score(Method):
 
     # -- which prompts are sampled next ------------------------------------------------------------------------
 
-    def plan(self, step: int, waiting: Sequence[PoolEntry]) -> Plan:
+    def plan(self, step: int, pool: Sequence[PoolEntry]) -> Plan:
         reference = self.next_stage(step)
         problems = self.prompts.problems(step)
         offline = self.offline_requests(step, len(problems))
-        fresh = problems[len(offline) // self.group_size :]
-        requests = [*offline, *(self.prompts.first(p, self.group_size) for p in fresh)]
+        fresh = problems[len(offline) // self.setting.group_size :]
+        requests = [*offline, *(self.prompts.first(p, self.setting.group_size) for p in fresh)]
         return Plan("turns", requests, reference=reference)
 
     def next_stage(self, step: int) -> str:
@@ -108,7 +172,7 @@ class Score(Method):
     def stage_is_over(self, step: int) -> bool:
         cfg = self.cfg.stage1
         end = cfg.share * self.stage / (self.cfg.turns - 1)
-        if self.budget.spent(step, self.state["tokens"]) >= end:
+        if self.setting.spent(step, self.state["tokens"]) >= end:
             return True
         seen = self.state["accuracy"]
         if cfg.until == "share" or len(seen) < 2 * cfg.window:
@@ -121,21 +185,21 @@ class Score(Method):
         wanted = round(self.cfg.offline_share * problems) if self.in_stage_two else 0
         if not wanted:
             return []
-        drawn = generator(self.seed, step, "offline").permutation(len(self.offline))[:wanted]
+        drawn = generator(self.setting.seed, step, "offline").permutation(len(self.offline))[:wanted]
         return [self.prompts.check(self.prompts.first(a.problem, 1), a) for i in drawn for a in self.offline[i]]
 
     @cached_property
     def offline(self) -> list[list[Attempt]]:
         """The stored first answers of each problem that has enough of them; read once, they do not change."""
         stored = by_problem(self.library.attempts([self.cfg.offline_run or ""]))
-        full = [same[: self.group_size] for same in stored.values() if len(same) >= self.group_size]
+        full = [same[: self.setting.group_size] for same in stored.values() if len(same) >= self.setting.group_size]
         if not full:
-            what = f"No problem has {self.group_size} first answers that were sampled before training."
+            what = f"No problem has {self.setting.group_size} first answers that were sampled before training."
             fix = "Name a `scrpo collect` run whose rollout.group_size is not smaller, or set offline_share to 0."
             raise RunError(what, f"method.offline_run: {self.cfg.offline_run}", fix)
         return full
 
-    def more(self, step: int, groups: Sequence[Group], round: int) -> list[SampleRequest]:
+    def next_round(self, step: int, groups: Sequence[Group], round: int) -> list[SampleRequest]:
         """The next turn of every conversation that has one to come."""
         continued = {g.request.previous.id for g in groups if g.request.previous}
         ends = [(g.request, a) for g in groups for a in g.attempts if a.id not in continued]
@@ -143,7 +207,11 @@ class Score(Method):
 
     # -- what each token earns ---------------------------------------------------------------------------------
 
-    def credit(self, groups: Sequence[Group]) -> Credits:
+    @property
+    def uses_log_ratios(self) -> bool:
+        return self.cfg.kl.estimator == "k1"
+
+    def credit(self, groups: Sequence[Group], log_ratios: LogRatios | None = None) -> Credits:
         turns = [Turn(a, g.request.previous) for g in groups for a in g.attempts]
         rewards_N = np.array([self.reward(turn) for turn in turns])
         advantages_N = self.advantages(rewards_N, [turn.key for turn in turns])
@@ -156,7 +224,11 @@ class Score(Method):
             rows.append(
                 no_credit(length) if nothing else flat_credit(length, float(advantage), beta, part=f"turn{number}")
             )
-        return self.normalized(rows, turns, rewards_N)
+        credits = self.normalized(rows, turns, rewards_N)
+        if not self.uses_log_ratios:
+            return credits
+        assert log_ratios is not None
+        return kl_in_reward(credits, [t.key for t in turns], log_ratios)
 
     def held(self, turn: int) -> bool:
         """Whether Stage I holds this turn where it is: no reward, only the strict KL."""
@@ -193,15 +265,14 @@ class Score(Method):
             if not self.held(turn.attempt.turn):
                 by_key[turn.key].add(float(reward))
         skipped = sum(len(rewards) == 1 for rewards in by_key.values())
+        loss = self.cfg.clip, self.cfg.kl.estimator
         if self.cfg.reduction == "token":
-            credits = Credits(rows, "masked_tokens", skipped_groups=skipped)
-        else:
-            credits = Credits(rows, "sequence_sum", len(rows) / conversations, skipped)
-        return kl_in_reward(credits, [t.key for t in turns]) if self.cfg.kl.estimator == "k1" else credits
+            return Credits(rows, "masked_tokens", *loss, skipped_groups=skipped)
+        return Credits(rows, "sequence_sum", *loss, len(rows) / conversations, skipped)
 
     # -- what a stage has reached ------------------------------------------------------------------------------
 
-    def curate(self, step: int, groups: Sequence[Group], waiting: Sequence[PoolEntry]) -> PoolChange:
+    def after_sampling(self, step: int, groups: Sequence[Group], pool: Sequence[PoolEntry]) -> PoolChange:
         attempts = [a for g in groups for a in g.attempts]
         self.state["tokens"] += sum(len(a.completion.ids) for a in attempts)
         last = [a.outcome for a in attempts if a.turn == self.turns and not np.isnan(a.outcome)]
@@ -209,11 +280,11 @@ class Score(Method):
         self.state["accuracy"] = [*kept, float(np.mean(last))] if last else kept
         return PoolChange()
 
-    def observe(self, step: int, stats: Mapping[str, float]) -> None:
+    def after_update(self, step: int, metrics: Mapping[str, float]) -> None:
         """The held turns' KL (nats a sequence), which ends a plateau and moves beta_2 towards its target."""
         if self.in_stage_two:
             return
-        held = [stats.get(f"train/kl_turn{turn}_sequence", 0.0) for turn in range(1, self.stage + 1)]
+        held = [metrics.get(f"train/kl_turn{turn}_sequence", 0.0) for turn in range(1, self.stage + 1)]
         self.state["held_kl"] = float(np.mean(held))
         target = self.cfg.kl.target
         if target and self.state["held_kl"] > ADAPT * target:

@@ -11,7 +11,7 @@
             J_2 = 1/Z sum_{i,t} m_{i,t} min(rho A, clip(rho) A) - beta KL
 
 For controlled experiments one piece can be changed alone: which steps earn credit (`learn_from`), what the draw is
-spread over (`pool.diversity`), and what is in the pool (`injection`, injection.py).
+spread over (`pool.diversity`), and what is in the pool (`injection`).
 
 The paper's trigger, filter threshold, prompt and token choice are unknown: each is a switch, each default is ours [I].
 """
@@ -19,74 +19,186 @@ The paper's trigger, filter threshold, prompt and token choice are unknown: each
 from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Annotated, Literal
 
 import numpy as np
+from pydantic import Field, model_validator
 
-from scrpo_cli.methods.base import Credits, Method, Plan, PoolChange, Prompts, no_credit
-from scrpo_cli.methods.corrections import correction_credit
-from scrpo_cli.methods.filters import bounded, decisions, evicted, expired, spread, worth_reflecting
-from scrpo_cli.methods.grpo import first_answer_credit, first_answer_plan
-from scrpo_cli.methods.injection import Injector, RecordedErrors, target
-from scrpo_cli.recipe.methods import ScrpoConfig
+from scrpo_cli.errors import UserError
+from scrpo_cli.methods.base import (
+    ClipConfig,
+    Credits,
+    KlConfig,
+    Method,
+    MethodConfig,
+    MethodContext,
+    Needs,
+    Phase,
+    PhaseKind,
+    Plan,
+    PoolChange,
+    Setting,
+    no_credit,
+)
+from scrpo_cli.methods.grpo import FIRST, GrpoLoss, first_answer_credit, first_answer_plan, refuse_lonely
+from scrpo_cli.methods.parts.corrections import CorrectionLoss, correction_credit
+from scrpo_cli.methods.parts.kl import LogRatios, in_reward
+from scrpo_cli.methods.parts.pool import (
+    FilterConfig,
+    PoolConfig,
+    PoolGateConfig,
+    PoolRules,
+    bounded,
+    decisions,
+    evicted,
+    expired,
+    injected_wanted,
+    spread,
+    worth_reflecting,
+)
+from scrpo_cli.methods.parts.rewards import RewardConfig
 from scrpo_cli.rng import generator
+from scrpo_cli.section import PositiveInt, Section
 from scrpo_cli.types import KEPT, Attempt, AttemptKind, Group, PoolEntry
 
+REFLECT = "reflect"
+"""The phase of a reflection step."""
 
-class Scrpo(Method):
-    """First-answer steps that fill the error pool, reflection steps that learn from it.
 
-    `max_tokens` bounds a completion; `recorded` holds another model's errors that `injection` may use.
-    """
+class InjectionConfig(Section):
+    """A controlled experiment: wrong attempts that nobody sampled, injected into the pool and marked there."""
 
-    def __init__(
-        self,
-        cfg: ScrpoConfig,
-        prompts: Prompts,
-        group_size: int,
-        prompts_per_step: int,
-        seed: int,
-        max_tokens: int = 1,
-        recorded: RecordedErrors | None = None,
-    ) -> None:
-        self.cfg, self.prompts, self.group_size, self.seed = cfg, prompts, group_size, seed
-        self.max_tokens = max_tokens
-        self.injector = Injector(cfg.injection.kind, prompts, recorded or {}, max_tokens, seed)
-        self.trigger = cfg.resolved_trigger
-        self.batch = cfg.stage2.prompts or prompts_per_step
-        self.trigger_size = self.trigger.size or prompts_per_step
-        self.capacity = cfg.pool.capacity or 4 * self.batch
-        self.state: dict[str, Any] = {"first_steps": 0, "reflections": 0, "burst": 0}
+    share: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Of the living pool, restored after each first-answer step as far as problems allow; 0: nothing [I]."""
+    kind: Literal["early", "late", "copied", "off_by_one", "other_model"] = "early"
+    """A wrong first or last line, carried on; another problem's wrong answer; one off; another model's attempt [I]."""
+    run: str | None = None
+    """other_model: the recorded run that holds the attempts, such as one of `scrpo collect --from-jsonl`."""
+
+    @model_validator(mode="after")
+    def _other_model_needs_a_run(self) -> InjectionConfig:
+        if self.share and self.kind == "other_model" and not self.run:
+            raise ValueError("injection of another model's errors needs a run: a `scrpo collect --from-jsonl` run")
+        return self
+
+
+class TriggerConfig(Section):
+    """When a reflection step comes instead of a first-answer step, where `reflect_every` does not say it."""
+
+    mode: Literal["pool_size", "ratio"] = "pool_size"
+    """When the pool holds a batch; or so that a share of all steps reflects. Summaries say only that stage 2 is
+    periodic [S]."""
+    size: PositiveInt | None = None
+    """pool_size: fire when there are so many unused errors; none: the errors of one reflection step [I]."""
+    ratio: Annotated[float, Field(gt=0, lt=1)] = 0.25
+    """ratio: the share of all steps that reflect [I]."""
+
+
+class Stage2Config(Section):
+    steps_per_trigger: PositiveInt | Literal["drain"] = 1
+    """Reflection steps in a row; `drain`: until the pool holds less than one batch of unused errors [I]."""
+    prompts: PositiveInt | None = None
+    """Errors of one reflection step; none: the prompt batch of a first-answer step [I]."""
+    group_size: PositiveInt | None = None
+    """Corrections sampled of each error; none: as in stage 1 [I]."""
+    group_by: Literal["error", "question"] = "error"
+    """Whose corrections share a baseline: those of one error, or of all errors of one question [I]."""
+
+
+class ScrpoConfig(MethodConfig):
+    """ScRPO (arXiv 2511.06065). Every default is [I] unless marked."""
+
+    reflect_every: PositiveInt | Literal["never"] | None = None
+    """A reflection step after every N first-answer steps; `never` is plain GRPO that keeps a pool; none: `trigger`."""
+    learn_from: Literal["both", "corrections", "first"] = "both"
+    """corrections, first: the other kind of step is sampled and recorded as ever, but earns no credit [I]."""
+    stage1: GrpoLoss = GrpoLoss()
+    reward: RewardConfig = RewardConfig()
+    """Of first answers; a correction earns 1 or 0."""
+    filter: FilterConfig = FilterConfig()
+    pool: PoolConfig = PoolConfig()
+    injection: InjectionConfig = InjectionConfig()
+    gate: PoolGateConfig = PoolGateConfig()
+    trigger: TriggerConfig = TriggerConfig()
+    stage2: Stage2Config = Stage2Config()
+    loss: CorrectionLoss = CorrectionLoss()
+    kl: KlConfig = KlConfig()
+    clip: ClipConfig = ClipConfig()
+
+    def needs(self, setting: Setting) -> Needs:
+        refuse_lonely(self.stage1.advantage, setting.group_size, "rollout.group_size")
+        phases = {FIRST: Phase(PhaseKind.FIRST_ANSWERS, setting.first_rollouts)}
+        if self.reflect_every == "never":
+            return Needs(phases, turns=1, context=setting.first_context)
+        group, batch = self.stage2.group_size or setting.group_size, self.reflection_batch(setting)
+        refuse_lonely(self.loss.advantage, group, "method.stage2.group_size")
+        size, capacity = self.trigger.size or batch, self.capacity(setting)
+        if self.reflect_every is None and self.trigger.mode == "pool_size" and size > capacity:
+            what = f"the trigger waits for {size} errors and the pool holds {capacity}: it would never reflect"
+            raise ValueError(f"{what}; lower method.trigger.size or raise method.pool.capacity")
+        phases[REFLECT] = Phase(PhaseKind.REFLECTION, batch * group)
+        return Needs(phases, turns=1, context=setting.reflection_context)
+
+    def reflection_batch(self, setting: Setting) -> int:
+        """Errors of one reflection step."""
+        return self.stage2.prompts or setting.prompts_per_step
+
+    def capacity(self, setting: Setting) -> int:
+        return self.pool.capacity or 4 * self.reflection_batch(setting)
+
+
+def pool_rules(cfg: MethodConfig) -> PoolRules:
+    """By which a method's errors enter a pool; the defaults of ScRPO for a method without a pool."""
+    own = cfg if isinstance(cfg, ScrpoConfig) else ScrpoConfig()
+    return PoolRules(own.filter, own.pool, own.reward)
+
+
+class Scrpo(Method[ScrpoConfig]):
+    """First-answer steps that fill the error pool, reflection steps that learn from it."""
+
+    Config = ScrpoConfig
+
+    def __init__(self, cfg: ScrpoConfig, context: MethodContext) -> None:
+        super().__init__(cfg, context)
+        if cfg.pool.diversity == "error_kind" and not self.prompts.error_kinds:
+            what = "The task cannot tell kinds of errors apart."
+            raise UserError(what, "method.pool.diversity: error_kind", "Use problem or answer.")
+        self.injector = context.injector(cfg.injection)
+        self.batch, self.capacity = cfg.reflection_batch(self.setting), cfg.capacity(self.setting)
+        self.state = {"first_steps": 0, "reflections": 0, "burst": 0}
 
     # -- which prompts are sampled next ------------------------------------------------------------------------
 
-    def plan(self, step: int, waiting: Sequence[PoolEntry]) -> Plan:
-        usable = self.usable(waiting, set(self.expired(waiting, step)))
+    def plan(self, step: int, pool: Sequence[PoolEntry]) -> Plan:
+        usable = self.usable(pool, set(self.expired(pool, step)))
         if self.reflects(step, usable):
             return self.reflection_plan(step, usable)
-        return first_answer_plan(self.prompts, step, self.group_size)
+        return first_answer_plan(self.prompts, step, self.setting.group_size)
 
-    def usable(self, waiting: Sequence[PoolEntry], gone: Collection[str]) -> list[PoolEntry]:
+    def usable(self, pool: Sequence[PoolEntry], gone: Collection[str]) -> list[PoolEntry]:
         """What a reflection step may draw: neither expired nor used up, and let through by the gate."""
-        return [e for e in waiting if e.attempt_id not in gone and worth_reflecting(e, self.cfg.gate)]
+        return [e for e in pool if e.attempt_id not in gone and worth_reflecting(e, self.cfg.gate)]
 
     def reflects(self, step: int, usable: Sequence[PoolEntry]) -> bool:
         """Whether this step reflects: inside a burst, or when the trigger fires. Never on an empty pool."""
-        if not usable or self.trigger.mode == "never":
+        every, trigger = self.cfg.reflect_every, self.cfg.trigger
+        if not usable or every == "never":
             return False
         if self.state["burst"] > 0:
             return True
-        if self.trigger.mode == "pool_size":
-            return unused(usable) >= self.trigger_size
-        if self.trigger.mode == "every_n_steps":
-            return self.state["first_steps"] >= self.trigger.n
-        return self.state["reflections"] < self.trigger.ratio * (step + 1) - 0.5
+        if every is not None:
+            return self.state["first_steps"] >= every
+        if trigger.mode == "pool_size":
+            return unused(usable) >= (trigger.size or self.batch)
+        return self.state["reflections"] < trigger.ratio * (step + 1) - 0.5
 
     def reflection_plan(self, step: int, usable: Sequence[PoolEntry]) -> Plan:
         """A draw of errors, uniform or spread over what `pool.diversity` names, each answered by a group."""
-        drawn = spread([self.draw_key(e) for e in usable], self.batch, generator(self.seed, step, "reflect"))
-        samples = self.cfg.stage2.group_size or self.group_size
-        return Plan("reflect", [self.prompts.reflection(usable[i], samples) for i in drawn])
+        rng = generator(self.setting.seed, step, "reflect")
+        drawn = spread([self.draw_key(e) for e in usable], self.batch, rng)
+        samples = self.cfg.stage2.group_size or self.setting.group_size
+        return Plan(REFLECT, [self.prompts.reflection(usable[i], samples) for i in drawn])
 
     def draw_key(self, entry: PoolEntry) -> Hashable:
         problem = (entry.problem.source, entry.problem.id)
@@ -101,31 +213,36 @@ class Scrpo(Method):
 
     # -- what each token earns ---------------------------------------------------------------------------------
 
-    def credit(self, groups: Sequence[Group]) -> Credits:
+    @property
+    def uses_log_ratios(self) -> bool:
+        return in_reward(self.cfg.kl)
+
+    def credit(self, groups: Sequence[Group], log_ratios: LogRatios | None = None) -> Credits:
         cfg, taught = self.cfg, "first"
         if groups[0].request.kind is AttemptKind.CORRECTION:
-            taught, overlong = "corrections", cfg.stage1.overlong
-            credits = correction_credit(groups, cfg.loss, cfg.kl, self.prompts, overlong, cfg.stage2.group_by)
+            taught, overlong, by = "corrections", cfg.stage1.overlong, cfg.stage2.group_by
+            credits = correction_credit(groups, cfg.loss, cfg.kl, cfg.clip, self.prompts, overlong, log_ratios, by)
         else:
-            credits = first_answer_credit(groups, cfg.stage1, cfg.kl, cfg.reward, self.max_tokens)
+            longest = self.setting.max_tokens
+            credits = first_answer_credit(groups, cfg.stage1, cfg.kl, cfg.clip, cfg.reward, longest, log_ratios)
         if cfg.learn_from in ("both", taught):
             return credits
-        silent = [no_credit(len(row.mask_T)) for row in credits.rows]
-        return Credits(silent, credits.normalizer, skipped_groups=credits.skipped_groups)
+        return replace(credits, rows=[no_credit(len(row.mask_T)) for row in credits.rows])
 
     # -- what goes into the pool and out of it -----------------------------------------------------------------
 
-    def curate(self, step: int, groups: Sequence[Group], waiting: Sequence[PoolEntry]) -> PoolChange:
-        old = dict.fromkeys(self.expired(waiting, step), "expired")
+    def after_sampling(self, step: int, groups: Sequence[Group], pool: Sequence[PoolEntry]) -> PoolChange:
+        old = dict.fromkeys(self.expired(pool, step), "expired")
         if groups[0].request.kind is AttemptKind.CORRECTION:
             tried = {g.request.parent.attempt_id for g in groups if g.request.parent}
-            self.count_reflection(unused(self.usable(waiting, tried | old.keys())))
+            self.count_reflection(unused(self.usable(pool, tried | old.keys())))
             return PoolChange(retired=[*old.items(), *self.consumed(groups)])
         self.state["first_steps"] += 1
-        own_room = self.capacity - round(self.cfg.injection.share * self.capacity)
-        decided = bounded(decisions(groups, self.cfg, self.max_tokens, self.seed, step), own_room, self.seed, step)
+        seed, longest = self.setting.seed, self.setting.max_tokens
+        room = self.capacity - round(self.cfg.injection.share * self.capacity)
+        decided = bounded(decisions(groups, pool_rules(self.cfg), longest, seed, step), room, seed, step)
         newcomers = sum(d == KEPT for d in decided.values())
-        alive = [e for e in waiting if e.attempt_id not in old]
+        alive = [e for e in pool if e.attempt_id not in old]
         out, injected = self.balance(step, groups, alive, newcomers)
         decided |= {a.id: KEPT for a in injected}
         retired = [*old.items(), *((a, "evicted") for a in out)]
@@ -137,14 +254,14 @@ class Scrpo(Method):
         """Entries that must leave for capacity, and errors to inject so that they have their share of the pool."""
         share, how = self.cfg.injection.share, self.cfg.pool.evict
         own, injected = [e for e in alive if not e.injected], [e for e in alive if e.injected]
-        out = evicted(own, newcomers, self.capacity - round(share * self.capacity), how, self.seed, step)
-        wanted = target(len(own) + newcomers - len(out), share, self.capacity)
-        out += evicted(injected, 0, wanted, how, self.seed, step)
+        out = evicted(own, newcomers, self.capacity - round(share * self.capacity), how, self.setting.seed, step)
+        wanted = injected_wanted(len(own) + newcomers - len(out), share, self.capacity)
+        out += evicted(injected, 0, wanted, how, self.setting.seed, step)
         missing = wanted - len(injected)
         return out, self.injector.inject(step, groups, missing) if missing > 0 else []
 
-    def expired(self, waiting: Sequence[PoolEntry], step: int) -> list[str]:
-        return expired(waiting, step, self.cfg.pool.max_age_steps)
+    def expired(self, pool: Sequence[PoolEntry], step: int) -> list[str]:
+        return expired(pool, step, self.cfg.pool.max_age_steps)
 
     def consumed(self, groups: Sequence[Group]) -> list[tuple[str, str]]:
         """Entries that a reflection step uses up: all (once), the repaired ones (until_solved) or none (keep)."""

@@ -12,17 +12,17 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Union
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from scrpo_cli.errors import UserError
+from scrpo_cli.methods.registry import NAMES, method_class
 from scrpo_cli.recipe.document import Document, merge, parse_value, read_document
 from scrpo_cli.recipe.mistakes import explain
-from scrpo_cli.recipe.models import Recipe
-from scrpo_cli.recipe.plugins import settle
+from scrpo_cli.recipe.models import DEFAULT_METHOD, Recipe
+from scrpo_cli.recipe.references import resolve_references
 
-DEFAULT_METHOD = Recipe().method.name
 SUFFIXES = (".yaml", ".yml")
 
 
@@ -33,7 +33,7 @@ def load_recipe(ref: str | Path, sets: Sequence[str] = ()) -> Recipe:
     """
     path = find_recipe(ref)
     document = merge(_resolve(path, ()), _overrides(sets))
-    settle(document)
+    resolve_references(document)
     try:
         return Recipe.model_validate(document.data)
     except ValidationError as error:
@@ -46,8 +46,16 @@ def recipe_json(recipe: Recipe) -> str:
 
 
 def recipe_schema() -> dict[str, Any]:
-    """The JSON schema of a recipe file: a recipe, and `extends`."""
+    """The JSON schema of a recipe file: a recipe with any of our methods, and `extends`."""
     schema = Recipe.model_json_schema()
+    configs = {name: method_class(name).Config for name in NAMES}
+    union: Any = Union[tuple(configs.values())]  # noqa: UP007 the members are known at run time only
+    methods = TypeAdapter(union).json_schema(ref_template="#/$defs/{model}")
+    for name, config in configs.items():
+        methods["$defs"][config.__name__]["properties"]["name"] = {"const": name}
+    own = {"type": "object", "properties": {"name": {"pattern": ":", "type": "string"}}, "required": ["name"]}
+    schema["$defs"] |= methods["$defs"]
+    schema["properties"]["method"] = {"anyOf": [*methods["anyOf"], own], "description": "One of ours, or your own."}
     about = "A shipped recipe, or a file relative to this one, that this recipe changes."
     schema["properties"] = {"extends": {"type": "string", "description": about}} | schema["properties"]
     return schema

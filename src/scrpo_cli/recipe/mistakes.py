@@ -11,7 +11,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from scrpo_cli.errors import UserError
+from scrpo_cli.errors import UserError, nearest
+from scrpo_cli.methods.base import MethodConfig
+from scrpo_cli.methods.registry import NAMES, method_class
 from scrpo_cli.recipe.document import Document, KeyPath
 from scrpo_cli.recipe.models import Recipe
 from scrpo_cli.section import Section
@@ -97,8 +99,7 @@ def _short(value: Any) -> str:
 
 def _nearest(given: Any, legal: str) -> str:
     """A hint when a word looks like one of the quoted words of `legal`."""
-    near = difflib.get_close_matches(str(given), re.findall(r"'([^']+)'", legal), n=1)
-    return f"Did you mean '{near[0]}'?" if near else ""
+    return nearest(str(given), re.findall(r"'([^']+)'", legal))
 
 
 def _described(path: KeyPath, data: Mapping) -> str:
@@ -136,7 +137,8 @@ def _here(path: KeyPath, data: Mapping) -> Iterator[Place]:
     """The section that holds the key `path`, under the method that the recipe names."""
     method = data.get("method")
     chosen = method.get("name") if isinstance(method, Mapping) else None
-    return (place for place in sections() if place.path == path[:-1] and place.method in (None, chosen))
+    own = sections(method_class(chosen).Config, ("method",), chosen) if chosen and chosen not in NAMES else ()
+    return (place for place in (*sections(), *own) if place.path == path[:-1] and place.method in (None, chosen))
 
 
 def sections(model: type[Section] = Recipe, path: KeyPath = (), method: str | None = None) -> Iterator[Place]:
@@ -144,8 +146,11 @@ def sections(model: type[Section] = Recipe, path: KeyPath = (), method: str | No
     yield Place(path, model, method)
     for name, field in model.model_fields.items():
         for inner in _models_in(field.annotation):
-            chosen = inner.model_fields["name"].default if (*path, name) == ("method",) else method
-            yield from sections(inner, (*path, name), chosen)
+            if inner is not MethodConfig:
+                yield from sections(inner, (*path, name), method)
+    if model is Recipe:
+        for name in NAMES:
+            yield from sections(method_class(name).Config, ("method",), name)
 
 
 def _models_in(annotation: Any) -> list[type[Section]]:

@@ -6,14 +6,15 @@ Evidence marks, on every value that a paper could have settled: [C] confirmed in
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator, model_validator
 
-from scrpo_cli.recipe.gate import GateConfig
-from scrpo_cli.recipe.methods import MethodConfig, OfflineConfig, ScrpoConfig
+from scrpo_cli.methods.base import MethodConfig, Setting
+from scrpo_cli.methods.registry import method_class
 from scrpo_cli.recipe.monitors import MonitorsConfig
-from scrpo_cli.recipe.plugins import is_plugin
+from scrpo_cli.recipe.references import is_plugin
 from scrpo_cli.section import NonNegative, Positive, PositiveInt, Section, Share
 
 
@@ -156,7 +157,7 @@ class TaskConfig(Section):
 
     @model_validator(mode="after")
     def _options_have_a_taker(self) -> TaskConfig:
-        if self.options and not (is_plugin(self.name) or is_plugin(self.grader, "grader")):
+        if self.options and not (is_plugin(self.name) or is_plugin(self.grader, "task.grader")):
             raise ValueError("task.options are for your own task or grader, and task.name and task.grader name none")
         return self
 
@@ -165,6 +166,13 @@ class TaskConfig(Section):
         if self.shots and self.name in ("tiny", "math"):
             raise ValueError(f"the task {self.name!r} has no worked examples: task.shots needs task.name: code")
         return self
+
+    def reflection_request(self, truth: str = "the answer") -> str:
+        """What a reflection prompt ends with, markers filled in."""
+        cfg = self.reflection
+        request = self.reflect_prompt if cfg.reveal_wrong else self.check_prompt
+        request = request.replace("{analysis}", cfg.analysis).replace("{solution}", cfg.solution)
+        return f"{request} The right answer is {truth}." if cfg.give_truth else request
 
     @field_validator("prompt")
     @classmethod
@@ -175,22 +183,14 @@ class TaskConfig(Section):
 
 
 class RolloutConfig(Section):
-    engine: Literal["transformers"] = "transformers"
     temperature: Positive = 1.0
-    """Of sampling and of the log-probs that training computes."""
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Of sampling and of the log-probs that training computes. Training samples the policy itself: no top-p."""
     max_tokens: PositiveInt = 1024
     """Generated tokens of one completion at most; one that reaches it is truncated."""
     group_size: PositiveInt = 8
     """Completions of one prompt."""
     batch_size: PositiveInt = 128
     """Rows of one generate call (memory, not mathematics)."""
-
-    @model_validator(mode="after")
-    def _no_truncated_sampling(self) -> RolloutConfig:
-        if self.top_p < 1:
-            raise ValueError("training samples the policy itself: rollout.top_p must be 1 (eval.top_p is free)")
-        return self
 
 
 class OptimConfig(Section):
@@ -219,6 +219,16 @@ class OptimConfig(Section):
 
 
 Turns = Annotated[int, Field(ge=1, le=10)]
+
+
+class GateConfig(Section):
+    """Ask the second turn where the confidence that `signal` gives a first answer is below `threshold` [I]."""
+
+    signal: Literal["none", "logprob", "mean_logprob", "agreement", "verdict"] = "none"
+    """Mean log-prob of the final answer's tokens; of all its tokens; share of the problem's samples with the same final
+    answer; the model's own yes or no; none: no gate [I]."""
+    threshold: float | Literal["never", "always"] | None = None
+    """In the unit of the signal; none: fitted on task.validation [I]."""
 
 
 class ProtocolConfig(Section):
@@ -283,6 +293,17 @@ class TrackingConfig(Section):
     wandb: WandbConfig = WandbConfig()
 
 
+DEFAULT_METHOD = "scrpo"
+
+
+def _method_section(data: Any) -> Any:
+    """The section under the rules of the method that it names."""
+    if not isinstance(data, Mapping):
+        return data
+    name = data.get("name", DEFAULT_METHOD)
+    return method_class(name).Config.model_validate({"name": name, **data}) if isinstance(name, str) else data
+
+
 class Recipe(Section):
     """A whole experiment."""
 
@@ -294,7 +315,9 @@ class Recipe(Section):
     model: ModelConfig = ModelConfig()
     task: TaskConfig = TaskConfig()
     rollout: RolloutConfig = RolloutConfig()
-    method: MethodConfig = ScrpoConfig()
+    method: Annotated[SerializeAsAny[MethodConfig], BeforeValidator(_method_section)] = Field(
+        default_factory=lambda: _method_section({})
+    )
     optim: OptimConfig = OptimConfig()
     eval: EvalConfig = EvalConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
@@ -302,17 +325,27 @@ class Recipe(Section):
     tracking: TrackingConfig = TrackingConfig()
 
     @model_validator(mode="after")
-    def _offline_methods_need_examples(self) -> Recipe:
-        method = self.method
-        if not isinstance(method, OfflineConfig):
-            return self
-        if not method.runs and self.optim.max_generated_tokens is None:
-            raise ValueError(
-                f"{method.name} samples its examples first: give optim.max_generated_tokens, or runs in method.runs"
-            )
-        if method.name == "dpo" and self.optim.minibatches > 1:
-            raise ValueError("dpo takes one optimizer step a batch: optim.minibatches must be 1 (method.batch is free)")
+    def _the_method_can_work(self) -> Recipe:
+        self.method.needs(self.setting())
         return self
+
+    def setting(self, count_tokens: Callable[[str], int] = lambda text: len(text) // 3 + 16) -> Setting:
+        """What the method is told of this recipe. Without a tokenizer a token has three letters, about."""
+        reflection, longest = self.task.reflection, self.rollout.max_tokens
+        return Setting(
+            prompts_per_step=self.optim.prompts_per_step,
+            group_size=self.rollout.group_size,
+            max_tokens=longest,
+            max_prompt_tokens=self.task.max_prompt_tokens,
+            shown_tokens=longest if reflection.show == "full" else min(longest, reflection.tail_tokens),
+            reflect_prompt=self.task.reflection_request(),
+            check_prompt=self.task.check_prompt,
+            steps=self.optim.steps,
+            token_budget=self.optim.max_generated_tokens,
+            minibatches=self.optim.minibatches,
+            seed=self.seed,
+            count_tokens=count_tokens,
+        )
 
     def protocol(self, own: ProtocolConfig | None = None) -> ProtocolConfig:
         """How an evaluation samples: what `eval` says, else the benchmark's `own`, else the defaults."""

@@ -66,6 +66,12 @@ class Chat:
         """
         return "<think>" if self.render([user("q")]).rstrip().endswith("<think>") else ""
 
+    def follow_up_tokens(self, text: str) -> int:
+        """How much longer a prompt becomes by a follow-up, with what the template writes around it and the answer."""
+        answer = "a"
+        whole = len(self.ids([user("q"), assistant(answer), user(text)]))
+        return whole - len(self.ids([user("q")]))
+
     @property
     def keeps_turns(self) -> bool:
         """Whether the template keeps an earlier exchange, thinking included, as a prefix of the next prompt."""
@@ -102,9 +108,5 @@ def reflection_messages(
     task: TaskConfig, first: Sequence[Message], problem: Problem, response: str, tokenizer: Any
 ) -> list[Message]:
     """ScRPO's T(q, y_bad): the problem, the shown part of the wrong answer, and the request to reflect and correct."""
-    cfg = task.reflection
-    request = task.reflect_prompt if cfg.reveal_wrong else task.check_prompt
-    request = request.replace("{analysis}", cfg.analysis).replace("{solution}", cfg.solution)
-    if cfg.give_truth:
-        request += f" The right answer is {problem.answer}."
-    return [*first, assistant(shown_part(response, cfg, tokenizer)), user(request)]
+    shown = shown_part(response, task.reflection, tokenizer)
+    return [*first, assistant(shown), user(task.reflection_request(problem.answer))]

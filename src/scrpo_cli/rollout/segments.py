@@ -56,15 +56,28 @@ def tokens_covering(ids: Sequence[int], chars: int, tokenizer: Any) -> int:
     return low
 
 
-def reflection_mask(ids: Sequence[int], text: str, cfg: ReflectionConfig, tokenizer: Any) -> np.ndarray:
+def solution_mask(
+    ids: Sequence[int], text: str, cfg: ReflectionConfig, tokenizer: Any, prefill: str = ""
+) -> np.ndarray:
+    """(T,) 1 on the tokens of the solution segment: all after its marker; none without one.
+
+    `prefill` is what the template wrote at the beginning of the answer: it is not in `text` and may open a thought.
+    """
+    mask_T = np.zeros(len(ids), dtype=np.float32)
+    start = solution_start(prefill + text, cfg)
+    if start is not None:
+        mask_T[tokens_covering(ids, start - len(prefill), tokenizer) :] = 1
+    return mask_T
+
+
+def reflection_mask(
+    ids: Sequence[int], text: str, cfg: ReflectionConfig, tokenizer: Any, prefill: str = ""
+) -> np.ndarray:
     """(T,) 1 on reflection tokens: all before the solution segment, the marker included; a token that straddles the
     border belongs to the reflection. Without a marker all is reflection. `think_is_reflection: false` leaves out what
     comes before the end of the thinking block.
     """
-    mask_T = np.ones(len(ids), dtype=np.float32)
-    start = solution_start(text, cfg)
-    if start is not None:
-        mask_T[tokens_covering(ids, start, tokenizer) :] = 0
+    mask_T = 1 - solution_mask(ids, text, cfg, tokenizer, prefill)
     if not cfg.think_is_reflection and "</think>" in text:
         mask_T[: tokens_covering(ids, text.rfind("</think>") + len("</think>"), tokenizer)] = 0
     return mask_T

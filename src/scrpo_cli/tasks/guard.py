@@ -15,9 +15,10 @@ from typing import Any, TypeVar
 import numpy as np
 
 from scrpo_cli.errors import RunError, ScrpoError, UserError
+from scrpo_cli.plugins import FAILURES, line_of, said
 from scrpo_cli.recipe.models import ProblemsConfig
 from scrpo_cli.tasks.base import Task
-from scrpo_cli.tasks.plugins import FAILURES, FunctionGrader, failed, line_of, said, sound
+from scrpo_cli.tasks.plugins import FunctionGrader, failed, sound
 from scrpo_cli.types import Grade, Message, Problem, Verdict
 
 ENOUGH = 20

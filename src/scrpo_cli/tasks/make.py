@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from scrpo_cli.errors import ScrpoError, UserError
+from scrpo_cli.plugins import FAILURES, line_of, load_plugin, said
 from scrpo_cli.recipe.models import TaskConfig
-from scrpo_cli.recipe.plugins import is_plugin
+from scrpo_cli.recipe.references import is_plugin
 from scrpo_cli.tasks.base import Task
 from scrpo_cli.tasks.code.task import CodeTask
 from scrpo_cli.tasks.guard import Foreign, Guarded
 from scrpo_cli.tasks.math import MathTask
-from scrpo_cli.tasks.plugins import FAILURES, FunctionGrader, line_of, load_plugin, said
+from scrpo_cli.tasks.plugins import FunctionGrader
 from scrpo_cli.tasks.tiny_task import TinyTask
 
 TASKS: dict[str, Callable[[TaskConfig], Task]] = {
@@ -41,7 +42,7 @@ def make_task(cfg: TaskConfig, workers: int | None = None, deadline_s: float | N
 
 def own_task(cfg: TaskConfig, grader: FunctionGrader | None) -> Guarded:
     """The user's task: `task.name` leads to its class, or to any function from a TaskConfig to a task."""
-    plugin = load_plugin(cfg.name, "name")
+    plugin = load_plugin(cfg.name, "task.name")
     try:
         task = plugin.target(cfg)
     except ScrpoError:

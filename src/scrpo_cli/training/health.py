@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import psutil
 import torch
 
 from scrpo_cli.evaluation.edits import edit_ratio
-from scrpo_cli.methods.base import Credits, Plan
+from scrpo_cli.methods.base import Credits, PhaseKind
 from scrpo_cli.recipe.monitors import MonitorsConfig
 from scrpo_cli.types import Attempt, AttemptKind, Group, PoolEntry, Verdict
 
@@ -45,21 +45,28 @@ class Revision:
 
 
 def step_metrics(
-    plan: Plan, groups: Sequence[Group], credits: Credits, pool: Sequence[PoolEntry], step: int, cfg: MonitorsConfig
+    phase: str,
+    kind: PhaseKind,
+    groups: Sequence[Group],
+    credits: Credits,
+    pool: Sequence[PoolEntry],
+    step: int,
+    cfg: MonitorsConfig,
 ) -> dict[str, float]:
     """Rewards, lengths, truncation, skipped groups, what second answers do to first ones, the pool, memory.
 
     What a step does not measure is left out: a step that only fits recorded completions has no reward.
     """
-    corrections = [g for g in groups if g.request.kind in (AttemptKind.CORRECTION, AttemptKind.RETRY)]
+    corrections = [g for g in groups if g.request.parent is not None]
     first = [a for g in groups if g.request.kind is AttemptKind.FIRST for a in g.attempts]
-    metrics = sampled(plan.phase, groups) | (sampled("reflect", corrections) if corrections else {})
-    metrics["rollout/tokens"] = metrics[f"{plan.phase}/tokens"]
+    metrics = sampled(phase, groups) | (sampled("reflect", corrections) if corrections else {})
+    metrics["rollout/tokens"] = metrics[f"{phase}/tokens"]
     if groups:
         reflected = metrics.get("reflect/tokens", 0.0) / max(1.0, metrics["rollout/tokens"])
+        metrics |= {"reflect/tokens_share": reflected}
+    if groups and kind is not PhaseKind.COLLECTION:
         skipped = credits.skipped_groups
         metrics |= {"groups/skipped": skipped, "groups/skipped_share": skipped / compared(groups)}
-        metrics |= {"reflect/tokens_share": reflected}
     metrics |= measured("first/accuracy", outcomes(first))
     metrics |= repair_metrics(corrections, cfg) | turn_metrics(groups, cfg) | pool_metrics(pool, step, cfg)
     metrics["memory/mb"] = memory_mb()
@@ -108,7 +115,7 @@ def repair_metrics(corrections: Sequence[Group], cfg: MonitorsConfig) -> dict[st
     found["reflect/solved"] = float(np.mean([bool(g.rewards_G.any()) for g in corrections]))
     found |= {"reflect/used": len(used), "reflect/fresh": len(fresh)}
     found |= measured("reflect/fix_rate_used", used) | measured("reflect/fix_rate_fresh", fresh)
-    return found | stubborn_metrics("reflect", [r for g in corrections for r in revisions(g)], cfg)
+    return found | stubborn_metrics("reflect", revisions(corrections), cfg)
 
 
 def turn_metrics(groups: Sequence[Group], cfg: MonitorsConfig) -> dict[str, float]:
@@ -117,7 +124,7 @@ def turn_metrics(groups: Sequence[Group], cfg: MonitorsConfig) -> dict[str, floa
     t1, t2, ... accuracy by turn; i2c and c2i shares of all pairs; broken is c2i among the right answers. With two turns
     t2 - t1 = i2c - c2i. A pair of which the grader failed on one does not count.
     """
-    pairs = [r for g in groups if g.request.previous is not None for r in revisions(g)]
+    pairs = revisions([g for g in groups if g.request.parent is None])
     if not pairs:
         return {}
     before_P, after_P = np.array([(r.right, r.after.outcome) for r in pairs]).T
@@ -162,18 +169,22 @@ def pool_metrics(pool: Sequence[PoolEntry], step: int, cfg: MonitorsConfig) -> d
     return found
 
 
-def revisions(group: Group) -> Iterator[Revision]:
-    """The group's answers with what they revise; none where it, or the answer, could not be graded."""
-    for after in group.attempts:
-        if group.request.previous is not None:
-            earlier = group.request.previous
-            before = Revision(earlier.completion.text, earlier.grade.extracted, earlier.outcome, after)
-        elif group.request.parent is not None:
-            before = Revision(group.request.parent.response, group.request.parent.extracted, 0.0, after)
-        else:
-            continue
-        if np.isfinite(before.right + after.outcome):
-            yield before
+def revisions(groups: Sequence[Group]) -> list[Revision]:
+    """Answers with what they revise: a pooled error, or the last answer of their conversation (a criticism or a verdict
+    in between is none). Pairs of which one could not be graded are left out.
+    """
+    before = {a.id: g.request.previous for g in groups for a in g.attempts}
+    found = []
+    for group in groups:
+        earlier, entry = group.request.previous, group.request.parent
+        while earlier is not None and not earlier.kind.answers:
+            earlier = before.get(earlier.id)
+        for after in group.attempts if group.request.kind.answers else ():
+            if earlier is not None:
+                found.append(Revision(earlier.completion.text, earlier.grade.extracted, earlier.outcome, after))
+            elif entry is not None:
+                found.append(Revision(entry.response, entry.extracted, 0.0, after))
+    return [r for r in found if np.isfinite(r.right + r.after.outcome)]
 
 
 def outcomes(attempts: Sequence[Attempt]) -> list[float]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from scrpo_cli.errors import Interrupted, RunError
 from scrpo_cli.evaluation.answers import Answers
-from scrpo_cli.methods.base import Fit, Plan, PoolChange
+from scrpo_cli.methods.base import ClipConfig, Credits, PhaseKind, Plan, PoolChange, completions_of, no_credit
 from scrpo_cli.pool.queries import (
     StepMetrics,
     evaluations_of,
@@ -26,7 +26,7 @@ from scrpo_cli.tracking.jsonl import read_metrics
 from scrpo_cli.training import health
 from scrpo_cli.training.monitors import watch
 from scrpo_cli.training.session import Session
-from scrpo_cli.types import INJECTED, Completion, Group
+from scrpo_cli.types import INJECTED, Group
 
 
 def train(run: Session) -> dict[str, Any]:
@@ -44,21 +44,22 @@ def train(run: Session) -> dict[str, Any]:
         plan = run.method.plan(step, pool)
         if plan.reference:
             run.policy.set_reference(plan.reference)
-        groups = roll_out(run, step, plan, clock)
-        with clock("credit"):
-            change = run.method.curate(step, groups, pool)
-            fit = plan.fit or Fit(completions_of(groups), run.method.credit(groups))
+        sampled = roll_out(run, step, plan, clock)
+        groups = plan.recorded or sampled
+        credits = credit(run, plan, groups, clock)
+        change = run.method.after_sampling(step, sampled, pool)
         with clock("train"):
-            stats = run.updater.update(step, fit.completions, fit.credits)
-            if plan.fit:  # sampled by an older policy, perhaps after another prompt: no drift of the sampler
+            stats = run.updater.update(step, completions_of(groups), credits)
+            if plan.recorded:  # sampled by an older policy, perhaps after another prompt: no drift of the sampler
                 stats = {k: v for k, v in stats.items() if not k.startswith("train/drift")}
-        run.method.observe(step, stats)
+        run.method.after_update(step, stats)
         run.engine.sync(run.policy.version)
         cfg = run.recipe.monitors
-        metrics = stats | health.step_metrics(plan, groups, fit.credits, pool, step, cfg) | clock.metrics()
+        kind = run.needs.phases[plan.phase].kind
+        metrics = stats | health.step_metrics(plan.phase, kind, sampled, credits, pool, step, cfg) | clock.metrics()
         found = watch([*history, StepMetrics(step, plan.phase, {**metrics})], cfg)
         metrics |= found.metrics
-        commit(run, step, plan, groups, change, metrics)
+        commit(run, step, plan.phase, sampled, change, metrics)
         history.append(StepMetrics(step, plan.phase, {**metrics}))
         stop_if_grader_fails(run)
         for line in found.news.values():
@@ -97,8 +98,11 @@ def stop_if_grader_fails(run: Session) -> None:
 def roll_out(run: Session, step: int, plan: Plan, clock: Clock) -> list[Group]:
     """Sample and grade what the plan asks, and what the method asks on top once it has seen the verdicts."""
     groups: list[Group] = []
-    requests, round = plan.requests, 0
+    requests, round, asked = plan.requests, 0, 0
+    hold_to_its_word(run, plan, 0, [])
     while requests:
+        asked += sum(request.samples for request in requests)
+        hold_to_its_word(run, plan, asked, [])
         origin = Origin(f"{run.run_id}:{step}", run.recipe.seed, step, "rollout", group=len(groups), round=round)
         with clock("sample"):
             completions = sample_requests(run.engine, run.chat, requests, run.sampling, origin)
@@ -106,17 +110,41 @@ def roll_out(run: Session, step: int, plan: Plan, clock: Clock) -> list[Group]:
             groups += grade_groups(
                 run.task, run.recipe.task.reflection, requests, completions, origin, run.chat.prefill
             )
+        hold_to_its_word(run, plan, asked, groups)
         round += 1
-        requests = run.method.more(step, groups, round)
+        requests = run.method.next_round(step, groups, round)
     return groups
 
 
-def completions_of(groups: Sequence[Group]) -> list[Completion]:
-    return [a.completion for group in groups for a in group.attempts]
+def hold_to_its_word(run: Session, plan: Plan, requests: int, groups: Sequence[Group]) -> None:
+    """Budgets, checks and monitors rest on what the method says of itself. Raises RunError where it does more."""
+    fix = f"Correct `needs` of the method {run.recipe.method.name}."
+    if plan.phase not in run.needs.phases:
+        raise RunError(f"The method plans a step '{plan.phase}' that its needs do not name.", str(run.directory), fix)
+    most = run.needs.phases[plan.phase].rollouts
+    if requests > most:
+        what = f"The method asks for {requests} completions in a step '{plan.phase}'; it said {most} at most."
+        raise RunError(what, str(run.directory), fix)
+    longest = max((len(c.prompt_ids) for c in completions_of(groups)), default=0) + run.sampling.max_tokens
+    if run.positions is not None and longest > run.positions:
+        what = f"A prompt and its completion may take {longest} tokens; the model has {run.positions} positions"
+        raise RunError(f"{what}, and the method said {run.needs.context} at most.", str(run.directory), fix)
+
+
+def credit(run: Session, plan: Plan, groups: Sequence[Group], clock: Clock) -> Credits:
+    """What the method says; what is only collected earns nothing."""
+    if run.needs.phases[plan.phase].kind is PhaseKind.COLLECTION:
+        rows = [no_credit(len(c.ids)) for c in completions_of(groups)]
+        return Credits(rows, "masked_tokens", ClipConfig(kind="none"))
+    with clock("train"):
+        uses = run.method.uses_log_ratios
+        log_ratios = run.updater.log_ratios(completions_of(groups)) if uses else None
+    with clock("credit"):
+        return run.method.credit(groups, log_ratios)
 
 
 def commit(
-    run: Session, step: int, plan: Plan, groups: Sequence[Group], change: PoolChange, metrics: dict[str, float]
+    run: Session, step: int, phase: str, groups: Sequence[Group], change: PoolChange, metrics: dict[str, float]
 ) -> None:
     """One transaction for everything of the step; then the metrics file. A checkpoint comes only after both."""
     attempts = [a for g in groups for a in g.attempts]
@@ -130,7 +158,7 @@ def commit(
         )
     models = {a.id: f"{INJECTED}{change.injected_kind}" for a in change.injected}
     written, retired = [*attempts, *change.injected], list(change.retired)
-    record = StepRecord(step, plan.phase, written, dict(change.decisions), run.pool, retired, metrics, models)
+    record = StepRecord(step, phase, written, dict(change.decisions), run.pool, retired, metrics, models)
     record_step(run.db, run.run_id, record)
     run.progress.step, run.progress.generated_tokens = step, generated
     run.tracker.log(step, metrics)

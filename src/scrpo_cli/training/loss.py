@@ -2,8 +2,9 @@
 
     L = - sum_n w_n [ gain_n - beta_n KL_n ]
 
-w_n = mask / denominator (methods/advantages.py::token_weights), so micro-batches simply add up. What the probability
-ratio rho_n = exp(logp_n - old_n) does to the gain is the `kind` of the clip; low and high are eps_lo and eps_hi:
+w_n = mask / denominator (methods/parts/advantages.py::token_weights), so micro-batches simply add up. What the
+probability ratio rho_n = exp(logp_n - old_n) does to the gain is the `kind` of the clip; low and high are eps_lo and
+eps_hi:
 
     ppo    min(rho A, clip(rho, 1-low, 1+high) A)           arXiv 2402.03300, Eq. 3; two eps: DAPO, 2503.14476, Eq. 8
     gspo   the same with s = exp(mean_t log rho_t), the      arXiv 2507.18071, Eq. 5 and 7
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 
 import torch
 
-from scrpo_cli.recipe.methods import ClipConfig
+from scrpo_cli.methods.base import ClipConfig
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def kl_penalty(logp_N: torch.Tensor, ref_N: torch.Tensor, estimator: str) -> tor
     k3 = exp(d) - d - 1: its value is unbiased for KL(policy||ref), its gradient is that of KL(ref||policy).
     k2 = d^2 / 2: its gradient is that of KL(policy||ref). (methods.md 2.9; arXiv 2402.03300, Eq. 4 for k3)
     Both are gradients token by token: what a token does to the KL of later ones is left out. k1 has no place here,
-    since its gradient is zero in expectation; it belongs into the reward (methods/kl.py), where later tokens count.
+    since its gradient is zero in expectation; it belongs into the reward (parts/kl.py), where later tokens count.
     """
     d_N = ref_N - logp_N
     if estimator == "k2":

@@ -10,12 +10,14 @@ from pathlib import Path
 from types import FrameType
 
 from scrpo_cli.evaluation.runner import Evaluator
-from scrpo_cli.methods.base import Method
-from scrpo_cli.methods.make import make_method
+from scrpo_cli.methods.base import Library, Method, MethodContext, Needs
+from scrpo_cli.methods.registry import make_method
+from scrpo_cli.methods.scrpo import InjectionConfig
 from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.queries import rewind
 from scrpo_cli.recipe.models import Recipe
-from scrpo_cli.rollout.prompts import TaskPrompts, check_context, check_prompt_budget, check_task
+from scrpo_cli.rollout.injection import ErrorInjector
+from scrpo_cli.rollout.prompts import TaskPrompts, check_context, check_prompt_budget
 from scrpo_cli.tracking.tracker import HasConsole, Tracker
 from scrpo_cli.training import checkpoint
 from scrpo_cli.training.checkpoint import Progress
@@ -54,10 +56,13 @@ class Session(Runtime):
     run_id: str
     directory: Path
     method: Method
+    needs: Needs
     updater: Updater
     evaluator: Evaluator
     tracker: Tracker
     progress: Progress
+    positions: int | None
+    """How long a sequence the model can take."""
     again: str
     """How to go on after an interruption."""
     stop: Stop = field(default_factory=Stop)
@@ -74,7 +79,7 @@ class Session(Runtime):
     def finished(self) -> bool:
         budget = self.recipe.optim.max_generated_tokens
         spent = budget is not None and self.progress.generated_tokens >= budget
-        return self.method.over(spent) or self.progress.step >= self.recipe.optim.steps
+        return self.method.is_finished(spent) or self.progress.step >= self.recipe.optim.steps
 
     def benchmark(self) -> tuple[str, Sequence[Problem]] | None:
         """What is evaluated before the first and after the last step: task.test, else task.validation."""
@@ -109,11 +114,11 @@ def open_session(
     Rows and metrics beyond that checkpoint are dropped, so that no step is counted twice and none is missing.
     """
     runtime = open_runtime(recipe)
-    check_task(recipe, runtime.task)
     problems = runtime.task.problems(recipe.task.train)
     check_prompt_budget(recipe, runtime.task, runtime.chat, problems)
-    check_context(recipe, getattr(runtime.policy.model.config, "max_position_embeddings", None))
-    method = make_method(recipe, TaskPrompts(recipe, runtime.task, runtime.chat, problems), RunLibrary(db, run_id))
+    positions = getattr(runtime.policy.model.config, "max_position_embeddings", None)
+    check_context(recipe, runtime.chat, positions)
+    method = make_method(recipe.method, method_context(runtime, problems, RunLibrary(db, run_id)))
     updater = Updater(runtime.policy, recipe)
     newest = checkpoint.newest(directory / "checkpoints") if resume else None
     progress = checkpoint.load(newest, runtime.policy, updater.optimizer) if newest else Progress()
@@ -130,9 +135,22 @@ def open_session(
         run_id=run_id,
         directory=directory,
         method=method,
+        needs=recipe.method.needs(method.setting),
         updater=updater,
         evaluator=Evaluator(recipe, runtime.engine, runtime.chat, runtime.task),
         tracker=tracker,
         progress=progress,
+        positions=positions,
         again=again,
     )
+
+
+def method_context(runtime: Runtime, problems: Sequence[Problem], library: Library) -> MethodContext:
+    """What the recipe's method is given."""
+    recipe, task, chat = runtime.recipe, runtime.task, runtime.chat
+    setting = recipe.setting(chat.follow_up_tokens)
+
+    def injector(cfg: InjectionConfig) -> ErrorInjector:
+        return ErrorInjector(cfg, task, chat, problems, library, setting.max_tokens, setting.seed)
+
+    return MethodContext(setting, TaskPrompts(recipe, task, chat, problems), library, injector)

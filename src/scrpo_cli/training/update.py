@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
 from scrpo_cli.errors import RunError
-from scrpo_cli.methods.advantages import token_weights
 from scrpo_cli.methods.base import Credits
+from scrpo_cli.methods.parts.advantages import token_weights
 from scrpo_cli.recipe.models import Recipe
 from scrpo_cli.training.logprobs import completion_logprobs
 from scrpo_cli.training.loss import TokenBatch, policy_gradient_loss
@@ -46,23 +46,19 @@ class Updater:
 
     def update(self, step: int, completions: Sequence[Completion], credits: Credits) -> dict[str, float]:
         """Train on a step's completions and return metrics; rows without any trained token cost nothing."""
-        credits, settled = self.settle(completions, credits)
         stats: list[dict[str, torch.Tensor]] = []
         norms = []
         for part in minibatches(len(completions), self.optim.minibatches):
             rows = weighted_rows([completions[i] for i in part], [credits.rows[i] for i in part], credits, self.recipe)
             if not rows:
                 continue
-            stats += self.accumulate(rows)
+            stats += self.accumulate(rows, credits)
             norms.append(self.step(step))
-        return summary(stats, norms) | settled | {"train/lr": learning_rate(step, self.policy.version, self.recipe)}
-
-    def settle(self, completions: Sequence[Completion], credits: Credits) -> tuple[Credits, dict[str, float]]:
-        """Credit that depends on log pi / pi_ref is worked out once, at the policy before the update."""
-        if credits.finish is None:
-            return credits, {}
-        rows, stats = credits.finish(self.log_ratios(completions))
-        return replace(credits, rows=rows, finish=None), dict(stats)
+        return (
+            summary(stats, norms)
+            | dict(credits.metrics)
+            | {"train/lr": learning_rate(step, self.policy.version, self.recipe)}
+        )
 
     @torch.no_grad()
     def log_ratios(self, completions: Sequence[Completion]) -> list[np.ndarray]:
@@ -88,10 +84,10 @@ class Updater:
         with self.policy.reference():
             return self.logprobs(pairs)
 
-    def accumulate(self, rows: Sequence[TrainRow]) -> list[dict[str, torch.Tensor]]:
+    def accumulate(self, rows: Sequence[TrainRow], credits: Credits) -> list[dict[str, torch.Tensor]]:
         """Gradients of one optimizer step. Out of CUDA memory, it starts over with half the tokens a micro-batch."""
         try:
-            return [self.backward(micro) for micro in microbatches(rows, self.microbatch_tokens)]
+            return [self.backward(micro, credits) for micro in microbatches(rows, self.microbatch_tokens)]
         except torch.cuda.OutOfMemoryError as err:
             self.optimizer.zero_grad(set_to_none=True)
             torch.cuda.empty_cache()
@@ -102,14 +98,13 @@ class Updater:
                 raise RunError(what, f"model.name: {self.recipe.model.name}", fix) from err
             self.microbatch_tokens //= 2
             warnings.warn(f"out of CUDA memory: micro-batches of {self.microbatch_tokens} tokens now", stacklevel=2)
-        return self.accumulate(rows)
+        return self.accumulate(rows, credits)
 
-    def backward(self, rows: Sequence[TrainRow]) -> dict[str, torch.Tensor]:
+    def backward(self, rows: Sequence[TrainRow], credits: Credits) -> dict[str, torch.Tensor]:
         """Forward and backward of one micro-batch; gradients add up in the parameters."""
         pairs = [(r.completion.prompt_ids, r.completion.ids) for r in rows]
         batch, entropy_N = self.token_batch(rows, pairs)
-        cfg = self.recipe.method
-        loss, stats = policy_gradient_loss(batch, cfg.clip, cfg.kl.estimator)
+        loss, stats = policy_gradient_loss(batch, credits.clip, credits.estimator)
         loss.backward()
         trained_N = batch.weight_N > 0
         picked = {k: v[trained_N] for k, v in stats.items()}

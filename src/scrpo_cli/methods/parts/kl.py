@@ -13,42 +13,46 @@ from dataclasses import replace
 
 import numpy as np
 
-from scrpo_cli.methods.base import Credits, Settled
-from scrpo_cli.recipe.methods import KlConfig
+from scrpo_cli.methods.base import Credits, KlConfig
 from scrpo_cli.types import Credit, Group
 
+LogRatios = Sequence[np.ndarray]
+"""(T,) log pi - log pi_ref of every completion."""
 
-def with_kl(credits: Credits, groups: Sequence[Group], kl: KlConfig) -> Credits:
+
+def in_reward(kl: KlConfig) -> bool:
+    """Whether the credit depends on log-ratios."""
+    return kl.estimator == "k1" and kl.beta > 0
+
+
+def with_kl(credits: Credits, groups: Sequence[Group], kl: KlConfig, log_ratios: LogRatios | None) -> Credits:
     """Credits of `groups` with the KL where the recipe wants it: inside the reward (k1), or left in the loss."""
-    if kl.estimator != "k1" or not kl.beta:
+    if not in_reward(kl):
         return credits
-    return kl_in_reward(credits, [i for i, group in enumerate(groups) for _ in group.attempts])
+    assert log_ratios is not None
+    return kl_in_reward(credits, [i for i, group in enumerate(groups) for _ in group.attempts], log_ratios)
 
 
-def kl_in_reward(credits: Credits, baselines: Sequence[Hashable]) -> Credits:
-    """Credits whose KL coefficients become part of the advantage once log pi / pi_ref is known.
+def kl_in_reward(credits: Credits, baselines: Sequence[Hashable], log_ratios: LogRatios) -> Credits:
+    """Credits whose KL coefficients have become part of the advantage.
 
     `baselines` names the group of each row: from a row's penalty the mean penalty of the others in its group is taken,
     which leaves the gradient unbiased. Rows without a trained token have no penalty and are nobody's baseline.
     """
-
-    def finish(log_ratios: Sequence[np.ndarray]) -> Settled:
-        rows = credits.rows
-        penalties = np.array([float((c.kl_T * c.mask_T * r).sum()) for c, r in zip(rows, log_ratios, strict=True)])
-        trained = np.array([bool(c.mask_T.any()) for c in rows])
-        number = {key: n for n, key in enumerate(dict.fromkeys(baselines))}
-        keys = np.array([number[key] for key in baselines])
-        excess = [relative(penalties, trained & (keys == keys[i]), i) for i in range(len(rows))]
-        settled = [
-            replace(c, advantage_T=c.advantage_T - np.float32(e), kl_T=np.zeros_like(c.kl_T))
-            for c, e in zip(rows, excess, strict=True)
-        ]
-        return settled, measured(rows, log_ratios)
-
-    return replace(credits, finish=finish)
+    rows = credits.rows
+    penalties = np.array([float((c.kl_T * c.mask_T * r).sum()) for c, r in zip(rows, log_ratios, strict=True)])
+    trained = np.array([bool(c.mask_T.any()) for c in rows])
+    number = {key: n for n, key in enumerate(dict.fromkeys(baselines))}
+    keys = np.array([number[key] for key in baselines])
+    excess = [relative(penalties, trained & (keys == keys[i]), i) for i in range(len(rows))]
+    settled = [
+        replace(c, advantage_T=c.advantage_T - np.float32(e), kl_T=np.zeros_like(c.kl_T))
+        for c, e in zip(rows, excess, strict=True)
+    ]
+    return replace(credits, rows=settled, metrics={**credits.metrics, **measured(rows, log_ratios)})
 
 
-def measured(rows: Sequence[Credit], log_ratios: Sequence[np.ndarray]) -> dict[str, float]:
+def measured(rows: Sequence[Credit], log_ratios: LogRatios) -> dict[str, float]:
     """KL of the trained tokens (nats) before the update, of all rows and of each part: mean over tokens, and mean over
     rows of their sum.
     """

@@ -9,17 +9,18 @@ from dataclasses import replace
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from methods.builders import context
 from transformers import AutoTokenizer
 
 from scrpo_cli.assets import embedded_model_dir
 from scrpo_cli.errors import UserError
-from scrpo_cli.methods.injection import Injector, in_turn, neighbours, recorded_errors, target
-from scrpo_cli.methods.scrpo import Scrpo
-from scrpo_cli.recipe.methods import InjectionConfig, ScrpoConfig
+from scrpo_cli.methods.parts.pool import injected_wanted
+from scrpo_cli.methods.scrpo import InjectionConfig, Scrpo, ScrpoConfig
 from scrpo_cli.recipe.models import Recipe
 from scrpo_cli.rng import generator
 from scrpo_cli.rollout.chat import Chat
-from scrpo_cli.rollout.prompts import TaskPrompts, check_task
+from scrpo_cli.rollout.injection import ErrorInjector, in_turn, neighbours
+from scrpo_cli.rollout.prompts import TaskPrompts
 from scrpo_cli.tasks import make_task
 from scrpo_cli.tasks.math import MathTask
 from scrpo_cli.tasks.tiny import parse_chain, worked
@@ -40,7 +41,8 @@ from scrpo_cli.types import (
 RECIPE = Recipe()
 TASK = make_task(RECIPE.task)
 PROBLEMS = TASK.problems(RECIPE.task.train)[:40]
-PROMPTS = TaskPrompts(RECIPE, TASK, Chat(AutoTokenizer.from_pretrained(embedded_model_dir())), PROBLEMS)
+CHAT = Chat(AutoTokenizer.from_pretrained(embedded_model_dir()))
+PROMPTS = TaskPrompts(RECIPE, TASK, CHAT, PROBLEMS)
 
 
 def answered(problem, shift: int, attempt_id: str = "run:1:0:0") -> Attempt:
@@ -60,8 +62,19 @@ def first_groups(count: int = 4, step: int = 1, shifts=(0, 3)) -> list[Group]:
     ]
 
 
-def injected(kind: str, count: int = 8, groups=None, step: int = 1, max_tokens: int = 256, recorded=None):
-    return Injector(kind, PROMPTS, recorded or {}, max_tokens, seed=0).inject(step, groups or first_groups(), count)
+def injector(cfg: InjectionConfig, library=None, max_tokens: int = 256, task=TASK, chat=CHAT) -> ErrorInjector:
+    return ErrorInjector(cfg, task, chat, PROBLEMS, library, max_tokens, seed=0)
+
+
+def injected(kind: str, count: int = 8, groups=None, step: int = 1, max_tokens: int = 256):
+    made = injector(InjectionConfig(share=0.5, kind=kind), max_tokens=max_tokens)
+    return made.inject(step, groups or first_groups(), count)
+
+
+def built(cfg: ScrpoConfig, task) -> Scrpo:
+    """The method over a task, as a session makes it."""
+    prompts = TaskPrompts(RECIPE, task, CHAT, PROBLEMS)
+    return Scrpo(cfg, context(prompts, injector=injector(cfg.injection, task=task)))
 
 
 def wrong_lines(text: str) -> list[int]:
@@ -144,7 +157,7 @@ class Recorded:
         return self.recorded
 
 
-FOREIGN = InjectionConfig(share=0.5, kind="other_model", run="theirs")
+OTHER = InjectionConfig(share=0.5, kind="other_model", run="theirs")
 
 
 def test_recorded_errors_are_found_by_the_text_of_the_problem():
@@ -152,9 +165,9 @@ def test_recorded_errors_are_found_by_the_text_of_the_problem():
     elsewhere = replace(problem, id="17", source="theirs")
     attempts = [replace(answered(problem, d), problem=elsewhere) for d in (0, 1, 2)]
     attempts.append(replace(attempts[1], kind=AttemptKind.CORRECTION))
-    found = recorded_errors(FOREIGN, PROMPTS, Recorded(attempts))
+    found = injector(OTHER, library=Recorded(attempts)).recorded
     assert found == {problem.text: [a.completion.text for a in attempts[1:3]]}
-    (one, two) = injected("other_model", groups=first_groups(1, step=4), recorded=found)
+    (one, two) = injector(OTHER, library=Recorded(attempts)).inject(1, first_groups(1, step=4), 8)
     assert {one.completion.text, two.completion.text} == set(found[problem.text])
     assert one.problem == problem
 
@@ -163,11 +176,11 @@ def test_recorded_errors_are_found_by_the_text_of_the_problem():
 def test_a_run_without_wrong_answers_to_these_problems_is_refused(shift):
     problem = TASK.problems(RECIPE.task.train)[100]  # not one of PROMPTS
     with pytest.raises(UserError, match="Run theirs has no wrong first answer"):
-        recorded_errors(FOREIGN, PROMPTS, Recorded([answered(problem, shift), answered(PROBLEMS[0], 0)]))
+        injector(OTHER, library=Recorded([answered(problem, shift), answered(PROBLEMS[0], 0)]))
 
 
 def test_without_a_share_the_run_is_not_read():
-    assert recorded_errors(InjectionConfig(kind="other_model"), PROMPTS, None) == {}
+    injector(InjectionConfig(kind="other_model"), library=None)
     with pytest.raises(ValueError, match="needs a run"):
         InjectionConfig(share=0.1, kind="other_model")
 
@@ -177,7 +190,7 @@ def test_without_a_share_the_run_is_not_read():
 
 def test_a_injected_attempt_is_a_first_answer_with_tokens():
     first, second = injected("late", 2)
-    assert (first.id, second.id) == ("run:1:injected:0", "run:1:injected:1")
+    assert (first.id, second.id) == ("run:1:0:0:injected:0", "run:1:0:0:injected:1")
     assert (first.kind, first.sample, second.sample) == (AttemptKind.FIRST, 0, 1)
     completion = first.completion
     assert PROMPTS.chat.tokenizer.decode(completion.ids) == completion.text
@@ -208,7 +221,9 @@ def test_slips_differ_by_seed():
 
 
 def scrpo(**cfg) -> Scrpo:
-    return Scrpo(ScrpoConfig(**cfg), PROMPTS, group_size=2, prompts_per_step=4, seed=0, max_tokens=256)
+    own = ScrpoConfig(**cfg)
+    numbers = {"group_size": 2, "max_tokens": 256}
+    return Scrpo(own, context(PROMPTS, injector=injector(own.injection), **numbers))
 
 
 def after(pool: list[PoolEntry], step: int, groups, change) -> list[PoolEntry]:
@@ -226,10 +241,10 @@ def test_after_each_trial_step_the_share_of_the_pool_is_injected_within_its_capa
     pool: list[PoolEntry] = []
     for step in range(1, 9):
         groups = first_groups(4, step)
-        pool = after(pool, step, groups, method.curate(step, groups, pool))
+        pool = after(pool, step, groups, method.after_sampling(step, groups, pool))
         own = sum(not e.injected for e in pool)
         assert len(pool) <= capacity
-        assert len(pool) - own == target(own, share, capacity)
+        assert len(pool) - own == injected_wanted(own, share, capacity)
         assert abs((len(pool) - own) - share * len(pool)) <= 1
 
 
@@ -237,7 +252,7 @@ def test_injected_errors_that_outlive_the_models_own_are_evicted():
     method = scrpo(injection={"share": 0.5})
     pool = [replace(PoolEntry.of(a), injected="early") for a in injected("early", 8)]
     groups = first_groups(4)
-    change = method.curate(2, groups, pool)
+    change = method.after_sampling(2, groups, pool)
     assert change.injected == []
     assert Counter(reason for _, reason in change.retired) == {"evicted": 4}
     assert sum(e.injected != "" for e in after(pool, 2, groups, change)) == 4
@@ -245,7 +260,7 @@ def test_injected_errors_that_outlive_the_models_own_are_evicted():
 
 def test_where_the_problems_give_no_more_fewer_are_injected():
     method = scrpo(injection={"share": 0.75, "kind": "copied"})
-    change = method.curate(1, first_groups(1), [])  # there is no other problem to copy from
+    change = method.after_sampling(1, first_groups(1), [])  # there is no other problem to copy from
     assert (sum(d == "kept" for d in change.decisions.values()), change.injected) == (1, [])
 
 
@@ -261,21 +276,19 @@ def test_where_the_problems_give_no_more_fewer_are_injected():
     ],
 )
 def test_an_experiment_that_the_task_cannot_do_is_refused(method, message):
-    recipe = Recipe(method=ScrpoConfig(**method))
-    check_task(recipe, TASK)
+    built(ScrpoConfig(**method), TASK)
     with pytest.raises(UserError, match=message) as refused:
-        check_task(recipe, MathTask(RECIPE.task))
+        built(ScrpoConfig(**method), MathTask(RECIPE.task))
     assert refused.value.fix.startswith("Use ")
 
 
 def test_mathematics_plants_what_needs_no_steps():
     for kind in ("copied", "off_by_one"):
-        check_task(Recipe(method=ScrpoConfig(injection={"share": 0.5, "kind": kind})), MathTask(RECIPE.task))
+        built(ScrpoConfig(injection={"share": 0.5, "kind": kind}), MathTask(RECIPE.task))
 
 
 def test_mathematics_takes_a_right_answer_of_the_group_and_changes_its_end():
     task = MathTask(RECIPE.task, workers=1)
-    prompts = TaskPrompts(RECIPE, task, PROMPTS.chat, [])
     texts = {"1234": ["I add: \\boxed{1,234}.", "no idea"], "7": ["It is \\boxed{6}."], "x": ["Hence \\boxed{x}."]}
     groups = []
     for answer, responses in texts.items():
@@ -286,7 +299,8 @@ def test_mathematics_takes_a_right_answer_of_the_group_and_changes_its_end():
             for s, (text, grade) in enumerate(zip(responses, grades, strict=True))
         ]
         groups.append(Group(SampleRequest(problem, [], len(attempts)), attempts))
-    made = {kind: Injector(kind, prompts, {}, 256, 0).inject(1, groups, 9) for kind in ("off_by_one", "copied")}
+    makers = {kind: injector(InjectionConfig(share=0.5, kind=kind), task=task) for kind in ("off_by_one", "copied")}
+    made = {kind: maker.inject(1, groups, 9) for kind, maker in makers.items()}
     task.close()
     assert {a.completion.text for a in made["off_by_one"]} == {"I add: \\boxed{1233}.", "I add: \\boxed{1235}."}
     assert {a.completion.text for a in made["copied"]} == {"I add: \\boxed{6}.", "Hence \\boxed{6}."}

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from scrpo_cli.recipe.methods import RewardConfig
+from scrpo_cli.section import Section, Share
+
+
+class RewardConfig(Section):
+    right: float = 1.0
+    wrong: float = 0.0
+    length_penalty: Share = 0.0
+    """DAPO's soft overlong punishment: over this last share of rollout.max_tokens the reward falls by 0 to 1."""
 
 
 def length_penalty(lengths_G: np.ndarray, longest: int, cache: float) -> np.ndarray:

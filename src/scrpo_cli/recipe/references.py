@@ -1,36 +1,35 @@
-"""A recipe's references to the user's own code: `task.name` and `task.grader`.
+"""A recipe's references to the user's own code: `method.name`, `task.name` and `task.grader`.
 
-    name                  an entry point of an installed package (groups `scrpo.tasks` and `scrpo.graders`)
+    name                  an entry point of an installed package (plugins.GROUPS)
     package.module:thing  imported as Python would; the working directory is searched last
     module:thing          with `module.py` beside the recipe or in the working directory: that file
     file.py:thing         that file, relative to the recipe
 
-Nothing is imported here: a recipe can be read, shown and checked without running anybody's code. Files are made
-absolute, so that a run can be resumed from anywhere.
+Nothing is imported here. Files are made absolute, so that a run can be resumed from anywhere.
 """
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from pathlib import Path
 
-from scrpo_cli.errors import UserError
+from scrpo_cli.errors import UserError, nearest
+from scrpo_cli.methods.registry import NAMES as METHODS
+from scrpo_cli.plugins import GROUPS
 from scrpo_cli.recipe.document import Document
 
-BUILT_IN = ("tiny", "math", "code")
-GROUPS = {"name": "scrpo.tasks", "grader": "scrpo.graders"}
-"""Key of the section `task` -> the group of entry points that its names come from."""
+BUILT_IN = {"method.name": METHODS, "task.name": ("tiny", "math", "code"), "task.grader": ()}
 FORMS = "Write module:name, file.py:name, or the name of an installed entry point"
 
 
-def settle(document: Document) -> None:
+def resolve_references(document: Document) -> None:
     """Make the references of a recipe document absolute; UserError, with the line, for one that leads nowhere."""
-    task = document.data.get("task")
     for key in GROUPS:
-        if isinstance(task, Mapping) and isinstance(reference := task.get(key), str):
-            origin = document.origin(("task", key))
-            document.data["task"] = task = {**task, key: located(reference, key, origin)}
+        section, name = key.split(".")
+        found = document.data.get(section)
+        if isinstance(found, Mapping) and isinstance(reference := found.get(name), str):
+            origin = document.origin((section, name))
+            document.data[section] = {**found, name: located(reference, key, origin)}
 
 
 def located(reference: str, key: str, origin: str) -> str:
@@ -39,28 +38,27 @@ def located(reference: str, key: str, origin: str) -> str:
     if not colon:
         return known(reference, key, origin)
     if not (module and attribute.isidentifier()):
-        raise UserError(f"task.{key}: {reference!r} is no reference", origin, f"{FORMS}.")
+        raise UserError(f"{key}: {reference!r} is no reference", origin, f"{FORMS}.")
     name = module if module.endswith(".py") else f"{module}.py"
     found = [path for path in (_folder(origin) / name, Path(name)) if path.is_file()]
     if found and (name == module or "." not in module):
         return f"{found[0].resolve()}:{attribute}"
     if name == module:
-        raise UserError(f"task.{key}: the file {module} does not exist", origin, _nearby(_folder(origin), module))
+        raise UserError(f"{key}: the file {module} does not exist", origin, _nearby(_folder(origin), module))
     return reference
 
 
 def known(name: str, key: str, origin: str) -> str:
     """A name that needs no module: a built-in task or an entry point."""
-    if key == "name" and name in BUILT_IN:
+    if name in BUILT_IN[key]:
         return name
     from importlib.metadata import entry_points  # only where it is needed
 
-    names = [*(BUILT_IN if key == "name" else ()), *entry_points(group=GROUPS[key]).names]
+    names = [*BUILT_IN[key], *entry_points(group=GROUPS[key]).names]
     if name in names:
         return name
-    near = difflib.get_close_matches(name, names, n=1)
-    hint = f"Did you mean '{near[0]}'? " if near else f"Known: {', '.join(names)}. " if names else ""
-    raise UserError(f"task.{key}: there is no {name!r}", origin, f"{hint}{FORMS}.")
+    hint = nearest(name, names) or (f"Known: {', '.join(names)}." if names else "")
+    raise UserError(f"{key}: there is no {name!r}", origin, f"{hint} {FORMS}.".strip())
 
 
 def _folder(origin: str) -> Path:
@@ -71,10 +69,9 @@ def _folder(origin: str) -> Path:
 
 def _nearby(folder: Path, module: str) -> str:
     files = sorted(path.name for path in folder.glob("*.py"))
-    near = difflib.get_close_matches(Path(module).name, files, n=1)
-    return f"Did you mean '{near[0]}'?" if near else f"It is looked for in {folder.resolve()}."
+    return nearest(Path(module).name, files) or f"It is looked for in {folder.resolve()}."
 
 
-def is_plugin(reference: str | None, key: str = "name") -> bool:
+def is_plugin(reference: str | None, key: str = "task.name") -> bool:
     """Whether it names code that is not ours."""
-    return reference is not None and not (key == "name" and reference in BUILT_IN)
+    return reference is not None and reference not in BUILT_IN[key]

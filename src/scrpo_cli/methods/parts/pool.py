@@ -3,20 +3,79 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import numpy as np
+from pydantic import Field, field_validator
 
 from scrpo_cli.methods.base import outcome_rewards
-from scrpo_cli.methods.shaping import with_length_penalty
-from scrpo_cli.recipe.gate import PoolGateConfig
-from scrpo_cli.recipe.methods import FilterConfig, PoolConfig, ScrpoConfig
+from scrpo_cli.methods.parts.rewards import RewardConfig, with_length_penalty
 from scrpo_cli.rng import generator
+from scrpo_cli.section import PositiveInt, Section, Share
 from scrpo_cli.types import KEPT, Group, PoolEntry
+
+
+class FilterConfig(Section):
+    """Which errors may enter the pool, decided on their group (ScRPO's variance-based filter [S])."""
+
+    mode: Literal["variance", "pass_rate_band", "nonzero", "none"] = "variance"
+    """By var_min; by band; not all right and not all wrong; every error."""
+    var_min: Annotated[float, Field(ge=0, le=0.25)] = 0.10
+    """Population variance p(1-p) of the binary reward, inclusive [I]."""
+    band: tuple[Share, Share] = (0.125, 0.875)
+    """Inclusive pass-rate band of `pass_rate_band` [I]."""
+    reward: Literal["correctness", "total"] = "correctness"
+    """What `mode` looks at: right or wrong, or method.reward, length penalty included [I]."""
+
+    @field_validator("band")
+    @classmethod
+    def _low_to_high(cls, band: tuple[float, float]) -> tuple[float, float]:
+        if band[0] > band[1]:
+            raise ValueError("method.filter.band is [low, high]: this one keeps nothing")
+        return band
+
+
+class PoolConfig(Section):
+    per_prompt: PositiveInt | Literal["all"] = 1
+    """How many wrong answers of one group are kept, uniformly [I]."""
+    include_truncated: bool = False
+    """Whether answers that were cut off count as errors [I]."""
+    capacity: PositiveInt | None = None
+    """Most entries alive at once; none: 4 x the reflection batch [I]."""
+    evict: Literal["fifo", "random"] = "fifo"
+    """Who leaves a full pool: the oldest, or a uniform draw [I]."""
+    consume: Literal["once", "until_solved", "keep"] = "once"
+    """An error leaves the pool after one use; once a correction of it was right; by age or eviction only [I]."""
+    max_age_steps: PositiveInt | None = 50
+    """Older errors are retired unused; none: no limit [I]."""
+    diversity: Literal["none", "problem", "answer", "error_kind"] = "none"
+    """What the errors of one reflection step are spread over, as evenly as the pool allows [I]: nothing; problems;
+    wrong answers to a problem; kinds of error, where the task can tell them."""
+
+
+class PoolGateConfig(Section):
+    """Which pooled errors a reflection step may draw."""
+
+    signal: Literal["none", "mean_logprob"] = "none"
+    """mean_logprob: of all tokens of the error, as they were sampled; none: no gate [I]."""
+    threshold: float = 0.0
+    """Errors with a lower one are reflected on, and those without one (nobody sampled them) [I]."""
+
+
+@dataclass(frozen=True)
+class PoolRules:
+    """By which wrong answers enter a pool."""
+
+    filter: FilterConfig
+    pool: PoolConfig
+    reward: RewardConfig
+
 
 ROUNDING = 1e-9  # thresholds are inclusive
 
 
-def decisions(groups: Sequence[Group], cfg: ScrpoConfig, max_tokens: int, seed: int, step: int) -> dict[str, str]:
+def decisions(groups: Sequence[Group], cfg: PoolRules, max_tokens: int, seed: int, step: int) -> dict[str, str]:
     """Attempt id -> decision for every wrong attempt of a step; `max_tokens` is where the length penalty ends."""
     found: dict[str, str] = {}
     for i, group in enumerate(groups):
@@ -68,11 +127,11 @@ def bounded(decided: dict[str, str], capacity: int, seed: int, step: int) -> dic
     return {a: "no_room" if d == KEPT and a not in chosen else d for a, d in decided.items()}
 
 
-def expired(waiting: Sequence[PoolEntry], step: int, max_age_steps: int | None) -> list[str]:
+def expired(living: Sequence[PoolEntry], step: int, max_age_steps: int | None) -> list[str]:
     """Entries older than the limit."""
     if max_age_steps is None:
         return []
-    return [e.attempt_id for e in waiting if step - e.added_step > max_age_steps]
+    return [e.attempt_id for e in living if step - e.added_step > max_age_steps]
 
 
 def evicted(alive: Sequence[PoolEntry], newcomers: int, capacity: int, how: str, seed: int, step: int) -> list[str]:
@@ -102,3 +161,8 @@ def spread(keys: Sequence[Hashable], count: int, rng: np.random.Generator) -> li
     order = [shuffled[k] for k in rng.permutation(len(shuffled))]
     longest = max(map(len, order), default=0)
     return [pile[turn] for turn in range(longest) for pile in order if turn < len(pile)][:count]
+
+
+def injected_wanted(own: int, share: float, capacity: int) -> int:
+    """How many injected errors beside `own` others make up `share` of the pool, within its capacity."""
+    return min(round(share * own / (1 - share)), max(0, capacity - own))
