@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
-from typing import Any, get_args
+from typing import Any
 from unittest.mock import ANY
 
 import numpy as np
@@ -21,8 +21,8 @@ import yaml
 
 from scrpo_cli.ablation.grid import check_arms, make_arms, split_recipes
 from scrpo_cli.cli.app import load_command
-from scrpo_cli.methods.base import MethodConfig
 from scrpo_cli.methods.parts.advantages import group_norm
+from scrpo_cli.methods.registry import NAMES, method_class
 from scrpo_cli.recipe.load import load_recipe, shipped_recipes
 from scrpo_cli.recipe.models import Recipe
 from scrpo_cli.rollout.segments import reflection_mask
@@ -51,7 +51,7 @@ def tool(name: str) -> ModuleType:
 
 
 REFERENCE = tool("cli_reference")
-CONFIGS = {cls().name.replace("_", "-"): cls() for cls in get_args(get_args(MethodConfig)[0])}
+CONFIGS = {name.replace("_", "-"): method_class(name).Config() for name in NAMES}
 """Of every method, by the name of its page."""
 OPTIONS = {command.words: command.options for command in REFERENCE.commands()}
 
