@@ -70,7 +70,7 @@ def test_generations_are_labelled_and_wrong_ones_never_repeat_the_gold() -> None
     rows = list(generations.of_source(problems))
     assert len({row["key"] for row in rows}) == len(rows)
     assert {row["expected"] for row in rows if row["kind"] == "reference"} == {True}
-    wrong = [row for row in rows if row["kind"].startswith(("near miss", "foreign", "two boxes"))]
+    wrong = [row for row in rows if row["kind"].startswith(("near miss", "another problem", "two boxes"))]
     assert len(wrong) == 9
     for row in wrong:
         last_box = re.findall(r"boxed\{(.*?)\}\$", row["response"])[-1]

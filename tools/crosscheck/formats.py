@@ -178,7 +178,7 @@ _KINDS: list[tuple[re.Pattern[str], Callable[[re.Match[str]], Iterator[tuple[str
 
 
 def kind(answer: str) -> str:
-    """The sort of an answer, so that a foreign answer can be of the same one."""
+    """The sort of an answer, so that another problem's answer can be of the same one."""
     for name, (pattern, _) in zip(("integer", "fraction", "decimal", "e", "degrees", "%", "text", "tuple"), _KINDS):
         if pattern.fullmatch(answer.strip()):
             return name

@@ -84,9 +84,9 @@ def wrong_ones(problem: Problem, n: int, problems: Sequence[Problem]) -> Iterato
 
     Answers that are no plain numbers get up to five slips more: there a lenient comparison shows.
     """
-    answer, foreign = bare(problem.answer), _foreign(n, problems)
+    answer, others = bare(problem.answer), _of_another(n, problems)
     miss = near_miss(answer, n // 4) if n % 2 else None
-    name, wrong = ("near miss", miss) if miss else ("foreign answer", foreign)
+    name, wrong = ("near miss", miss) if miss else ("another problem's answer", others)
     mention = f"It looks like ${answer}$, but that cannot be. " if n % 4 < 2 else ""
     yield _row(
         problem, name + (", right one mentioned" if mention else ""), mention + RESPONSES["box"](wrong, ""), False
@@ -95,10 +95,10 @@ def wrong_ones(problem: Problem, n: int, problems: Sequence[Problem]) -> Iterato
         for name, slip in slips(answer).items():
             yield _row(problem, f"slip: {name}", RESPONSES["box"](slip, ""), False)
     name = list(HEDGES)[n % len(HEDGES)]
-    yield _row(problem, name, HEDGES[name](answer, near_miss(answer, 0) or foreign), False)
+    yield _row(problem, name, HEDGES[name](answer, near_miss(answer, 0) or others), False)
 
 
-def _foreign(n: int, problems: Sequence[Problem]) -> str:
+def _of_another(n: int, problems: Sequence[Problem]) -> str:
     """The answer of the next problem whose answer is of the same sort and another text."""
     own = bare(problems[n].answer)
     following = (bare(problem.answer) for problem in [*problems[n + 1 :], *problems[:n]])

@@ -249,7 +249,7 @@ class EvalConfig(Section):
     limit: PositiveInt | None = None
     """Only the first so many problems of each benchmark."""
     contamination: Literal["warn", "refuse", "off"] = "warn"
-    """What to do when held-out problems are among the training problems (docs/contamination.md)."""
+    """What to do when held-out problems are among the training problems (docs/evaluation.md)."""
     prompt: Literal["benchmark", "recipe"] = "benchmark"
     """Whose prompts a benchmark is asked with: its own, or those of the section task."""
     samples: PositiveInt | None = None
