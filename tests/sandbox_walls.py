@@ -1,4 +1,4 @@
-"""The ways to wall a program in, for tests that try each one."""
+"""The ways to sandbox a program, for tests that try each one."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import os
 
 import pytest
 
-from scrpo_cli.tasks.code.execute import Isolation
-from scrpo_cli.tasks.code.isolation import Level, pythons, trial
+from scrpo_cli.tasks.code.execute import fault
+from scrpo_cli.tasks.code.isolation import Isolation, Level, pythons
 
 WALLS = ["unshare", "landlock", *(pytest.param(how, marks=pytest.mark.slow) for how in ("bubblewrap", "user"))]
 LEVELS: dict[str, Level] = {
@@ -24,7 +24,7 @@ def walls_by(how: str) -> Isolation:
     if (how == "user") != root and how in ("user", "bubblewrap"):
         pytest.skip(f"{how} is not used by {'root' if root else 'users'}")
     candidates = [Isolation(LEVELS[how], how, python) for python in pythons()]
-    working = next((candidate for candidate in candidates if not trial(candidate)), None)
+    working = next((candidate for candidate in candidates if not fault(candidate)), None)
     if working is None:
-        pytest.skip(f"{how} cannot be had here: {trial(candidates[0])}")
+        pytest.skip(f"{how} cannot be had here: {fault(candidates[0])}")
     return working

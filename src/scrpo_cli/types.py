@@ -50,7 +50,7 @@ class FinishReason(StrEnum):
 
     STOP = "stop"  # end-of-sequence token
     LENGTH = "length"  # truncated at max_tokens
-    UNKNOWN = "unknown"  # made elsewhere
+    UNKNOWN = "unknown"  # of an external response
 
 
 class AttemptKind(StrEnum):

@@ -1,4 +1,4 @@
-"""`scrpo grade --task code`, and answers made elsewhere: programs with their tests in one file."""
+"""`scrpo grade --task code`, and external responses: programs with their tests in one file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from scrpo_cli.tasks.responses import ResponseRow, read_responses
+from scrpo_cli.tasks.external import ResponseRow, read_responses
 
 ASKED = {"prompt": "Add one.", "entry_point": "f", "tests": ["assert f(1) == 2", "assert f(2) == 3"]}
 

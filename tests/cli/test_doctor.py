@@ -203,11 +203,11 @@ def test_doctor_leaves_no_worker_behind(doctor) -> None:
     assert not workers, sys.platform
 
 
-def test_how_programs_are_walled_in(doctor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_how_programs_are_sandboxed(doctor, monkeypatch: pytest.MonkeyPatch) -> None:
     """A remark where nothing runs programs, a failure where the task does."""
-    from scrpo_cli.tasks.code import isolation
+    from scrpo_cli.tasks.code import execute
 
-    monkeypatch.setattr(isolation, "candidates", lambda: [isolation.Isolation("process", "landlock", "/no/python")])
+    monkeypatch.setattr(execute, "candidates", lambda: [execute.Isolation("process", "landlock", "/no/python")])
     _, found = doctor()
     _, needed = doctor("--set", "task.name=code")
     assert found["sandbox"][0]["status"] == "ok"

@@ -41,7 +41,7 @@ def grade(problem, response):
     return False
 """
 SHORT_TASK = """
-from scrpo_cli.tasks.tiny_task import TinyTask
+from scrpo_cli.tasks.tiny import TinyTask
 
 class Short(TinyTask):
     name = "short"

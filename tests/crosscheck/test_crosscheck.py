@@ -16,7 +16,8 @@ import generations
 import pytest
 from deadline import score_rows
 
-from scrpo_cli.tasks.grading.equal import EXACT, Rules, equal
+from scrpo_cli.tasks.grading.numbers import EXACT, Rules
+from scrpo_cli.tasks.grading.symbolic import equal
 from scrpo_cli.types import Problem
 
 ANSWERS = [

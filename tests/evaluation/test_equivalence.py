@@ -11,7 +11,7 @@ from scrpo_cli.evaluation.metrics import majority_at_k, padded
 from scrpo_cli.recipe.load import load_recipe
 from scrpo_cli.recipe.models import TaskConfig
 from scrpo_cli.tasks import make_task
-from scrpo_cli.tasks.tiny_task import TinyTask
+from scrpo_cli.tasks.tiny import TinyTask
 from scrpo_cli.types import Attempt, Completion, FinishReason, Grade, Problem, Verdict
 
 R, W, U, T, E = (Verdict(v) for v in ("correct", "wrong", "unparsable", "timeout", "grader_error"))

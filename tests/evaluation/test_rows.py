@@ -1,4 +1,4 @@
-"""Answers made elsewhere: how rows become turns, and which files are refused."""
+"""External responses: how rows become turns, and which files are refused."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from scrpo_cli.evaluation.rows import by_benchmark, evaluate_rows
 from scrpo_cli.recipe.load import load_recipe
 from scrpo_cli.recipe.models import TaskConfig
 from scrpo_cli.tasks import make_task
-from scrpo_cli.tasks.responses import ResponseRow
-from scrpo_cli.tasks.tiny_task import TinyTask
+from scrpo_cli.tasks.external import ResponseRow
+from scrpo_cli.tasks.tiny import TinyTask
 from scrpo_cli.types import AttemptKind, Verdict
 
 TASK = TinyTask(load_recipe("tiny").task)

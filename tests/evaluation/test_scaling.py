@@ -22,7 +22,7 @@ from scrpo_cli.evaluation.scaling import (
 from scrpo_cli.evaluation.scaling_plot import plot_scaling
 from scrpo_cli.evaluation.turns import by_turn
 from scrpo_cli.recipe.load import load_recipe
-from scrpo_cli.tasks.tiny_task import TinyTask
+from scrpo_cli.tasks.tiny import TinyTask
 from scrpo_cli.types import Attempt, AttemptKind, Completion, FinishReason, Grade, Problem, Verdict
 
 

@@ -13,8 +13,8 @@ from scrpo_cli.recipe.load import load_recipe
 from scrpo_cli.recipe.models import ReflectionConfig
 from scrpo_cli.rollout.chat import Chat
 from scrpo_cli.rollout.fake import FakeEngine
-from scrpo_cli.tasks.responses import ResponseRow
-from scrpo_cli.tasks.tiny_task import TinyTask
+from scrpo_cli.tasks.external import ResponseRow
+from scrpo_cli.tasks.tiny import TinyTask
 from scrpo_cli.types import Attempt, AttemptKind, Completion, FinishReason, Grade, PoolEntry, Problem, Verdict
 
 FEEDBACK, REFINE = "give feedback", "now refine"

@@ -16,7 +16,7 @@ from scrpo_cli.methods.score import Score, ScoreConfig
 from scrpo_cli.recipe.models import Recipe
 from scrpo_cli.rollout.chat import Chat
 from scrpo_cli.rollout.prompts import TaskPrompts
-from scrpo_cli.tasks.tiny_task import TinyTask
+from scrpo_cli.tasks.tiny import TinyTask
 from scrpo_cli.types import Attempt, AttemptKind, Completion, FinishReason, Group
 
 FOUR = [(0, 1), (1, 1), (1, 0), (0, 0)]  # (r1, r2) of methods.md 4.1

@@ -16,15 +16,14 @@ from scrpo_cli.assets import embedded_model_dir
 from scrpo_cli.errors import UserError
 from scrpo_cli.methods.parts.pool import injected_wanted
 from scrpo_cli.methods.scrpo import InjectionConfig, Scrpo, ScrpoConfig
-from scrpo_cli.recipe.models import Recipe
+from scrpo_cli.recipe.models import GradingConfig, Recipe
 from scrpo_cli.rng import generator
 from scrpo_cli.rollout.chat import Chat
 from scrpo_cli.rollout.injection import ErrorInjector, in_turn, neighbours
 from scrpo_cli.rollout.prompts import TaskPrompts
 from scrpo_cli.tasks import make_task
 from scrpo_cli.tasks.math import MathTask
-from scrpo_cli.tasks.tiny import parse_chain, worked
-from scrpo_cli.tasks.tiny_task import ErrorKind, error_kind
+from scrpo_cli.tasks.tiny import ErrorKind, error_kind, parse_chain, worked
 from scrpo_cli.types import (
     Attempt,
     AttemptKind,
@@ -288,7 +287,7 @@ def test_mathematics_plants_what_needs_no_steps():
 
 
 def test_mathematics_takes_a_right_answer_of_the_group_and_changes_its_end():
-    task = MathTask(RECIPE.task, workers=1)
+    task = MathTask(RECIPE.task.model_copy(update={"grading": GradingConfig(processes=1)}))
     texts = {"1234": ["I add: \\boxed{1,234}.", "no idea"], "7": ["It is \\boxed{6}."], "x": ["Hence \\boxed{x}."]}
     groups = []
     for answer, responses in texts.items():

@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scrpo_cli.tasks.code.extract import extract_program
-from scrpo_cli.tasks.code.fences import blocks
+from scrpo_cli.tasks.code.extract import blocks, extract_program
 
 F = "def f(x):\n    return x + 1"
 OLD = "def f(x):\n    return x - 1"

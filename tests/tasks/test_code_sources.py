@@ -10,8 +10,7 @@ import pytest
 
 from scrpo_cli.errors import UserError
 from scrpo_cli.recipe.models import ProblemsConfig
-from scrpo_cli.tasks.code.quixbugs import json_tests, pytest_tests
-from scrpo_cli.tasks.code.sources import load_code
+from scrpo_cli.tasks.code.sources import json_tests, load_code, pytest_tests
 from scrpo_cli.types import Problem
 
 ROW = {"id": "p", "prompt": "Add one.", "entry_point": "f", "tests": ["assert f(1) == 2", "assert f(2) == 3"]}

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scrpo_cli.tasks.grading.equal import cheap, equal
+from scrpo_cli.tasks.grading.cheap import cheap
 from scrpo_cli.tasks.grading.lists import is_list, items
-from scrpo_cli.tasks.grading.numbers import normalize, number
-from scrpo_cli.tasks.grading.rules import GoldError
+from scrpo_cli.tasks.grading.numbers import GoldError, normalize, number
+from scrpo_cli.tasks.grading.symbolic import equal
 
 
 @pytest.mark.parametrize("gold", ["", "$$", "  ", r"\hbar \omega(", "t(0,4]"])

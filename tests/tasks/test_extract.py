@@ -10,9 +10,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scrpo_cli.tasks.grading.equal import equal
 from scrpo_cli.tasks.grading.extract import Extracted, extract, last_box
-from scrpo_cli.tasks.grading.rules import Rules
+from scrpo_cli.tasks.grading.numbers import Rules
+from scrpo_cli.tasks.grading.symbolic import equal
 
 TABLE = yaml.safe_load(Path(__file__).with_name("responses.yaml").read_text())
 RULES = {"boxes that are one statement": "boxed"}

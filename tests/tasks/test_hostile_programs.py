@@ -115,7 +115,7 @@ def test_no_program_cheats_or_harms(hostile: Hostile, walls: Isolation, host: Ho
     if hostile.uncovered == walls.how:
         pytest.skip(f"documented as not covered by {walls.how}")
     limits = SHORT if hostile.ends.startswith("timeout") else LIMITS
-    tests = Tests(hostile.tests, "f", {"node": "class Node:\n    pass\n"})
+    tests = Tests(hostile.tests, "f", (("node", "class Node:\n    pass\n"),))
     judgement = check(host.fill(hostile.source), tests, limits, walls)
     host.assert_unharmed()
     endings = hostile.ends.split(" or ")

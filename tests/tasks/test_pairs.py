@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from scrpo_cli.tasks.grading.equal import equal
-from scrpo_cli.tasks.grading.rules import Rules
+from scrpo_cli.tasks.grading.numbers import Rules
+from scrpo_cli.tasks.grading.symbolic import equal
 
 TABLES = {path.stem: yaml.safe_load(path.read_text()) for path in sorted(Path(__file__).parent.glob("pairs/*.yaml"))}
 KINDS = {kind: table for kinds in TABLES.values() for kind, table in kinds.items()}

@@ -11,7 +11,7 @@ import pytest
 
 from scrpo_cli.recipe.models import ProblemsConfig, TaskConfig
 from scrpo_cli.tasks import make_task
-from scrpo_cli.tasks.responses import ResponseRow, read_responses
+from scrpo_cli.tasks.external import ResponseRow, read_responses
 from scrpo_cli.tasks.sources import DATA_SETS, read_rows
 
 DATA = Path(os.environ.get("SCRPO_DATA_DIR", Path(__file__).resolve().parents[3] / "shared" / "data"))

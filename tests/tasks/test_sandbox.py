@@ -12,6 +12,7 @@ import pytest
 from sandbox_walls import WALLS, walls_by
 
 from scrpo_cli.errors import UserError
+from scrpo_cli.tasks.code import execute
 from scrpo_cli.tasks.code import isolation as isolation_module
 from scrpo_cli.tasks.code.execute import Isolation, Judgement, Limits, Tests, check, find_isolation
 from scrpo_cli.tasks.code.inside import kernel
@@ -42,7 +43,7 @@ def strongest() -> Isolation:
 def run(
     program: str, tests: str, walls: Isolation, modules: dict[str, str] | None = None, **limits: float
 ) -> Judgement:
-    return check(program, Tests(tests, "f", modules or {}), Limits(**limits), walls)  # type: ignore[arg-type]
+    return check(program, Tests(tests, "f", tuple((modules or {}).items())), Limits(**limits), walls)  # type: ignore[arg-type]
 
 
 HONEST = {
@@ -218,7 +219,7 @@ def test_many_threads_at_once(strongest: Isolation) -> None:
 @pytest.mark.parametrize("level", ["auto", "namespaces", "process"])
 def test_a_level_that_cannot_be_had_is_refused(level: str, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = [Isolation("namespaces", "unshare", "/no/python"), Isolation("process", "landlock", "/no/python")]
-    monkeypatch.setattr(isolation_module, "candidates", lambda: broken)
+    monkeypatch.setattr(execute, "candidates", lambda: broken)
     with pytest.raises(UserError) as caught:
         find_isolation(level)
     assert level in caught.value.what

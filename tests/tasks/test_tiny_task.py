@@ -7,8 +7,7 @@ import pytest
 from scrpo_cli.errors import UserError
 from scrpo_cli.recipe.models import ProblemsConfig, TaskConfig
 from scrpo_cli.tasks import make_task
-from scrpo_cli.tasks.tiny import split_of
-from scrpo_cli.tasks.tiny_task import ErrorKind, TinyTask, error_kind
+from scrpo_cli.tasks.tiny import ErrorKind, TinyTask, error_kind, split_of
 from scrpo_cli.types import Problem, Verdict
 
 PROBLEM = Problem("p", "tiny", "47+38-29=?", "56")

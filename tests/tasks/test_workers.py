@@ -12,6 +12,7 @@ import psutil
 import pytest
 import troubled
 
+from scrpo_cli.tasks import base
 from scrpo_cli.tasks.grading import workers
 from scrpo_cli.tasks.grading.workers import Judge, Judgement, Question
 from scrpo_cli.types import Verdict
@@ -132,7 +133,7 @@ def test_judgements_are_remembered_by_content(judge, monkeypatch):
 
 
 def test_the_cache_is_bounded(monkeypatch):
-    monkeypatch.setattr(workers, "CACHE_ITEMS", 3)
+    monkeypatch.setattr(base, "CACHE_ITEMS", 3)
     judge = Judge(workers=1)
     workers.remember(judge._cache, {question: Judgement(Verdict.WRONG) for question in ALGEBRA})
     assert list(judge._cache) == ALGEBRA[-3:]

@@ -24,7 +24,7 @@ from scrpo_cli.rollout.base import RowKey, Sampling
 from scrpo_cli.rollout.chat import Chat
 from scrpo_cli.rollout.prompts import TaskPrompts
 from scrpo_cli.rollout.transformers_engine import TransformersEngine
-from scrpo_cli.tasks.tiny_task import TinyTask
+from scrpo_cli.tasks.tiny import TinyTask
 from scrpo_cli.training import checkpoint
 from scrpo_cli.training.checkpoint import Progress
 from scrpo_cli.training.logprobs import completion_logprobs

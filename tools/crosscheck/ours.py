@@ -6,9 +6,10 @@ import argparse
 import json
 from pathlib import Path
 
-from scrpo_cli.tasks.grading.grade import MathGrader
+from scrpo_cli.recipe.models import GradingConfig, TaskConfig
+from scrpo_cli.tasks.external import ResponseRow, read_responses
 from scrpo_cli.tasks.grading.workers import GRADER
-from scrpo_cli.tasks.responses import ResponseRow, read_responses
+from scrpo_cli.tasks.math import MathTask
 from scrpo_cli.types import Verdict
 
 VERDICTS = {Verdict.CORRECT: True, Verdict.WRONG: False, Verdict.UNPARSABLE: False}  # timeout and grader_error: none
@@ -21,7 +22,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1)
     args = parser.parse_args()
     rows = [row for row in read_responses(args.generations) if isinstance(row, ResponseRow)]
-    grader = MathGrader(args.workers)
+    grader = MathTask(TaskConfig(grading=GradingConfig(processes=args.workers)))
     try:
         grades = grader.grade([(row.as_problem(), row.response) for row in rows])
     finally:

@@ -1,4 +1,4 @@
-"""`scrpo collect`: fill the error pool by sampling, or from answers made elsewhere."""
+"""`scrpo collect`: fill the error pool by sampling, or from external responses."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from scrpo_cli.recipe.load import load_recipe
 if TYPE_CHECKING:
     from scrpo_cli.jobs.runs import ActiveRun
     from scrpo_cli.pool.db import Database
-    from scrpo_cli.tasks.responses import ResponseRow
+    from scrpo_cli.tasks.external import ResponseRow
 
 DEFAULT_POOL = "default"
 PoolOption = Annotated[
@@ -35,7 +35,7 @@ MapOption = Annotated[
     list[str] | None,
     typer.Option("--map", metavar="OURS=THEIRS", help="Field names of the file, e.g. response=model_solution."),
 ]
-FromOption = Annotated[Path | None, typer.Option("--from-jsonl", metavar="FILE", help="Answers made elsewhere.")]
+FromOption = Annotated[Path | None, typer.Option("--from-jsonl", metavar="FILE", help="External responses.")]
 ResumeOption = Annotated[str | None, typer.Option("--resume", metavar="RUN", help="Continue an interrupted run.")]
 AdapterOption = Annotated[str | None, typer.Option("--adapter", metavar="DIR", help="A PEFT adapter to sample with.")]
 
@@ -90,10 +90,9 @@ def overrides(limit: int | None, adapter: str | None) -> list[str]:
 
 
 def read_rows(path: Path, map_: list[str] | None) -> list[ResponseRow]:
-    from scrpo_cli.rollout.imported import read_answers
-    from scrpo_cli.tasks.responses import parse_map
+    from scrpo_cli.tasks.external import parse_map, read_full_responses
 
-    return read_answers(path, parse_map(map_ or []))
+    return read_full_responses(path, parse_map(map_ or []))
 
 
 def import_rows(database: Database, run: ActiveRun, rows: list[ResponseRow], use_filter: bool) -> None:

@@ -25,7 +25,7 @@ from scrpo_cli.recipe.models import Recipe
 if TYPE_CHECKING:
     from scrpo_cli.jobs.runs import ActiveRun
     from scrpo_cli.pool.db import Database
-    from scrpo_cli.tasks.responses import ResponseRow
+    from scrpo_cli.tasks.external import ResponseRow
 
 
 RecipeOrRun = Annotated[
@@ -166,7 +166,7 @@ def continued(database: Database, ref: str, output: Output) -> dict[str, Any]:
 def imported(
     database: Database, recipe: Recipe, rows: list[ResponseRow], against: str | None, *, named: bool
 ) -> dict[str, Any]:
-    """Answers made elsewhere."""
+    """External responses."""
     from scrpo_cli.jobs.evaluate import score_rows, sum_up
     from scrpo_cli.jobs.runs import started_run
 

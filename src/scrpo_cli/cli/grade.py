@@ -13,7 +13,7 @@ from scrpo_cli.errors import UserError
 
 if TYPE_CHECKING:
     from scrpo_cli.tasks import Task
-    from scrpo_cli.tasks.responses import PairRow, ResponseRow
+    from scrpo_cli.tasks.external import PairRow, ResponseRow
     from scrpo_cli.types import Grade
 
 
@@ -51,7 +51,7 @@ def grade(
     from scrpo_cli.recipe.models import TaskConfig
     from scrpo_cli.recipe.references import is_plugin, located
     from scrpo_cli.tasks import make_task
-    from scrpo_cli.tasks.responses import PairRow
+    from scrpo_cli.tasks.external import PairRow
 
     rows = _rows(gold, answer, from_jsonl, map_ or [])
     name, own = located(task, "task.name", "--task"), grader and located(grader, "task.grader", "--grader")
@@ -70,7 +70,7 @@ def grade(
 def _rows(
     gold: str | None, answer: str | None, file: str | None, maps: Sequence[str]
 ) -> Sequence[ResponseRow | PairRow]:
-    from scrpo_cli.tasks.responses import PairRow, parse_map, read_responses
+    from scrpo_cli.tasks.external import PairRow, parse_map, read_responses
 
     if file is not None and gold is None and answer is None:
         return read_responses(file, parse_map(maps))
@@ -81,7 +81,7 @@ def _rows(
 
 def _refuse_other_tasks(task: str, rows: Sequence[ResponseRow | PairRow]) -> None:
     """Programs have tests, and nothing else has."""
-    from scrpo_cli.tasks.responses import ResponseRow
+    from scrpo_cli.tasks.external import ResponseRow
 
     for row in rows:
         if isinstance(row, ResponseRow) and ("tests" in row.meta) is not (task == "code"):
@@ -91,7 +91,7 @@ def _refuse_other_tasks(task: str, rows: Sequence[ResponseRow | PairRow]) -> Non
 
 
 def _grade_responses(grader: Task, rows: Sequence[ResponseRow | PairRow]) -> list[Grade]:
-    from scrpo_cli.tasks.responses import ResponseRow
+    from scrpo_cli.tasks.external import ResponseRow
 
     return grader.grade([(row.as_problem(), row.response) for row in rows if isinstance(row, ResponseRow)])
 

@@ -1,4 +1,4 @@
-"""All answers of one evaluation, put together from its attempts: sampled just now, stored earlier, or made elsewhere.
+"""All answers of one evaluation, put together from its attempts: sampled just now, stored earlier, or external.
 
 The parts of an evaluation: `first`; `second`, `turn3`, ... or `feedback`, `refine`, ... for what followed; `repair`;
 `verdict` for what a gate asked. Every number of an evaluation is a function of these attempts.

@@ -1,4 +1,4 @@
-"""Answers made elsewhere as an evaluation: `scrpo eval --from-jsonl`, which also reads `scrpo runs export`."""
+"""External responses as an evaluation: `scrpo eval --from-jsonl`, which also reads `scrpo runs export`."""
 
 from __future__ import annotations
 
@@ -13,21 +13,20 @@ from scrpo_cli.evaluation.benchmarks import fingerprint
 from scrpo_cli.evaluation.runner import Evaluation, measure
 from scrpo_cli.recipe.models import EvalConfig, Recipe
 from scrpo_cli.rollout.groups import grade_texts
-from scrpo_cli.rollout.imported import by_problem, problem_of, row_key
 from scrpo_cli.tasks.base import Task
-from scrpo_cli.tasks.responses import ResponseRow
+from scrpo_cli.tasks.external import ResponseRow, rows_by_problem
 from scrpo_cli.types import Attempt, AttemptKind, Completion, FinishReason, Grade, Verdict
 
 NO_ANSWERS = (AttemptKind.FEEDBACK.value, AttemptKind.SELF_VERDICT.value)
 
 
 def evaluate_rows(task: Task, rows: Sequence[ResponseRow], prefix: str, recipe: Recipe | None = None) -> Evaluation:
-    """Score answers made elsewhere. A row of turn t revises the row of turn t - 1 of its problem and sample; rows of
+    """Score external responses. A row of turn t revises the row of turn t - 1 of its problem and sample; rows of
     kind `repair` are corrections of wrong first answers, and criticisms and self-verdicts are no answers.
     """
     recipe = recipe or Recipe()
     answering = [r for r in rows if r.kind not in (*NO_ANSWERS, REPAIR)]
-    first = [r for column in by_problem([r for r in answering if r.turn == 1]) for r in column]
+    first = [r for column in rows_by_problem([r for r in answering if r.turn == 1]) for r in column]
     if not first:
         raise UserError("The file has no first-turn rows.", rows[0].where, "Give rows with turn 1 (the default).")
     refuse_repeats(first)
@@ -45,15 +44,15 @@ def graded(
     task: Task, turns: Sequence[Sequence[ResponseRow]], repairs: Sequence[ResponseRow], prefix: str, recipe: Recipe
 ) -> list[Attempt]:
     """Attempts of all rows, graded at once. Ids are those of an evaluation: `prefix:part:group:sample`."""
-    first = by_problem(turns[0])
+    first = rows_by_problem(turns[0])
     made = [
         blank(row, prefix, AttemptKind.FIRST, FIRST, g, s)
         for g, column in enumerate(first)
         for s, row in enumerate(column)
     ]
     prefills = [row.prefill for column in first for row in column]
-    by_key = {row_key(row): a.id for row, a in zip([r for column in first for r in column], made, strict=True)}
-    earlier = [by_key[row_key(row)] for row in turns[0]]
+    by_key = {row.key: a.id for row, a in zip([r for column in first for r in column], made, strict=True)}
+    earlier = [by_key[row.key] for row in turns[0]]
     for turn, rows in enumerate(turns[1:], start=2):
         part = "second" if turn == 2 else f"turn{turn}"
         later = [
@@ -64,7 +63,7 @@ def graded(
         made += later
         prefills += [row.prefill for row in rows]
     for i, row in enumerate(repairs):
-        parent = by_key.get(row_key(row))
+        parent = by_key.get(row.key)
         made.append(blank(row, prefix, AttemptKind.CORRECTION, REPAIR, i, 0, 2, parent))
         prefills.append(row.prefill)
     texts = [p + a.completion.text for p, a in zip(prefills, made, strict=True)]
@@ -89,32 +88,32 @@ def blank(
     finish = FinishReason(str(row.finish)) if row.finish in [f.value for f in FinishReason] else FinishReason.UNKNOWN
     completion = Completion([], [], [], row.response, finish)
     attempt_id, ungraded = f"{prefix}:{part}:{group}:{place}", Grade(Verdict.UNGRADED)
-    return Attempt(attempt_id, problem_of(row), completion, ungraded, kind, turn, row.sample, parent, part, group)
+    return Attempt(attempt_id, row.as_problem(), completion, ungraded, kind, turn, row.sample, parent, part, group)
 
 
 def refuse_repeats(rows: Sequence[ResponseRow]) -> None:
     seen: set[tuple[str, str, int]] = set()
     for row in rows:
-        if row_key(row) in seen:
+        if row.key in seen:
             fix = "Number the samples of a problem with `sample`: 0, 1, 2, ..."
             raise UserError(f"Problem {row.id} has sample {row.sample} twice.", row.where, fix)
-        seen.add(row_key(row))
+        seen.add(row.key)
 
 
 def in_order(first: Sequence[ResponseRow], later: Sequence[ResponseRow], turn: int) -> list[ResponseRow]:
     """The rows of a further turn in the order of the first-turn ones; each must have exactly one partner."""
     refuse_repeats(later)
-    by_key = {row_key(r): r for r in later}
-    firsts = {row_key(r): r for r in first}
+    by_key = {r.key: r for r in later}
+    firsts = {r.key: r for r in first}
     if odd := firsts.keys() ^ by_key.keys():
         lonely = next(r for key, r in [*firsts.items(), *by_key.items()] if key in odd)
         raise UserError(
-            f"{len(odd)} rows have no partner in turn {1 if row_key(lonely) in by_key else turn}; the first is problem "
+            f"{len(odd)} rows have no partner in turn {1 if lonely.key in by_key else turn}; the first is problem "
             f"{lonely.id}.",
             lonely.where,
             "Give every problem and sample all turns, or only the first.",
         )
-    return [by_key[row_key(r)] for r in first]
+    return [by_key[r.key] for r in first]
 
 
 def by_benchmark(rows: Sequence[ResponseRow]) -> dict[str, list[ResponseRow]]:
@@ -126,7 +125,7 @@ def by_benchmark(rows: Sequence[ResponseRow]) -> dict[str, list[ResponseRow]]:
 
 
 def protocol_of_rows(task: Task, answers: Answers, rows: Sequence[ResponseRow]) -> dict[str, Any]:
-    """What is known of answers made elsewhere: not how they were sampled."""
+    """What is known of external responses: not how they were sampled."""
     problems = [column[0].problem for column in answers.first]
     return {
         "made": "elsewhere",

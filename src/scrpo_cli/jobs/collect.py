@@ -1,4 +1,4 @@
-"""`scrpo collect`: sample a policy on problems, or take answers made elsewhere, grade, and keep the wrong ones.
+"""`scrpo collect`: sample a policy on problems, or take external responses, grade, and keep the wrong ones.
 
 Each step is one transaction and its problems are a pure function of its number, so an interrupted collection goes on
 with the first step that is not in the database.
@@ -20,11 +20,10 @@ from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.queries import attempts_of, living_entries, record_step, steps_of
 from scrpo_cli.pool.records import StepRecord
 from scrpo_cli.rollout.groups import Origin, grade_groups, sample_requests
-from scrpo_cli.rollout.imported import attempts_of_rows, by_problem
 from scrpo_cli.rollout.prompts import check_prompt_budget
 from scrpo_cli.tasks.base import Task
+from scrpo_cli.tasks.external import ResponseRow, attempts_of_rows, rows_by_problem
 from scrpo_cli.tasks.guard import stop_on_failures
-from scrpo_cli.tasks.responses import ResponseRow
 from scrpo_cli.types import KEPT, Group, SampleRequest, Verdict
 
 if TYPE_CHECKING:
@@ -60,8 +59,8 @@ def collect_samples(db: Database, run: ActiveRun, runtime: Runtime, report: Repo
 
 
 def collect_rows(db: Database, run: ActiveRun, task: Task, rows: Sequence[ResponseRow], *, use_filter: bool) -> None:
-    """Grade answers made elsewhere and pool every wrong one (or, with `use_filter`, what the recipe's filter keeps)."""
-    columns = by_problem([row for row in rows if row.turn == 1])[: run.recipe.task.train.limit]
+    """Grade external responses and pool every wrong one (or, with `use_filter`, what the recipe's filter keeps)."""
+    columns = rows_by_problem([row for row in rows if row.turn == 1])[: run.recipe.task.train.limit]
     attempts = attempts_of_rows(task, columns, f"{run.run_id}:1")
     groups = [
         Group(SampleRequest(same[0].problem, task.messages(same[0].problem), len(same)), same) for same in attempts

@@ -37,8 +37,8 @@ from scrpo_cli.recipe.benchmark import Benchmark, Plan, benchmark_of_rows, recip
 from scrpo_cli.rollout.prompts import check_prompt_budget
 from scrpo_cli.tasks import make_task
 from scrpo_cli.tasks.base import Task
+from scrpo_cli.tasks.external import ResponseRow
 from scrpo_cli.tasks.guard import stop_on_failures
-from scrpo_cli.tasks.responses import ResponseRow
 from scrpo_cli.training.policy import model_path
 from scrpo_cli.training.runtime import Runtime, open_runtime
 from scrpo_cli.types import Attempt, Problem

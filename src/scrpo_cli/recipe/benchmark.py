@@ -173,7 +173,7 @@ def find(ref: str, recipe: Recipe) -> Benchmark | Suite:
 
 
 def benchmark_of_rows(recipe: Recipe, name: str | None, *, named: bool) -> Benchmark | None:
-    """The benchmark under which answers made elsewhere are graded: the shipped one that their rows name, or the one of
+    """The benchmark under which external responses are graded: the shipped one that their rows name, or the one of
     `eval.benchmarks` when that was `named` on the command line; None where the recipe's own task grades.
     """
     suite, _, member = (name or "").rpartition("/")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 
 from scrpo_cli.recipe.models import ProblemsConfig, TaskConfig
-from scrpo_cli.types import Grade, Message, Problem
+from scrpo_cli.types import Grade, Message, Problem, Verdict
+
+CACHE_ITEMS = 50_000  # judgements that a task remembers
 
 
 class Task(Protocol):
@@ -91,3 +94,22 @@ def first_turn(cfg: TaskConfig, problem: Problem) -> list[Message]:
     """`task.system` (if any) and `task.prompt`; plain replacement, as problem texts are full of braces."""
     system: list[Message] = [{"role": "system", "content": cfg.system}] if cfg.system else []
     return [*system, {"role": "user", "content": cfg.prompt.replace("{problem}", problem.text)}]
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """The verdict on one answer, with the reason where it is not the comparison's own.
+
+    `lasting`: asking again would bring the same; not so where a worker died over a reference answer.
+    """
+
+    verdict: Verdict
+    reason: str | None = None
+    lasting: bool = True
+
+
+def remember(cache: dict[Any, Judgement], judged: Mapping[Any, Judgement]) -> None:
+    """The newest CACHE_ITEMS stay."""
+    cache.update(judged)
+    while len(cache) > CACHE_ITEMS:
+        del cache[next(iter(cache))]

@@ -13,11 +13,11 @@ from scrpo_cli.tasks.code.task import CodeTask
 from scrpo_cli.tasks.guard import Foreign, Guarded
 from scrpo_cli.tasks.math import MathTask
 from scrpo_cli.tasks.plugins import FunctionGrader
-from scrpo_cli.tasks.tiny_task import TinyTask
+from scrpo_cli.tasks.tiny import TinyTask
 
 TASKS: dict[str, Callable[[TaskConfig], Task]] = {
     "tiny": TinyTask,
-    "math": lambda cfg: MathTask(cfg, cfg.grading.processes, cfg.grading.deadline),
+    "math": MathTask,
     "code": CodeTask,
 }
 DATA = ("name", "grader", "error_kinds", "injectable")

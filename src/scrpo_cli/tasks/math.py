@@ -2,35 +2,69 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from scrpo_cli.recipe.models import ProblemsConfig, TaskConfig
 from scrpo_cli.tasks.base import BaseTask
-from scrpo_cli.tasks.grading.grade import MathGrader
-from scrpo_cli.tasks.grading.workers import DEADLINE_S, GRADER
+from scrpo_cli.tasks.grading.extract import extract
+from scrpo_cli.tasks.grading.numbers import Rules
+from scrpo_cli.tasks.grading.workers import GRADER, Judge, Question
 from scrpo_cli.tasks.sources import load_problems
-from scrpo_cli.types import Grade, Problem
+from scrpo_cli.types import Grade, Problem, Verdict
+
+NO_ANSWER = {"thinking": "the response never leaves <think>", "nothing": "no final answer found"}
 
 
 class MathTask(BaseTask):
-    """Problems from a source, answers compared by value."""
+    """Problems from a source; the final answer is extracted, then compared by value with the reference answer."""
 
     name = "math"
     grader = GRADER
     injectable: Sequence[str] = ("copied", "off_by_one", "other_model")
 
-    def __init__(self, cfg: TaskConfig, workers: int | None = None, deadline_s: float = DEADLINE_S) -> None:
+    def __init__(self, cfg: TaskConfig) -> None:
         super().__init__(cfg)
-        self._grader = MathGrader(workers, deadline_s)
+        self._judge = Judge(cfg.grading.processes, cfg.grading.deadline)
 
     def problems(self, cfg: ProblemsConfig) -> Sequence[Problem]:
         return load_problems(cfg)
 
     def grade(self, pairs: Sequence[tuple[Problem, str]]) -> list[Grade]:
-        return self._grader.grade(pairs)
+        found = [extract(response) for _, response in pairs]
+        grades = iter(
+            self._judged(
+                [
+                    Question(problem.answer, extracted.answer, rules_of(problem.meta))
+                    for (problem, _), extracted in zip(pairs, found, strict=True)
+                    if extracted.answer is not None
+                ]
+            )
+        )
+        return [
+            Grade(Verdict.UNPARSABLE, None, NO_ANSWER[e.how], GRADER) if e.answer is None else next(grades)
+            for e in found
+        ]
 
     def compare(self, pairs: Sequence[tuple[str, str]]) -> list[Grade]:
-        return self._grader.compare(pairs)
+        return self._judged([Question(gold, pred) for gold, pred in pairs])
+
+    def _judged(self, questions: Sequence[Question]) -> list[Grade]:
+        judgements = zip(questions, self._judge(questions), strict=True)
+        return [Grade(judgement.verdict, q.pred, judgement.reason, GRADER) for q, judgement in judgements]
 
     def close(self) -> None:
-        self._grader.close()
+        self._judge.close()
+
+
+def rules_of(meta: Mapping[str, Any]) -> Rules:
+    """What a problem's meta allows: `is_multiple_answer`, `rel_tol`, `error` (absolute, OlympiadBench's name)."""
+    return Rules(bool(meta.get("is_multiple_answer")), _tolerance(meta.get("rel_tol")), _tolerance(meta.get("error")))
+
+
+def _tolerance(value: Any) -> float:
+    """A positive number, said as a number or a string such as `1e-1`; anything else is none."""
+    try:
+        return max(0.0, float(value or 0))
+    except (TypeError, ValueError):
+        return 0.0

@@ -7,6 +7,7 @@ what the checker itself says; the program has no way to say it.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import math
 import os
@@ -16,21 +17,19 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
 import psutil
 
+from scrpo_cli.errors import UserError
+from scrpo_cli.tasks.base import Judgement
 from scrpo_cli.tasks.code.inside.kernel import descendants, knows_children
 from scrpo_cli.tasks.code.inside.wire import HEADER
-from scrpo_cli.tasks.code.isolation import ENVIRONMENT, FLAGS, Isolation, find_isolation, new_uid, script
-from scrpo_cli.tasks.code.limits import Limits
-from scrpo_cli.tasks.grading.workers import Judgement
+from scrpo_cli.tasks.code.isolation import ENVIRONMENT, FLAGS, Isolation, Limits, candidates, new_uid, script
 from scrpo_cli.types import Verdict
-
-__all__ = ["Isolation", "Judgement", "Limits", "Tests", "check", "find_isolation"]
 
 START_S = 60.0  # for two interpreters on a crowded machine
 LOOK_S = 0.05  # between two looks at memory and disk
@@ -42,14 +41,14 @@ class Tests:
 
     The entry point is a function of the program; every other name must be bound in `code`. Where a prompt gives helpers
     that the tests use (`poly` in HumanEval/32), put their source into `code`: taken from the program, they could be
-    replaced. `modules` are importable on both sides, and objects of their classes may cross.
+    replaced. `modules` (name, source) are importable on both sides, and objects of their classes may cross.
     """
 
     __test__ = False  # for pytest, which takes the name for a test's
 
     code: str
     entry_point: str
-    modules: Mapping[str, str] = field(default_factory=dict)
+    modules: tuple[tuple[str, str], ...] = ()
 
 
 def check(program: str, tests: Tests, limits: Limits, isolation: Isolation) -> Judgement:
@@ -59,6 +58,28 @@ def check(program: str, tests: Tests, limits: Limits, isolation: Isolation) -> J
             return running.judgement()
     except OSError as error:  # no more processes, no more files: ours, not the program's
         return Judgement(Verdict.GRADER_ERROR, f"the sandbox did not start: {error}")
+
+
+def find_isolation(level: str = "auto") -> Isolation:
+    """The strongest isolation that works here, or the one asked for; UserError where it cannot be had."""
+    if level not in ("auto", "namespaces", "process"):
+        raise UserError(f"no isolation level {level!r}", "", "The levels are auto, namespaces and process.")
+    reasons = []
+    for candidate in candidates():
+        if level in ("auto", candidate.level):
+            if not (why := fault(candidate)):
+                return candidate
+            reasons.append(f"{candidate.level} by {candidate.how}: {why}")
+    what = f"programs cannot be run at isolation level {level!r} here"
+    fix = "Use Linux on x86-64 or ARM64 with user namespaces or bubblewrap; docs/data.md says how, also for Docker."
+    raise UserError(what, "; ".join(reasons) or "this system has neither", fix)
+
+
+@functools.cache
+def fault(candidate: Isolation) -> str:
+    """Runs a program; empty if that works, else why not."""
+    judgement = check("def f():\n    return 42", Tests("assert f() == 42", "f"), Limits(), candidate)
+    return "" if judgement.verdict is Verdict.CORRECT else judgement.reason or "failed"
 
 
 class _Check:

@@ -1,4 +1,4 @@
-"""The walls that a program runs in: which can be had on this machine, and the command that builds them."""
+"""The sandbox of a program: its limits, the ways to build it on this machine, and the command that does."""
 
 from __future__ import annotations
 
@@ -17,9 +17,7 @@ from pathlib import Path
 from types import CodeType
 from typing import Literal
 
-from scrpo_cli.errors import UserError
 from scrpo_cli.tasks.code.inside import kernel
-from scrpo_cli.tasks.code.limits import Limits
 
 Level = Literal["namespaces", "process"]
 FLAGS = ("-S", "-P", "-s", "-B", "-X", "utf8")  # no site-packages, nothing from the working directory
@@ -32,12 +30,32 @@ UNUSED_UIDS = range(0x70000000, 0x7FFE0000)  # systemd's table of users leaves t
 
 
 @dataclass(frozen=True, slots=True)
+class Limits:
+    """Of one check; what goes beyond is ended. [I] our choice throughout."""
+
+    wall_s: float = 10.0
+    """From the start of the program's source to the end of the tests."""
+    cpu_s: float = 10.0
+    """CPU time of all its processes; a second more of any one of them."""
+    memory_mib: int = 1024
+    """Address space of each process, and resident memory of all together."""
+    processes: int = 32
+    """Processes and threads at one time."""
+    file_mib: int = 16
+    """Size of one file."""
+    disk_mib: int = 64
+    """All files together."""
+    answer_kib: int = 4096
+    """One answer of the program to the tests. What it prints goes to /dev/null."""
+
+
+@dataclass(frozen=True, slots=True)
 class Isolation:
-    """One way to wall a program in."""
+    """One way to sandbox a program."""
 
     level: Level
     how: str
-    """What builds the walls: `unshare`, `bubblewrap`, `landlock`, `user`."""
+    """What builds the sandbox: `unshare`, `bubblewrap`, `landlock`, `user`."""
     python: str
     """The interpreter that the program runs in."""
 
@@ -124,40 +142,6 @@ def _bubblewrap(python: str, limits: Limits) -> list[str]:
         elif os.path.exists(path):
             words += ["--ro-bind", path, path]
     return [*words, "--remount-ro", "/", "--chdir", "/tmp", "--"]
-
-
-def find_isolation(level: str = "auto") -> Isolation:
-    """The strongest isolation that works here, or the one asked for; UserError where it cannot be had."""
-    if level not in ("auto", "namespaces", "process"):
-        raise UserError(f"no isolation level {level!r}", "", "The levels are auto, namespaces and process.")
-    found, reasons = _working(level)
-    if found is not None:
-        return found
-    what = f"programs cannot be run at isolation level {level!r} here"
-    fix = "Use Linux on x86-64 or ARM64 with user namespaces or bubblewrap; docs/data.md says how, also for Docker."
-    raise UserError(what, "; ".join(reasons), fix)
-
-
-def _working(level: str) -> tuple[Isolation | None, list[str]]:
-    """The first candidate that works, and why those before it do not."""
-    reasons: list[str] = []
-    for candidate in candidates():
-        if level in ("auto", candidate.level):
-            fault = trial(candidate)
-            if not fault:
-                return candidate, reasons
-            reasons.append(f"{candidate.level} by {candidate.how}: {fault}")
-    return None, reasons or ["this system has neither"]
-
-
-@functools.cache
-def trial(candidate: Isolation) -> str:
-    """Runs a program; empty if that works, else why not."""
-    from scrpo_cli.tasks.code.execute import Tests, check
-    from scrpo_cli.types import Verdict
-
-    judgement = check("def f():\n    return 42", Tests("assert f() == 42", "f"), Limits(), candidate)
-    return "" if judgement.verdict is Verdict.CORRECT else judgement.reason or "failed"
 
 
 def candidates() -> list[Isolation]:

@@ -10,14 +10,13 @@ from __future__ import annotations
 import ast
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from scrpo_cli.errors import UserError
 from scrpo_cli.recipe.models import ProblemsConfig
 from scrpo_cli.tasks.code.inside.checker import open_names
 from scrpo_cli.tasks.code.python import before, parse, top_level_names
-from scrpo_cli.tasks.code.quixbugs import quixbugs_tests
 from scrpo_cli.tasks.sources import REFUSED, find_file, hub_rows, read_rows, text_field, unique
 from scrpo_cli.types import Problem
 
@@ -41,6 +40,15 @@ MEND = (
     "What it should do:\n\n{prompt}\n\nThe program:\n\n{program}"
 )
 """TESTED is MBPP's own phrase (arXiv 2108.07732) [S]; the others are ours [I]."""
+PLAIN = '''\
+def _plain(value):
+    """Generators and tuples as lists, inside of lists too: what JSON can say."""
+    if hasattr(value, "__next__") or isinstance(value, (list, tuple)):
+        return [_plain(part) for part in value]
+    return value
+
+
+'''
 
 
 def load_code(cfg: ProblemsConfig) -> list[Problem]:
@@ -120,6 +128,42 @@ def _runnable(row: Mapping[str, Any], where: str) -> str:
     if not tests or not all(isinstance(line, str) for line in lines):
         raise UserError("the field 'tests' is an empty list or holds what is no text", where, REFUSED)
     return "\n".join(lines) + "\n"
+
+
+def quixbugs_tests(row: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
+    """The runnable test code of a row and the modules that it imports; KeyError, TypeError, SyntaxError or ValueError
+    where the row is not of the form of QuixBugs.
+    """
+    meta = row.get("meta") or {}
+    if row["test_kind"] == "json":
+        return json_tests(row["entry_point"], row["tests"], meta.get("slow_tests") or ()), {}
+    modules = {"node": meta["node_py"]} if meta.get("needs_node_py") else {}
+    return pytest_tests(row["tests_py"]), modules
+
+
+def json_tests(name: str, cases: Sequence[Any], slow: Collection[int]) -> str:
+    """One assertion for each [arguments, result], without the slow ones. `sqrt` is right within its last argument."""
+    lines = []
+    for arguments, result in (case for i, case in enumerate(cases) if i not in slow):
+        listed = arguments if isinstance(arguments, list) else [arguments]
+        call = f"{name}({', '.join(map(repr, listed))})"
+        if name == "sqrt":
+            lines.append(f"assert abs({call} - {result!r}) <= {listed[-1]!r}")
+        else:
+            lines.append(f"assert _plain({call}) == {result!r}")
+    return PLAIN + "\n".join(lines) + "\n"
+
+
+def pytest_tests(source: str) -> str:
+    """The test file without pytest and without its choice between two versions, then a call of each test."""
+    tree = ast.parse(source)
+    dropped: set[int] = set()
+    for node in tree.body:
+        if isinstance(node, ast.If) or (isinstance(node, ast.Import) and node.names[0].name == "pytest"):
+            dropped.update(range(node.lineno, (node.end_lineno or node.lineno) + 1))
+    kept = [line for number, line in enumerate(source.split("\n"), 1) if number not in dropped]
+    calls = [f"{n.name}()" for n in tree.body if isinstance(n, ast.FunctionDef) and n.name.startswith("test")]
+    return "\n".join([*kept, *calls]).strip("\n") + "\n"
 
 
 def _calls(tree: ast.Module, name: str) -> bool:

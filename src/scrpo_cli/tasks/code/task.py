@@ -1,21 +1,20 @@
-"""Programming problems: the program of a response is run against the problem's tests, walled in (docs/data.md)."""
+"""Programming problems: the program of a response is run against the problem's tests, sandboxed (docs/data.md)."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import cached_property
 
 from scrpo_cli.errors import UserError
 from scrpo_cli.recipe.models import ProblemsConfig, TaskConfig
-from scrpo_cli.tasks.base import BaseTask
-from scrpo_cli.tasks.code.execute import Judgement, Limits, Tests, check, find_isolation
+from scrpo_cli.tasks.base import BaseTask, Judgement, remember
+from scrpo_cli.tasks.code.execute import Tests, check, find_isolation
 from scrpo_cli.tasks.code.extract import Extracted, extract_program
+from scrpo_cli.tasks.code.isolation import Limits
 from scrpo_cli.tasks.code.sources import fenced, load_code
-from scrpo_cli.tasks.grading.workers import remember
 from scrpo_cli.types import Grade, Message, Problem, Verdict
 
 VERSION = "code/1"
@@ -24,14 +23,8 @@ PATIENCE = 4
 NO_PROGRAM = {"thinking": "the response never leaves <think>", "nothing": "no program found"}
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
-    """A program and the tests that it is to pass. Hashable: it is the cache's key."""
-
-    program: str
-    tests: str
-    entry_point: str
-    modules: tuple[tuple[str, str], ...] = ()
+Submission = tuple[str, Tests]
+"""A program and the tests that it is to pass; the cache's key."""
 
 
 class CodeTask(BaseTask):
@@ -45,7 +38,7 @@ class CodeTask(BaseTask):
         self._isolation = find_isolation(cfg.sandbox.level)
         self._limits = limits_of(cfg)
         self._workers = cfg.grading.processes or max(1, min(8, os.cpu_count() or 1))
-        self._cache: dict[Question, Judgement] = {}
+        self._cache: dict[Submission, Judgement] = {}
         self.grader = f"{VERSION} python={sys.version_info[0]}.{sys.version_info[1]} sandbox={self._isolation.level}"
 
     def problems(self, cfg: ProblemsConfig) -> Sequence[Problem]:
@@ -72,34 +65,30 @@ class CodeTask(BaseTask):
 
     def grade(self, pairs: Sequence[tuple[Problem, str]]) -> list[Grade]:
         found = [program_of(problem, response) for problem, response in pairs]
-        questions = [question_of(problem, e.program) for (problem, _), e in zip(pairs, found, strict=True)]
-        judged = self._judge([question for question in questions if question is not None])
-        return [self._grade(e, q, judged) for e, q in zip(found, questions, strict=True)]
+        submissions = [submission_of(problem, e.program) for (problem, _), e in zip(pairs, found, strict=True)]
+        judged = self._judge([submission for submission in submissions if submission is not None])
+        return [self._grade(e, submission, judged) for e, submission in zip(found, submissions, strict=True)]
 
-    def _grade(self, found: Extracted, question: Question | None, judged: dict[Question, Judgement]) -> Grade:
+    def _grade(self, found: Extracted, submission: Submission | None, judged: Mapping[Submission, Judgement]) -> Grade:
         if found.program is None:
             return Grade(Verdict.UNPARSABLE, None, NO_PROGRAM[found.how], self.grader)
-        if question is None:
-            return Grade(
-                Verdict.GRADER_ERROR, found.program, "the problem has no tests (meta: entry_point, tests)", self.grader
-            )
-        return Grade(judged[question].verdict, found.program, judged[question].reason, self.grader)
+        if submission is None:
+            reason = "the problem has no tests (meta: entry_point, tests)"
+            return Grade(Verdict.GRADER_ERROR, found.program, reason, self.grader)
+        return Grade(judged[submission].verdict, found.program, judged[submission].reason, self.grader)
 
-    def _judge(self, questions: Sequence[Question]) -> dict[Question, Judgement]:
-        """Each different question once, `workers` at a time."""
-        new = [question for question in dict.fromkeys(questions) if question not in self._cache]
+    def _judge(self, submissions: Sequence[Submission]) -> dict[Submission, Judgement]:
+        """Each different one once, `workers` at a time. Errors are not remembered: it may have been the machine."""
+        new = [submission for submission in dict.fromkeys(submissions) if submission not in self._cache]
         with ThreadPoolExecutor(self._workers) as threads:
-            judged = dict(zip(new, threads.map(self._run, new), strict=True))
-        known = {question: self._cache[question] for question in questions if question in self._cache}
-        # errors are asked again: it may have been the machine's fault
-        remember(
-            self._cache, {q: judgement for q, judgement in judged.items() if judgement.verdict != Verdict.GRADER_ERROR}
-        )
+            judged = dict(zip(new, threads.map(self._check, new), strict=True))
+        known = {s: self._cache[s] for s in submissions if s in self._cache}
+        remember(self._cache, {s: j for s, j in judged.items() if j.verdict is not Verdict.GRADER_ERROR})
         return known | judged
 
-    def _run(self, question: Question) -> Judgement:
-        tests = Tests(question.tests, question.entry_point, dict(question.modules))
-        return check(question.program, tests, self._limits, self._isolation)
+    def _check(self, submission: Submission) -> Judgement:
+        program, tests = submission
+        return check(program, tests, self._limits, self._isolation)
 
     def compare(self, pairs: Sequence[tuple[str, str]]) -> list[Grade]:
         """Whether two programs do the same is not decidable, and without tests there is nothing to try."""
@@ -127,9 +116,9 @@ def program_of(problem: Problem, response: str) -> Extracted:
     return extract_program(response, str(problem.meta.get("entry_point", "")), str(problem.meta.get("prompt", "")))
 
 
-def question_of(problem: Problem, program: str | None) -> Question | None:
+def submission_of(problem: Problem, program: str | None) -> Submission | None:
     """What there is to run; None without a program or without tests."""
     tests, name, modules = (problem.meta.get(field) for field in ("tests", "entry_point", "modules"))
     if program is None or not isinstance(tests, str) or not isinstance(name, str):
         return None
-    return Question(program, tests, name, tuple(sorted((modules or {}).items())))
+    return program, Tests(tests, name, tuple(sorted((modules or {}).items())))

@@ -6,8 +6,7 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
-from scrpo_cli.tasks.grading.numbers import normalize, number
-from scrpo_cli.tasks.grading.rules import Rules
+from scrpo_cli.tasks.grading.numbers import Rules, normalize, number
 
 Same = Callable[[str, str, Rules], bool | None]  # None: it cannot tell
 

@@ -1,4 +1,4 @@
-"""Plain numbers as they are written in answers: 1,234  $18.90  \\frac{3}{4}  137 \\frac{1}{2}  4.5e33  15\\text{ cm}^2.
+"""Numbers as they are written in answers: 1,234  $18.90  \\frac{3}{4}  137 \\frac{1}{2}  4.5e33  15\\text{ cm}^2  52_8.
 
 Units are dropped, never converted. Everything here is exact (fractions) and linear in the length of the text.
 """
@@ -6,9 +6,11 @@ Units are dropped, never converted. Everything here is exact (fractions) and lin
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from fractions import Fraction
 
 MAX_CHARACTERS = 1000  # of a plain number: a longer one is left to the killable pass
+APPROXIMATE = Fraction(1, 10**6)  # relative: a decimal counts for an exact value that has no finite decimal form
 TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|mbox|mathrm|mathbf|operatorname)\s*\{([^{}]*)\}")
 
 _SPACE = re.compile(r"(?<!\\)(?:\\(?:[,;:>]|!\s*)|\\(?:left|right|displaystyle|[bB]igg?)(?![a-zA-Z]))")
@@ -72,6 +74,26 @@ _FRAC = re.compile(
     r"(?P<sign>[+-]?)\s*(?P<whole>\d*)\s*\\frac\s*"
     rf"(?:\{{\s*(?P<top>{_PLAIN})\s*\}}|(?P<top1>\d))\s*(?:\{{\s*(?P<bottom>{_PLAIN})\s*\}}|(?P<bottom1>\d))"
 )
+_PERCENT = re.compile(r"\s*(?:\\?%|\\?\s?\bper ?cent|\\text\s*\{\s*per ?cent\s*\})$")
+_BASE_WORDS = {"two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7", "eight": "8", "nine": "9"}
+_BASED = re.compile(r"\(?([+-]?[0-9A-Fa-f]+(?:\.[0-9A-Fa-f]+)?)\)?_\{?(\d{1,2}|[a-z]+)\}?")
+_DECIMAL_BASE = re.compile(r"_(?:10|\{10\}|\{?ten\}?)$")
+
+
+class GoldError(ValueError):
+    """The reference answer cannot be read: an error of the data, never a wrong answer of the model."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What a problem allows beyond equality. `unordered`: a comma list whose order does not matter."""
+
+    unordered: bool = False
+    rel_tol: float = 0.0
+    abs_tol: float = 0.0
+
+
+EXACT = Rules()
 
 
 def normalize(answer: str) -> str:
@@ -159,3 +181,60 @@ def _fraction(parts: dict[str, str | None]) -> Fraction | None:
         return None
     value = Fraction(parts["whole"] or 0) + Fraction(top) / Fraction(bottom)
     return -value if parts["sign"] == "-" else value
+
+
+def same_number(gold: str, pred: str, rules: Rules) -> bool | None:
+    """Numbers by exact value; None unless both are numbers. A percent sign that one side lacks may mean 1 or 1/100."""
+    g, gold_percent = plain_number(gold)
+    if g is None:
+        return None
+    p, pred_percent = plain_number(pred)
+    if p is None:
+        return None
+    readings = {p}
+    if gold_percent != pred_percent:
+        readings.add(p / 100 if pred_percent else p * 100)
+    return any(_close(g, reading, rules) for reading in readings)
+
+
+def plain_number(text: str) -> tuple[Fraction | None, bool]:
+    """A plain decimal number, and whether it is said as a percentage."""
+    if text.isascii() and text.isdigit():
+        return Fraction(int(text)), False
+    bare = _PERCENT.sub("", text)
+    return number(_DECIMAL_BASE.sub("", bare)), bare != text
+
+
+def _close(gold: Fraction, pred: Fraction, rules: Rules) -> bool:
+    if gold == pred:
+        return True
+    approximate = APPROXIMATE if _terminates(pred) and not _terminates(gold) else 0
+    relative = max(Fraction(rules.rel_tol), approximate)
+    return abs(gold - pred) <= max(Fraction(rules.abs_tol), relative * abs(gold))
+
+
+def _terminates(value: Fraction) -> bool:
+    """Whether the value has a finite decimal form: its denominator divides a power of ten."""
+    return 10 ** value.denominator.bit_length() % value.denominator == 0
+
+
+def same_based(gold: str, pred: str) -> bool | None:
+    """`52_8` is `52_{8}`, and also `52`, as the problem names the base; `52_{8}` is not the decimal 52."""
+    if "_" not in gold + pred:
+        return None
+    theirs, ours = _based(gold), _based(pred)
+    if theirs and ours:
+        return theirs == ours
+    gold, pred = _DECIMAL_BASE.sub("", gold), _DECIMAL_BASE.sub("", pred)
+    if theirs and number(pred) is not None:
+        return theirs[0] == pred.upper()
+    if ours and number(gold) is not None:
+        return False
+    return None
+
+
+def _based(text: str) -> tuple[str, str] | None:
+    """(digits, base) of a number in another base than ten."""
+    match = _BASED.fullmatch(_DECIMAL_BASE.sub("", TEXT.sub(r"\1", text)))
+    base = _BASE_WORDS.get(match[2], match[2]) if match else ""
+    return (match[1].upper(), base) if match and base.isdigit() else None

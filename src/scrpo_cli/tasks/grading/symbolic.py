@@ -11,10 +11,14 @@ import re
 from functools import lru_cache
 from typing import Any
 
+from antlr4.atn.PredictionMode import PredictionMode
+from latex2sympy2_extended import NormalizationConfig, normalize_latex
+from latex2sympy2_extended.latex2sympy2 import ConversionConfig, _Latex2Sympy
 from math_verify import verify
 from math_verify.grader import should_treat_as_complex
 from math_verify.parser import get_last_eq
 from sympy import (
+    Basic,
     Derivative,
     Eq,
     Expr,
@@ -22,6 +26,7 @@ from sympy import (
     I,
     Integral,
     Limit,
+    MatrixBase,
     Product,
     Rational,
     Set,
@@ -34,12 +39,13 @@ from sympy import (
 )
 from sympy.core.function import AppliedUndef
 
-from scrpo_cli.tasks.grading.equal import APPROXIMATE, equal, plain_number
-from scrpo_cli.tasks.grading.latex import normalized, parsed
+from scrpo_cli.tasks.grading.cheap import cheap
 from scrpo_cli.tasks.grading.lists import right_sides, same_parts
-from scrpo_cli.tasks.grading.numbers import normalize, without_unit
+from scrpo_cli.tasks.grading.numbers import APPROXIMATE, EXACT, GoldError, Rules, normalize, plain_number, without_unit
 from scrpo_cli.tasks.grading.relations import as_set, is_assignment, is_relation, same_relation, unchained, value_of
-from scrpo_cli.tasks.grading.rules import EXACT, GoldError, Rules
+
+_NORMALIZATION = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none")
+_CONVERSION = ConversionConfig(lowercase_symbols=False)
 
 _FUNCTIONS = "arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|ln|log|exp|pi"
 _BARE_FUNCTION = re.compile(rf"(?<![\\A-Za-z{{])({_FUNCTIONS})(?![A-Za-z])")
@@ -59,6 +65,12 @@ _PRIMES = re.compile(r"([A-Za-z])(?:_\{(\w+)\})?\s*(?:('+)|\^\s*(?:\{\s*)?((?:\\
 _BRACKET_PRIME = re.compile(r"(?<=[)\]}])'")
 _UNEVALUATED = (Sum, Product, Integral, Derivative, Limit, AppliedUndef)
 _OR = re.compile(r"\\text\s*\{\s*or\s*\}|(?<![\\A-Za-z])or(?![A-Za-z])|\\lor(?![A-Za-z])")
+
+
+def equal(gold: str, pred: str, rules: Rules = EXACT) -> bool:
+    """Both passes in a row; the reference answer comes first. GoldError where it cannot be read. May run long."""
+    decided = cheap(gold, pred, rules)
+    return symbolic(gold, pred, rules) if decided is None else decided
 
 
 def symbolic(gold: str, pred: str, rules: Rules = EXACT) -> bool:
@@ -146,6 +158,54 @@ def _with_imaginary_unit(expression: Any) -> Any:
     """The letter i is the imaginary unit: what holds for a letter holds for it."""
     letters = {symbol: I for symbol in getattr(expression, "free_symbols", ()) if symbol.name == "i"}
     return expression.xreplace(letters) if letters else expression
+
+
+class _Parser(_Latex2Sympy):
+    """With ANTLR's fast prediction (SLL), whose parse is the right one wherever it succeeds."""
+
+    fast = True
+
+    def create_parser(self, latex_str: str) -> Any:
+        parser = super().create_parser(latex_str)
+        if self.fast:
+            parser._interp.predictionMode = PredictionMode.SLL
+        return parser
+
+    def convert_postfix_list(self, arr: list[Any], i: int = 0) -> Any:
+        """Factors side by side. Only `2 \\frac{4}{3}` is a mixed number: `2(4/3)` and `(3)(4)` are products."""
+        mixed = arr[i].getText().isdigit() and i + 1 < len(arr) and arr[i + 1].getText().startswith("\\frac")
+        if mixed or i + 1 == len(arr):
+            return super().convert_postfix_list(arr, i)
+        left = self.convert_postfix(arr[i])
+        if isinstance(left, list):  # d/dx
+            return Derivative(self.convert_postfix_list(arr, i + 1), left[0])
+        if not isinstance(left, Expr | MatrixBase):
+            return left
+        right = self.convert_postfix_list(arr, i + 1)
+        matrices = isinstance(left, MatrixBase) or isinstance(right, MatrixBase)
+        return (self.mat_mul_flat if matrices else self.mul_flat)(left, right)
+
+
+class _SlowParser(_Parser):
+    fast = False
+
+
+def normalized(text: str) -> str:
+    """Without latex2sympy's known stumbling blocks."""
+    return str(normalize_latex(text, _NORMALIZATION))
+
+
+def parsed(text: str, real: bool) -> Any:
+    """The expression in a normalised text, None where the grammar has none. Letters are real numbers where `real`."""
+    for parser in (_Parser, _SlowParser):
+        try:
+            expression = parser(None, real, False, config=_CONVERSION).parse(text)
+        except (RecursionError, MemoryError):
+            raise
+        except Exception:  # noqa: BLE001 - whatever the parser says of text that is no formula
+            continue
+        return expression if isinstance(expression, Basic | MatrixBase) else None
+    return None
 
 
 def _same(gold: Any, pred: Any, rules: Rules) -> bool:

@@ -9,19 +9,18 @@ import logging
 import re
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any
 
-from scrpo_cli.tasks.grading.equal import cheap
-from scrpo_cli.tasks.grading.rules import EXACT, GoldError, Rules
+from scrpo_cli.tasks.base import Judgement, remember
+from scrpo_cli.tasks.grading.cheap import cheap
+from scrpo_cli.tasks.grading.numbers import EXACT, GoldError, Rules
 from scrpo_cli.tasks.processes import DeadlineExceeded, KillableProcesses, ProcessExpired, default_workers
 from scrpo_cli.types import Verdict
 
 GRADER = f"math/2 math-verify={version('math-verify')} latex2sympy2-extended={version('latex2sympy2-extended')}"
 DEADLINE_S = 5.0
-CACHE_ITEMS = 50_000
 MEMORY_BYTES = 4 << 30  # of one worker's address space: 10^10^10 is a 4 GB integer
 MAX_ANSWER = 1_000  # characters; the longest reference answer of the eight sources has 210
 MAX_DEPTH = 10  # brackets within brackets, in those reference answers 4; the parser's time doubles with two more
@@ -38,18 +37,6 @@ class Question:
     gold: str
     pred: str
     rules: Rules = EXACT
-
-
-@dataclass(frozen=True, slots=True)
-class Judgement:
-    """The verdict on a question, with the reason where it is not the comparison's own.
-
-    `lasting`: asking again would bring the same; not so where a worker died over a reference answer.
-    """
-
-    verdict: Verdict
-    reason: str | None = None
-    lasting: bool = True
 
 
 class Judge:
@@ -119,13 +106,6 @@ class Judge:
         """Ends the workers; the judge can be used again."""
         with self._lock:
             self.processes.close()
-
-
-def remember(cache: dict[Any, Judgement], judged: Mapping[Any, Judgement]) -> None:
-    """The newest CACHE_ITEMS stay."""
-    cache.update(judged)
-    while len(cache) > CACHE_ITEMS:
-        del cache[next(iter(cache))]
 
 
 def judge_cheaply(question: Question) -> Judgement | None:

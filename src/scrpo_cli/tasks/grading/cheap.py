@@ -1,11 +1,26 @@
-"""Answers that are words: choices, names, yes and no, times of day; and prose, which is no answer."""
+"""The first pass: verdicts that strings, exact numbers, words and lists of those settle in microseconds."""
 
 from __future__ import annotations
 
 import re
 
-from scrpo_cli.tasks.grading.numbers import TEXT, without_unit
+from scrpo_cli.tasks.grading.lists import right_sides, same_parts
+from scrpo_cli.tasks.grading.numbers import (
+    EXACT,
+    MAX_CHARACTERS,
+    TEXT,
+    GoldError,
+    Rules,
+    normalize,
+    other_dimension,
+    same_based,
+    same_number,
+    without_unit,
+)
 
+_SCRIPT = re.compile(r"([_^])\{(\w)\}")
+_SPACES = re.compile(r"(?<!\d)\s+|\s+(?!\d)")
+_SPACED = re.compile(r"[+-]?\d[\d.]*(?: \d[\d.]*)+")
 _CHOICE = re.compile(r"\(?([A-J])\)?")
 _CHOSEN = re.compile(r"(?:(?:option|choice)\s+)?(?:[(\[]([A-Ja-j])[)\]]|([A-Ja-j])(?:[).:]|$))", re.IGNORECASE)
 _ANOTHER = re.compile(r"\s*(?:,|/|or\b|and\b)|.*\([A-J]\)")
@@ -17,6 +32,36 @@ _NUMBERS = re.compile(r"\d+")
 _TIME = re.compile(r"(\d{1,2}) *: *(\d\d)(?: *([ap])\.? ?m\.?)?", re.IGNORECASE)
 _LISTED = re.compile(r",|\b(?:and|or)\b")
 _CLOCK = re.compile(r"(?<![\d:])\d{1,2} *: *\d\d(?![\d:])")
+
+
+def cheap(gold: str, pred: str, rules: Rules = EXACT) -> bool | None:
+    """The verdict where strings and exact numbers settle it, else None. Linear in the length of its input."""
+    gold, pred = normalize(gold), normalize(pred)
+    if not gold:
+        raise GoldError("the reference answer is empty")
+    if gold == pred or squeeze(gold) == squeeze(pred):
+        return True
+    if max(len(gold), len(pred)) > MAX_CHARACTERS:
+        return None
+    gold, pred = right_sides(gold, pred)
+    if other_dimension(gold, pred):
+        return False
+    if (verdict := same_number(gold, pred, rules)) is not None:
+        return verdict
+    if (verdict := same_time(gold, pred)) is not None:
+        return verdict
+    if not pred or _SPACED.fullmatch(pred) or is_prose(pred):
+        return same_words(gold, pred) or False
+    for verdict in (same_based(gold, pred), same_words(gold, pred)):
+        if verdict is not None:
+            return verdict
+    return same_parts(gold, pred, rules, cheap)
+
+
+def squeeze(text: str) -> str:
+    """For comparing as strings: no `\\text`, no dollars, no spaces (save between digits), `x_{1}` as `x_1`."""
+    text = text.replace("\\$", "").replace("$", "") if "$" in text else text
+    return _SCRIPT.sub(r"\1\2", _SPACES.sub("", TEXT.sub(r"\1", text) if "\\" in text else text))
 
 
 def is_prose(pred: str) -> bool:

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from scrpo_cli.errors import UserError
-from scrpo_cli.tasks.responses import PairRow, ResponseRow, parse_map, read_responses
+from scrpo_cli.tasks.external import PairRow, ResponseRow, parse_map, read_responses
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Responses made elsewhere: the interchange JSONL that `grade`, `eval` and `collect` read.
+"""External responses: the interchange JSONL that `grade`, `eval` and `collect` read, and its rows as graded attempts.
 
 A row is either a response (`id` or `problem`, `answer`, `response`, `sample`, `turn`, `model`) or a pair of final
 answers (`gold`, `pred`). A response to a programming problem has `prompt`, `entry_point` and `tests` in place of
@@ -8,15 +8,16 @@ answers (`gold`, `pred`). A response to a programming problem has `prompt`, `ent
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from scrpo_cli.errors import UserError
+from scrpo_cli.tasks.base import Task
 from scrpo_cli.tasks.code.sources import FIELDS as CODE_FIELDS
 from scrpo_cli.tasks.code.sources import code_problem
 from scrpo_cli.tasks.sources import REFUSED, read_rows, text_field
-from scrpo_cli.types import Problem
+from scrpo_cli.types import Attempt, Completion, FinishReason, Problem
 
 FIELDS = (
     *("id", "problem", "answer", "response", "sample", "turn", "model", "gold", "pred", "source", "meta"),
@@ -49,7 +50,12 @@ class ResponseRow:
         """The problem that the response answers; UserError where the row has no reference answer."""
         if self.answer is None:
             raise UserError("the field 'answer' is missing", self.where, "name it with --map answer=THEIRS")
-        return Problem(self.id, self.source, self.problem or "", self.answer, self.meta)
+        return Problem(self.id, self.source, self.problem or "", self.answer, dict(self.meta))
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """Of all turns of one sample."""
+        return self.source, self.id, self.sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +86,54 @@ def read_responses(path: str | Path, fields: Mapping[str, str] | None = None) ->
     if not rows:
         raise UserError("the file has no rows", str(path), "give a JSONL file with one response a line")
     return rows
+
+
+def read_full_responses(path: Path, fields: Mapping[str, str]) -> list[ResponseRow]:
+    """Responses with their problem and reference answer; UserError with the line of the first that is not one.
+
+    Rows that do not name their source take the file's name, so that the ids of two files do not meet.
+    """
+    name = path.name.split(".")[0]
+    fix = "Name the fields with --map ours=theirs; the whole file is refused."
+    found = []
+    for row in read_responses(path, fields):
+        if isinstance(row, PairRow):
+            raise UserError("A full response is needed, and this row is a (gold, pred) pair.", row.where, fix)
+        if row.problem is None or row.answer is None:
+            missing = "problem" if row.problem is None else "answer"
+            raise UserError(f"The row has no `{missing}`.", row.where, fix)
+        found.append(replace(row, source=name) if row.source == "jsonl" else row)
+    return found
+
+
+def rows_by_problem(rows: Sequence[ResponseRow]) -> list[list[ResponseRow]]:
+    """Rows of one problem together, in order of first appearance."""
+    problems: dict[tuple[str, str], list[ResponseRow]] = {}
+    for row in rows:
+        problems.setdefault((row.source, row.id), []).append(row)
+    return list(problems.values())
+
+
+def attempts_of_rows(task: Task, columns: Sequence[Sequence[ResponseRow]], prefix: str) -> list[list[Attempt]]:
+    """Grades all rows at once; one list a problem, attempt ids `prefix:problem:place`. They have no token ids."""
+    problems = [column[0].as_problem() for column in columns]
+    pairs = [(problem, row.response) for problem, column in zip(problems, columns, strict=True) for row in column]
+    grades = iter(task.grade(pairs))
+    return [
+        [
+            Attempt(
+                f"{prefix}:{g}:{s}",
+                problem,
+                Completion([], [], [], row.response, FinishReason.UNKNOWN),
+                next(grades),
+                turn=row.turn,
+                sample=row.sample,
+                group=g,
+            )
+            for s, row in enumerate(column)
+        ]
+        for g, (problem, column) in enumerate(zip(problems, columns, strict=True))
+    ]
 
 
 def _renamed(row: dict[str, Any], fields: Mapping[str, str]) -> dict[str, Any]:
