@@ -22,6 +22,7 @@ from scrpo_cli.rollout.chat import Chat
 from scrpo_cli.rollout.injection import ErrorInjector, in_turn, neighbours
 from scrpo_cli.rollout.prompts import TaskPrompts
 from scrpo_cli.tasks import make_task
+from scrpo_cli.tasks.base import BaseTask
 from scrpo_cli.tasks.math import MathTask
 from scrpo_cli.tasks.tiny import ErrorKind, error_kind, parse_chain, worked
 from scrpo_cli.types import (
@@ -130,7 +131,7 @@ def test_nothing_right_is_ever_injected(step, kind, count):
 
 
 def test_without_a_worked_answer_of_the_task_a_right_one_of_the_group_serves(monkeypatch):
-    monkeypatch.setattr(TASK, "worked", lambda problem: None)
+    monkeypatch.setattr(TASK, "injection", BaseTask.injection)
     with_right, without = first_groups(2)
     assert {a.problem.id for a in injected("off_by_one", groups=[with_right])} == {with_right.request.problem.id}
     assert injected("off_by_one", groups=[Group(without.request, without.attempts[1:])]) == []
@@ -212,7 +213,7 @@ def test_problems_take_turns_and_the_same_seed_plants_the_same():
 
 
 def test_slips_differ_by_seed():
-    texts = {next(TASK.slips(PROBLEMS[0], "early", generator(seed, 1, "inject"))) for seed in range(20)}
+    texts = {next(TASK.injection.slips(PROBLEMS[0], "early", generator(seed, 1, "inject"))) for seed in range(20)}
     assert len(texts) > 1
 
 

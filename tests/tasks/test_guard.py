@@ -12,7 +12,7 @@ from scrpo_cli.errors import RunError, UserError
 from scrpo_cli.methods.parts.pool import FilterConfig, PoolConfig, admit
 from scrpo_cli.recipe.models import ProblemsConfig, TaskConfig
 from scrpo_cli.tasks.base import BaseTask
-from scrpo_cli.tasks.guard import ENOUGH, Foreign, Guarded, stop_on_failures
+from scrpo_cli.tasks.guard import ENOUGH, Guarded, OwnTask, stop_on_failures
 from scrpo_cli.types import Attempt, Completion, FinishReason, Grade, Group, Problem, SampleRequest, Verdict
 
 RIGHT, WRONG = Grade(Verdict.CORRECT, "1"), Grade(Verdict.WRONG, "0")
@@ -170,9 +170,9 @@ def test_what_failed_enters_no_pool() -> None:
         (lambda cfg: [PROBLEMS[0], PROBLEMS[0]], "twice"),
     ],
 )
-def test_problems_of_a_foreign_task_are_checked(problems, what) -> None:
+def test_problems_of_a_users_own_task_are_checked(problems, what) -> None:
     fake = Fake(raising)
     fake.problems = problems  # type: ignore[method-assign]
     with pytest.raises(UserError, match=what) as error:
-        Foreign(fake, 0.1, None, "stamp", "task.name: m:T").problems(ProblemsConfig(source="x"))
+        OwnTask(fake, 0.1, None, "stamp", "task.name: m:T").problems(ProblemsConfig(source="x"))
     assert "m:T" in error.value.where

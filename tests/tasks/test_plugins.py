@@ -317,7 +317,7 @@ def test_the_prompts_and_problems_of_the_task_stay(tmp_path) -> None:
     ours, plain = task_with(write(tmp_path, "mine.py", GRADER)), make_task(TaskConfig())
     assert ours.problems(TaskConfig().train)[5] == plain.problems(TaskConfig().train)[5]
     assert ours.messages(P) == plain.messages(P)
-    assert (ours.name, ours.injectable, ours.error_kinds) == (plain.name, plain.injectable, plain.error_kinds)
+    assert (ours.name, ours.injection, ours.error_kinds) == (plain.name, plain.injection, plain.error_kinds)
     assert ours.compare([("2", "2")])[0].verdict == "correct"  # equivalence is the task's
 
 

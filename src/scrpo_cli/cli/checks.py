@@ -248,7 +248,7 @@ def _own_grader(checkup: Checkup) -> Check:
 
 
 def check_sandbox(checkup: Checkup) -> Iterator[Check]:
-    """How programs would be walled in; only task `code` needs it."""
+    """How programs would be sandboxed; only task `code` needs it."""
     from scrpo_cli.tasks.code.execute import find_isolation
 
     needed = checkup.recipe.task.name == "code"

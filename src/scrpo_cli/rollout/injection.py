@@ -52,9 +52,9 @@ class ErrorInjector:
     ) -> None:
         self.cfg, self.task, self.chat, self.problems, self.library = cfg, task, chat, problems, library
         self.max_tokens, self.seed = max_tokens, seed
-        if cfg.share and cfg.kind not in task.injectable:
+        if cfg.share and cfg.kind not in task.injection.kinds:
             what = f"The task '{task.name}' cannot inject '{cfg.kind}' errors: it knows no worked steps."
-            raise UserError(what, "method.injection.kind", f"Use {' or '.join(task.injectable)}.")
+            raise UserError(what, "method.injection.kind", f"Use {' or '.join(task.injection.kinds)}.")
         if cfg.share and cfg.kind == "other_model" and not self.recorded:
             what = f"Run {cfg.run} has no wrong first answer to a training problem."
             fix = "Name a run of `scrpo collect --from-jsonl` on these problems."
@@ -102,7 +102,7 @@ class ErrorInjector:
         """Distinct attempts at the problem of `group`, in random order."""
         problem = group.request.problem
         if self.cfg.kind in ("early", "late"):
-            yield from self.task.slips(problem, self.cfg.kind, rng)
+            yield from self.task.injection.slips(problem, self.cfg.kind, rng)
         elif self.cfg.kind == "other_model":
             yield from shuffled(self.recorded.get(problem.text, []), rng)
         elif (worked := right_worked(group, self.task)) is not None:
@@ -130,7 +130,7 @@ def right_worked(group: Group, task: Task) -> tuple[str, str] | None:
     """What stands before and after the final answer of a right worked answer."""
     problem = group.request.problem
     right = [(a.completion.text, a.grade.extracted) for a in group.attempts if a.reward == 1]
-    own = task.worked(problem)
+    own = task.injection.worked(problem)
     for text, answer in [(own, problem.answer)] if own is not None else right:
         if answer and answer in text:
             head, _, tail = text.rpartition(answer)

@@ -14,6 +14,22 @@ from scrpo_cli.types import Grade, Message, Problem, Verdict
 CACHE_ITEMS = 50_000  # judgements that a task remembers
 
 
+@dataclass(frozen=True)
+class InjectionSource:
+    """What a task can give to experiments on injected errors (`method.injection`); this one knows no worked answers."""
+
+    kinds: Sequence[str] = ("copied", "other_model")
+    """The values of `method.injection.kind` that go with the task."""
+
+    def worked(self, problem: Problem) -> str | None:
+        """A right worked answer that ends in the final answer; None where right attempts have to serve instead."""
+        return None
+
+    def slips(self, problem: Problem, where: str, rng: np.random.Generator) -> Iterator[str]:
+        """Distinct worked answers whose first (`early`) or last (`late`) line is wrong, in random order."""
+        return iter(())
+
+
 class Task(Protocol):
     """Loads problems, phrases the prompt, grades responses. Training and evaluation grade through the same object."""
 
@@ -22,8 +38,8 @@ class Task(Protocol):
     """Name and version of the grader, stored with every verdict."""
     error_kinds: Sequence[str]
     """The kinds of errors that `error_kind` tells apart; empty where it cannot tell."""
-    injectable: Sequence[str]
-    """The kinds of errors that experiments may inject (`method.injection.kind`)."""
+    injection: InjectionSource
+    """What experiments on injected errors ask of it."""
     votes: bool
     """Whether final answers can be counted by a majority vote; programs cannot."""
 
@@ -47,26 +63,18 @@ class Task(Protocol):
         """What went wrong first in a wrong response; None where the task cannot tell."""
         ...
 
-    def worked(self, problem: Problem) -> str | None:
-        """A right worked answer that ends in the final answer; None where the task knows the final answer only."""
-        ...
-
-    def slips(self, problem: Problem, where: str, rng: np.random.Generator) -> Iterator[str]:
-        """Distinct worked answers whose first (`early`) or last (`late`) line is wrong, in random order."""
-        ...
-
     def close(self) -> None:
         """Ends the grading processes, if there are any."""
         ...
 
 
 class BaseTask:
-    """What most tasks have in common: their prompt from the recipe, no kinds of errors, no worked answers, nothing to
-    close. A task of one's own inherits from it and writes `name`, `grader`, `problems`, `grade` and `compare`.
+    """What most tasks have in common: their prompt from the recipe, no kinds of errors, nothing to close. A user's own
+    task inherits from it and writes `name`, `grader`, `problems`, `grade` and `compare`.
     """
 
     error_kinds: Sequence[str] = ()
-    injectable: Sequence[str] = ("copied", "other_model")
+    injection: InjectionSource = InjectionSource()
     votes: bool = True
 
     def __init__(self, cfg: TaskConfig) -> None:
@@ -78,13 +86,6 @@ class BaseTask:
     def error_kind(self, problem: Problem, response: str) -> str | None:
         """Steps in prose are not read."""
         return None
-
-    def worked(self, problem: Problem) -> str | None:
-        """A reference solution is not in the words of any model: right attempts serve instead."""
-        return None
-
-    def slips(self, problem: Problem, where: str, rng: np.random.Generator) -> Iterator[str]:
-        return iter(())
 
     def close(self) -> None:
         """Ends what the task started."""

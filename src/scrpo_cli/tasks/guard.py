@@ -1,23 +1,21 @@
 """The failure policy around every task: a failed answer is left out with its reason, too many failures end the run.
 
 Whatever a task's grader does (raises, returns NaN, too few grades, something else), each answer has one sound grade:
-`error` where the grader failed, which groups, averages and the error pool leave out.
+`grader_error` where the grader failed, which groups, averages and the error pool leave out.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from dataclasses import replace
 from typing import Any, TypeVar
 
-import numpy as np
-
 from scrpo_cli.errors import RunError, ScrpoError, UserError
 from scrpo_cli.plugins import FAILURES, line_of, said
 from scrpo_cli.recipe.models import ProblemsConfig
-from scrpo_cli.tasks.base import Task
+from scrpo_cli.tasks.base import BaseTask, Task
 from scrpo_cli.tasks.plugins import FunctionGrader, failed, sound
 from scrpo_cli.types import Grade, Message, Problem, Verdict
 
@@ -34,8 +32,9 @@ class Guarded:
         self.task, self.max_failed, self._grader, self._stamp = task, max_failed, grader, stamp
         self.name = task.name
         self.grader = grader.label if grader else self._stamped(task.grader)
-        self.error_kinds, self.injectable = task.error_kinds, task.injectable
-        self.votes: bool = getattr(task, "votes", True)
+        self.error_kinds = task.error_kinds
+        self.injection = getattr(task, "injection", BaseTask.injection)
+        self.votes: bool = getattr(task, "votes", BaseTask.votes)
         self._graded = 0
         self._reasons: list[str] = []
 
@@ -59,12 +58,6 @@ class Guarded:
 
     def error_kind(self, problem: Problem, response: str) -> str | None:
         return self.task.error_kind(problem, response)
-
-    def worked(self, problem: Problem) -> str | None:
-        return self.task.worked(problem)
-
-    def slips(self, problem: Problem, where: str, rng: np.random.Generator) -> Iterator[str]:
-        return self.task.slips(problem, where, rng)
 
     def close(self) -> None:
         self.task.close()
@@ -118,7 +111,7 @@ def stop_on_failures(task: Task, where: str, fix: str) -> None:
         raise RunError(found, where, f"Mend the grader ({task.grader}) or raise task.grading.max_failed. {fix}")
 
 
-class Foreign(Guarded):
+class OwnTask(Guarded):
     """A user's own task: what it does outside of grading is checked too, and said in three lines."""
 
     def __init__(self, task: Task, max_failed: float, grader: FunctionGrader | None, stamp: str, where: str) -> None:

@@ -10,7 +10,7 @@ from scrpo_cli.recipe.models import TaskConfig
 from scrpo_cli.recipe.references import is_plugin
 from scrpo_cli.tasks.base import Task
 from scrpo_cli.tasks.code.task import CodeTask
-from scrpo_cli.tasks.guard import Foreign, Guarded
+from scrpo_cli.tasks.guard import Guarded, OwnTask
 from scrpo_cli.tasks.math import MathTask
 from scrpo_cli.tasks.plugins import FunctionGrader
 from scrpo_cli.tasks.tiny import TinyTask
@@ -20,8 +20,7 @@ TASKS: dict[str, Callable[[TaskConfig], Task]] = {
     "math": MathTask,
     "code": CodeTask,
 }
-DATA = ("name", "grader", "error_kinds", "injectable")
-CALLS = ("problems", "messages", "grade", "compare", "error_kind", "worked", "slips", "close")
+NEEDED = ("name", "grader", "error_kinds", "problems", "messages", "grade", "compare", "error_kind", "close")
 
 
 def make_task(cfg: TaskConfig, workers: int | None = None, deadline_s: float | None = None) -> Guarded:
@@ -50,7 +49,7 @@ def own_task(cfg: TaskConfig, grader: FunctionGrader | None) -> Guarded:
     except FAILURES as error:
         fix = "It is called with one argument, a scrpo_cli.recipe.models.TaskConfig."
         raise UserError(f"the task cannot be made: {said(error)}", f"{plugin.where} ({line_of(error)})", fix) from error
-    if missing := [name for name in (*DATA, *CALLS) if not hasattr(task, name)]:
+    if missing := [name for name in NEEDED if not hasattr(task, name)]:
         what = f"the task has no {', '.join(missing)}"
         raise UserError(what, plugin.where, "Inherit from scrpo_cli.tasks.base.BaseTask and write what is missing.")
-    return Foreign(task, cfg.grading.max_failed, grader, plugin.label, plugin.where)
+    return OwnTask(task, cfg.grading.max_failed, grader, plugin.label, plugin.where)

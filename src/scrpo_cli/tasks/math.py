@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from scrpo_cli.recipe.models import ProblemsConfig, TaskConfig
-from scrpo_cli.tasks.base import BaseTask
+from scrpo_cli.tasks.base import BaseTask, InjectionSource
 from scrpo_cli.tasks.grading.extract import extract
 from scrpo_cli.tasks.grading.numbers import Rules
 from scrpo_cli.tasks.grading.workers import GRADER, Judge, Question
@@ -21,7 +21,7 @@ class MathTask(BaseTask):
 
     name = "math"
     grader = GRADER
-    injectable: Sequence[str] = ("copied", "off_by_one", "other_model")
+    injection = InjectionSource(("copied", "off_by_one", "other_model"))
 
     def __init__(self, cfg: TaskConfig) -> None:
         super().__init__(cfg)

@@ -91,7 +91,7 @@ def graded_safely(function: Function, problem: Problem, response: str) -> Grade:
 
 class FunctionGrader:
     """A user's function over many answers, by default in processes: one that hangs is killed at the deadline
-    (`timeout`), one that dies is replaced (`error`), and the rest of the batch is graded.
+    (`timeout`), one that dies is replaced (`grader_error`), and the rest of the batch is graded.
     """
 
     def __init__(self, reference: str, options: Mapping[str, Any], cfg: GradingConfig) -> None:

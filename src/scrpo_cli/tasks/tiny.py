@@ -25,7 +25,7 @@ import numpy as np
 
 from scrpo_cli.errors import UserError
 from scrpo_cli.recipe.models import ProblemsConfig
-from scrpo_cli.tasks.base import BaseTask
+from scrpo_cli.tasks.base import BaseTask, InjectionSource
 from scrpo_cli.tasks.grading.extract import last_box
 from scrpo_cli.types import Grade, Problem, Verdict
 
@@ -36,7 +36,7 @@ GRADER = "tiny/1"
 PROBLEM_SEED = 0  # one fixed stream: a recipe's seed moves the training, never the problems
 LENGTHS = {"train": 20_000, "validation": 2_000, "test": 2_000}
 
-SHIFTS = (-10, -2, -1, 1, 2, 10)  # of a injected wrong line: what carries, borrows and slips do
+SHIFTS = (-10, -2, -1, 1, 2, 10)  # of an injected wrong line: what carries, borrows and slips do
 
 _INTEGER = re.compile(r"-?[0-9]{1,9}")
 _LINE = re.compile(r"([0-9]{1,9})([+-])([0-9]{1,9})=(-?[0-9]{1,9})")
@@ -159,13 +159,28 @@ class TinyProblems(Sequence[Problem]):
         return Problem(f"{self._split}-{i}", "tiny", chain.text, str(chain.answer), {"steps": len(chain.terms)})
 
 
+class TinyInjection(InjectionSource):
+    """Chains are worked out line by line."""
+
+    def worked(self, problem: Problem) -> str:
+        return worked(parse_chain(problem.text))
+
+    def slips(self, problem: Problem, where: str, rng: np.random.Generator) -> Iterator[str]:
+        """The results after the wrong one are shifted like it, and stay in 0..99."""
+        chain = parse_chain(problem.text)
+        at = 0 if where == "early" else len(chain.terms) - 1
+        results = [step.result for step in chain.steps()[at:]]
+        shifts = [d for d in SHIFTS if all(0 <= r + d <= 99 for r in results)]
+        return (worked(chain, at, shifts[i]) for i in rng.permutation(len(shifts)))
+
+
 class TinyTask(BaseTask):
     """Chains of additions and subtractions, answered by an integer in `\\boxed{}`."""
 
     name = "tiny"
     grader = GRADER
     error_kinds: Sequence[str] = tuple(ErrorKind)
-    injectable: Sequence[str] = ("early", "late", "copied", "off_by_one", "other_model")
+    injection: InjectionSource = TinyInjection(("early", "late", "copied", "off_by_one", "other_model"))
 
     def problems(self, cfg: ProblemsConfig) -> Sequence[Problem]:
         if cfg.source != "tiny":
@@ -185,17 +200,6 @@ class TinyTask(BaseTask):
 
     def error_kind(self, problem: Problem, response: str) -> ErrorKind | None:
         return error_kind(problem, response)
-
-    def worked(self, problem: Problem) -> str:
-        return worked(parse_chain(problem.text))
-
-    def slips(self, problem: Problem, where: str, rng: np.random.Generator) -> Iterator[str]:
-        """The results after the wrong one are shifted like it, and stay in 0..99."""
-        chain = parse_chain(problem.text)
-        at = 0 if where == "early" else len(chain.terms) - 1
-        results = [step.result for step in chain.steps()[at:]]
-        shifts = [d for d in SHIFTS if all(0 <= r + d <= 99 for r in results)]
-        return (worked(chain, at, shifts[i]) for i in rng.permutation(len(shifts)))
 
 
 def _grade(gold: str, answer: str | None) -> Grade:

@@ -65,7 +65,7 @@ class Judge:
     def _judge_hard(self, questions: Sequence[Question]) -> list[Judgement]:
         """An answer that fails its comparison is to blame, unless its reference answer fails by itself.
 
-        Else a policy could learn answers that crash the grader: an `error` is left out of its groups.
+        Else a policy could learn answers that crash the grader: a `grader_error` is left out of its groups.
         """
         found = self._ask(questions)
         found |= self._ask([q for q in questions if isinstance(found[q], ProcessExpired)])  # killed for another's sake?

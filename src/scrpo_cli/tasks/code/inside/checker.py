@@ -1,8 +1,8 @@
 """The trusted side: runs the tests; their entry point is a stand-in that asks the program's process.
 
 It alone says `correct`, on a channel that the program never had, and it sees of the program plain values only. What the
-program may cause (a wrong value, an exception, its end, an answer that cannot be read) is `wrong`, never `error`: an
-error is left out of averages, and a program must not be able to choose that.
+program may cause (a wrong value, an exception, its end, an answer that cannot be read) is `wrong`, never
+`grader_error`, which is left out of averages: a program must not be able to choose that.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Starts the program's process inside of its walls and ends all that it leaves behind.
+"""Starts the program's process in its sandbox and ends all that it leaves behind.
 
 `namespaces`: a root file system of its own with what Python needs, read-only, and one bounded tmpfs; no network, no
 other processes. `process`: an unprivileged process whose orphans come here, so that none outlives it.
