@@ -22,7 +22,7 @@ from scrpo_cli.rollout.chat import Chat
 from scrpo_cli.rollout.injection import ErrorInjector, in_turn, neighbours
 from scrpo_cli.rollout.prompts import TaskPrompts
 from scrpo_cli.tasks import make_task
-from scrpo_cli.tasks.base import BaseTask
+from scrpo_cli.tasks.base import InjectionSource
 from scrpo_cli.tasks.math import MathTask
 from scrpo_cli.tasks.tiny import ErrorKind, error_kind, parse_chain, worked
 from scrpo_cli.types import (
@@ -131,7 +131,7 @@ def test_nothing_right_is_ever_injected(step, kind, count):
 
 
 def test_without_a_worked_answer_of_the_task_a_right_one_of_the_group_serves(monkeypatch):
-    monkeypatch.setattr(TASK, "injection", BaseTask.injection)
+    monkeypatch.setattr(TASK, "injection", InjectionSource(TASK.injection.kinds))
     with_right, without = first_groups(2)
     assert {a.problem.id for a in injected("off_by_one", groups=[with_right])} == {with_right.request.problem.id}
     assert injected("off_by_one", groups=[Group(without.request, without.attempts[1:])]) == []

@@ -122,14 +122,14 @@ def fake_entry_points(monkeypatch, **values: str) -> None:
         return importlib.metadata.EntryPoints(chosen)
 
     monkeypatch.setattr(importlib.metadata, "entry_points", found)
-    monkeypatch.setattr("scrpo_cli.tasks.plugins.entry_points", found)
+    monkeypatch.setattr("scrpo_cli.plugins.entry_points", found)
 
 
 def test_entry_points_are_found_by_name(tmp_path, monkeypatch) -> None:
     write(tmp_path, "installed_pack.py", GRADER + TASK)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr("scrpo_cli.tasks.plugins.packages_distributions", lambda: {"installed_pack": ["dist"]})
-    monkeypatch.setattr("scrpo_cli.tasks.plugins.version", lambda name: "1.2")
+    monkeypatch.setattr("scrpo_cli.plugins.packages_distributions", lambda: {"installed_pack": ["dist"]})
+    monkeypatch.setattr("scrpo_cli.plugins.version", lambda name: "1.2")
     fake_entry_points(monkeypatch, sums="installed_pack:Sums", ends="installed_pack:grade")
     sets = ["task.name=sums", "task.grader=ends", "task.grading.in_process=true", "task.options.top=3"]
     task = make_task(load_recipe("tiny", sets).task)
@@ -142,7 +142,7 @@ def test_entry_points_are_found_by_name(tmp_path, monkeypatch) -> None:
 
 def test_two_packages_with_one_name_are_refused(monkeypatch) -> None:
     points = [importlib.metadata.EntryPoint("g", f"{p}:g", "scrpo.graders") for p in ("a", "b")]
-    monkeypatch.setattr("scrpo_cli.tasks.plugins.entry_points", lambda **_: points)
+    monkeypatch.setattr("scrpo_cli.plugins.entry_points", lambda **_: points)
     with pytest.raises(UserError, match="several packages") as error:
         make_task(TaskConfig(grader="g"))
     assert "a:g" in error.value.fix
@@ -324,4 +324,4 @@ def test_the_prompts_and_problems_of_the_task_stay(tmp_path) -> None:
 def test_built_in_names_are_known_to_recipes() -> None:
     from scrpo_cli.recipe.references import BUILT_IN
 
-    assert {*TASKS} <= {*BUILT_IN}
+    assert {*TASKS} == {*BUILT_IN["task.name"]}
