@@ -25,18 +25,18 @@ from datasets import Dataset
 from measuring import machine, save, shown, spread
 from rich.console import Console
 from rich.table import Table
-from scrpo_cli.methods.make import make_method
 from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from scrpo_cli.methods.base import Credits, flat_credit, no_credit
+from scrpo_cli.methods.registry import make_method
 from scrpo_cli.recipe.load import load_recipe
 from scrpo_cli.recipe.models import Recipe
 from scrpo_cli.rollout.groups import Origin, grade_groups, sample_requests
-from scrpo_cli.rollout.prompts import TaskPrompts
 from scrpo_cli.training.logprobs import completion_logprobs
 from scrpo_cli.training.policy import load_policy
 from scrpo_cli.training.runtime import Runtime, open_runtime
+from scrpo_cli.training.session import method_context
 from scrpo_cli.training.update import Updater
 from scrpo_cli.types import Attempt, Completion, FinishReason, Problem
 
@@ -72,9 +72,7 @@ class Ours:
     def __init__(self, runtime: Runtime) -> None:
         self.runtime, self.recipe = runtime, runtime.recipe
         self.problems = runtime.task.problems(self.recipe.task.train)
-        self.method = make_method(
-            self.recipe, TaskPrompts(self.recipe, runtime.task, runtime.chat, self.problems), NoLibrary()
-        )
+        self.method = make_method(self.recipe.method, method_context(runtime, self.problems, NoLibrary()))
         self.updater = Updater(runtime.policy, self.recipe)
         self.sample, self.train, self.same_rows, self.step = Phase(), Phase(), Phase(), Phase()
 
@@ -106,6 +104,7 @@ class Ours:
                 for r, a, c in zip(rows, advantages, cut, strict=True)
             ],
             "masked_tokens",
+            self.recipe.method.clip,
         )
         start = time.perf_counter()
         self.updater.update(step, known, credits)
@@ -149,7 +148,7 @@ class Interleave(TrainerCallback):
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.global_step % 2 == 0:
-            self.ours.run(state.global_step)
+            self.ours.run(state.global_step + 1)  # ours count from 1
         self.start = time.perf_counter()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -161,7 +160,7 @@ class Interleave(TrainerCallback):
         step = state.global_step - 1
         self.ours.train_on(step, *rows_of(trainer.batch))
         if step % 2 == 1:
-            self.ours.run(step)
+            self.ours.run(step + 1)
         self.console.print(
             f"round {step}: TRL sample {trainer.sampling:.2f} s, train {self.train.seconds[-1]:.2f} s; "
             f"ours sample {self.ours.sample.seconds[-1]:.2f} s, train {self.ours.train.seconds[-1]:.2f} s, "
@@ -224,8 +223,7 @@ def race(recipe: Recipe, rounds: int, batch: int, console: Console) -> Interleav
     with open_runtime(recipe) as runtime, tempfile.TemporaryDirectory() as directory, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         ours = Ours(runtime)
-        prompts = TaskPrompts(recipe, runtime.task, runtime.chat, ours.problems)
-        problems = [p for step in range(rounds) for p in prompts.problems(step)]
+        problems = [p for step in range(1, rounds + 1) for p in ours.method.prompts.problems(step)]
         rows = [{"prompt": list(runtime.task.messages(p)), "index": i} for i, p in enumerate(problems)]
         interleave = Interleave(ours, console)
         policy = load_policy(recipe.model, recipe.seed)  # a second copy of the same model, with an adapter of its own

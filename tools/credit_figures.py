@@ -4,8 +4,8 @@
     python tools/credit_figures.py score dpo -o DIR         # some of them, elsewhere
 
 The embedded tiny model samples on the CPU, seeded, after a few GRPO steps, so that policy and reference differ. The
-method's own plan, more, curate and credit decide what is asked and what is earned, and the updater settles what
-depends on log pi / pi_ref; no credit is worked out here.
+method's own `plan`, `next_round`, `after_sampling` and `credit` decide what is asked and what is earned; no credit is
+worked out here.
 """
 
 from __future__ import annotations
@@ -19,17 +19,16 @@ from typing import Any
 import matplotlib
 import numpy as np
 import torch
-from scrpo_cli.methods.advantages import token_weights
-from scrpo_cli.methods.make import make_method
 
-from scrpo_cli.methods.base import Credits, Fit, Method
-from scrpo_cli.recipe import methods as configs
+from scrpo_cli.methods.base import Credits, Method, MethodConfig, Needs, completions_of
+from scrpo_cli.methods.parts.advantages import token_weights
+from scrpo_cli.methods.registry import make_method, method_class
 from scrpo_cli.recipe.load import load_recipe
 from scrpo_cli.recipe.models import Recipe
-from scrpo_cli.rollout.prompts import TaskPrompts
-from scrpo_cli.training.loop import Clock, completions_of, roll_out
+from scrpo_cli.training.loop import Clock, roll_out
 from scrpo_cli.training.loss import policy_gradient_loss
 from scrpo_cli.training.runtime import Runtime, open_runtime
+from scrpo_cli.training.session import method_context
 from scrpo_cli.training.update import Updater, weighted_rows
 from scrpo_cli.types import Attempt, Completion, Credit, Group, PoolEntry
 
@@ -41,7 +40,7 @@ from PIL import Image
 
 FIGURES = Path(__file__).resolve().parents[1] / "docs/methods/figures"
 WARM_UP = 3  # GRPO steps before anything is drawn
-STEP, CUT = 3, 31  # of GRPO and its relatives: a step with a group some of whose answers this length cuts off
+STEP, CUT = 7, 31  # of GRPO and its relatives: a step with a group some of whose answers this length cuts off
 
 # -- the example ---------------------------------------------------------------------------------------------------
 
@@ -51,12 +50,14 @@ class Studio(Runtime):
     """A recipe with one method, as `training.loop.roll_out` wants it; also its library of recorded attempts."""
 
     updater: Updater
+    needs: Needs
     method: Method = field(init=False)  # made over the studio, which is its library
+    positions: int | None = None
     run_id: str = "figure"
     recorded: list[Attempt] = field(default_factory=list)
 
-    def sample(self, step: int, waiting: Sequence[PoolEntry] = ()) -> list[Group]:
-        return roll_out(self, step, self.method.plan(step, waiting), Clock())  # type: ignore[arg-type]
+    def sample(self, step: int, pool: Sequence[PoolEntry] = ()) -> list[Group]:
+        return roll_out(self, step, self.method.plan(step, pool), Clock())  # type: ignore[arg-type]
 
     def attempts(self, runs: Sequence[str]) -> list[Attempt]:
         return self.recorded
@@ -69,21 +70,21 @@ def figure_recipe() -> Recipe:
 
 
 def open_studio(runtime: Runtime, cfg: Any, lr: float | None = None, **rollout: Any) -> Studio:
-    """`cfg` instead of the lab's method, over the same policy."""
+    """`cfg` instead of the runtime's method, over the same policy."""
     optim = runtime.recipe.optim.model_copy(update={"lr": lr or runtime.recipe.optim.lr})
     sampling = runtime.recipe.rollout.model_copy(update=rollout)
     recipe = runtime.recipe.model_copy(update={"method": cfg, "rollout": sampling, "optim": optim})
-    studio = Studio(**runtime.parts() | {"recipe": recipe}, updater=Updater(runtime.policy, recipe))
-    prompts = TaskPrompts(recipe, runtime.task, runtime.chat, runtime.task.problems(recipe.task.train))
-    studio.method = make_method(recipe, prompts, studio)
+    needs = cfg.needs(recipe.setting(runtime.chat.follow_up_tokens))
+    studio = Studio(**runtime.parts() | {"recipe": recipe}, updater=Updater(runtime.policy, recipe), needs=needs)
+    studio.method = make_method(cfg, method_context(studio, runtime.task.problems(recipe.task.train), studio))
     return studio
 
 
 def warm_up(runtime: Runtime) -> None:
-    studio = open_studio(runtime, configs.GrpoConfig())
+    studio = open_studio(runtime, config("grpo"))
     for step in range(1001, 1001 + WARM_UP):  # other problems than the figures show
         groups = studio.sample(step)
-        studio.updater.update(step, completions_of(groups), studio.method.credit(groups))
+        studio.updater.update(step, completions_of(groups), credit(studio, groups))
         runtime.engine.sync(runtime.policy.version)
 
 
@@ -110,19 +111,29 @@ class Panel:
     rows: Sequence[Row]
 
 
+def credit(studio: Studio, groups: Sequence[Group]) -> Credits:
+    """As the training loop asks for it."""
+    uses = studio.method.uses_log_ratios
+    return studio.method.credit(groups, studio.updater.log_ratios(completions_of(groups)) if uses else None)
+
+
+def config(name: str, **changes: Any) -> MethodConfig:
+    return method_class(name).Config(**changes)
+
+
 class Script:
     """Credited completions of one step as rows."""
 
     def __init__(self, studio: Studio, completions: Sequence[Completion], credits: Credits) -> None:
         self.studio, self.completions = studio, completions
-        self.credits, self.stats = studio.updater.settle(completions, credits)
+        self.credits, self.stats = credits, credits.metrics
         weights = token_weights(credits.rows, credits.normalizer, studio.recipe.rollout.max_tokens)
         self.weights = [self.credits.scale * w_T for w_T in weights]
         self.at = {id(c): i for i, c in enumerate(completions)}
 
     @classmethod
     def of(cls, studio: Studio, groups: Sequence[Group]) -> Script:
-        return cls(studio, completions_of(groups), studio.method.credit(groups))
+        return cls(studio, completions_of(groups), credit(studio, groups))
 
     def row(self, completion: Completion, label: str, note: str = "") -> Row:
         i = self.at[id(completion)]
@@ -219,15 +230,15 @@ def after_a_step(script: Script, attempts: Sequence[Attempt]) -> Iterator[Row]:
 
 
 def scrpo(runtime: Runtime) -> Iterator[Panel]:
-    studio = open_studio(runtime, configs.ScrpoConfig(reflect_every=1))
+    studio = open_studio(runtime, config("scrpo", reflect_every=1))
     first = studio.sample(1)
-    decided = studio.method.curate(1, first, ()).decisions
+    decided = studio.method.after_sampling(1, first, ()).decisions
     pool = [PoolEntry.of(a, 1) for g in first for a in g.attempts if decided.get(a.id) == "kept"]
     yield from corrections(studio, studio.sample(2, pool))
 
 
 def rrr(runtime: Runtime) -> Iterator[Panel]:
-    studio = open_studio(runtime, configs.RrrConfig())
+    studio = open_studio(runtime, config("rrr"))
     yield from corrections(studio, studio.sample(1), first=True)
 
 
@@ -244,7 +255,7 @@ def corrections(studio: Studio, groups: Sequence[Group], first: bool = False) ->
 
 def score(runtime: Runtime) -> Iterator[Panel]:
     """One step's conversations, credited in Stage I and, after the method's own switch, in Stage II."""
-    studio = open_studio(runtime, configs.ScoreConfig(), group_size=4)
+    studio = open_studio(runtime, config("score"), group_size=4)
     groups = studio.sample(1)
     conversations = [(g.request.previous, g.attempts[0]) for g in groups if g.request.previous]
     by_problem: dict[str, list[Any]] = {}
@@ -261,54 +272,52 @@ def score(runtime: Runtime) -> Iterator[Panel]:
                 [replace(two, sample=one.sample)], "{}, turn 2"
             )
         yield Panel(f"Stage {stage}: {len(kept)} of {len(same)} conversations about one problem", rows)
-        studio.method.curate(1, groups, ())
+        studio.method.after_sampling(1, groups, ())
         studio.method.plan(2, ())
 
 
-def fitted(runtime: Runtime, cfg: Any) -> tuple[Studio, Fit]:
+def fitted(runtime: Runtime, cfg: Any) -> tuple[Studio, Sequence[Group]]:
     """One step of sampling, then the first batch that the method fits."""
     studio = open_studio(runtime, cfg)
     groups = studio.sample(1)
     studio.recorded = [a for g in groups for a in g.attempts]
-    studio.method.curate(1, groups, ())
-    fit = studio.method.plan(2, ()).fit
-    assert fit is not None
-    return studio, fit
+    studio.method.after_sampling(1, groups, ())
+    return studio, studio.method.plan(2, ()).recorded
 
 
 def imitation(runtime: Runtime, cfg: Any) -> Iterator[Panel]:
-    studio, fit = fitted(runtime, cfg)
-    script = Script(studio, fit.completions, fit.credits)
-    rows = [row for c in fit.completions[:3] for row in (shown(studio, c.prompt_ids), script.row(c, "fitted"))]
-    yield Panel(f"3 of {len(fit.completions)} examples of the first batch", rows)
+    studio, groups = fitted(runtime, cfg)
+    script, completions = Script.of(studio, groups), completions_of(groups)
+    rows = [row for c in completions[:3] for row in (shown(studio, c.prompt_ids), script.row(c, "fitted"))]
+    yield Panel(f"3 of {len(completions)} examples of the first batch", rows)
 
 
 def dpo(runtime: Runtime) -> Iterator[Panel]:
-    studio, fit = fitted(runtime, configs.DpoConfig())
-    script = Script(studio, fit.completions, fit.credits)
-    sums_N = np.array([r.sum() for r in studio.updater.log_ratios(fit.completions)])
+    studio, groups = fitted(runtime, config("dpo"))
+    script, completions = Script.of(studio, groups), completions_of(groups)
+    sums_N = np.array([r.sum() for r in studio.updater.log_ratios(completions)])
     margins_P = studio.recipe.method.beta * (sums_N[0::2] - sums_N[1::2])
     rows = []
     for p in sorted({int(margins_P.argmin()), int(margins_P.argmax())}):
-        chosen, rejected = fit.completions[2 * p], fit.completions[2 * p + 1]
+        chosen, rejected = completions[2 * p], completions[2 * p + 1]
         rows += [shown(studio, chosen.prompt_ids), script.row(chosen, "chosen", f"m = {signed(margins_P[p])}")]
         rows.append(script.row(rejected, "rejected"))
     yield Panel(f"2 of {len(margins_P)} pairs of the first batch: the smallest and the largest margin", rows)
 
 
 MAKERS: dict[str, Callable[[Runtime], Iterator[Panel]]] = {
-    "grpo": lambda runtime: on_policy(runtime, configs.GrpoConfig()),
-    "dapo": lambda runtime: on_policy(runtime, configs.DapoConfig(), off_policy=True),
-    "dr-grpo": lambda runtime: on_policy(runtime, configs.DrGrpoConfig()),
-    "rloo": lambda runtime: on_policy(runtime, configs.RlooConfig()),
-    "gspo": lambda runtime: on_policy(runtime, configs.GspoConfig(), off_policy=True, lr=2e-5),
-    "cispo": lambda runtime: on_policy(runtime, configs.CispoConfig(), off_policy=True),
+    "grpo": lambda runtime: on_policy(runtime, config("grpo")),
+    "dapo": lambda runtime: on_policy(runtime, config("dapo"), off_policy=True),
+    "dr-grpo": lambda runtime: on_policy(runtime, config("dr_grpo")),
+    "rloo": lambda runtime: on_policy(runtime, config("rloo")),
+    "gspo": lambda runtime: on_policy(runtime, config("gspo"), off_policy=True, lr=2e-5),
+    "cispo": lambda runtime: on_policy(runtime, config("cispo"), off_policy=True),
     "scrpo": scrpo,
     "rrr": rrr,
     "score": score,
-    "sft": lambda runtime: imitation(runtime, configs.SftConfig()),
-    "star": lambda runtime: imitation(runtime, configs.StarConfig()),
-    "pair-sft": lambda runtime: imitation(runtime, configs.PairSftConfig()),
+    "sft": lambda runtime: imitation(runtime, config("sft")),
+    "star": lambda runtime: imitation(runtime, config("star")),
+    "pair-sft": lambda runtime: imitation(runtime, config("pair_sft")),
     "dpo": dpo,
 }
 """The panels of each page's figure."""

@@ -110,7 +110,13 @@ def test_memory_by_hand(qwen: Path) -> None:
 
 
 def test_a_microbatch_holds_at_least_one_row_and_at_most_all(qwen: Path) -> None:
-    one = ["method.reflect_every=never", "task.max_prompt_tokens=100", "rollout.max_tokens=60", "optim.prompts_per_step=1", "rollout.group_size=2"]
+    one = [
+        "method.reflect_every=never",
+        "task.max_prompt_tokens=100",
+        "rollout.max_tokens=60",
+        "optim.prompts_per_step=1",
+        "rollout.group_size=2",
+    ]
     small, large = (
         model_sizes(recipe(qwen, *one, f"optim.tokens_per_microbatch={n}")).memory["activations"] for n in (10, 10**6)
     )

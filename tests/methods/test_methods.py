@@ -505,7 +505,7 @@ def test_every_method_says_what_it_needs_and_is_found_by_its_file(name):
 
 
 def test_a_method_that_leaves_an_answer_out_does_not_start():
-    with pytest.raises(TypeError, match="abstract method .?needs"):
+    with pytest.raises(TypeError, match=r"abstract method .?needs"):
         type("Forgetful", (MethodConfig,), {"__module__": "outside"})(name="x")
     with pytest.raises(TypeError, match="context"):
         Needs(phases={}, turns=1)

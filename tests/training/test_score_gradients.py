@@ -18,6 +18,7 @@ from methods.turns_builders import Recorded, answer
 from tests_tokenizer import TOKENIZER
 from training.tiny_policy import random_policy
 
+from scrpo_cli.methods.base import Credits
 from scrpo_cli.methods.score import Score
 from scrpo_cli.recipe.models import Recipe
 from scrpo_cli.rollout.base import RowKey, Sampling
@@ -30,7 +31,7 @@ from scrpo_cli.training.checkpoint import Progress
 from scrpo_cli.training.logprobs import completion_logprobs
 from scrpo_cli.training.loss import policy_gradient_loss
 from scrpo_cli.training.update import TrainRow, Updater, microbatches, weighted_rows
-from scrpo_cli.types import Attempt, Completion, FinishReason, Group, SampleRequest
+from scrpo_cli.types import Completion, FinishReason, Group, SampleRequest
 
 POLICY = random_policy()
 PROBLEMS, SAMPLES = 2, 3
@@ -114,13 +115,13 @@ def groups_of(texts, first: Sequence[float], second: Sequence[float]) -> list[Gr
     return groups
 
 
-def trained_rows(cfg: Recipe, method: Score, groups: Sequence[Group]) -> tuple[list[TrainRow], list[Attempt]]:
+def trained_rows(cfg: Recipe, method: Score, groups: Sequence[Group]) -> tuple[list[TrainRow], Credits]:
     attempts = [a for g in groups for a in g.attempts]
     updater = Updater(POLICY, cfg)
     completions = [a.completion for a in attempts]
     credits = method.credit(groups, updater.log_ratios(completions))
     rows = weighted_rows(completions, credits.rows, credits, cfg)
-    return rows, attempts
+    return rows, credits
 
 
 def token_gradients(cfg: Recipe, stage: int, texts, first=FIRST, second=SECOND) -> dict[int, np.ndarray]:
@@ -136,11 +137,11 @@ def token_gradients(cfg: Recipe, stage: int, texts, first=FIRST, second=SECOND) 
 
 def weight_gradient(cfg: Recipe, stage: int, texts, first=FIRST, second=SECOND) -> np.ndarray:
     """Of all LoRA weights, by the real update."""
-    rows, _ = trained_rows(cfg, method_of(cfg, stage), groups_of(texts, first, second))
+    rows, credits = trained_rows(cfg, method_of(cfg, stage), groups_of(texts, first, second))
     updater = Updater(POLICY, cfg)
     POLICY.model.zero_grad()
     for micro in microbatches(rows, updater.microbatch_tokens):
-        updater.backward(micro)
+        updater.backward(micro, credits)
     found = np.concatenate([p.grad.flatten().numpy() for p in POLICY.trainable()])
     POLICY.model.zero_grad()
     return found

@@ -183,8 +183,9 @@ def ours(
     ]
     updater = Updater(policy, recipe)
     policy.model.zero_grad()
-    batch = weighted_rows(data.completions, rows, credits_of(rows, recipe.method.loss.normalizer), recipe)
-    stats = [updater.backward(micro) for micro in microbatches(batch, tokens)]
+    credits = credits_of(rows, recipe.method.loss.normalizer, recipe.method.clip)
+    batch = weighted_rows(data.completions, rows, credits, recipe)
+    stats = [updater.backward(micro, credits) for micro in microbatches(batch, tokens)]
     clipped = torch.cat([s["clipped"] for s in stats]).mean()
     return float(sum(s["loss"] for s in stats)), gradient(policy), float(clipped)
 
@@ -308,5 +309,5 @@ def test_rloo_advantages_and_gradient_equal_trls(policy: Policy, rloo_trainer: A
     assert min(shift) > 1e-3, "the KL must move every advantage for this to test it"
     policy.model.zero_grad()
     for micro in microbatches(weighted_rows(completions, credits.rows, credits, recipe), 40):
-        updater.backward(micro)
+        updater.backward(micro, credits)
     assert relative(gradient(policy), their_gradient) < 1e-5

@@ -43,9 +43,9 @@ def gradient(completions, credits, normalizer, tokens, method=None):
     cfg = recipe(method, tokens_per_microbatch=tokens)
     updater = Updater(POLICY, cfg)
     POLICY.model.zero_grad()
-    batch = weighted_rows(completions, credits, credits_of(credits, normalizer), cfg)
-    for micro in microbatches(batch, tokens):
-        updater.backward(micro)
+    whole = credits_of(credits, normalizer, cfg.method.clip)
+    for micro in microbatches(weighted_rows(completions, credits, whole, cfg), tokens):
+        updater.backward(micro, whole)
     return np.concatenate([p.grad.flatten().numpy() for p in POLICY.trainable()])
 
 
@@ -172,23 +172,24 @@ def test_out_of_cuda_memory_halves_the_micro_batches_and_keeps_the_gradient(monk
     updater = Updater(POLICY, recipe(tokens_per_microbatch=100))
     backward = updater.backward
 
-    def small_card(micro):
-        loss = backward(micro)
+    def small_card(micro, credits):
+        loss = backward(micro, credits)
         if max(r.length for r in micro) * len(micro) > 30:
             raise torch.cuda.OutOfMemoryError("too much")
         return loss
 
     monkeypatch.setattr(updater, "backward", small_card)
     POLICY.model.zero_grad()
-    batch = weighted_rows(completions, credits, credits_of(credits, "masked_tokens"), recipe())
+    whole_credits = credits_of(credits, "masked_tokens")
+    batch = weighted_rows(completions, credits, whole_credits, recipe())
     with pytest.warns(UserWarning, match="micro-batches of 25 tokens now"):
-        updater.accumulate(batch)
+        updater.accumulate(batch, whole_credits)
     got = np.concatenate([p.grad.flatten().numpy() for p in POLICY.trainable()])
     assert got == pytest.approx(whole, abs=float(1e-5 * np.abs(whole).max()))
     updater.microbatch_tokens = 1
-    monkeypatch.setattr(updater, "backward", lambda micro: (_ for _ in ()).throw(torch.cuda.OutOfMemoryError()))
+    monkeypatch.setattr(updater, "backward", lambda *_: (_ for _ in ()).throw(torch.cuda.OutOfMemoryError()))
     with pytest.raises(RunError, match="single row"):
-        updater.accumulate(batch)
+        updater.accumulate(batch, whole_credits)
 
 
 def test_each_minibatch_is_an_optimizer_step_with_a_denominator_of_its_own():
@@ -198,7 +199,7 @@ def test_each_minibatch_is_an_optimizer_step_with_a_denominator_of_its_own():
     seen = []
     updater = Updater(policy, cfg)
     backward = updater.backward
-    updater.backward = lambda micro: seen.extend(micro) or backward(micro)
+    updater.backward = lambda micro, credits: seen.extend(micro) or backward(micro, credits)
     metrics = updater.update(1, completions, credits_of(credits, "masked_tokens"))
     assert policy.version == 2
     assert sum(r.weight_T.sum() for r in seen) == pytest.approx(2)  # each minibatch's weights add up to 1
