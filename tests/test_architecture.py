@@ -22,7 +22,7 @@ from scrpo_cli.recipe.load import load_recipe, shipped_recipes
 PACKAGE = Path(scrpo_cli.__file__).parent
 HEAVY = ("torch", "transformers", "peft", "sqlalchemy", "sqlmodel", "scipy", "matplotlib", "wandb", "datasets")
 LAYERS = (
-    {"types", "errors", "rng", "files", "plugins", "section", "assets"},
+    {"types", "errors", "rng", "files", "numbers", "plugins", "section", "assets"},
     {"methods"},
     {"recipe"},
     {"pool"},
@@ -118,6 +118,12 @@ def test_a_hidden_circle_is_seen(tmp_path: Path, lazy: str, found: bool) -> None
     for name, text in files.items():
         (package / f"{name}.py").write_text(text)
     assert sorted(set(circle(file_graph(package)))) == (["scrpo_cli.a", "scrpo_cli.b"] if found else [])
+
+
+def test_a_report_reads_a_sweep_and_not_the_reverse() -> None:
+    graph = room_graph()
+    assert "ablation" in graph["report"]
+    assert not any("report" in rooms for room, rooms in graph.items() if room != "cli")
 
 
 def test_methods_see_no_engine_database_or_tracker() -> None:

@@ -14,14 +14,12 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from scrpo_cli.ablation.plot import plot_arms
-from scrpo_cli.ablation.results import read_result
-from scrpo_cli.ablation.sheet import markdown
-from scrpo_cli.ablation.sheets import sheets_of
 from scrpo_cli.ablation.sweep import find_sweep
-from scrpo_cli.ablation.table import SweepResult
+from scrpo_cli.ablation.table import SweepResult, read_result
 from scrpo_cli.errors import RunError, ScrpoError, UserError
 from scrpo_cli.pool.db import Database
+from scrpo_cli.report.figures import plot_arms
+from scrpo_cli.report.tables import markdown, sheets_of
 
 EMPTY = {
     "first-answers": "",

@@ -191,8 +191,11 @@ class SampleRequest:
 
     @property
     def turn(self) -> int:
+        """The number of the answer that is asked for: 1 for first answers. What comes between two answers (a criticism,
+        a self-verdict) has the number of the answer that it leads to.
+        """
         if self.previous is not None:
-            return self.previous.turn + 1
+            return self.previous.turn + self.previous.kind.answers
         return 1 if self.kind is AttemptKind.FIRST else 2
 
 

@@ -6,7 +6,8 @@ from itertools import pairwise
 import numpy as np
 
 from scrpo_cli.ablation.executor import Finished
-from scrpo_cli.ablation.outcomes import Answers, RunOutcome
+from scrpo_cli.ablation.outcomes import RunOutcome
+from scrpo_cli.evaluation.outcomes import Outcomes
 from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.queries import finish_run, list_runs, record_evaluation, record_step, resolve_run, rewind, start_run
 from scrpo_cli.pool.records import StepRecord
@@ -115,8 +116,10 @@ N = 40
 
 def make_answers(correct_NK, repaired_NK=None, second_NK=None, names=None):
     correct_NK = np.asarray(correct_NK, dtype=float)
-    revised = [np.full(correct_NK.shape, NAN) if r is None else np.asarray(r, float) for r in (repaired_NK, second_NK)]
-    return Answers(tuple(names or (f"p{n:02d}" for n in range(len(correct_NK)))), correct_NK, *revised)
+    repaired_NK = np.full(correct_NK.shape, NAN) if repaired_NK is None else np.asarray(repaired_NK, float)
+    turns = (correct_NK,) if second_NK is None else (correct_NK, np.asarray(second_NK, float))
+    problems = names or (("made-up", f"p{n:02d}") for n in range(len(correct_NK)))
+    return Outcomes(tuple(problems), turns, repaired_NK)
 
 
 def run(arm, seed, after_NK, before_NK=None, tokens=1000, **options):

@@ -5,8 +5,8 @@ import pytest
 from ablation_fakes import first_solved, run
 
 from scrpo_cli.ablation.outcomes import Curve
-from scrpo_cli.ablation.plot import on_one_grid, plot_arms, plot_sweep, smooth
 from scrpo_cli.ablation.table import tabulate
+from scrpo_cli.report.figures import on_one_grid, plot_arms, plot_sweep, smooth
 
 PNG = b"\x89PNG\r\n\x1a\n"
 

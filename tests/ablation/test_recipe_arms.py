@@ -140,7 +140,7 @@ def test_a_sweep_under_way_is_not_extended(scrpo, executor):
     _, first, _ = scrpo(TWO)
     with FileLock(f"{first['directory']}/.lock"):
         code, answer, _ = scrpo("ablate --extend last --seeds 3")
-    assert (code, answer["error"]["what"]) == (2, "Another process is running this sweep")
+    assert (code, answer["error"]["what"]) == (2, f"Another process is working on sweep {first['sweep']}.")
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,16 @@
 """The results page: tables between markers, from a real database with made-up runs."""
 
 import importlib.util
+import json
 from pathlib import Path
 
 import pytest
 
-from scrpo_cli.ablation.results import read_result
-from scrpo_cli.ablation.sheet import markdown
-from scrpo_cli.ablation.sheets import sheets_of
 from scrpo_cli.ablation.sweep import find_sweep
+from scrpo_cli.ablation.table import read_result
 from scrpo_cli.errors import UserError
 from scrpo_cli.pool.db import Database
+from scrpo_cli.report.tables import markdown, sheets_of
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "results_page.py"
 AFTER = {"tiny": 0.4, "tiny-grpo": 0.5, "reflect_every=5": 0.6, "reflect_every=never": 0.7}
@@ -78,6 +78,17 @@ def test_arms_of_several_sweeps_are_one_table(tool, sweep, page):
     assert "stale" in above
     rows = [row.split(" | ")[0] for row in below.splitlines() if row.startswith("| ")]
     assert rows[2:] == ["| tiny", "| tiny-grpo", "| reflect_every=5", "| reflect_every=never"]
+
+
+def test_a_sweep_of_an_earlier_version_is_still_read(tool, sweep, page, tmp_path):
+    sweep()
+    for file in (tmp_path / "sweeps").rglob("recipes/*.yaml"):
+        recipe = json.loads(file.read_text())
+        recipe["rollout"]["top_p"] = recipe["method"]["gone"] = 1.0
+        file.write_text(json.dumps(recipe))
+    page.write_text(MARKERS.format("cost"))
+    assert tool.main(["scrpo.db", "last", "-o", str(page)]) == 0
+    assert "| tiny-grpo |" in page.read_text()
 
 
 def test_sweeps_that_cannot_be_compared_are_refused(tool, sweep, page, capsys):

@@ -8,11 +8,9 @@ import numpy as np
 from ablation_fakes import N, first_solved, make_answers, run
 from rich.console import Console
 
-from scrpo_cli.ablation.outcomes import RunOutcome
-from scrpo_cli.ablation.sheet import Cell, Sheet, markdown
-from scrpo_cli.ablation.sheets import render, sheets_of
-from scrpo_cli.ablation.signal import Spending
+from scrpo_cli.ablation.outcomes import RunOutcome, Spending
 from scrpo_cli.ablation.table import tabulate
+from scrpo_cli.report.tables import Sheet, markdown, render, sheets_of
 
 
 def text_of(result, width=80):
@@ -50,7 +48,7 @@ def test_result_is_json_and_a_table():
     result = tabulate(runs, ["a", "b"], 1000)
     json.dumps(result.as_dict(), allow_nan=False)
     text = text_of(result)
-    for part in ("25.0%", "62.5%", "b against a: +37.5 points [", "1,000", "higher in these runs", "40 problems"):
+    for part in ("25.0%", "62.5%", "b compared with a: +37.5 points [", "1,000", "higher in these runs", "40 problems"):
         assert part in text
     assert "second" not in text.replace("seconds", "")
     assert "warning sign" not in text
@@ -61,7 +59,7 @@ def test_the_terminal_has_all_tables_in_80_columns():
     assert max(map(len, text.splitlines())) <= 80
     for part in ("before training", "20.0%", "second - first", "+37.5", "12 of 30", "entropy-collapse", "62"):
         assert part in text
-    assert "b against a, second - first: +37.5 points [" in text.replace("\n", " ")
+    assert "b compared with a, second - first: +37.5 points [" in text.replace("\n", " ")
     delta = next(line for line in text.splitlines() if "100.0%" in line)
     assert delta.split() == ["b", "62.5%", "100.0%", "+37.5", "37.5%", "0.0%"]
 
@@ -126,7 +124,7 @@ def test_notes_stand_below_their_table():
 
 
 def test_a_bar_in_a_name_does_not_end_a_cell():
-    sheet = Sheet("x", "title", {"arm": [Cell("k=a|b", "[1, 2]")]})
+    sheet = Sheet("x", "title", {"arm": ["k=a|b [1, 2]"]})
     assert markdown(sheet).splitlines() == ["Title.", "", "| arm |", "| --- |", "| k=a\\|b [1, 2] |"]
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from scrpo_cli.ablation.signal import Spending, added, spending
+from scrpo_cli.ablation.outcomes import Spending, added, spending
 from scrpo_cli.pool.queries import StepMetrics
 
 

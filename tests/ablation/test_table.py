@@ -2,10 +2,11 @@ import numpy as np
 import pytest
 from ablation_fakes import PROBLEMS, N, attempt, first_solved, make_answers, run
 
-from scrpo_cli.ablation.outcomes import RunOutcome, answers_of
+from scrpo_cli.ablation.outcomes import RunOutcome
 from scrpo_cli.ablation.table import FEW_SEEDS, UNEQUAL_STARTS, tabulate
 from scrpo_cli.errors import RunError
-from scrpo_cli.evaluation.metrics import UNDECIDED
+from scrpo_cli.evaluation.outcomes import Answers, side_by_side
+from scrpo_cli.evaluation.paired import UNDECIDED
 from scrpo_cli.types import AttemptKind
 
 NAN = np.nan
@@ -156,7 +157,7 @@ def test_notes_name_what_is_missing_or_not_at_equal_budget():
     ]
 
 
-@pytest.mark.parametrize("after", [None, make_answers([[1.0]], names=("elsewhere",))])
+@pytest.mark.parametrize("after", [None, make_answers([[1.0]], names=(("made-up", "elsewhere"),))])
 def test_runs_without_common_problems(after):
     runs = [RunOutcome("a", 0, "r", 1000, make_answers(first_solved(1)), after)]
     with pytest.raises(RunError, match="no evaluated problem in common"):
@@ -169,19 +170,30 @@ def test_missing_first_arm_leaves_no_difference():
     assert result.arms[0].difference is None
 
 
-def test_answers_of_attempts():
+def test_outcomes_of_attempts():
     one, two = PROBLEMS[:2]
     attempts = [
-        attempt("2", one, False, sample=1),
-        attempt("1", one, True, sample=0),
-        attempt("3", two, False),
-        attempt("c", one, True, parent="2"),
-        attempt("d", two, False, parent="3"),
-        attempt("e", one, True, parent="1", kind=AttemptKind.CHECK),
-        attempt("f", one, False, parent="2", kind=AttemptKind.CHECK),
+        attempt("r", "first", 0, one, False, sample=1),
+        attempt("r", "first", 0, one, True, sample=0),
+        attempt("r", "first", 1, two, False),
+        attempt("r", "repair", 0, one, True, parent="r:first:0:1"),
+        attempt("r", "repair", 1, two, False, parent="r:first:1:0"),
+        attempt("r", "second", 0, one, True, parent="r:first:0:0", kind=AttemptKind.CHECK),
+        attempt("r", "second", 1, one, False, parent="r:first:0:1", kind=AttemptKind.CHECK),
+        attempt("r", "second", 2, two, True, parent="r:first:1:0", kind=AttemptKind.CHECK),
     ]
-    answers = answers_of(attempts)
-    assert answers.problems == ("made-up/p0", "made-up/p1")
-    np.testing.assert_array_equal(answers.first_NK, [[1, 0], [0, NAN]])
-    np.testing.assert_array_equal(answers.repaired_NK, [[NAN, 1], [0, NAN]])
-    np.testing.assert_array_equal(answers.second_NK, [[1, 0], [NAN, NAN]])
+    outcomes = Answers.of(attempts).outcomes
+    assert outcomes.problems == (("made-up", "p0"), ("made-up", "p1"))
+    np.testing.assert_array_equal(outcomes.first_NK, [[1, 0], [0, NAN]])
+    np.testing.assert_array_equal(outcomes.repaired_NK, [[NAN, 1], [0, NAN]])
+    np.testing.assert_array_equal(outcomes.second_NK, [[1, 0], [1, NAN]])
+
+
+def test_problems_and_samples_stay_aligned_side_by_side():
+    a = make_answers([[1, 0], [0, NAN], [1, 1]], second_NK=[[1, 1], [0, NAN], [0, 1]], names="xyz")
+    b = make_answers([[0], [1]], second_NK=[[NAN], [1]], names="zx")
+    both = side_by_side([a, b], "zx")
+    assert both.problems == ("z", "x")
+    np.testing.assert_array_equal(both.first_NK, [[1, 1, 0], [1, 0, 1]])
+    np.testing.assert_array_equal(both.second_NK, [[0, 1, NAN], [1, 1, 1]])
+    assert not both.same(side_by_side([b, a], "zx"))

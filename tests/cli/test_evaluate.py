@@ -66,15 +66,16 @@ def test_an_interrupted_evaluation_says_how_to_go_on(scrpo_process, tmp_path) ->
 
 def test_parts_sample_what_the_whole_would(undisturbed) -> None:
     """The evaluation in parts against one call over all problems."""
+    from scrpo_cli.evaluation.protocol import Protocol
     from scrpo_cli.evaluation.runner import Evaluator
-    from scrpo_cli.recipe.benchmark import recipe_for, shipped
+    from scrpo_cli.recipe.benchmark import shipped
     from scrpo_cli.recipe.load import load_recipe
     from scrpo_cli.training.runtime import open_runtime
 
     sets = [word for word in SIZES if word != "--set"]
     recipe = load_recipe("tiny", [*sets, "eval.turns=2", "eval.scaling=true"])
     with open_runtime(recipe) as runtime:
-        evaluator = Evaluator(recipe_for(shipped()["tiny"], recipe), runtime.engine, runtime.chat, runtime.task)
+        evaluator = Evaluator(Protocol.of(recipe, shipped()["tiny"]), runtime.engine, runtime.chat, runtime.task)
         problems = runtime.task.problems(shipped()["tiny"].problems)[:7]
         whole = evaluator.run(problems, "eval:0:tiny", "tiny")
     _, directory = undisturbed
@@ -182,7 +183,7 @@ def test_the_list_and_what_cannot_be_run(scrpo) -> None:
     assert {"gsm8k", "tiny", "scrpo-five"} <= {row["name"] for row in listed}
     assert "scrpo-five" in scrpo("eval", "--list").out
     for options, message in (
-        (["--benchmarks", "gsm9k"], "Did you mean the benchmark 'gsm8k'?"),
+        (["--benchmarks", "gsm9k"], "Did you mean 'gsm8k'?"),
         (["--scaling"], "several samples"),
         (["--turns", 3, "--second-turn", "reflect"], "no third turn"),
         (["--turns", 10], "do not fit the model's 2048 positions"),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from tests_tokenizer import TOKENIZER
 
-from scrpo_cli.evaluation.confidence import (
+from scrpo_cli.evaluation.gate import (
     agreement,
     answer_logprob,
     answer_span,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scrpo_cli.evaluation.edits import edit_ratio
+from scrpo_cli.evaluation.changes import edit_ratio
 
 texts = st.text("ab1\n é", max_size=40)
 

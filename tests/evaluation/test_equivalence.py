@@ -6,8 +6,9 @@ from contextlib import closing
 
 import pytest
 
-from scrpo_cli.evaluation.equivalence import joined, vote_classes
-from scrpo_cli.evaluation.metrics import majority_at_k, padded
+from scrpo_cli.evaluation.metrics import majority_at_k
+from scrpo_cli.evaluation.outcomes import padded
+from scrpo_cli.evaluation.voting import joined, vote_classes
 from scrpo_cli.recipe.load import load_recipe
 from scrpo_cli.recipe.models import TaskConfig
 from scrpo_cli.tasks import make_task

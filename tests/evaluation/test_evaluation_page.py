@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from scrpo_cli.evaluation.benchmarks import suite_average
+from scrpo_cli.evaluation.metrics import suite_average
 from scrpo_cli.recipe.benchmark import Benchmark, Suite, shipped
 
 PAGE = (Path(__file__).parents[2] / "docs/evaluation.md").read_text()

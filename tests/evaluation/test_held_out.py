@@ -9,7 +9,7 @@ import pytest
 
 from scrpo_cli.errors import UserError
 from scrpo_cli.evaluation import held_out
-from scrpo_cli.evaluation.held_out import Problems, check_held_out, contamination, warnings
+from scrpo_cli.evaluation.held_out import ProblemSet, check_held_out, contamination, warnings
 from scrpo_cli.recipe.models import EvalConfig, ProblemsConfig, Recipe, TaskConfig
 
 TEXTS = [
@@ -42,8 +42,8 @@ def task(source: str) -> TaskConfig:
     return TaskConfig(name="math", train=ProblemsConfig(source=source))
 
 
-def problems(source: str, split: str = "test", name: str = "math") -> Problems:
-    return Problems(TaskConfig(name=name), ProblemsConfig(source=source, split=split))
+def problems(source: str, split: str = "test", name: str = "math") -> ProblemSet:
+    return ProblemSet(TaskConfig(name=name), ProblemsConfig(source=source, split=split))
 
 
 def test_counts_and_pairs(files) -> None:
@@ -92,8 +92,8 @@ def test_generated_problems_are_not_read_at_all(files, monkeypatch) -> None:
 
 def test_the_same_set_twice_is_read_once(files, monkeypatch) -> None:
     read: list[str] = []
-    original = Problems.corpus
-    monkeypatch.setattr(Problems, "corpus", lambda self: read.append(self.cfg.source) or original(self))
+    original = ProblemSet.corpus
+    monkeypatch.setattr(ProblemSet, "corpus", lambda self: read.append(self.cfg.source) or original(self))
     held = {name: problems(files["dirty"]) for name in ("a", "b")}
     report = contamination(task(files["train"]), held)
     assert report["sets"]["a"] == report["sets"]["b"]

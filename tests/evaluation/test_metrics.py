@@ -8,15 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from scrpo_cli.errors import UserError
-from scrpo_cli.evaluation.metrics import (
-    UNDECIDED,
-    majority_at_k,
-    paired,
-    pass_at_k,
-    repair_rate,
-    summarize,
-    two_turn,
-)
+from scrpo_cli.evaluation.metrics import majority_at_k, pass_at_k, repair_rate, summarize, two_turn
+from scrpo_cli.evaluation.paired import UNDECIDED, compare
 
 NAN = np.nan
 OUTCOMES = arrays(
@@ -63,7 +56,7 @@ def test_wrong_shapes_and_values_are_refused():
     with pytest.raises(ValueError, match="between 0 and 1"):
         summarize(np.full((2, 2), 2.0))
     with pytest.raises(ValueError, match="same problems"):
-        paired(np.ones((2, 1)), np.ones((3, 1)))
+        compare(np.ones((2, 1)), np.ones((3, 1)))
 
 
 def test_pass_at_k_is_the_mean_over_all_draws():
@@ -77,7 +70,8 @@ def test_majority_vote():
     correct_NK = np.array([[1, 1, 0, 0], [0, 0, 1, 0]])
     answers_NK = [["7", "7", "8", "9"], ["1", "2", "3", None]]
     assert majority_at_k(correct_NK, answers_NK, 4) == pytest.approx([1, 1 / 3])  # a three-way tie counts 1/3
-    assert majority_at_k(correct_NK, answers_NK, 2) == pytest.approx([(1 + 0) / 2, (0 + 1) / 2])
+    # of the 6 pairs {7,7} is right, four ties with a 7 count half; of the second row 1-3, 2-3 count half, 3-None whole
+    assert majority_at_k(correct_NK, answers_NK, 2) == pytest.approx([(1 + 4 / 2) / 6, (2 / 2 + 1) / 6])
     assert majority_at_k(np.array([[0, 0]]), [[None, None]], 2) == [0.0]
 
 
@@ -164,7 +158,7 @@ def test_paired_removes_what_the_problems_share():
     before_NK = (rng.random((300, 4)) < rng.random((300, 1))).astype(float)
     after_NK = before_NK.copy()
     after_NK[:30] = 1.0
-    result = paired(before_NK, after_NK)
+    result = compare(before_NK, after_NK)
     unpaired = summarize(before_NK)["ci95"]
     assert result["verdict"] == "higher"
     assert result["p"] < 0.001
@@ -173,7 +167,7 @@ def test_paired_removes_what_the_problems_share():
 
 def test_paired_changes_sign_when_swapped():
     a_NK, b_NK = np.array([[1, 0], [1, 1], [0, 0], [1, 1]]), np.array([[0, 0], [1, 1], [0, 0], [0, 1]])
-    forth, back = paired(a_NK, b_NK), paired(b_NK, a_NK)
+    forth, back = compare(a_NK, b_NK), compare(b_NK, a_NK)
     assert forth["difference"] == -back["difference"] == pytest.approx(-0.25)
     assert forth["ci95"] == pytest.approx([-back["ci95"][1], -back["ci95"][0]])
     assert forth["p"] == pytest.approx(back["p"])
@@ -182,12 +176,12 @@ def test_paired_changes_sign_when_swapped():
 
 def test_paired_identical_answers_cannot_be_told_apart():
     same_NK = np.array([[1], [0], [1]])
-    result = paired(same_NK, same_NK)
+    result = compare(same_NK, same_NK)
     assert (result["difference"], result["p"], result["verdict"]) == (0.0, 1.0, UNDECIDED)
     assert result["ci95"][0] < 0 < result["ci95"][1]
 
 
 def test_paired_skips_problems_that_one_side_lacks():
-    result = paired(np.array([[1, 1], [NAN, NAN], [0, 0]]), np.array([[1], [1], [1]]))
+    result = compare(np.array([[1, 1], [NAN, NAN], [0, 0]]), np.array([[1], [1], [1]]))
     assert result["n"] == 2
     assert result["difference"] == 0.5

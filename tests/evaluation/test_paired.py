@@ -7,16 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
 
-from scrpo_cli.evaluation.metrics import UNDECIDED, two_turn
-from scrpo_cli.evaluation.paired import (
-    compare_means,
-    compare_outcomes,
-    compare_two_turns,
-    flip_signs,
-    holm,
-    in_words,
-    swap_ratios,
-)
+from scrpo_cli.evaluation.metrics import compare_two_turns, two_turn
+from scrpo_cli.evaluation.paired import UNDECIDED, compare, flip_signs, holm, in_words, swap_ratios
 from scrpo_cli.evaluation.stats import Estimate
 
 NAN = np.nan
@@ -50,7 +42,7 @@ def test_flips_of_many_uneven_numbers_are_drawn():
 def test_equal_runs():
     assert flip_signs(np.zeros(5)).p == 1.0
     same_NK = np.array([[1, 0], [1, 1], [0, 0]])
-    result = compare_outcomes(same_NK, same_NK)
+    result = compare(same_NK, same_NK)
     assert (result["difference"], result["p"], result["verdict"]) == (0.0, 1.0, UNDECIDED)
 
 
@@ -108,7 +100,7 @@ def test_holm_by_hand():
 
 
 def test_no_problem_in_common():
-    assert compare_means(np.array([NAN, 1.0]), np.array([1.0, NAN])) is None
+    assert compare(np.array([[NAN], [1.0]]), np.array([[1.0], [NAN]])) is None
 
 
 def test_false_findings_are_rare():
@@ -116,5 +108,5 @@ def test_false_findings_are_rare():
     rng = np.random.default_rng(11)
     rates_N = rng.beta(0.3, 0.6, (2000, 40, 1))
     a, b = (rng.binomial(1, rates_N, (2000, 40, 4)).astype(float) for _ in range(2))
-    called = [compare_outcomes(x, y)["verdict"] in ("higher", "lower") for x, y in zip(a, b)]
+    called = [compare(x, y)["verdict"] in ("higher", "lower") for x, y in zip(a, b)]
     assert np.mean(called) <= 0.06

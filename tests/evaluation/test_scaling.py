@@ -7,21 +7,21 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from scrpo_cli.evaluation.answers import Answers
-from scrpo_cli.evaluation.scaling import (
+from scrpo_cli.evaluation.metrics import by_turn, summarize
+from scrpo_cli.evaluation.outcomes import Answers
+from scrpo_cli.evaluation.voting import (
     DRAWS,
     NO_VOTE,
     Votes,
-    arm,
+    majority,
     scaling_metrics,
     scaling_point,
     subsets,
     vote,
-    votes_of,
+    vote_classes,
 )
-from scrpo_cli.evaluation.scaling_plot import plot_scaling
-from scrpo_cli.evaluation.turns import by_turn
 from scrpo_cli.recipe.load import load_recipe
+from scrpo_cli.report.figures import plot_scaling
 from scrpo_cli.tasks.tiny import TinyTask
 from scrpo_cli.types import Attempt, AttemptKind, Completion, FinishReason, Grade, Problem, Verdict
 
@@ -64,10 +64,10 @@ def test_points_by_hand() -> None:
 
 
 def test_answers_that_were_not_graded_leave_both_arms() -> None:
-    votes = votes_of(["a", "a", "b", "a", "a", None], [1, np.nan, 0, 1, 1, 0])
+    votes = Votes.of(["a", "a", "b", "a", "a", None], [1, np.nan, 0, 1, 1, 0], 2)
     assert votes.size == 2
-    assert votes.class_2n[1].tolist() == [0, NO_VOTE]
-    assert np.isnan(arm(votes, 3, (0,), seed=0))
+    assert votes.class_Tn[1].tolist() == [0, NO_VOTE]
+    assert np.isnan(majority(votes, 3, (0,), seed=0))
 
 
 def test_many_subsets_are_drawn_without_bias() -> None:
@@ -78,10 +78,10 @@ def test_many_subsets_are_drawn_without_bias() -> None:
     every = np.array([*combinations(range(16), 4)])
     exact = vote(class_n[every], np.array([1.0, 0, 0, 0])).mean()
     assert len(every) > DRAWS
-    estimates = [arm(votes, 4, (0,), seed=seed) for seed in range(60)]
+    estimates = [majority(votes, 4, (0,), seed=seed) for seed in range(60)]
     assert np.mean(estimates) == pytest.approx(exact, abs=3 * np.std(estimates) / np.sqrt(60))
     assert all(len({*row}) == 4 for row in subsets(16, 4, 0))
-    assert arm(votes, 4, (0,), seed=1) == arm(votes, 4, (0,), seed=1)
+    assert majority(votes, 4, (0,), seed=1) == majority(votes, 4, (0,), seed=1)
 
 
 def test_nobody_votes() -> None:
@@ -94,7 +94,7 @@ def test_one_sample_is_no_curve() -> None:
 
 
 def test_the_plot_is_the_same_file_for_the_same_numbers(tmp_path) -> None:
-    scaling = {"points": [scaling_point([votes_of(["a", "b", "a", "a"], [1, 0, 1, 1])] * 3, k) for k in (1, 2)]}
+    scaling = {"points": [scaling_point([Votes.of(["a", "b", "a", "a"], [1, 0, 1, 1], 2)] * 3, k) for k in (1, 2)]}
     files = [plot_scaling(scaling, "test", tmp_path / name).read_bytes() for name in ("a.svg", "b.svg")]
     assert files[0] == files[1]
     assert plot_scaling(scaling, "test", tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
@@ -109,3 +109,19 @@ def test_accuracy_by_turn_by_hand() -> None:
     assert [d["value"] for d in found["i2c"]] == [0.25, 0.5]
     assert [d["value"] for d in found["c2i"]] == [0.0, 0.25]
     assert found["last_first"]["difference"] == 0.5
+
+
+def test_a_vote_is_the_same_number_in_the_summary_and_in_the_curve() -> None:
+    """Eight answers, three of them right: one estimator of maj@k, here by enumeration."""
+    given = ["7", "7", "7", "1", "1", "2", "3", "4"]
+    made = answers([[(x, x) for x in given]])
+    outcomes = made.outcomes
+    summary = summarize(outcomes.first_NK, None, vote_classes(TASK, made.first))
+    points = {point["budget"]: point["parallel"]["value"] for point in scaling_metrics(made, TASK)["points"][:3]}
+    assert {k: summary["maj_at"][k] for k in points} == points
+    right = []
+    for four in combinations(given, 4):
+        most = max(map(four.count, four))
+        top = {x for x in four if four.count(x) == most}
+        right.append(("7" in top) / len(top))
+    assert summary["maj_at"][4] == pytest.approx(np.mean(right))  # 70 subsets: all of them

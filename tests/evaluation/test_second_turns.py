@@ -6,7 +6,9 @@ from tests_tokenizer import TOKENIZER
 
 from scrpo_cli.errors import UserError
 from scrpo_cli.evaluation.changes import changes
-from scrpo_cli.evaluation.gating import check_gate, check_pool_gate, evaluate_gated, fit_gate, pooled_confidences
+from scrpo_cli.evaluation.gate import answer_gated, check_pool_gate, fit_gate, measure_gated, pooled_confidences
+from scrpo_cli.evaluation.outcomes import Answers
+from scrpo_cli.evaluation.protocol import Protocol
 from scrpo_cli.evaluation.rows import evaluate_rows
 from scrpo_cli.evaluation.runner import Evaluator
 from scrpo_cli.recipe.load import load_recipe
@@ -29,7 +31,7 @@ def evaluator(respond, *sets: str) -> Evaluator:
     own = [f"task.feedback_prompt={FEEDBACK}", f"task.refine_prompt={REFINE}", "eval.turns=2", "eval.samples=2"]
     recipe = load_recipe("tiny", [*own, *sets])
     engine = FakeEngine(TOKENIZER, lambda prompt, key: respond(prompt))
-    return Evaluator(recipe, engine, Chat(TOKENIZER), TinyTask(recipe.task))
+    return Evaluator(Protocol.of(recipe), engine, Chat(TOKENIZER), TinyTask(recipe.task))
 
 
 def problems(count: int = 3, split: str = "test"):
@@ -58,7 +60,7 @@ def test_self_refine_is_three_turns_on_the_same_ids_and_its_feedback_is_not_grad
     assert {(a.grade.verdict, a.grade.extracted) for a in feedback} == {(Verdict.UNGRADED, None)}
     assert all(np.isnan(a.outcome) for a in feedback)
     for a, b, c in zip(first, feedback, refined, strict=True):
-        assert (a.turn, b.turn, c.turn, b.parent, c.parent) == (1, 2, 3, a.id, b.id)
+        assert (a.turn, b.turn, c.turn, b.parent, c.parent) == (1, 2, 2, a.id, b.id)
         for earlier, later in ((a.completion, b.completion), (b.completion, c.completion)):
             known = [*earlier.prompt_ids, *earlier.ids]
             assert later.prompt_ids[: len(known)] == known
@@ -110,7 +112,7 @@ def test_changes_by_hand():
     assert found["edits"]["histogram"] == pytest.approx([2 / 3, 1 / 3] + [0] * 8)  # ratios 0, 1/8, 0
 
 
-def test_second_answers_made_elsewhere_are_compared_too():
+def test_external_second_answers_are_compared_too():
     task = TinyTask(load_recipe("tiny").task)
     given = [("p", 1, "7"), ("p", 2, "7"), ("q", 1, "7"), ("q", 2, "8")]
     rows = [
@@ -137,13 +139,13 @@ def test_a_verdict_gate_is_fitted_on_validation_and_helps_on_the_test_problems()
     ran = evaluator(knows_itself, "eval.gate.signal=verdict", "eval.repair=false")
     fit = fit_gate(ran, problems(20, "validation"), [problems(20)], "r:0:validation")
     assert fit.threshold == 1.0  # below a yes
-    result = evaluate_gated(ran, problems(20), "r:0:tiny", "tiny", fit.threshold)
-    gate = result.metrics["gate"]
+    answers = Answers.of(answer_gated(ran, problems(20), "r:0:tiny", "tiny"))
+    gate = measure_gated(ran, answers, fit.threshold)["gate"]
     assert gate["accuracy"]["value"] == gate["auroc"] == 1.0
     odd = np.mean([int(p.answer) % 2 for p in problems(20)])
     assert gate["coverage"]["value"] == pytest.approx(odd)
     assert gate["against_never"]["verdict"] == gate["against_always"]["verdict"] == "higher"
-    asked = [a for a in result.attempts if a.kind is AttemptKind.SELF_VERDICT]
+    asked = [a for a in answers.attempts if a.kind is AttemptKind.SELF_VERDICT]
     assert {(a.grade.verdict, a.grade.extracted) for a in asked} == {(Verdict.UNGRADED, w) for w in ("yes", "no")}
     assert gate["tokens"]["gated"] > gate["tokens"]["never"]
 
@@ -173,9 +175,9 @@ def test_confidence_in_pooled_errors():
 )
 def test_a_gate_without_anything_to_decide_is_refused(sets, message):
     with pytest.raises(UserError, match=message):
-        check_gate(load_recipe("tiny", sets))
+        Protocol.of(load_recipe("tiny", sets)).check()
 
 
 def test_pooled_errors_have_no_agreement():
     with pytest.raises(UserError, match="single errors"):
-        check_pool_gate(load_recipe("tiny", ["eval.gate.signal=agreement"]))
+        check_pool_gate(load_recipe("tiny", ["eval.gate.signal=agreement"]).eval.gate)

@@ -10,7 +10,6 @@ from scrpo_cli.evaluation.stats import (
     crossed_estimate,
     difference_estimate,
     mean_estimate,
-    p_value,
     ratio_estimate,
 )
 
@@ -100,26 +99,6 @@ def test_equal_denominators_make_the_ratio_a_mean():
 def test_nothing_to_average_is_a_clear_error(denominator):
     with pytest.raises(UserError, match="no problem has a graded answer"):
         ratio_estimate(np.zeros(len(denominator)), np.array(denominator))
-
-
-def test_p_value_is_the_paired_t_test():
-    a_N, b_N = np.array([0.0, 0.5, 0.5, 0.25]), np.array([0.5, 1.0, 0.75, 0.25])
-    assert p_value(b_N - a_N) == pytest.approx(scipy_stats.ttest_rel(b_N, a_N).pvalue)
-
-
-def test_p_value_without_variance_is_the_sign_flip_test():
-    assert p_value(np.ones(6)) == pytest.approx(2 * 0.5**6)  # two of the 64 sign patterns are as extreme
-    assert p_value(np.zeros(6)) == 1.0
-    assert p_value(np.array([1.0])) == 1.0
-
-
-@given(arrays(float, st.integers(1, 30), elements=SHARES), arrays(float, 30, elements=SHARES))
-def test_p_and_interval_agree(a_N, b_30):
-    differences_N = b_30[: len(a_N)] - a_N
-    low, high = difference_estimate(differences_N).ci95
-    p = p_value(differences_N)
-    if abs(p - 0.05) > 1e-9:
-        assert (p < 0.05) == (not low <= 0 <= high)
 
 
 @given(arrays(float, st.integers(1, 40), elements=SHARES))

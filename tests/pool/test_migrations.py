@@ -144,13 +144,16 @@ def test_what_ids_said_becomes_columns(tmp_path: Path) -> None:
         ):
             row = ATTEMPT_ROW | {"id": attempt_id, "phase": phase, "verdict": "error"}
             db.execute(f"INSERT INTO attempt ({columns}) VALUES ({', '.join('?' * len(row))})", [*row.values()])
+        for turn, part in enumerate(("feedback", "refine", "feedback3", "refine3"), start=2):  # it counted prompts
+            row = ATTEMPT_ROW | {"id": f"r:0:t:{part}:0:0", "phase": "eval:t", "kind": part.rstrip("3"), "turn": turn}
+            db.execute(f"INSERT INTO attempt ({columns}) VALUES ({', '.join('?' * len(row))})", [*row.values()])
         db.execute("INSERT INTO step VALUES ('r', 4, 'trial', '{\"trial/reward\": 0.5}')")
         db.execute("UPDATE attempt SET model = 'planted:early' WHERE id = 'r:4:planted:0'")
         for benchmark in ("test:before", "validation:step40", "hub:owner/name"):
             db.execute("INSERT INTO evaluation VALUES ('r', 4, ?, '{}')", (benchmark,))
     with Database.open(str(path)) as db, db.read() as connection:
         rows = connection.execute(
-            text("SELECT id, part, group_index, round, verdict FROM attempt WHERE id != 'r:0:0:0'")
+            text("SELECT id, part, group_index, round, verdict FROM attempt WHERE verdict = 'grader_error'")
         )
         assert sorted(map(tuple, rows)) == [
             ("r:0:test:after:first:12:3", "first", 12, 0, "grader_error"),
@@ -162,6 +165,8 @@ def test_what_ids_said_becomes_columns(tmp_path: Path) -> None:
             "first",
             '{"first/reward": 0.5}',
         )
+        turns = connection.execute(text("SELECT part, turn FROM attempt WHERE turn > 1 ORDER BY turn, part"))
+        assert [*map(tuple, turns)] == [("feedback", 2), ("refine", 2), ("feedback3", 3), ("refine3", 3)]
         assert connection.scalar(text("SELECT model FROM attempt WHERE id = 'r:4:planted:0'")) == "injected:early"
         assert not connection.scalar(text("SELECT count(*) FROM attempt WHERE phase = 'trial'"))
         labels = connection.execute(text("SELECT benchmark, label FROM evaluation ORDER BY 1"))

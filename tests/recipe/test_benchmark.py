@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from scrpo_cli.errors import UserError
-from scrpo_cli.recipe.benchmark import PROMPTS, Benchmark, Plan, Suite, other_prompts, plan, recipe_for, shipped
+from scrpo_cli.evaluation.protocol import Protocol
+from scrpo_cli.recipe.benchmark import PROMPTS, Benchmark, EvalPlan, Suite, other_prompts, plan, shipped
 from scrpo_cli.recipe.load import load_recipe
 from scrpo_cli.tasks import make_task
 
@@ -87,7 +88,7 @@ def test_a_file_of_ones_own_and_a_value_of_the_recipe_over_it(tmp_path) -> None:
     over = recipe(tmp_path / "mine.yaml", sets=("eval.samples=7", "eval.max_tokens=5"))
     protocol = over.protocol(benchmark.sampling)
     assert (protocol.samples, protocol.max_tokens) == (7, 5)
-    assert recipe_for(benchmark, over).task.prompt == "Q {problem}"
+    assert Protocol.of(over, benchmark).task.prompt == "Q {problem}"
 
 
 def test_the_recipes_prompts_on_demand(tmp_path) -> None:
@@ -110,7 +111,7 @@ def test_a_data_set_is_asked_and_graded_by_the_recipes_task() -> None:
 def test_a_plan_survives_the_database(tmp_path) -> None:
     (tmp_path / "mine.yaml").write_text(MINE)
     found = plan(recipe("scrpo-five", "score-math", "x.jsonl", tmp_path / "mine.yaml"))
-    assert Plan.read(json.loads(json.dumps(found.as_dict()))) == found
+    assert EvalPlan.read(json.loads(json.dumps(found.as_dict()))) == found
 
 
 @pytest.mark.parametrize(

@@ -83,12 +83,12 @@ def test_uniforms_depend_on_the_key_alone():
 
 
 def test_prompts_over_the_budget_are_refused_before_anything_is_sampled():
-    check_prompt_budget(RECIPE, TASK, CHAT, PROBLEMS[:50])
+    check_prompt_budget(RECIPE.task, TASK, CHAT, PROBLEMS[:50])
     small = load_recipe("tiny", ["task.max_prompt_tokens=12"])
     with pytest.raises(UserError, match=r"of 50 prompts are over the budget of 12 tokens"):
-        check_prompt_budget(small, TASK, CHAT, PROBLEMS[:50])
+        check_prompt_budget(small.task, TASK, CHAT, PROBLEMS[:50])
     with pytest.raises(UserError, match="empty"):
-        check_prompt_budget(RECIPE, TASK, CHAT, [])
+        check_prompt_budget(RECIPE.task, TASK, CHAT, [])
 
 
 def test_a_box_inside_an_unfinished_thought_is_no_answer_where_the_template_opened_it():

@@ -8,22 +8,19 @@ date.
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-from filelock import FileLock, Timeout
 
 from scrpo_cli.ablation.executor import Job
 from scrpo_cli.ablation.grid import Arm, Cell, check_arms, file_stem, make_cells
 from scrpo_cli.errors import UserError
+from scrpo_cli.files import write_atomically
 from scrpo_cli.jobs.runs import runs_directory
 from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.models import RunRow
 from scrpo_cli.pool.queries import list_runs, new_run_id, resolve_run, start_run
-from scrpo_cli.recipe.load import recipe_json
+from scrpo_cli.recipe.load import earlier_recipe, recipe_json
 from scrpo_cli.recipe.models import Recipe
 
 COMMAND = "ablate"
@@ -105,9 +102,8 @@ def _write(sweep: Sweep) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(recipe_json(arm.recipe) + "\n", encoding="utf-8")  # JSON is YAML
     arms = [{"name": arm.name, "overrides": arm.overrides} for arm in sweep.arms]
-    new = sweep.directory / f"{GRID_FILE}.new"
-    new.write_text(json.dumps({"arms": arms, "seeds": sweep.seeds}, indent=2) + "\n", encoding="utf-8")
-    os.replace(new, sweep.directory / GRID_FILE)
+    with write_atomically(sweep.directory / GRID_FILE) as path:
+        path.write_text(json.dumps({"arms": arms, "seeds": sweep.seeds}, indent=2) + "\n", encoding="utf-8")
 
 
 def _recipe_file(directory: Path, arm: str) -> Path:
@@ -127,20 +123,8 @@ def find_sweep(db: Database, ref: str) -> Sweep:
 
 
 def _read_arm(directory: Path, name: str, overrides: Sequence[str]) -> Arm:
-    recipe = Recipe.model_validate_json(_recipe_file(directory, name).read_text(encoding="utf-8"))
+    recipe = earlier_recipe(_recipe_file(directory, name).read_text(encoding="utf-8"))
     return Arm(name, tuple(overrides), recipe)
-
-
-@contextmanager
-def locked(sweep: Sweep) -> Iterator[None]:
-    """One process at a time runs a sweep."""
-    lock = FileLock(sweep.directory / ".lock", timeout=0)
-    try:
-        with lock:
-            yield
-    except Timeout:
-        fix = "Wait for it, or stop it; then resume."
-        raise UserError("Another process is running this sweep", str(sweep.directory), fix) from None
 
 
 def runs_by_cell(db: Database, sweep: Sweep) -> dict[Cell, RunRow]:

@@ -1,31 +1,31 @@
 """The numbers of a sweep: each arm before and after, and each arm against the first, with intervals.
 
-The unit of every `ci95` is the problem (docs/metrics.md), with the seeds of an arm as further samples of each: it
-speaks about the runs that were made. `ci95_seeds` is over problems and seeds, and speaks about others.
+The unit of every `ci95` is the problem (docs/evaluation.md), with the seeds of an arm as further samples of each: it
+speaks about the runs that were made. Whether other seeds would say the same is asked by `ci95_seeds`, over problems
+and seeds; docs/validation/intervals.md has the simulation behind `ENOUGH_SEEDS`.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-from scrpo_cli.ablation.differences import (
-    ENOUGH_SEEDS,
-    against,
-    first_answers,
-    of_problems,
-    over_seeds,
-    second_less_first,
-)
-from scrpo_cli.ablation.outcomes import Answers, RunOutcome, side_by_side
-from scrpo_cli.ablation.signal import Spending, added
+from scrpo_cli.ablation.grid import check_arms
+from scrpo_cli.ablation.outcomes import RunOutcome, Spending, added, read_outcome
+from scrpo_cli.ablation.sweep import Sweep, done_runs
 from scrpo_cli.errors import RunError
-from scrpo_cli.evaluation.metrics import paired, repair_rate, summarize, two_turn
+from scrpo_cli.evaluation.metrics import repair_rate, summarize, turn_values, two_turn
+from scrpo_cli.evaluation.outcomes import Key, Outcomes, problem_means, shared_problems, side_by_side
+from scrpo_cli.evaluation.paired import HIGHER, LOWER, compare
+from scrpo_cli.evaluation.stats import crossed_estimate
+from scrpo_cli.pool.db import Database
 
+ENOUGH_SEEDS = 3
+"""With two, the interval over seeds holds the truth in 89 to 98% of cases, and is useless or wrong in most."""
 BUDGET_SLACK = 0.05  # a run that generated less or more of its budget than this is pointed out
 UNEQUAL_STARTS = (
     "The runs of a seed do not start from the same answers, so no row stands for all of them before training."
@@ -52,7 +52,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class ArmResult:
-    """Numbers of one arm over its seeds. `gain` is `paired` after against before; `difference` and `delta_difference`
+    """Numbers of one arm over its seeds. `gain` is `compare` of after with before; `difference` and `delta_difference`
     (of delta = t2 - t1) are `against` the first arm, after training; `warnings`: steps on which each monitor fired;
     `spent`: sums over the seeds by phase.
     """
@@ -67,7 +67,7 @@ class ArmResult:
     spent: dict[str, Spending]
     before: Scores
     after: Scores
-    gain: dict[str, Any]
+    gain: dict[str, Any] | None
     difference: dict[str, Any] | None
     delta_difference: dict[str, Any] | None
 
@@ -88,6 +88,17 @@ class SweepResult:
         return asdict(self)
 
 
+def read_result(db: Database, sweeps: Sequence[Sweep]) -> tuple[SweepResult | None, list[RunOutcome]]:
+    """The runs that are done, the arms of several sweeps as those of one; None as result where there is no run.
+
+    Raises UserError when the arms of the sweeps cannot be compared.
+    """
+    arms = [arm for sweep in sweeps for arm in sweep.arms]
+    check_arms(arms)
+    outcomes = [read_outcome(db, run) for sweep in sweeps for run in done_runs(db, sweep)]
+    return (tabulate(outcomes, [arm.name for arm in arms], sweeps[0].budget) if outcomes else None), outcomes
+
+
 def tabulate(outcomes: Sequence[RunOutcome], arms: Sequence[str], budget: int) -> SweepResult:
     """The result of the runs that finished; `arms` gives the order, arms without a finished run are noted.
 
@@ -103,57 +114,117 @@ def tabulate(outcomes: Sequence[RunOutcome], arms: Sequence[str], budget: int) -
     return SweepResult(results, before, len(problems), budget, notes)
 
 
-def _arm_result(runs: Sequence[RunOutcome], first: Sequence[RunOutcome], problems: Sequence[str]) -> ArmResult:
-    seeds = [run.seed for run in runs]
-    before = side_by_side([run.before for run in runs], problems)
-    after = side_by_side([run.after for run in runs], problems)
+def _arm_result(runs: Sequence[RunOutcome], first: Sequence[RunOutcome], problems: Sequence[Key]) -> ArmResult:
+    before = {run.seed: run.before for run in runs if run.before}
+    after = {run.seed: run.after for run in runs if run.after}
     return ArmResult(
         arm=runs[0].arm,
-        seeds=seeds,
+        seeds=[run.seed for run in runs],
         runs=[run.run for run in runs],
         generated_tokens=[run.generated_tokens for run in runs],
         steps=[run.steps for run in runs],
         seconds=[run.seconds for run in runs],
         warnings=dict(sum((Counter(run.warnings) for run in runs), Counter())),
         spent=added(run.spent for run in runs),
-        before=scores(before, seeds),
-        after=scores(after, seeds),
-        gain=paired(before.first_NK, after.first_NK),
-        difference=against(first, runs, problems, first_answers),
-        delta_difference=against(first, runs, problems, second_less_first, scale=2.0),
+        before=scores(before, problems),
+        after=scores(after, problems),
+        gain=compare(first_of(before, problems), first_of(after, problems)),
+        difference=against(first, runs, problems, lambda outcomes: outcomes.first_NK),
+        delta_difference=against(first, runs, problems, _deltas, scale=2.0),
     )
 
 
-def scores(answers: Answers, seeds: Sequence[int]) -> Scores:
+def scores(by_seed: Mapping[int, Outcomes], problems: Sequence[Key]) -> Scores:
     """What one evaluation says, its seeds side by side."""
-    summary = summarize(answers.first_NK)
-    by_seed = np.stack([of_problems(seed_NK) for seed_NK in np.split(answers.first_NK, len(seeds), axis=1)], axis=1)
+    outcomes = side_by_side([*by_seed.values()], problems)
+    summary = summarize(outcomes.first_NK)
+    means_NS = np.stack([problem_means(side_by_side([o], problems).first_NK) for o in by_seed.values()], axis=1)
     return Scores(
-        seeds=list(seeds),
-        first={"value": summary["avg"], "ci95": summary["ci95"], "ci95_seeds": over_seeds(by_seed, low=0.0)},
-        repair=repair_rate(answers.first_NK, answers.repaired_NK),
-        two_turn=two_turn(answers.first_NK, answers.second_NK) if answers.has_pairs else None,
+        seeds=[*by_seed],
+        first={"value": summary["avg"], "ci95": summary["ci95"], "ci95_seeds": over_seeds(means_NS, 0.0, 1.0)},
+        repair=repair_rate(outcomes.first_NK, outcomes.repaired_NK),
+        two_turn=two_turn(outcomes.first_NK, outcomes.second_NK) if outcomes.has_pairs else None,
     )
 
 
-def _shared_start(runs: Sequence[RunOutcome], problems: Sequence[str]) -> Scores | None:
+def against(
+    first: Sequence[RunOutcome],
+    runs: Sequence[RunOutcome],
+    problems: Sequence[Key],
+    values: Callable[[Outcomes], np.ndarray],
+    scale: float = 1.0,
+) -> dict[str, Any] | None:
+    """runs - first after training, on the seeds that both have, problem by problem: `compare` of what `values` gives
+    for each answer (differences lie within `scale` of 0), `by_seed`, and `ci95_seeds` over problems and seeds (None
+    with too few of them). None when there is no such seed.
+    """
+    sides = [{run.seed: run.after for run in arm if run.after and _known(values(run.after))} for arm in (first, runs)]
+    seeds = sorted(set.intersection(*map(set, sides)))
+    if not seeds:
+        return None
+
+    def side(arm: Mapping[int, Outcomes], chosen: Sequence[int]) -> np.ndarray:
+        return values(side_by_side([arm[seed] for seed in chosen], problems))
+
+    result = compare(side(sides[0], seeds), side(sides[1], seeds), scale)
+    if result is None:
+        return None
+    by_seed = [[problem_means(side(arm, [seed])) for seed in seeds] for arm in sides]
+    differences_NS = np.stack(by_seed[1], axis=1) - np.stack(by_seed[0], axis=1)
+    ci95_seeds = over_seeds(differences_NS, -scale, scale)
+    return result | {
+        "seeds": seeds,
+        "by_seed": np.nanmean(differences_NS, axis=0).tolist(),
+        "ci95_seeds": ci95_seeds,
+        "verdict": _verdict(result["verdict"], ci95_seeds, len(seeds)),
+    }
+
+
+def first_of(by_seed: Mapping[int, Outcomes], problems: Sequence[Key]) -> np.ndarray:
+    return side_by_side([*by_seed.values()], problems).first_NK
+
+
+def over_seeds(values_NS: np.ndarray, low: float, high: float) -> list[float] | None:
+    """The interval of `crossed_estimate`, of the problems that every seed counts; None with fewer than ENOUGH_SEEDS."""
+    values_NS = values_NS[~np.isnan(values_NS).any(axis=1)]
+    enough = len(values_NS) > 0 and values_NS.shape[1] >= ENOUGH_SEEDS
+    return list(crossed_estimate(values_NS, low, high).ci95) if enough else None
+
+
+def _deltas(outcomes: Outcomes) -> np.ndarray:
+    return turn_values(outcomes.first_NK, outcomes.second_NK)["delta"]
+
+
+def _known(values_NK: np.ndarray) -> bool:
+    return not np.isnan(values_NK).all()
+
+
+def _verdict(these_runs: str, ci95_seeds: Sequence[float] | None, seeds: int) -> str:
+    """What may be said: nothing, something about these runs, or something about the arms."""
+    if these_runs in (HIGHER, LOWER) and (ci95_seeds is None or ci95_seeds[0] <= 0 <= ci95_seeds[1]):
+        return f"{these_runs} in these runs; {seeds} seed{'s' * (seeds > 1)} cannot say it of the setting"
+    return these_runs
+
+
+def _shared_start(runs: Sequence[RunOutcome], problems: Sequence[Key]) -> Scores | None:
     """The evaluation before training: one of each seed, if all runs of a seed have the same."""
-    by_seed: dict[int, Answers] = {}
+    by_seed: dict[int, Outcomes] = {}
     for run in runs:
+        assert run.before
         start = side_by_side([run.before], problems)
         if not start.same(by_seed.setdefault(run.seed, start)):
             return None
-    seeds = sorted(by_seed)
-    return scores(side_by_side([by_seed[seed] for seed in seeds], problems), seeds)
+    return scores(dict(sorted(by_seed.items())), problems)
 
 
-def _common_problems(outcomes: Sequence[RunOutcome]) -> list[str]:
-    evaluations = [answers for o in outcomes for answers in (o.before, o.after)]
-    shared = set.intersection(*(set(a.problems) if a else set() for a in evaluations)) if evaluations else set()
+def _common_problems(runs: Sequence[RunOutcome]) -> list[Key]:
+    evaluations = [outcomes for run in runs for outcomes in (run.before, run.after)]
+    known = [outcomes for outcomes in evaluations if outcomes]
+    shared = shared_problems(known) if len(known) == len(evaluations) else []
     if not shared:
         fix = "Give the recipe task.test (or task.validation) problems, the same for all arms."
         raise RunError("The runs have no evaluated problem in common", "scrpo ablate", fix)
-    return sorted(shared)
+    return shared
 
 
 def _notes(by_arm: dict[str, list[RunOutcome]], budget: int) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json as jsonlib
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -20,6 +21,7 @@ from scrpo_cli.cli.common import (
     SetOption,
 )
 from scrpo_cli.errors import Interrupted, RunError, UserError
+from scrpo_cli.files import write_atomically
 
 if TYPE_CHECKING:
     from scrpo_cli.ablation.executor import Executor, Finished, Job
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from scrpo_cli.pool.db import Database
 
 EXECUTORS = ("local",)
+RESULTS_FILE, PLOT_FILE = "results.json", "plot.png"
 
 RecipesOption = Annotated[
     list[str] | None,
@@ -79,7 +82,8 @@ def ablate(
     """Recipes or values of a key, over seeds, at equal generated tokens: intervals, paired differences, a plot."""
     from scrpo_cli.ablation.executor import LocalExecutor
     from scrpo_cli.ablation.grid import split_recipes
-    from scrpo_cli.ablation.sweep import extend_sweep, find_sweep, locked, start_sweep
+    from scrpo_cli.ablation.sweep import extend_sweep, find_sweep, start_sweep
+    from scrpo_cli.jobs.runs import locked
     from scrpo_cli.pool.db import Database
 
     output = Output(json, quiet)
@@ -91,7 +95,7 @@ def ablate(
     arms = [] if resume else given.arms(more=extend is not None)  # mistakes show before anything is written
     with Database.open(db, create=ref is None) as database:
         sweep = find_sweep(database, ref) if ref else start_sweep(database, arms, given.seeds or DEFAULT_SEEDS)
-        with locked(sweep):
+        with locked(sweep.directory, f"sweep {sweep.id}"):
             if extend is not None:
                 sweep = extend_sweep(find_sweep(database, sweep.id), arms, given.seeds)
             finish(database, sweep, LocalExecutor(jobs, say=output.say), db, output)
@@ -139,10 +143,11 @@ def refuse_options(resume: str | None, extend: str | None, given: Given) -> None
 
 def finish(database: Database, sweep: Sweep, executor: Executor, db: str | None, output: Output) -> None:
     """Run what is to do, report on what is done, and fail when a run failed."""
-    from scrpo_cli.ablation.results import write_results
-    from scrpo_cli.ablation.sheets import render
     from scrpo_cli.ablation.sweep import jobs_to_do
+    from scrpo_cli.ablation.table import read_result
     from scrpo_cli.pool.queries import finish_run
+    from scrpo_cli.report.figures import plot_sweep
+    from scrpo_cli.report.tables import render
 
     again = f"scrpo ablate --resume {sweep.id}" + (f" --db {db}" if db else "")
     jobs = jobs_to_do(database, sweep, db)
@@ -152,7 +157,11 @@ def finish(database: Database, sweep: Sweep, executor: Executor, db: str | None,
     except KeyboardInterrupt:
         finish_run(database, sweep.id, "interrupted", {})
         raise Interrupted("Interrupted; what the runs had done is saved", str(sweep.directory), again) from None
-    result = write_results(database, sweep)
+    result, outcomes = read_result(database, [sweep])
+    if result is not None:
+        with write_atomically(sweep.directory / RESULTS_FILE) as path:
+            path.write_text(jsonlib.dumps(result.as_dict(), indent=2) + "\n", encoding="utf-8")
+        plot_sweep(result, outcomes, sweep.directory / PLOT_FILE)
     summary = {"failed": [job.job.name for job in failed], **(result.as_dict() if result else {})}
     finish_run(database, sweep.id, "failed" if failed else "done", summary)
     if failed:
@@ -201,8 +210,6 @@ def terminate_as_interrupt() -> Iterator[None]:
 
 
 def answer(sweep: Sweep, result: SweepResult) -> dict[str, Any]:
-    from scrpo_cli.ablation.results import PLOT_FILE
-
     files = {"directory": str(sweep.directory), "plot": str(sweep.directory / PLOT_FILE)}
     return {"sweep": sweep.id, **files, **result.as_dict()}
 
@@ -211,7 +218,6 @@ def tables(sweep: Sweep, result: SweepResult) -> Any:
     from rich.console import Group
     from rich.text import Text
 
-    from scrpo_cli.ablation.results import PLOT_FILE
-    from scrpo_cli.ablation.sheets import render
+    from scrpo_cli.report.tables import render
 
     return Group(render(result), Text(f"plot: {sweep.directory / PLOT_FILE}"))

@@ -184,7 +184,6 @@ def check_data(checkup: Checkup) -> Iterator[Check]:
     """The recipe's problems, and the benchmarks that can be read here."""
     from contextlib import closing
 
-    from scrpo_cli.evaluation.benchmarks import benchmark_problems
     from scrpo_cli.recipe.benchmark import plan
     from scrpo_cli.tasks import make_task
 
@@ -198,7 +197,7 @@ def check_data(checkup: Checkup) -> Iterator[Check]:
     for benchmark in benchmarks:
         try:
             with closing(make_task(benchmark.task)) as own:
-                benchmark_problems(benchmark, own, None)
+                own.problems(benchmark.problems)
         except ScrpoError as error:
             yield Check("benchmark", "warn", error.what, error.fix)
 
@@ -207,7 +206,7 @@ def check_budget(checkup: Checkup) -> Iterator[Check]:
     """Every prompt of the training set against task.max_prompt_tokens."""
     from scrpo_cli.rollout.prompts import check_context, check_prompt_budget
 
-    check_prompt_budget(checkup.recipe, checkup.task, checkup.chat, checkup.problems)
+    check_prompt_budget(checkup.recipe.task, checkup.task, checkup.chat, checkup.problems)
     limit = checkup.recipe.task.max_prompt_tokens
     yield Check("prompt budget", "ok", f"all {len(checkup.problems):,} prompts have at most {limit} tokens")
     if sizes := checkup.budget.sizes:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from scrpo_cli.cli.common import DbOption, DebugOption, JsonOption, Output, QuietOption
+from scrpo_cli.numbers import p_value, percent, point_interval, points
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -55,7 +56,7 @@ def comparison(found: Mapping[str, Mapping[str, Any]]) -> list[Any]:
         parts += [f"{label}: {n['verdict']}" for label, n in rows.items() if n["verdict"] not in SHORT]
         parts += change["warnings"]
     if len(found) > 1:
-        ps = ", ".join(f"{name} {change['p_holm']:.2g}" for name, change in found.items())
+        ps = ", ".join(f"{name} {p_value(change['p_holm'])}" for name, change in found.items())
         parts.append(f"{len(found)} benchmarks were compared; p of first answers adjusted for that (Holm): {ps}")
     if any(change["turns"] for change in found.values()):
         parts.append("the numbers of second answers hang together; their p are not adjusted")
@@ -66,12 +67,9 @@ def comparison(found: Mapping[str, Mapping[str, Any]]) -> list[Any]:
 def comparison_table(title: str, rows: Mapping[str, Mapping[str, Any]]) -> Table:
     from rich.table import Table
 
-    from scrpo_cli.cli.tables import percent
-
     columns = ("", "a", "b", "b - a", "95% interval", "p", "")
     table = Table(*columns, title=title, title_justify="left", box=None, header_style="bold")
     for label, n in rows.items():
-        low, high = (100 * end for end in n["ci95"])
-        numbers = (percent(n["a"]), percent(n["b"]), f"{100 * n['difference']:+.1f}", f"[{low:+.1f}, {high:+.1f}]")
-        table.add_row(label, *numbers, f"{n['p']:.2g}", SHORT.get(n["verdict"], "see below"))
+        numbers = (percent(n["a"]), percent(n["b"]), points(n["difference"]), point_interval(n["ci95"]))
+        table.add_row(label, *numbers, p_value(n["p"]), SHORT.get(n["verdict"], "see below"))
     return table

@@ -40,7 +40,7 @@ def correct(
     debug: DebugOption = False,
 ) -> None:
     """Make the policy reflect on pooled errors and try again; measure what it repairs."""
-    from scrpo_cli.evaluation.gating import check_pool_gate
+    from scrpo_cli.evaluation.gate import check_pool_gate
     from scrpo_cli.jobs.runs import resumed_run, started_run
     from scrpo_cli.pool.db import Database
 
@@ -51,7 +51,7 @@ def correct(
     start_from = [f"model.adapter={adapter}"] if adapter else []
     sets = [*(set_ or []), *start_from, *gate_overrides(gate, gate_threshold)]
     resolved = load_recipe(recipe or DEFAULT_RECIPE, sets)
-    check_pool_gate(resolved)
+    check_pool_gate(resolved.eval.gate)
     database = Database.open(db)
     options = {"pool": pool or DEFAULT_POOL, "limit": limit, "samples": samples or 1}
     start = (
@@ -71,14 +71,14 @@ def correct(
 
 def closing(summary: dict[str, Any]) -> str:
     from scrpo_cli.cli.eval_tables import gate_rule
-    from scrpo_cli.cli.tables import percent
+    from scrpo_cli.numbers import estimate
 
     rate, gate = summary["repair_rate"], ""
     if found := summary.get("gate"):
-        coverage = percent(found["coverage"]["value"], found["coverage"]["ci95"])
+        coverage = estimate(found["coverage"])
         gate = f"gate {gate_rule(found)}: {coverage} of {found['errors']} errors reflected on\n"
     return (
         f"{gate}{summary['errors']} errors, {summary['corrections']} corrections: "
-        f"repair rate {percent(rate['value'], rate['ci95'])} (95%, clustered by problem)\n"
+        f"repair rate {estimate(rate)} (95%, clustered by problem)\n"
         f"look: scrpo pool ls --pool {summary['pool']}, then scrpo pool show ID"
     )

@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from scrpo_cli.cli.compare import comparison
-from scrpo_cli.cli.tables import percent, points
+from scrpo_cli.numbers import estimate, in_points, percent
 
 
 def closing(summary: Mapping[str, Any]) -> list[Any]:
@@ -20,7 +20,7 @@ def closing(summary: Mapping[str, Any]) -> list[Any]:
     for name, suite in summary.get("suites", {}).items():
         parts.append(f"{name}: {percent(suite['avg'], suite['ci95'])}, the mean of {', '.join(suite['benchmarks'])}")
     if fit := summary.get("gate_fit"):
-        gain = points(fit["against_never"])
+        gain = in_points(fit["against_never"])
         parts.append(f"gate {gate_rule(fit)}, fitted on {fit['n']} validation problems ({gain} there against never)")
     if against := summary.get("against"):
         parts += [f"a: run {next(iter(against.values()))['run']}, b: this run", *comparison(against)[:-1]]
@@ -66,7 +66,7 @@ def benchmark_cells(r: Mapping[str, Any]) -> dict[str, str]:
         estimates["second answer is a copy"] = r["edits"]["zero"]
     if "repair_rate" in r:
         estimates["repair rate"] = r["repair_rate"]
-    cells |= {label: percent(e["value"], e["ci95"]) for label, e in estimates.items()}
+    cells |= {label: estimate(e) for label, e in estimates.items()}
     return cells | (gate_cells(r["gate"]) if "gate" in r else {})
 
 
@@ -75,9 +75,9 @@ def turn_table(name: str, turns: Mapping[str, Any]) -> Table:
     table = Table("turn", "accuracy", "delta", "i->c", "c->i", title=name, title_justify="left", box=None)
     for i, accuracy in enumerate(turns["accuracy"]):
         changed = [turns[key][i - 1] for key in ("delta", "i2c", "c2i")] if i else []
-        cells = [percent(number["value"], number["ci95"]) for number in (accuracy, *changed)]
+        cells = [estimate(number) for number in (accuracy, *changed)]
         table.add_row(str(i + 1), *cells)
-    table.add_row("last - first", "", points(turns["last_first"]))
+    table.add_row("last - first", "", in_points(turns["last_first"]))
     return table
 
 
@@ -87,9 +87,8 @@ def scaling_table(name: str, scaling: Mapping[str, Any]) -> Table:
     columns = ("2K", "2K answers", "K corrections", "K answers and corrections", "K corrections - 2K answers")
     table = Table(*columns, title=title, title_justify="left", box=None)
     for point in scaling["points"]:
-        cells = [percent(point[arm]["value"], point[arm]["ci95"]) if point[arm] else "-" for arm in ARMS]
-        change = point["last_parallel"]
-        table.add_row(str(point["budget"]), *cells, points(change) if change else "-")
+        cells = [estimate(point[arm]) for arm in ARMS]
+        table.add_row(str(point["budget"]), *cells, in_points(point["last_parallel"]))
     return table
 
 
@@ -131,10 +130,10 @@ def protocol_line(protocol: Mapping[str, Any]) -> str:
 
 def gate_cells(gate: Mapping[str, Any]) -> dict[str, str]:
     """What a gate decides by, how often it reflects, and what that is worth against never and always."""
-    cells = {"gate": gate_rule(gate), "coverage": percent(gate["coverage"]["value"], gate["coverage"]["ci95"])}
-    cells["accuracy gated"] = percent(gate["accuracy"]["value"], gate["accuracy"]["ci95"])
+    cells = {"gate": gate_rule(gate), "coverage": estimate(gate["coverage"])}
+    cells["accuracy gated"] = estimate(gate["accuracy"])
     for other in ("never", "always"):
-        cells[f"gated - {other}"] = points(gate[f"against_{other}"])
+        cells[f"gated - {other}"] = in_points(gate[f"against_{other}"])
     knows = "-" if gate["auroc"] is None else f"{gate['auroc']:.2f}"
     return cells | {"AUROC of the signal": knows, "tokens an answer": f"{gate['tokens']['gated']:.0f}"}
 

@@ -19,7 +19,7 @@ from scrpo_cli.cli.common import (
     refuse_with_resume,
 )
 from scrpo_cli.errors import UserError
-from scrpo_cli.recipe.load import load_recipe
+from scrpo_cli.recipe.load import earlier_recipe, load_recipe
 from scrpo_cli.recipe.models import Recipe
 
 if TYPE_CHECKING:
@@ -132,14 +132,14 @@ HIDDEN = ("options", "pinned")
 
 def begun(database: Database, recipe: Recipe, against: str | None, output: Output) -> dict[str, Any]:
     """A new evaluation of a model."""
-    from scrpo_cli.evaluation.gating import check_gate
     from scrpo_cli.evaluation.held_out import check_held_out, held_out_of, trained_on, warnings
+    from scrpo_cli.evaluation.protocol import Protocol
     from scrpo_cli.jobs.runs import started_run
     from scrpo_cli.recipe.benchmark import other_prompts, plan
 
     planned = plan(recipe)
     for name, benchmark in planned.benchmarks.items():
-        check_gate(recipe, benchmark.sampling)  # before anything is loaded
+        Protocol.of(recipe, benchmark).check()  # before anything is loaded
         if recipe.eval.prompt == "benchmark" and (differ := other_prompts(benchmark, recipe)):
             output.say(f"{name} is asked with its own {', '.join(differ)}; --set eval.prompt=recipe takes the recipe's")
     found = check_held_out(recipe, trained_on(database, recipe), held_out_of(planned))
@@ -177,6 +177,7 @@ def imported(
     with started_run(database, "eval", recipe, resumable=False) as run:
         results = score_rows(database, run, rows, named=named)
         sum_up(database, run, results, {}, other)
+        draw(run, results)
     return run.summary
 
 
@@ -222,7 +223,7 @@ def of_run(database: Database, ref: str) -> tuple[Recipe, str]:
     found = newest(Path(row.directory) / "checkpoints")
     if found is None:
         raise UserError(f"Run {row.id} has no complete checkpoint.", row.directory, "Resume it, or name another run.")
-    return Recipe.model_validate_json(row.recipe_json), str(found)
+    return earlier_recipe(row.recipe_json), str(found)
 
 
 def with_sets(recipe: Recipe, sets: list[str]) -> Recipe:
@@ -238,12 +239,21 @@ def with_sets(recipe: Recipe, sets: list[str]) -> Recipe:
 def sample(database: Database, run: ActiveRun, output: Output) -> None:
     """The plan of a run, from where it stands."""
     from scrpo_cli.jobs.evaluate import evaluate_plan, sum_up
-    from scrpo_cli.recipe.benchmark import Plan
+    from scrpo_cli.recipe.benchmark import EvalPlan
 
     options = run.summary["options"]
-    planned = Plan.read(options["plan"])
+    planned = EvalPlan.read(options["plan"])
     results = evaluate_plan(database, run, planned, output.say)
     sum_up(database, run, results, planned.suites, options["against"])
+    draw(run, results)
+
+
+def draw(run: ActiveRun, results: dict[str, Any]) -> None:
+    """The figures of inference scaling, beside the run's other files."""
+    from scrpo_cli.report.figures import plot_scalings
+
+    if plots := plot_scalings(results, run.directory):
+        run.summary["plots"] = plots
 
 
 def show_benchmarks(output: Output) -> None:

@@ -11,7 +11,7 @@ from scrpo_cli.cli.common import DbOption, DebugOption, JsonOption, Output, Quie
 
 if TYPE_CHECKING:
     from scrpo_cli.evaluation.contamination import Overlap
-    from scrpo_cli.evaluation.held_out import Problems
+    from scrpo_cli.evaluation.held_out import ProblemSet
 
 
 def overlap(
@@ -45,21 +45,21 @@ def overlap(
     Output(json, quiet).result(data, *parts(shown, texts), closing(sizes, counts, all_))
 
 
-def read(name: str, task: str | None) -> Problems:
+def read(name: str, task: str | None) -> ProblemSet:
     """`olympiadbench` (a benchmark's problems), `math:train`, `mine.jsonl`, `hub:owner/name:split`."""
-    from scrpo_cli.evaluation.held_out import Problems
+    from scrpo_cli.evaluation.held_out import ProblemSet
     from scrpo_cli.recipe.benchmark import Benchmark, shipped
     from scrpo_cli.recipe.models import ProblemsConfig, TaskConfig
     from scrpo_cli.tasks.code.sources import CODE_SETS
 
     known = shipped().get(name)
     if isinstance(known, Benchmark):
-        return Problems(known.task, known.problems)
+        return ProblemSet(known.task, known.problems)
     source, colon, split = name.rpartition(":")
     if not colon or source == "hub":
         source, split = name, "test"
     reader = task or ("code" if source in CODE_SETS else "tiny" if source == "tiny" else "math")
-    return Problems(TaskConfig(name=reader), ProblemsConfig(source=source, split=split))
+    return ProblemSet(TaskConfig(name=reader), ProblemsConfig(source=source, split=split))
 
 
 def row(o: Overlap, texts: bool) -> dict[str, Any]:

@@ -138,7 +138,7 @@ def stats(
 
 def stats_tables(found: Mapping[str, Any]) -> Iterator[RenderableType]:
     """The answer of `pool_stats` for a reader."""
-    from scrpo_cli.cli.tables import percent
+    from scrpo_cli.numbers import percent
 
     yield _heading(f"Pool {found['pool']}" if found["pool"] else "All pools")
     table = Table(box=None, show_header=False)
@@ -171,7 +171,7 @@ def stats_tables(found: Mapping[str, Any]) -> Iterator[RenderableType]:
 
 
 def _injected(found: Mapping[str, Any]) -> str:
-    from scrpo_cli.cli.tables import percent
+    from scrpo_cli.numbers import percent
 
     repairs = found["repair_rate"]
     return f"{found['entries']:,}: alive {found['alive']:,}, repaired {percent(repairs['value'], repairs['ci95'])}"

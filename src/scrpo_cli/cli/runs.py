@@ -131,7 +131,7 @@ def _shown(data: Mapping[str, Any], evaluations: list[StoredEvaluation]) -> Iter
 
 def _evaluations(evaluations: list[StoredEvaluation]) -> Table:
     """A row for each number that has an interval."""
-    from scrpo_cli.cli.tables import percent
+    from scrpo_cli.numbers import percent
 
     table = Table("benchmark", "step", "measure", "value", box=None, header_style="bold")
     for evaluation in evaluations:

@@ -7,13 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-
-def percent(value: float | None, interval: Any = None) -> str:
-    """`43.2% [38.1, 48.4]`."""
-    if value is None:
-        return "-"
-    text = f"{100 * value:.1f}%"
-    return text if not interval else f"{text} [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]"
+from scrpo_cli.numbers import estimate, in_points, p_equals, percent
 
 
 def before_after(evaluations: Mapping[str, Any]) -> Table:
@@ -23,16 +17,15 @@ def before_after(evaluations: Mapping[str, Any]) -> Table:
         table.add_column(column)
     for label in ("before", "after"):
         if found := evaluations.get(label):
-            repair = found.get("repair_rate") or {"value": None, "ci95": None}
             table.add_row(
                 label,
                 percent(found["avg"], found["ci95"]),
-                percent(repair["value"], repair["ci95"]),
+                estimate(found.get("repair_rate")),
                 percent(found.get("truncated")),
                 f"{found['n']} x {found['samples']}",
             )
-    if change := evaluations.get("change"):
-        table.add_row("change", points(change), "", "", f"p = {change['p']:.2g}")
+    if paired := evaluations.get("change"):
+        table.add_row("change", in_points(paired), "", "", f"{p_equals(paired['p'])}: {paired['verdict']}")
     return table
 
 
@@ -40,9 +33,3 @@ def places(rows: Mapping[str, str]) -> str:
     """Where things lie: label and path, a line each, never folded so that paths can be copied."""
     width = max(len(label) for label in rows)
     return "\n".join(f"{label:<{width}}  {path}" for label, path in rows.items())
-
-
-def points(change: Mapping[str, Any]) -> str:
-    """`+3.1 points [+0.4, +5.8]`."""
-    low, high = (100 * x for x in change["ci95"])
-    return f"{100 * change['difference']:+.1f} points [{low:+.1f}, {high:+.1f}]"

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from rapidfuzz.distance import Levenshtein
 
-from scrpo_cli.evaluation.edits import edit_ratio
-from scrpo_cli.evaluation.metrics import padded, share
+from scrpo_cli.evaluation.metrics import share
+from scrpo_cli.evaluation.outcomes import padded
 from scrpo_cli.recipe.models import ReflectionConfig
 from scrpo_cli.rollout.segments import graded_text
 from scrpo_cli.types import Attempt, AttemptKind
@@ -37,6 +38,14 @@ def changes(
         "changed": share(changed_NK),
         "edits": {"histogram": (counts / len(ratios)).tolist(), "zero": share(zero_NK)},
     }
+
+
+def edit_ratio(a: str, b: str) -> float:
+    """Levenshtein's distance over len(a) + len(b): 0 for a copy, at most 1; two empty texts are a copy.
+
+    The paper does not say whether it counts characters or tokens: here they are characters [I].
+    """
+    return Levenshtein.distance(a, b) / max(1, len(a) + len(b))
 
 
 def counted(before: Attempt, after: Attempt, value: float) -> float:

@@ -8,8 +8,8 @@ Two problems overlap when their texts are alike and they ask for the same thing 
 
 Similarity is the cosine of the texts' word n-grams (n = 1, 2, 3), weighted by inverse document frequency over both
 sets. A template with other numbers is another problem: every number must occur as often. Programming problems are held
-together by the name of the function instead of numbers and answer. docs/contamination.md has the measurements that the
-thresholds were chosen on [I].
+together by the name of the function instead of numbers and answer. docs/validation/contamination.md has the
+measurements that the thresholds were chosen on [I].
 """
 
 from __future__ import annotations

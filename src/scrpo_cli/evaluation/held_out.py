@@ -13,7 +13,8 @@ from scrpo_cli.errors import UserError
 from scrpo_cli.evaluation.contamination import Corpus, Kind, leaked, overlaps
 from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.queries import list_runs
-from scrpo_cli.recipe.benchmark import Plan, plan
+from scrpo_cli.recipe.benchmark import EvalPlan, plan
+from scrpo_cli.recipe.load import earlier_recipe
 from scrpo_cli.recipe.models import ProblemsConfig, Recipe, TaskConfig
 from scrpo_cli.recipe.references import BUILT_IN
 from scrpo_cli.tasks import make_task
@@ -24,7 +25,7 @@ NO_DATA = "no data"
 
 
 @dataclass(frozen=True)
-class Problems:
+class ProblemSet:
     """A set of problems, and the task that reads it."""
 
     task: TaskConfig
@@ -43,18 +44,18 @@ class Problems:
             return Corpus(task.problems(self.cfg))
 
 
-def held_out(recipe: Recipe) -> dict[str, Problems]:
+def held_out(recipe: Recipe) -> dict[str, ProblemSet]:
     """What a recipe measures itself on, by name: task.validation, task.test and the benchmarks."""
     found = held_out_of(plan(recipe)) if recipe.eval.benchmarks else {}
     for split in ("test", "validation"):
         if cfg := getattr(recipe.task, split):
-            found[f"task.{split}"] = Problems(recipe.task, cfg)
+            found[f"task.{split}"] = ProblemSet(recipe.task, cfg)
     return found
 
 
-def held_out_of(planned: Plan) -> dict[str, Problems]:
+def held_out_of(planned: EvalPlan) -> dict[str, ProblemSet]:
     """The benchmarks of an evaluation."""
-    return {name: Problems(b.task, b.problems) for name, b in planned.benchmarks.items()}
+    return {name: ProblemSet(b.task, b.problems) for name, b in planned.benchmarks.items()}
 
 
 def trained_on(db: Database, recipe: Recipe) -> TaskConfig:
@@ -62,15 +63,15 @@ def trained_on(db: Database, recipe: Recipe) -> TaskConfig:
     adapter = Path(recipe.model.adapter or "").resolve()
     runs = (run for run in list_runs(db) if run.command == "train") if recipe.model.adapter else ()
     found = next((run for run in runs if adapter.is_relative_to(run.directory)), None)
-    return Recipe.model_validate_json(found.recipe_json).task if found else recipe.task
+    return earlier_recipe(found.recipe_json).task if found else recipe.task
 
 
-def contamination(trained: TaskConfig, held: Mapping[str, Problems]) -> dict[str, Any]:
+def contamination(trained: TaskConfig, held: Mapping[str, ProblemSet]) -> dict[str, Any]:
     """For every held-out set how many of its problems are among the training problems, or why that was not checked.
 
     A set that cannot be read here is no error: the run that needs it says so itself.
     """
-    train = Problems(trained, trained.train)
+    train = ProblemSet(trained, trained.train)
     corpus = cache(lambda: _corpus(train))  # read only if there is something to hold against it
     known: dict[str, dict[str, Any]] = {}
     for each in held.values():
@@ -79,14 +80,14 @@ def contamination(trained: TaskConfig, held: Mapping[str, Problems]) -> dict[str
     return {"train": str(train), "sets": {name: known[repr(each)] for name, each in held.items()}}
 
 
-def _corpus(problems: Problems) -> Corpus | str:
+def _corpus(problems: ProblemSet) -> Corpus | str:
     try:
         return problems.corpus()
     except UserError as error:
         return f"{NO_DATA}: {error.what}"
 
 
-def _compared(train: Problems, corpus: Any, held: Problems) -> dict[str, Any]:
+def _compared(train: ProblemSet, corpus: Any, held: ProblemSet) -> dict[str, Any]:
     if {train.cfg.source, held.cfg.source} & {*GENERATED}:
         apart = train.cfg.split != held.cfg.split or train.cfg.source != held.cfg.source
         reason = "generated problems: the splits are disjoint by construction" if apart else "the same generated split"
@@ -128,7 +129,7 @@ def warnings(report: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def check_held_out(recipe: Recipe, trained: TaskConfig, held: Mapping[str, Problems]) -> dict[str, Any]:
+def check_held_out(recipe: Recipe, trained: TaskConfig, held: Mapping[str, ProblemSet]) -> dict[str, Any]:
     """The report as `eval.contamination` wants it: empty with `off`; UserError with `refuse` when a set is affected."""
     if recipe.eval.contamination == "off":
         return {}

@@ -1,22 +1,23 @@
-"""What is reported about a model's answers: accuracy, pass@k, majority vote, self-correction, paired comparison.
+"""What is reported about a model's answers: accuracy, pass@k, majority vote, self-correction, the average of a suite.
 
-Shapes: N problems, K samples. Outcomes are 0/1 floats; NaN marks an answer that does not count (its grader failed, or a
-problem has fewer samples than others). Results are plain dicts for JSON, without NaN: what is not defined is None.
-docs/metrics.md holds the definitions.
+Shapes: N problems, K samples, as in `Outcomes`. Results are plain dicts for JSON, without NaN: what is not defined is
+None. docs/evaluation.md holds the definitions.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from math import sqrt
 from typing import Any
 
 import numpy as np
 
 from scrpo_cli.errors import UserError
-from scrpo_cli.evaluation.stats import Estimate, difference_estimate, mean_estimate, p_value, ratio_estimate
-
-UNDECIDED = "the data cannot tell these apart"
+from scrpo_cli.evaluation.outcomes import problem_means
+from scrpo_cli.evaluation.paired import compare, compare_ratios
+from scrpo_cli.evaluation.stats import Estimate, difference_estimate, mean_estimate, ratio_estimate
+from scrpo_cli.evaluation.voting import majority_at_k
 
 
 def summarize(
@@ -32,7 +33,7 @@ def summarize(
     correct_NK = _outcomes(correct_NK)
     graded_NK = ~np.isnan(correct_NK)
     kept_N = graded_NK.any(axis=1)
-    accuracy = mean_estimate(np.nanmean(correct_NK[kept_N], axis=1))
+    accuracy = mean_estimate(problem_means(correct_NK[kept_N]))
     samples = int(graded_NK.sum(axis=1).max())
     by_k = {k: mean_estimate(pass_at_k(correct_NK, k)) for k in _ladder(samples)}
     votes = {k: mean_estimate(majority_at_k(correct_NK, answers_NK, k)) for k in _ladder(samples)} if answers_NK else {}
@@ -63,48 +64,49 @@ def pass_at_k(correct_NK: np.ndarray, k: int) -> np.ndarray:
     return 1 - miss_NK.prod(axis=1)
 
 
-def majority_at_k(correct_NK: np.ndarray, answers_NK: Sequence[Sequence[str | None]], k: int) -> np.ndarray:
-    """Accuracy of the most frequent final answer among k samples for each problem with that many, averaged over its
-    disjoint runs of k samples. An answer that could not be extracted has no vote; a tie counts as the mean of the tied
-    answers.
+def turn_values(first_NK: np.ndarray, second_NK: np.ndarray) -> dict[str, np.ndarray]:
+    """What a pair of answers adds to each number of `two_turn` that is a mean; NaN where one of the two does not count.
+
+    delta = t2 - t1 = i2c - c2i (SCoRe, arXiv 2409.12917, section 3).
     """
-    votes = []
-    for correct_K, answers_K in zip(correct_NK, answers_NK, strict=True):
-        ballots = [(a, c) for a, c in zip(answers_K, correct_K, strict=True) if not np.isnan(c)]
-        runs = [_vote(ballots[start : start + k]) for start in range(0, len(ballots) - k + 1, k)]
-        votes += [np.mean(runs)] if runs else []
-    return np.array(votes)
-
-
-def padded(rows: Sequence[Sequence[float]]) -> np.ndarray:
-    """(N, K) from rows of uneven length; NaN where a problem has fewer samples than others."""
-    outcomes_NK = np.full((len(rows), max(map(len, rows), default=0)), np.nan)
-    for i, row in enumerate(rows):
-        outcomes_NK[i, : len(row)] = row
-    return outcomes_NK
+    counted_NK = ~np.isnan(first_NK + second_NK)
+    first_NK, second_NK = (np.where(counted_NK, answers_NK, np.nan) for answers_NK in (first_NK, second_NK))
+    return {
+        "t1": first_NK,
+        "t2": second_NK,
+        "delta": second_NK - first_NK,
+        "i2c": (1 - first_NK) * second_NK,
+        "c2i": first_NK * (1 - second_NK),
+    }
 
 
 def two_turn(first_NK: np.ndarray, second_NK: np.ndarray) -> dict[str, dict[str, Any]]:
-    """Self-correction after SCoRe (arXiv 2409.12917, section 3), each number as {"value", "ci95"}.
+    """Self-correction after SCoRe, each number as {"value", "ci95"}.
 
-    t1, t2, delta = t2 - t1, i2c and c2i are shares of ALL answers (delta = i2c - c2i); fix_rate is the conditional one,
-    repaired / wrong, and None when no first answer was wrong. A pair counts when both of its answers do.
+    t1, t2, delta, i2c and c2i are shares of ALL answers (`turn_values`); fix_rate is the conditional one, repaired /
+    wrong, and None when no first answer was wrong. A pair counts when both of its answers do.
     """
     first_NK, second_NK = _outcomes(first_NK), _outcomes(second_NK)
-    counted_NK = ~np.isnan(first_NK + second_NK)
-    kept_N = _require(counted_NK.any(axis=1))
+    found = {}
+    for name, values_NK in turn_values(first_NK, second_NK).items():
+        means_N = problem_means(values_NK)
+        means_N = means_N[_require(~np.isnan(means_N))]
+        found[name] = (difference_estimate if name == "delta" else mean_estimate)(means_N).as_dict()
+    return {**found, "fix_rate": repair_rate(first_NK, second_NK)}
 
-    def mean(values_NK: np.ndarray, estimate: Callable[[np.ndarray], Estimate] = mean_estimate) -> dict[str, Any]:
-        values_N = np.where(counted_NK, values_NK, 0).sum(axis=1)[kept_N] / counted_NK.sum(axis=1)[kept_N]
-        return estimate(values_N).as_dict()
 
+def by_turn(outcomes_TNK: Sequence[np.ndarray]) -> dict[str, Any]:
+    """Sequential self-correction over more than two turns (SCoRe, section 6.2 and Fig. 8): `accuracy` of each turn,
+    `delta`, `i2c` and `c2i` of each turn against the one before, and `last_first`: last compared with first. All are
+    over the answers of which every turn was graded, so that the steps add up.
+    """
+    counted_NK = ~np.isnan(np.sum(outcomes_TNK, axis=0))
+    outcomes_TNK = [np.where(counted_NK, outcomes_NK, np.nan) for outcomes_NK in outcomes_TNK]
+    steps = [two_turn(before, after) for before, after in pairwise(outcomes_TNK)]
     return {
-        "t1": mean(first_NK),
-        "t2": mean(second_NK),
-        "delta": mean(second_NK - first_NK, difference_estimate),
-        "i2c": mean((1 - first_NK) * second_NK),
-        "c2i": mean(first_NK * (1 - second_NK)),
-        "fix_rate": repair_rate(first_NK, second_NK),
+        "accuracy": [steps[0]["t1"], *(step["t2"] for step in steps)],
+        **{name: [step[name] for step in steps] for name in ("delta", "i2c", "c2i")},
+        "last_first": compare(outcomes_TNK[0], outcomes_TNK[-1]),
     }
 
 
@@ -114,47 +116,48 @@ def repair_rate(first_NK: np.ndarray, repaired_NK: np.ndarray) -> dict[str, Any]
     `repaired_NK` is looked at where the first answer was wrong; NaN means that no correction counts there, and a value
     between 0 and 1 is the mean over several corrections. Both None when there is no such answer.
     """
-    first_NK, repaired_NK = _outcomes(first_NK), np.asarray(repaired_NK, dtype=float)
-    tried_NK = (first_NK == 0) & ~np.isnan(repaired_NK)
-    wrong = int(tried_NK.sum())
-    if not wrong:
+    repaired_N, wrong_N = repairs(_outcomes(first_NK), np.asarray(repaired_NK, dtype=float))
+    if not wrong_N.any():
         return {"value": None, "ci95": None, "wrong": 0}
-    repaired_N = np.where(tried_NK, repaired_NK, 0).sum(axis=1)
-    return {**ratio_estimate(repaired_N, tried_NK.sum(axis=1)).as_dict(), "wrong": wrong}
+    return {**ratio_estimate(repaired_N, wrong_N).as_dict(), "wrong": int(wrong_N.sum())}
 
 
-def paired(a_NK: np.ndarray, b_NK: np.ndarray) -> dict[str, Any]:
-    """b - a on the same problems, row by row (K may differ): difference, ci95, p, n, and a verdict in words.
+def repairs(first_NK: np.ndarray, repaired_NK: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(N,) repaired answers, and wrong ones whose correction counts."""
+    tried_NK = (first_NK == 0) & ~np.isnan(repaired_NK)
+    return np.where(tried_NK, repaired_NK, 0.0).sum(axis=1), tried_NK.sum(axis=1).astype(float)
 
-    Problems are the unit: each gives the difference of its two means. Raises ValueError when the rows do not match.
-    """
-    a_NK, b_NK = _outcomes(a_NK), _outcomes(b_NK)
-    if len(a_NK) != len(b_NK):
-        raise ValueError(f"paired needs the same problems: {len(a_NK)} against {len(b_NK)}")
-    both_N = _require(~(np.isnan(a_NK).all(axis=1) | np.isnan(b_NK).all(axis=1)))
-    differences_N = np.nanmean(b_NK[both_N], axis=1) - np.nanmean(a_NK[both_N], axis=1)
-    estimate = difference_estimate(differences_N)
-    return {
-        "difference": estimate.value,
-        "ci95": list(estimate.ci95),
-        "p": p_value(differences_N),
-        "n": len(differences_N),
-        "verdict": verdict(estimate),
-    }
+
+def compare_two_turns(
+    a_first_NK: np.ndarray, a_second_NK: np.ndarray, b_first_NK: np.ndarray, b_second_NK: np.ndarray
+) -> dict[str, dict[str, Any]]:
+    """b - a of every number of `two_turn` but t1 that both have: t2, delta, i2c, c2i and the fix rate."""
+    a, b = turn_values(a_first_NK, a_second_NK), turn_values(b_first_NK, b_second_NK)
+    scale = {"delta": 2.0}
+    found = {name: compare(a[name], b[name], scale.get(name, 1.0)) for name in a if name != "t1"}
+    found["fix_rate"] = compare_ratios(*repairs(a_first_NK, a_second_NK), *repairs(b_first_NK, b_second_NK))
+    return {name: number for name, number in found.items() if number is not None}
 
 
 def share(values_NK: np.ndarray) -> dict[str, Any]:
     """{"value", "ci95"} of the mean over problems of each problem's mean; NaN values do not count."""
-    kept_N = ~np.isnan(values_NK).all(axis=1)
-    return mean_estimate(np.nanmean(values_NK[kept_N], axis=1)).as_dict()
+    means_N = problem_means(values_NK)
+    return mean_estimate(means_N[~np.isnan(means_N)]).as_dict()
 
 
-def verdict(difference: Estimate) -> str:
-    """The interval in words."""
-    low, high = difference.ci95
-    if low <= 0 <= high:
-        return UNDECIDED
-    return "higher" if low > 0 else "lower"
+def suite_average(results: Mapping[str, Mapping[str, Any]], members: Sequence[str]) -> dict[str, Any]:
+    """The plain mean of the members' avg@k, each benchmark counting once whatever its size.
+
+    Interval: the benchmarks are independent, so the squared half-widths add up (MOVER, Zou and Donner 2008, Statistics
+    in Medicine 27:1693): lower = mean - sqrt(sum (m_i - l_i)^2) / M, upper likewise. With symmetric intervals this is
+    the sum of squared standard errors; near 0 and 1 each side keeps the shape of its benchmark's own interval.
+    """
+    found = [results[name] for name in members]
+    mean = sum(r["avg"] for r in found) / len(found)
+    below = sqrt(sum((r["avg"] - r["ci95"][0]) ** 2 for r in found)) / len(found)
+    above = sqrt(sum((r["ci95"][1] - r["avg"]) ** 2 for r in found)) / len(found)
+    ci95 = [max(0.0, mean - below), min(1.0, mean + above)]
+    return {"avg": mean, "ci95": ci95, "benchmarks": [*members], "problems": sum(r["n"] for r in found)}
 
 
 def _outcomes(outcomes_NK: np.ndarray) -> np.ndarray:
@@ -190,14 +193,3 @@ def _flagged(flags_NK: np.ndarray, counted_NK: np.ndarray) -> Estimate:
 def _ladder(samples: int) -> list[int]:
     """1, 2, 4, ... and `samples` itself."""
     return sorted({2**i for i in range(samples.bit_length())} | {samples})
-
-
-def _vote(ballots: Sequence[tuple[str | None, float]]) -> float:
-    correct_by_answer = defaultdict(list)
-    for answer, correct in ballots:
-        if answer is not None:
-            correct_by_answer[answer].append(correct)
-    if not correct_by_answer:
-        return 0.0
-    most = max(map(len, correct_by_answer.values()))
-    return float(np.mean([np.mean(c) for c in correct_by_answer.values() if len(c) == most]))

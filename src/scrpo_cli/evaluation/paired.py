@@ -1,4 +1,5 @@
-"""Two runs on the same problems: difference, interval, exact test and a verdict in words. Pure functions.
+"""The one paired comparison, used wherever two things were tried on the same problems: two runs, before and after
+training, two turns, two arms of a sweep, a gate and none. Difference, interval, exact test and a verdict in words.
 
 The problem is the unit: if the runs were equally good at it, which of its two results came from which run would be a
 coin flip. The test counts how many of all such flips give a difference as large (Fisher's randomisation test). With one
@@ -16,9 +17,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from scrpo_cli.evaluation.metrics import UNDECIDED, verdict
+from scrpo_cli.evaluation.outcomes import problem_means
 from scrpo_cli.evaluation.stats import ALPHA, Estimate, difference_estimate
 
+UNDECIDED = "the data cannot tell these apart"
+HIGHER, LOWER = "higher", "lower"
 FLIPS = 20_000  # where the flips are too many to count
 EXACT_WORK = 2e8  # additions
 _FINEST = 10_000  # largest common denominator of shares that are counted exactly
@@ -31,25 +34,13 @@ class Test(NamedTuple):
     name: str
 
 
-def compare_outcomes(a_NK: np.ndarray, b_NK: np.ndarray) -> dict[str, Any] | None:
-    """b - a of the mean outcome; None where no problem counts on both sides. K may differ."""
-    return compare_means(_means(a_NK), _means(b_NK))
-
-
-def compare_two_turns(
-    a_first_NK: np.ndarray, a_second_NK: np.ndarray, b_first_NK: np.ndarray, b_second_NK: np.ndarray
-) -> dict[str, dict[str, Any]]:
-    """b - a of every number of `two_turn` that both have: t2, delta, i2c, c2i of the answers with both turns, and the
-    fix rate.
+def compare(a_NK: np.ndarray, b_NK: np.ndarray, scale: float = 1.0) -> dict[str, Any] | None:
+    """b - a of the mean over problems of each problem's mean, row by row (K may differ); differences lie within `scale`
+    of 0. {a, b, difference, ci95, p, test, n, verdict}, or None where no problem counts on both sides.
     """
-    a, b = _turn_values(a_first_NK, a_second_NK), _turn_values(b_first_NK, b_second_NK)
-    found = {name: compare_means(_means(a[name]), _means(b[name]), 2.0 if name == "delta" else 1.0) for name in a}
-    found["fix_rate"] = compare_ratios(*_repairs(a_first_NK, a_second_NK), *_repairs(b_first_NK, b_second_NK))
-    return {name: number for name, number in found.items() if number is not None}
-
-
-def compare_means(a_N: np.ndarray, b_N: np.ndarray, scale: float = 1.0) -> dict[str, Any] | None:
-    """b - a of the mean over problems of values whose differences lie within `scale` of 0."""
+    if len(a_NK) != len(b_NK):
+        raise ValueError(f"a paired comparison needs the same problems: {len(a_NK)} and {len(b_NK)}")
+    a_N, b_N = problem_means(a_NK), problem_means(b_NK)
     both_N = ~np.isnan(a_N + b_N)
     if not both_N.any():
         return None
@@ -124,10 +115,11 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 def in_words(estimate: Estimate, p: float) -> str:
     """`higher` or `lower` where interval and test both say so; what they say where they do not agree."""
-    word = verdict(estimate)
-    if (word != UNDECIDED) == (p < ALPHA):
-        return word
-    why = "the test alone leaves 0 out" if word == UNDECIDED else "the interval alone leaves 0 out"
+    low, high = estimate.ci95
+    inside = low <= 0 <= high
+    if inside == (p >= ALPHA):
+        return UNDECIDED if inside else HIGHER if low > 0 else LOWER
+    why = "the test alone leaves 0 out" if inside else "the interval alone leaves 0 out"
     return f"{UNDECIDED}: {why}, and both have to"
 
 
@@ -156,27 +148,3 @@ def _drawn(extreme: Callable[[np.ndarray], int], n: int) -> Test:
     rng, part = np.random.default_rng(0), 1000
     count = sum(extreme((rng.random((part, n)) < 0.5).astype(float)) for _ in range(FLIPS // part))
     return Test((1 + count) / (1 + FLIPS), f"{FLIPS:,} random flips")
-
-
-def _means(values_NK: np.ndarray) -> np.ndarray:
-    """(N,) over what counts; NaN where nothing does."""
-    counted_NK = ~np.isnan(values_NK)
-    sums_N = np.where(counted_NK, values_NK, 0.0).sum(axis=1)
-    return np.where(counted_NK.any(axis=1), sums_N / np.maximum(1, counted_NK.sum(axis=1)), np.nan)
-
-
-def _turn_values(first_NK: np.ndarray, second_NK: np.ndarray) -> dict[str, np.ndarray]:
-    """Of pairs that count; NaN elsewhere."""
-    t2_NK = np.where(np.isnan(first_NK), np.nan, second_NK)
-    return {
-        "t2": t2_NK,
-        "delta": second_NK - first_NK,
-        "i2c": (1 - first_NK) * second_NK,
-        "c2i": first_NK * (1 - second_NK),
-    }
-
-
-def _repairs(first_NK: np.ndarray, second_NK: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(N,) repaired and wrong first answers."""
-    tried_NK = (first_NK == 0) & ~np.isnan(second_NK)
-    return np.where(tried_NK, second_NK, 0.0).sum(axis=1), tried_NK.sum(axis=1).astype(float)

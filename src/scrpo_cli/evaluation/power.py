@@ -1,4 +1,5 @@
-"""How large a difference so many problems and samples can show, and how many it takes (docs/power.md). Pure functions.
+"""How large a difference so many problems and samples can show, and how many it takes. Pure functions;
+docs/validation/power.md has tables.
 
 A problem's success rate under a run is what its answers are samples of. With between = Var(rate over problems),
 within = E[rate (1 - rate)] and moved = Var(difference of the two runs' rates over problems), the difference of two runs
@@ -16,7 +17,9 @@ import numpy as np
 from scipy import stats
 
 from scrpo_cli.errors import UserError
-from scrpo_cli.evaluation.stats import ALPHA, Z
+from scrpo_cli.evaluation.outcomes import problem_means
+from scrpo_cli.evaluation.stats import ALPHA
+from scrpo_cli.numbers import Z
 
 POWER = 0.8
 
@@ -60,7 +63,7 @@ def measured(a_NK: np.ndarray, b_NK: np.ndarray | None = None, correlation: floa
             "One answer a problem does not say how much of the variance is the problem's.", "--from-run", fix
         )
     counts = [(~np.isnan(run_NK[several_N])).sum(axis=1) for run_NK in runs]
-    means = [np.nanmean(run_NK[several_N], axis=1) for run_NK in runs]
+    means = [problem_means(run_NK[several_N]) for run_NK in runs]
     within = [mean_N * (1 - mean_N) * k_N / (k_N - 1) for mean_N, k_N in zip(means, counts, strict=True)]
     noise = [float((within_N / k_N).mean()) for within_N, k_N in zip(within, counts, strict=True)]
     between = np.mean([max(0.0, mean_N.var(ddof=1) - n) for mean_N, n in zip(means, noise, strict=True)])

@@ -8,10 +8,10 @@ from importlib.metadata import version
 from typing import Any
 
 from scrpo_cli.errors import UserError
-from scrpo_cli.evaluation.answers import FIRST, REPAIR, Answers
-from scrpo_cli.evaluation.benchmarks import fingerprint
+from scrpo_cli.evaluation.outcomes import FIRST, REPAIR, Answers
+from scrpo_cli.evaluation.protocol import Protocol, fingerprint
 from scrpo_cli.evaluation.runner import Evaluation, measure
-from scrpo_cli.recipe.models import EvalConfig, Recipe
+from scrpo_cli.recipe.models import Recipe, ReflectionConfig
 from scrpo_cli.rollout.groups import grade_texts
 from scrpo_cli.tasks.base import Task
 from scrpo_cli.tasks.external import ResponseRow, rows_by_problem
@@ -20,11 +20,11 @@ from scrpo_cli.types import Attempt, AttemptKind, Completion, FinishReason, Grad
 NO_ANSWERS = (AttemptKind.FEEDBACK.value, AttemptKind.SELF_VERDICT.value)
 
 
-def evaluate_rows(task: Task, rows: Sequence[ResponseRow], prefix: str, recipe: Recipe | None = None) -> Evaluation:
+def evaluate_rows(task: Task, rows: Sequence[ResponseRow], prefix: str, protocol: Protocol | None = None) -> Evaluation:
     """Score external responses. A row of turn t revises the row of turn t - 1 of its problem and sample; rows of
     kind `repair` are corrections of wrong first answers, and criticisms and self-verdicts are no answers.
     """
-    recipe = recipe or Recipe()
+    protocol = replace(protocol or Protocol.of(Recipe()), repair=False)
     answering = [r for r in rows if r.kind not in (*NO_ANSWERS, REPAIR)]
     first = [r for column in rows_by_problem([r for r in answering if r.turn == 1]) for r in column]
     if not first:
@@ -33,15 +33,18 @@ def evaluate_rows(task: Task, rows: Sequence[ResponseRow], prefix: str, recipe: 
     last = max(r.turn for r in answering)
     turns = [first, *(in_order(first, [r for r in answering if r.turn == turn], turn) for turn in range(2, last + 1))]
     repairs = [r for r in rows if r.kind == REPAIR]
-    attempts = graded(task, turns, repairs, prefix, recipe)
+    attempts = graded(task, turns, repairs, prefix, protocol.task.reflection)
     answers = Answers.of(attempts)
-    cfg: EvalConfig = recipe.eval.model_copy(update={"repair": False})
-    metrics = measure(answers, task, cfg, recipe.task.reflection)
+    metrics = measure(answers, task, protocol)
     return Evaluation(metrics | {"protocol": protocol_of_rows(task, answers, rows)}, answers)
 
 
 def graded(
-    task: Task, turns: Sequence[Sequence[ResponseRow]], repairs: Sequence[ResponseRow], prefix: str, recipe: Recipe
+    task: Task,
+    turns: Sequence[Sequence[ResponseRow]],
+    repairs: Sequence[ResponseRow],
+    prefix: str,
+    reflection: ReflectionConfig,
 ) -> list[Attempt]:
     """Attempts of all rows, graded at once. Ids are those of an evaluation: `prefix:part:group:sample`."""
     first = rows_by_problem(turns[0])
@@ -68,7 +71,7 @@ def graded(
         prefills.append(row.prefill)
     texts = [p + a.completion.text for p, a in zip(prefills, made, strict=True)]
     asked = [(a.problem, a.kind, text) for a, text in zip(made, texts, strict=True)]
-    grades = grade_texts(task, recipe.task.reflection, asked)
+    grades = grade_texts(task, reflection, asked)
     return [replace(a, grade=grade) for a, grade in zip(made, grades, strict=True)]
 
 
@@ -128,7 +131,7 @@ def protocol_of_rows(task: Task, answers: Answers, rows: Sequence[ResponseRow]) 
     """What is known of external responses: not how they were sampled."""
     problems = [column[0].problem for column in answers.first]
     return {
-        "made": "elsewhere",
+        "responses": "external",
         "model": ", ".join(sorted({r.model for r in rows if r.model})) or None,
         "samples": max(map(len, answers.first)),
         "turns": len(answers.turns),

@@ -9,15 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from scrpo_cli.evaluation.answers import FIRST, REPAIR, Answers, count_tokens, flat
 from scrpo_cli.evaluation.changes import changes
-from scrpo_cli.evaluation.equivalence import vote_classes
-from scrpo_cli.evaluation.metrics import padded, repair_rate, summarize, two_turn
-from scrpo_cli.evaluation.scaling import scaling_metrics
-from scrpo_cli.evaluation.turns import by_turn
-from scrpo_cli.recipe.models import EvalConfig, ProtocolConfig, Recipe, ReflectionConfig
+from scrpo_cli.evaluation.metrics import by_turn, repair_rate, summarize, two_turn
+from scrpo_cli.evaluation.outcomes import FIRST, REPAIR, Answers, flat, repairable
+from scrpo_cli.evaluation.protocol import Protocol
+from scrpo_cli.evaluation.voting import scaling_metrics, vote_classes
 from scrpo_cli.rollout.base import Engine, Sampling
 from scrpo_cli.rollout.chat import Chat, next_turn
 from scrpo_cli.rollout.groups import Origin, grade_groups, sample_requests
@@ -28,7 +24,7 @@ from scrpo_cli.types import Attempt, AttemptKind, Group, PoolEntry, Problem, Sam
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Metrics of one benchmark (see docs/metrics.md) and the answers behind them."""
+    """Metrics of one benchmark (see docs/evaluation.md) and the answers behind them."""
 
     metrics: dict[str, Any]
     answers: Answers
@@ -48,23 +44,12 @@ class Start:
 
 @dataclass(frozen=True)
 class Evaluator:
-    """Who answers, and how: `recipe.eval` over the benchmark's `own` protocol says samples, turns and temperature."""
+    """Who answers, and how."""
 
-    recipe: Recipe
+    protocol: Protocol
     engine: Engine
     chat: Chat
     task: Task
-    own: ProtocolConfig | None = None
-
-    @property
-    def protocol(self) -> ProtocolConfig:
-        return self.recipe.protocol(self.own)
-
-    @property
-    def sampling(self) -> Sampling:
-        protocol = self.protocol
-        assert protocol.max_tokens
-        return Sampling(protocol.temperature, protocol.max_tokens, protocol.top_p)
 
     def run(self, problems: Sequence[Problem], prefix: str, name: str) -> Evaluation:
         """Answers to all problems and what they come to. Attempt ids start with `prefix`."""
@@ -72,21 +57,20 @@ class Evaluator:
         return Evaluation(self.measure(answers), answers)
 
     def measure(self, answers: Answers) -> dict[str, Any]:
-        metrics = measure(answers, self.task, self.recipe.eval, self.recipe.task.reflection)
-        return metrics | {"tokens": count_tokens(answers.attempts)}
+        return measure(answers, self.task, self.protocol) | {"tokens": answers.tokens}
 
     def answer(
         self, problems: Sequence[Problem], prefix: str, name: str, start: Start | None = None
     ) -> tuple[list[Group], list[Attempt]]:
-        """The groups of first answers, and every attempt: first answers to all problems, then what the recipe asks for
-        on top. A part that begins at `start` samples what it would have in an evaluation of all problems at once.
+        """The groups of first answers, and every attempt: first answers, then what is asked on top. A part that begins
+        at `start` samples what it would have in an evaluation of all problems at once.
         """
         start = start or Start()
         requests = [SampleRequest(p, self.task.messages(p), self.protocol.samples) for p in problems]
         first = self.sample(requests, prefix, name, FIRST, start.problems)
         later = self.later_turns(first, prefix, name, start.problems * self.protocol.samples)
         attempts = [*flat_groups(first), *flat(later)]
-        if self.recipe.eval.repair:
+        if self.protocol.repair:
             attempts += self.repairs(first, later, prefix, name, start.repairs)
         return first, attempts
 
@@ -99,17 +83,17 @@ class Evaluator:
         before: int = 0,
         sampling: Sampling | None = None,
     ) -> list[Group]:
-        """One part of the evaluation, `before` of whose asks were sampled earlier."""
+        """One part of the evaluation, `before` of whose requests were sampled earlier."""
         row = before * requests[0].samples
-        origin = Origin(prefix, self.recipe.seed, 0, f"eval:{name}:{part}", before, row, part)
-        completions = sample_requests(self.engine, self.chat, requests, sampling or self.sampling, origin)
-        return grade_groups(self.task, self.recipe.task.reflection, requests, completions, origin, self.chat.prefill)
+        origin = Origin(prefix, self.protocol.seed, 0, f"eval:{name}:{part}", before, row, part)
+        completions = sample_requests(self.engine, self.chat, requests, sampling or self.protocol.sampling, origin)
+        return grade_groups(self.task, self.protocol.task.reflection, requests, completions, origin, self.chat.prefill)
 
     def later_turns(self, first: Sequence[Group], prefix: str, name: str, before: int = 0) -> list[list[Attempt]]:
-        """What `eval.second_turn` asks after every answer, turn by turn: a list of attempts for each further turn."""
-        cfg, groups, found = self.recipe.task, first, []
+        """What `second_turn` asks after every answer, turn by turn: a list of attempts for each further turn."""
+        cfg, groups, found = self.protocol.task, first, []
         for turn in range(2, self.protocol.turns + 1):
-            match self.recipe.eval.second_turn:
+            match self.protocol.second_turn:
                 case "check":  # without a word on whether it was right (SCoRe)
                     steps = [(_part("second", turn), cfg.check_prompt, AttemptKind.CHECK)]
                 case "retry":
@@ -132,10 +116,10 @@ class Evaluator:
         """One reflection and correction of every wrong first answer that was not cut off; nothing where the second
         turn reflects on every answer: it is the repair.
         """
-        if later and self.recipe.eval.second_turn == "reflect":
+        if later and self.protocol.second_turn == "reflect":
             return []
         errors = [PoolEntry.of(a) for a in flat_groups(first) if repairable(a)]
-        requests = [reflection_request(self.task, self.chat, self.recipe.task, entry, 1) for entry in errors]
+        requests = [reflection_request(self.task, self.chat, self.protocol.task, entry, 1) for entry in errors]
         return flat_groups(self.sample(requests, prefix, name, REPAIR, before)) if requests else []
 
 
@@ -144,45 +128,26 @@ def _part(name: str, turn: int) -> str:
     return name if turn == 2 else f"{'turn' if name == 'second' else name}{turn}"
 
 
-def repairable(attempt: Attempt) -> bool:
-    return attempt.is_reasoning_error and not attempt.truncated
-
-
 def follow_ups(groups: Sequence[Group], prompt: str, kind: AttemptKind) -> list[SampleRequest]:
     """One more turn after every attempt."""
     return [next_turn(g.request, a, prompt, kind) for g in groups for a in g.attempts]
 
 
-def measure(answers: Answers, task: Task, cfg: EvalConfig, reflection: ReflectionConfig) -> dict[str, Any]:
-    """All metrics of an evaluation but its tokens (docs/metrics.md); they need no model."""
-    outcomes_NK, classes = answers.outcomes(), vote_classes(task, answers.first)
+def measure(answers: Answers, task: Task, protocol: Protocol) -> dict[str, Any]:
+    """All metrics of an evaluation but its tokens (docs/evaluation.md); they need no model."""
+    outcomes, classes = answers.outcomes, vote_classes(task, answers.first)
     if classes is not None:  # as wide as the outcomes, where a problem has fewer samples than others
-        classes = [[*row, *[None] * (outcomes_NK.shape[1] - len(row))] for row in classes]
-    metrics = summarize(outcomes_NK, answers.truncated, classes)
-    turns = answers.turns
-    if len(turns) > 1:
-        metrics |= two_turn(answers.outcomes(0), answers.outcomes(1)) | changes(answers.first, turns[1], reflection)
-    if len(turns) > 2:
-        metrics["turns"] = by_turn([answers.outcomes(turn) for turn in range(len(turns))])
-    if cfg.repair or answers.repairs or reflections(answers):
-        metrics["repair_rate"] = repair_rate(answers.outcomes(), repaired(answers))
-    if cfg.scaling and len(turns) > 1:
+        classes = [[*row, *[None] * (outcomes.first_NK.shape[1] - len(row))] for row in classes]
+    metrics = summarize(outcomes.first_NK, answers.truncated, classes)
+    if len(outcomes.turns) > 1:
+        metrics |= two_turn(*outcomes.turns[:2]) | changes(answers.first, answers.turns[1], protocol.task.reflection)
+    if len(outcomes.turns) > 2:
+        metrics["turns"] = by_turn(outcomes.turns)
+    if protocol.repair or answers.repairs or answers.reflections:
+        metrics["repair_rate"] = repair_rate(outcomes.first_NK, outcomes.repaired_NK)
+    if protocol.scaling and len(outcomes.turns) > 1:
         metrics["scaling"] = scaling_metrics(answers, task)
     return metrics
-
-
-def repaired(answers: Answers) -> np.ndarray:
-    """(N, K) outcome of each first answer's repair; NaN where none was tried. Where the second turn reflected on every
-    answer, it is the repair of the wrong ones.
-    """
-    by_parent = {a.parent: a.outcome for a in (answers.repairs or reflections(answers))}
-    return padded([[by_parent.get(a.id, np.nan) if repairable(a) else np.nan for a in row] for row in answers.first])
-
-
-def reflections(answers: Answers) -> list[Attempt]:
-    """Second answers that were told to correct a wrong one."""
-    second = answers.turns[1] if len(answers.turns) > 1 else []
-    return [a for a in second if a.kind is AttemptKind.CORRECTION]
 
 
 def flat_groups(groups: Sequence[Group]) -> list[Attempt]:

@@ -1,8 +1,8 @@
 """Estimates with 95% intervals, clustered by problem.
 
 Samples of one problem are not independent (a model knows a problem or does not), so the unit of every interval here is
-the problem: n problems with 64 samples each are n observations, not 64n. docs/metrics.md has the formulas and how often
-the intervals hold the truth (`tools/coverage.py`).
+the problem: n problems with 64 samples each are n observations, not 64n. docs/evaluation.md has the formulas,
+docs/validation/intervals.md how often the intervals hold the truth (`tools/coverage.py`).
 
 Shapes: N problems, S seeds. No function returns NaN.
 """
@@ -12,13 +12,12 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
 from scipy.special import stdtrit
 
 from scrpo_cli.errors import UserError
+from scrpo_cli.numbers import wilson
 
 ALPHA = 0.05
-Z = float(stats.norm.ppf(1 - ALPHA / 2))
 _ROUNDING = 1e-12  # residuals below this are rounding, not variance
 
 
@@ -56,7 +55,7 @@ def ratio_estimate(numerator_N: np.ndarray, denominator_N: np.ndarray) -> Estima
     if _without_spread(residual_N):
         return Estimate(value, _any_spread(value, len(residual_N), 0.0, 1.0))
     low, high = _skewed(value, residual_N)
-    floor, ceiling = _wilson(value, total**2 / float(np.square(denominator_N).sum()))
+    floor, ceiling = wilson(value, total**2 / float(np.square(denominator_N).sum()))
     return Estimate(value, (max(low, floor), min(high, ceiling)))
 
 
@@ -78,7 +77,7 @@ def crossed_estimate(values_NS: np.ndarray, low: float = -1.0, high: float = 1.0
 
     Two-way clustering: the variance over problems plus that over seeds minus what both hold (Cameron, Gelbach & Miller
     2011, JBES 29:238), by mean squares as in a crossed design, with the degrees of freedom of Satterthwaite (1946); at
-    least the variance over problems. Needs two seeds; docs/metrics.md says what two are worth.
+    least the variance over problems. Needs two seeds; docs/validation/intervals.md says what two are worth.
     """
     n, seeds = values_NS.shape
     value, of_problem_N, of_seed_S = float(values_NS.mean()), values_NS.mean(axis=1), values_NS.mean(axis=0)
@@ -91,17 +90,6 @@ def crossed_estimate(values_NS: np.ndarray, low: float = -1.0, high: float = 1.0
     uncertain = problem**2 / (n - 1) + seed**2 / (seeds - 1) + both**2 / ((n - 1) * (seeds - 1))
     margin = _t(max(1.0, min(n - 1, variance**2 / uncertain))) * float(np.sqrt(variance))
     return Estimate(value, (float(max(low, value - margin)), float(min(high, value + margin))))
-
-
-def p_value(differences_N: np.ndarray) -> float:
-    """Two-sided p of "the mean difference is 0", from the very interval of `difference_estimate`: p < 0.05 exactly when
-    that interval leaves 0 out. Student's t; without variance the bound below, solved for alpha.
-    """
-    differences_N = np.asarray(differences_N, dtype=float)
-    n, mean = len(differences_N), float(np.mean(differences_N))
-    if _without_spread(differences_N - mean):
-        return min(1.0, 2 * (1 + abs(mean)) ** -n)
-    return float(stats.ttest_1samp(differences_N, 0.0).pvalue)
 
 
 def _without_spread(residual_N: np.ndarray) -> bool:
@@ -126,13 +114,6 @@ def _skewed(value: float, residual_N: np.ndarray) -> tuple[float, float]:
 
     g = _t(n - 1) / np.sqrt(n - 1)
     return value - spread * inverse(g), value - spread * inverse(-g)
-
-
-def _wilson(share: float, n: float) -> tuple[float, float]:
-    """Wilson's score interval (1927) of a share of n."""
-    center, widen = (share + Z**2 / (2 * n)) / (1 + Z**2 / n), Z / (1 + Z**2 / n)
-    margin = widen * np.sqrt(max(0.0, share * (1 - share)) / n + Z**2 / (4 * n**2))
-    return float(max(0.0, center - margin)), float(min(1.0, center + margin))
 
 
 def _any_spread(value: float, n: int, low: float, high: float) -> tuple[float, float]:

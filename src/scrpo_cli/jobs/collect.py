@@ -38,7 +38,7 @@ def collect_samples(db: Database, run: ActiveRun, runtime: Runtime, report: Repo
     """Sample `rollout.group_size` first answers of each training problem and keep the errors in the run's pool."""
     recipe = runtime.recipe
     problems = runtime.task.problems(recipe.task.train)
-    check_prompt_budget(recipe, runtime.task, runtime.chat, problems)
+    check_prompt_budget(recipe.task, runtime.task, runtime.chat, problems)
     done = {s.step for s in steps_of(db, run.run_id)}
     size = recipe.optim.prompts_per_step
     for step, start in enumerate(range(0, len(problems), size), start=1):

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from scrpo_cli.errors import UserError
-from scrpo_cli.evaluation.gate import reflects, spelled
-from scrpo_cli.evaluation.gating import pooled_confidences
-from scrpo_cli.evaluation.metrics import padded, repair_rate, share
+from scrpo_cli.evaluation.gate import pooled_confidences, reflects, spelled
+from scrpo_cli.evaluation.metrics import repair_rate, share
+from scrpo_cli.evaluation.outcomes import padded, problem_means
+from scrpo_cli.evaluation.protocol import Protocol
 from scrpo_cli.evaluation.runner import Evaluator
 from scrpo_cli.jobs.gates import gate_threshold
 from scrpo_cli.jobs.runs import ActiveRun
@@ -43,7 +45,7 @@ def correct_pool(
     """The run's `samples` corrections of each entry that it has not tried yet and that the gate lets through; the
     entries stay alive, their uses are counted.
     """
-    evaluator = evaluator_like(runtime)
+    evaluator = Evaluator(protocol_of_corrections(runtime.recipe), runtime.engine, runtime.chat, runtime.task)
     threshold = gate_threshold(db, run, evaluator, [[e.problem for e in entries]], report)
     tried = {a.parent for a in attempts_of(db, run.run_id, phase="correct")}
     rest = [e for e in entries if e.attempt_id not in tried]
@@ -63,13 +65,11 @@ def correct_pool(
     return summary(corrections, run) | gate_summary(runtime.recipe, threshold, entries, corrections)
 
 
-def evaluator_like(runtime: Runtime) -> Evaluator:
-    """Reflects on every first answer, sampled as these corrections are: what a gate is fitted on."""
-    rollout = runtime.recipe.rollout
-    turns = {"turns": 2, "second_turn": "reflect", "repair": False}
-    sampling = {"temperature": rollout.temperature, "top_p": 1.0, "max_tokens": rollout.max_tokens}
-    cfg = runtime.recipe.eval.model_copy(update=turns | sampling)
-    return Evaluator(runtime.recipe.model_copy(update={"eval": cfg}), runtime.engine, runtime.chat, runtime.task)
+def protocol_of_corrections(recipe: Recipe) -> Protocol:
+    """Reflects on every first answer, sampled as the corrections are: what a gate is fitted on."""
+    cfg = recipe.rollout
+    protocol = replace(Protocol.of(recipe), turns=2, second_turn="reflect", repair=False)
+    return replace(protocol, temperature=cfg.temperature, top_p=1.0, max_tokens=cfg.max_tokens)
 
 
 def let_through(
@@ -118,7 +118,8 @@ def summary(attempts: Sequence[Attempt], run: ActiveRun) -> dict[str, Any]:
         if error not in by_error:
             by_problem.setdefault((attempt.problem.source, attempt.problem.id), []).append(error)
         by_error.setdefault(error, []).append(attempt.outcome)
-    repaired_NK = padded([[mean_graded(by_error[e]) for e in errors] for errors in by_problem.values()])
+    mean = dict(zip(by_error, problem_means(padded([*by_error.values()])), strict=True))
+    repaired_NK = padded([[mean[e] for e in errors] for errors in by_problem.values()])
     wrong_NK = np.where(np.isnan(repaired_NK), np.nan, 0.0)
     rate = repair_rate(wrong_NK, repaired_NK) if by_problem else {"value": None, "ci95": None, "wrong": 0}
     return {
@@ -126,10 +127,5 @@ def summary(attempts: Sequence[Attempt], run: ActiveRun) -> dict[str, Any]:
         "errors": len(by_error),
         "corrections": len(attempts),
         "repair_rate": rate,
-        "solved_by_any": sum(np.nanmax(r) > 0 for r in by_error.values() if not np.isnan(r).all()),
+        "solved_by_any": sum(bool(repaired > 0) for repaired in mean.values()),
     }
-
-
-def mean_graded(outcomes: Sequence[float]) -> float:
-    graded = [x for x in outcomes if not np.isnan(x)]
-    return float(np.mean(graded)) if graded else np.nan

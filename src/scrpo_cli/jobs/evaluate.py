@@ -7,33 +7,25 @@ run that was killed anywhere and resumed ends with the same rows and the same nu
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
-from scrpo_cli.errors import UserError
-from scrpo_cli.evaluation.answers import FIRST, REPAIR, Answers
-from scrpo_cli.evaluation.benchmarks import (
-    benchmark_problems,
-    check_context,
-    check_turns,
-    fingerprint,
-    protocol,
-    suite_average,
-)
-from scrpo_cli.evaluation.gating import answer_gated, check_gate, measure_gated
+from scrpo_cli.errors import UserError, nearest
+from scrpo_cli.evaluation.gate import answer_gated, measure_gated
+from scrpo_cli.evaluation.metrics import suite_average
+from scrpo_cli.evaluation.outcomes import FIRST, REPAIR, Answers, read_answers
+from scrpo_cli.evaluation.protocol import Protocol, fingerprint
 from scrpo_cli.evaluation.rows import by_benchmark, evaluate_rows
 from scrpo_cli.evaluation.runner import Evaluator, Start
-from scrpo_cli.evaluation.scaling_plot import plot_scaling
 from scrpo_cli.jobs.compare import compare_runs
 from scrpo_cli.jobs.gates import gate_threshold
 from scrpo_cli.jobs.runs import ActiveRun
 from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.queries import attempts_of, evaluations_of, note_run, record_answers, record_evaluation
-from scrpo_cli.recipe.benchmark import Benchmark, Plan, benchmark_of_rows, recipe_for, shipped
+from scrpo_cli.recipe.benchmark import Benchmark, EvalPlan, benchmark_of_rows, shipped
 from scrpo_cli.rollout.prompts import check_prompt_budget
 from scrpo_cli.tasks import make_task
 from scrpo_cli.tasks.base import Task
@@ -48,7 +40,7 @@ STEP = 0
 TENTHS = 10  # lines of progress a benchmark, at most
 
 
-def evaluate_plan(db: Database, run: ActiveRun, plan: Plan, report: Report) -> dict[str, dict[str, Any]]:
+def evaluate_plan(db: Database, run: ActiveRun, plan: EvalPlan, report: Report) -> dict[str, dict[str, Any]]:
     """The metrics of every benchmark of the plan, by name. Benchmarks and parts that the run has stored are kept."""
     with ExitStack() as stack:
         tasks = {name: stack.enter_context(closing(make_task(b.task))) for name, b in plan.benchmarks.items()}
@@ -56,39 +48,40 @@ def evaluate_plan(db: Database, run: ActiveRun, plan: Plan, report: Report) -> d
         runtime = stack.enter_context(open_runtime(run.recipe))
         identity = model_identity(runtime)
         pin(db, run, identity, problems)
-        evaluators = {name: evaluator_of(runtime, run, b, tasks[name]) for name, b in plan.benchmarks.items()}
-        for name, benchmark in plan.benchmarks.items():
-            check(evaluators[name], name, benchmark, problems[name], runtime)
-        evaluator = Evaluator(run.recipe, runtime.engine, runtime.chat, runtime.task)
+        evaluators = {
+            name: Evaluator(Protocol.of(run.recipe, b), runtime.engine, runtime.chat, tasks[name])
+            for name, b in plan.benchmarks.items()
+        }
+        for name, evaluator in evaluators.items():
+            check(evaluator, name, problems[name], runtime)
+        evaluator = Evaluator(Protocol.of(run.recipe), runtime.engine, runtime.chat, runtime.task)
         threshold = gate_threshold(db, run, evaluator, [*problems.values()], report)
         for name, benchmark in plan.benchmarks.items():
+            record = evaluators[name].protocol.record(benchmark, tasks[name], runtime.chat, problems[name])
             one = BenchmarkRun(db, run, name, evaluators[name], problems[name], report)
-            one.finish(threshold, protocol(benchmark, one.evaluator, problems[name]) | identity)
+            one.finish(threshold, record | identity)
     stored = {e.benchmark: e.metrics for e in evaluations_of(db, run.run_id)}
     return {name: stored[name] for name in plan.benchmarks}
 
 
 def load(benchmark: Benchmark, task: Task, run: ActiveRun) -> Sequence[Problem]:
     try:
-        return benchmark_problems(benchmark, task, run.recipe.eval.limit)
+        return task.problems(benchmark.problems)[: run.recipe.eval.limit]
     except UserError as error:
-        near = difflib.get_close_matches(benchmark.name, shipped(), n=1)
-        if not near or near[0] == benchmark.name:
+        near = nearest(benchmark.name, shipped())
+        if not near or benchmark.name in shipped():
             raise
-        fix = f"Did you mean the benchmark '{near[0]}'? `scrpo eval --list` lists them. For a data set: {error.fix}"
+        fix = f"{near} `scrpo eval --list` lists the benchmarks. For a data set: {error.fix}"
         raise UserError(error.what, error.where, fix) from None
 
 
-def evaluator_of(runtime: Runtime, run: ActiveRun, benchmark: Benchmark, task: Task) -> Evaluator:
-    return Evaluator(recipe_for(benchmark, run.recipe), runtime.engine, runtime.chat, task, benchmark.sampling)
-
-
-def check(evaluator: Evaluator, name: str, benchmark: Benchmark, problems: Sequence[Problem], runtime: Runtime) -> None:
+def check(evaluator: Evaluator, name: str, problems: Sequence[Problem], runtime: Runtime) -> None:
     """Refuse what cannot work before anything is sampled."""
-    check_gate(evaluator.recipe, benchmark.sampling)
-    check_turns(evaluator)
-    check_prompt_budget(evaluator.recipe, evaluator.task, runtime.chat, problems)
-    check_context(evaluator, name, problems, getattr(runtime.policy.model.config, "max_position_embeddings", None))
+    protocol = evaluator.protocol
+    protocol.check()
+    check_prompt_budget(protocol.task, evaluator.task, runtime.chat, problems)
+    if positions := getattr(runtime.policy.model.config, "max_position_embeddings", None):
+        protocol.check_length(name, evaluator.task, runtime.chat, problems, positions)
 
 
 def score_rows(db: Database, run: ActiveRun, rows: Sequence[ResponseRow], *, named: bool) -> dict[str, Any]:
@@ -98,9 +91,9 @@ def score_rows(db: Database, run: ActiveRun, rows: Sequence[ResponseRow], *, nam
     results = {}
     for name, each in by_benchmark(rows).items():
         benchmark = benchmark_of_rows(run.recipe, each[0].benchmark, named=named)
-        recipe = recipe_for(benchmark, run.recipe) if benchmark else run.recipe
-        with closing(make_task(recipe.task)) as task:
-            result = evaluate_rows(task, each, f"{run.run_id}:0:{name}", recipe)
+        protocol = Protocol.of(run.recipe, benchmark)
+        with closing(make_task(protocol.task)) as task:
+            result = evaluate_rows(task, each, f"{run.run_id}:0:{name}", protocol)
             stop_on_failures(task, str(run.directory), run.again)
         record_evaluation(db, run.run_id, 0, name, result.metrics, result.attempts)
         results[name] = result.metrics
@@ -110,14 +103,10 @@ def score_rows(db: Database, run: ActiveRun, rows: Sequence[ResponseRow], *, nam
 def sum_up(
     db: Database, run: ActiveRun, results: Mapping[str, Any], suites: Mapping[str, list[str]], other: str | None
 ) -> None:
-    """Into the run's summary: the results, the averages of suites, the plots, the comparison with another run."""
+    """Into the run's summary: the results, the averages of suites, the comparison with another run."""
     run.summary |= {"run": run.run_id, "benchmarks": results}
     if suites:
         run.summary["suites"] = {name: suite_average(results, members) for name, members in suites.items()}
-    for name, metrics in results.items():
-        if curve := metrics.get("scaling"):
-            path = run.directory / f"scaling-{name.replace('/', '-')}.png"
-            run.summary.setdefault("plots", {})[name] = str(plot_scaling(curve, name, path))
     if other is not None:
         run.summary["against"] = compare_runs(db, run.run_id, other)
 
@@ -138,7 +127,7 @@ class BenchmarkRun:
         sampling = self.evaluator.protocol
         self.report(f"{self.name}: {len(self.problems)} problems x {sampling.samples} samples")
         self.sample(self.stored())
-        answers = Answers.of(self.stored())
+        answers = read_answers(self.db, self.run.run_id, f"eval:{self.name}")
         metrics = measure_gated(self.evaluator, answers, threshold) | {"protocol": dict(protocol)}
         record_evaluation(self.db, self.run.run_id, STEP, self.name, metrics, [])
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import errno
 import gzip
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
 from scrpo_cli.errors import RunError, UserError
-from scrpo_cli.evaluation.answers import FIRST, REPAIR
+from scrpo_cli.evaluation.outcomes import REPAIR
 from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.models import RunRow
 from scrpo_cli.pool.queries import EVALUATED, StoredEvaluation, attempts_of, evaluations_of, phases_of
@@ -52,23 +51,17 @@ def rows_of(db: Database, run: RunRow, phase: str, evaluation: StoredEvaluation 
     """One benchmark or phase of training; of a benchmark all first answers, then the next turn, and so on."""
     attempts = attempts_of(db, run.id, phase=phase)
     if evaluation is None:
-        yield from (row_of(a, run.model, a.sample, a.turn) | {"phase": phase, "run": run.id} for a in attempts)
+        yield from (row_of(a, run.model, a.sample) | {"phase": phase, "run": run.id} for a in attempts)
         return
     prefill = (evaluation.metrics.get("protocol") or {}).get("prefill", "")
     sample: dict[str, int] = {}
     for a in sorted(attempts, key=lambda a: (a.turn, a.part, a.group, a.sample)):
         sample[a.id] = sample.get(a.parent or "", a.sample)  # later turns have that of the answer they revise
-        row = row_of(a, run.model, sample[a.id], turn_of(a)) | {"prefill": prefill, "benchmark": evaluation.name}
+        row = row_of(a, run.model, sample[a.id]) | {"prefill": prefill, "benchmark": evaluation.name}
         yield row | {"run": run.id}
 
 
-def turn_of(attempt: Attempt) -> int:
-    """Counts the answers to the problem: a criticism has the number of the answer that follows it."""
-    number = re.search(r"\d+$", attempt.part)
-    return 1 if attempt.part == FIRST else int(number[0]) if number else 2
-
-
-def row_of(attempt: Attempt, model: str, sample: int, turn: int) -> dict[str, Any]:
+def row_of(attempt: Attempt, model: str, sample: int) -> dict[str, Any]:
     problem, completion, grade = attempt.problem, attempt.completion, attempt.grade
     return {
         "id": problem.id,
@@ -77,7 +70,7 @@ def row_of(attempt: Attempt, model: str, sample: int, turn: int) -> dict[str, An
         "answer": problem.answer,
         "response": completion.text,
         "sample": sample,
-        "turn": turn,
+        "turn": attempt.turn,
         "kind": REPAIR if attempt.part == REPAIR else attempt.kind.value,
         "model": model,
         "verdict": grade.verdict.value,

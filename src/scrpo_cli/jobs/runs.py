@@ -47,7 +47,7 @@ def started_run(
     run_id = run_id or new_run_id()
     directory = runs_directory(db) / run_id
     directory.mkdir(parents=True, exist_ok=True)
-    with locked(directory, run_id):
+    with locked(directory, f"run {run_id}"):
         model = recipe.model.adapter or recipe.model.name
         start_run(
             db,
@@ -73,7 +73,7 @@ def resumed_run(db: Database, command: str, ref: str) -> Iterator[ActiveRun]:
     if not directory.is_dir():  # starting over would drop the rows of a run whose checkpoints were only moved
         fix = "Put it back where it was, or start a new run."
         raise UserError(f"The directory of run {row.id} is gone.", row.directory, fix)
-    with locked(directory, row.id):
+    with locked(directory, f"run {row.id}"):
         recipe = Recipe.model_validate_json(row.recipe_json)
         again = f"Continue with `{resume_command(db, command, row.id)}`."
         run = ActiveRun(row.id, directory, recipe, True, again, json.loads(row.summary_json))
@@ -100,14 +100,14 @@ def closed_at_end(db: Database, run: ActiveRun) -> Iterator[ActiveRun]:
 
 
 @contextmanager
-def locked(directory: Path, run_id: str) -> Iterator[None]:
-    """One process at a time works on a run."""
+def locked(directory: Path, name: str) -> Iterator[None]:
+    """One process at a time works on a run or a sweep."""
     try:
         with FileLock(directory / ".lock", timeout=0):
             yield
     except Timeout:
         fix = "Wait for it, or end it; then resume."
-        raise UserError(f"Another process is working on run {run_id}.", str(directory), fix) from None
+        raise UserError(f"Another process is working on {name}.", str(directory), fix) from None
 
 
 def resume_command(db: Database, command: str, run_id: str) -> str:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from scrpo_cli.evaluation.held_out import check_held_out, held_out, warnings
-from scrpo_cli.jobs.compare import first_outcomes, paired_outcomes
+from scrpo_cli.jobs.compare import changes_by_training
 from scrpo_cli.jobs.runs import ActiveRun
 from scrpo_cli.pool.db import Database
 from scrpo_cli.tracking.tracker import HasConsole
 from scrpo_cli.training import checkpoint
 from scrpo_cli.training.loop import train
-from scrpo_cli.training.session import Session, open_session
+from scrpo_cli.training.session import open_session
 
 
 def run_training(db: Database, run: ActiveRun, console: HasConsole | None) -> dict[str, Any]:
@@ -28,7 +28,7 @@ def run_training(db: Database, run: ActiveRun, console: HasConsole | None) -> di
         with session.tracker, session.stop.on_signals():
             evaluations = train(session)
             session.tracker.finish({k: v["avg"] for k, v in evaluations.items() if v})
-        if change := paired_change(session):
+        for change in changes_by_training(db, run.run_id).values():  # of one split at most
             evaluations["change"] = change
         return {
             "run": run.run_id,
@@ -48,12 +48,3 @@ def check_contamination(run: ActiveRun, console: HasConsole | None) -> None:
     for line in warnings(found):
         if console is not None:
             console.console.print(line, markup=False, soft_wrap=True, style="yellow")
-
-
-def paired_change(run: Session) -> dict[str, Any] | None:
-    """After minus before on the same problems; None without a benchmark."""
-    found = run.benchmark()
-    if found is None:
-        return None
-    before, after = (first_outcomes(run.db, run.run_id, found[0], label) for label in ("before", "after"))
-    return paired_outcomes(before, after)

@@ -132,6 +132,7 @@ def m003_fields_and_words(connection: Connection) -> None:
         update = text("UPDATE attempt SET part = :part, group_index = :group WHERE id = :id")
         connection.execute(update, places)
     for change in (
+        "attempt SET turn = 2 + (turn - 2) / 2 WHERE kind IN ('feedback', 'refine')",  # it counted prompts
         "attempt SET verdict = 'grader_error' WHERE verdict = 'error'",
         "attempt SET phase = 'first' WHERE phase = 'trial'",
         "attempt SET model = 'injected:' || substr(model, 9) WHERE model LIKE 'planted:%'",

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from sqlalchemy import ColumnElement, Connection, Subquery, func, select, union
 
+from scrpo_cli.numbers import wilson
 from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.entries import known_pool, last_step
 from scrpo_cli.pool.models import ATTEMPT, POOL_ENTRY
@@ -142,11 +143,8 @@ def rate(successes: int, trials: int) -> dict[str, Any]:
     """A proportion with its Wilson 95% interval (Wilson 1927); null where nothing was tried."""
     if not trials:
         return {"value": None, "ci95": None, "successes": 0, "trials": 0}
-    from scipy.stats import binomtest
-
-    interval = binomtest(successes, trials).proportion_ci(0.95, method="wilson")
-    ci95 = [float(interval.low), float(interval.high)]
-    return {"value": successes / trials, "ci95": ci95, "successes": successes, "trials": trials}
+    share = successes / trials
+    return {"value": share, "ci95": [*wilson(share, trials)], "successes": successes, "trials": trials}
 
 
 def _ages(counts: Sequence[tuple[int, int]]) -> dict[str, Any] | None:

@@ -11,7 +11,6 @@ A suite has `benchmarks: [a, b]` instead of task and problems, and may change th
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -20,7 +19,7 @@ from typing import Any
 
 from pydantic import Field, ValidationError, field_validator
 
-from scrpo_cli.errors import UserError
+from scrpo_cli.errors import UserError, nearest
 from scrpo_cli.recipe.document import Document, read_document
 from scrpo_cli.recipe.models import ProblemsConfig, ProtocolConfig, Recipe, TaskConfig
 from scrpo_cli.section import Section
@@ -84,7 +83,7 @@ class Suite(Section):
 
 
 @dataclass(frozen=True)
-class Plan:
+class EvalPlan:
     """What `scrpo eval` runs: benchmarks by the name that their numbers are stored under, and the suites whose average
     is reported, with those names.
     """
@@ -96,7 +95,7 @@ class Plan:
         return {"benchmarks": {n: b.model_dump(mode="json") for n, b in self.benchmarks.items()}, "suites": self.suites}
 
     @classmethod
-    def read(cls, data: Any) -> Plan:
+    def read(cls, data: Any) -> EvalPlan:
         """The inverse; splits are dropped again, which a dump spells out."""
         found = {name: _parsed(b) for name, b in data["benchmarks"].items()}
         return cls(found, data["suites"])
@@ -135,14 +134,13 @@ def _explained(error: ValidationError, model: type[Section], document: Document,
         sections: dict[str, type[Section]] = {"task": TaskConfig, "problems": ProblemsConfig}
         sections |= {"sampling": ProtocolConfig, "origin": OriginConfig}
         fields = sections[key[0]].model_fields if len(key) > 1 and key[0] in sections else model.model_fields
-        near = difflib.get_close_matches(key[-1], fields, n=1)
-        fix = f"Did you mean '{near[0]}'?" if near else f"Legal here: {', '.join(fields)}."
+        fix = nearest(key[-1], fields) or f"Legal here: {', '.join(fields)}."
     elif key:
         what = f"'{'.'.join(key)}': {what}"
     return UserError(what, document.origin(key) or str(path), fix)
 
 
-def plan(recipe: Recipe) -> Plan:
+def plan(recipe: Recipe) -> EvalPlan:
     """`eval.benchmarks` of a recipe: names and files of benchmarks and suites; anything else is a data set, whose test
     split is asked and graded by the recipe's own task.
     """
@@ -160,7 +158,7 @@ def plan(recipe: Recipe) -> Plan:
             if chosen.setdefault(name, asked) != asked:
                 fix = "Give one of them another name."
                 raise UserError(f"Two different benchmarks are called '{name}'.", f"eval.benchmarks: {ref}", fix)
-    return Plan(chosen, suites)
+    return EvalPlan(chosen, suites)
 
 
 def find(ref: str, recipe: Recipe) -> Benchmark | Suite:
@@ -203,8 +201,7 @@ def members_of(suite: Suite, ref: str) -> dict[str, Benchmark]:
         path = Path(ref).parent / name
         found = shipped().get(name) if path.suffix not in SUFFIXES else read(path)
         if not isinstance(found, Benchmark):
-            near = difflib.get_close_matches(name, shipped(), n=1)
-            fix = f"Did you mean '{near[0]}'?" if near else "`scrpo eval --list` lists the benchmarks."
+            fix = nearest(name, shipped()) or "`scrpo eval --list` lists the benchmarks."
             raise UserError(f"The suite {suite.name} names '{name}', which is no benchmark.", ref, fix)
         if changed:
             sampling = found.sampling.model_dump() | suite.sampling
@@ -240,11 +237,6 @@ def other_prompts(benchmark: Benchmark, recipe: Recipe) -> list[str]:
     if benchmark.task.name != recipe.task.name:
         return []
     return [key for key in PROMPTS if getattr(benchmark.task, key) != getattr(recipe.task, key)]
-
-
-def recipe_for(benchmark: Benchmark, recipe: Recipe) -> Recipe:
-    """The recipe as it evaluates this benchmark: the benchmark's task, the rest as it is."""
-    return recipe.model_copy(update={"task": benchmark.task})
 
 
 def listing(names: Sequence[str] = ()) -> list[dict[str, Any]]:

@@ -10,7 +10,10 @@ without a `name`, a recipe is called like its file. See `document.merge` for wha
 from __future__ import annotations
 
 import difflib
+import json
+import operator
 from collections.abc import Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any, Union
 
@@ -43,6 +46,20 @@ def load_recipe(ref: str | Path, sets: Sequence[str] = ()) -> Recipe:
 def recipe_json(recipe: Recipe) -> str:
     """The resolved recipe as JSON, which keeps nulls; `Recipe.model_validate_json` reads it back."""
     return recipe.model_dump_json()
+
+
+def earlier_recipe(text: str) -> Recipe:
+    """The resolved recipe of a run, perhaps of an earlier version: keys that no longer exist are left out."""
+    data = json.loads(text)
+    try:
+        return Recipe.model_validate(data)
+    except ValidationError as error:
+        gone = [detail["loc"] for detail in error.errors() if detail["type"] == "extra_forbidden"]
+        if not gone:
+            raise
+    for *path, key in gone:
+        reduce(operator.getitem, path, data).pop(key)
+    return earlier_recipe(json.dumps(data))
 
 
 def recipe_schema() -> dict[str, Any]:

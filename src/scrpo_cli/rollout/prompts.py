@@ -71,12 +71,12 @@ def reflection_request(task: Task, chat: Chat, cfg: TaskConfig, entry: PoolEntry
     return SampleRequest(entry.problem, messages, samples, AttemptKind.CORRECTION, entry)
 
 
-def check_prompt_budget(recipe: Recipe, task: Task, chat: Chat, problems: Sequence[Problem]) -> None:
+def check_prompt_budget(cfg: TaskConfig, task: Task, chat: Chat, problems: Sequence[Problem]) -> None:
     """Refuse a data set with a prompt over `task.max_prompt_tokens` before anything is sampled."""
     if not problems:
-        where = f"task.train: {recipe.task.train.source}, split {recipe.task.train.split}"
+        where = f"task.train: {cfg.train.source}, split {cfg.train.split}"
         raise UserError("The data set is empty.", where, "Check its source, split and limit.")
-    limit = recipe.task.max_prompt_tokens
+    limit = cfg.max_prompt_tokens
     over = [(p, n) for p in problems if (n := len(chat.ids(task.messages(p)))) > limit]
     if over:
         worst, tokens = max(over, key=lambda pair: pair[1])

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from scrpo_cli.numbers import percent
 from scrpo_cli.recipe.models import Recipe
 
 FIELDS = (
@@ -104,12 +105,11 @@ def describe_evals(step: int, metrics: Mapping[str, float]) -> list[str]:
 
 
 def describe_eval(step: int, metrics: Mapping[str, float], kind: str = "eval") -> str:
-    text = f"{kind} at step {step}: {metrics[f'{kind}/accuracy']:.1%}"
-    if f"{kind}/accuracy_lo" in metrics:
-        text += f" [{100 * metrics[f'{kind}/accuracy_lo']:.1f}, {100 * metrics[f'{kind}/accuracy_hi']:.1f}]"
-    if f"{kind}/repair_rate" in metrics:
-        text += f", repairs {metrics[f'{kind}/repair_rate']:.1%}"
-    return text
+    low, high = (metrics.get(f"{kind}/accuracy_{end}") for end in ("lo", "hi"))
+    ci95 = None if low is None or high is None else (low, high)
+    text = f"{kind} at step {step}: {percent(metrics[f'{kind}/accuracy'], ci95)}"
+    repairs = metrics.get(f"{kind}/repair_rate")
+    return text if repairs is None else f"{text}, repairs {percent(repairs)}"
 
 
 def sparkline(values: deque[float]) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 import psutil
 import torch
 
-from scrpo_cli.evaluation.edits import edit_ratio
+from scrpo_cli.evaluation.changes import edit_ratio
 from scrpo_cli.methods.base import Credits, PhaseKind
 from scrpo_cli.recipe.monitors import MonitorsConfig
 from scrpo_cli.types import Attempt, AttemptKind, Group, PoolEntry, Verdict

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from scrpo_cli.errors import Interrupted, RunError
-from scrpo_cli.evaluation.answers import Answers
+from scrpo_cli.evaluation.outcomes import Answers
 from scrpo_cli.methods.base import ClipConfig, Credits, PhaseKind, Plan, PoolChange, completions_of, no_credit
 from scrpo_cli.pool.queries import (
     StepMetrics,

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
+from scrpo_cli.evaluation.protocol import Protocol
 from scrpo_cli.evaluation.runner import Evaluator
 from scrpo_cli.methods.base import Library, Method, MethodContext, Needs
 from scrpo_cli.methods.registry import make_method
@@ -115,7 +116,7 @@ def open_session(
     """
     runtime = open_runtime(recipe)
     problems = runtime.task.problems(recipe.task.train)
-    check_prompt_budget(recipe, runtime.task, runtime.chat, problems)
+    check_prompt_budget(recipe.task, runtime.task, runtime.chat, problems)
     positions = getattr(runtime.policy.model.config, "max_position_embeddings", None)
     check_context(recipe, runtime.chat, positions)
     method = make_method(recipe.method, method_context(runtime, problems, RunLibrary(db, run_id)))
@@ -137,7 +138,7 @@ def open_session(
         method=method,
         needs=recipe.method.needs(method.setting),
         updater=updater,
-        evaluator=Evaluator(recipe, runtime.engine, runtime.chat, runtime.task),
+        evaluator=Evaluator(Protocol.of(recipe), runtime.engine, runtime.chat, runtime.task),
         tracker=tracker,
         progress=progress,
         positions=positions,

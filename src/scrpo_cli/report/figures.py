@@ -1,8 +1,11 @@
-"""The figure of a sweep: accuracy over generated tokens (mean and range of the seeds), and the arms at the end."""
+"""Figures, PNG or SVG by the suffix: a sweep (accuracy over generated tokens, and the arms at the end) and inference
+scaling. The same numbers give the same file.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,12 +14,19 @@ import numpy as np
 
 from scrpo_cli.ablation.outcomes import Curve, RunOutcome
 from scrpo_cli.ablation.table import SweepResult
+from scrpo_cli.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
     Panel = Callable[[Axes], None]
 
+SCALING = {
+    "parallel": "2K answers, majority",
+    "last": "K answers + K corrections, majority of the corrections",
+    "all": "K answers + K corrections, majority of all",
+}
 GRID_POINTS = 100
 SMOOTHING_SHARE = 0.1  # a curve is a running mean over this share of its points: a step is few problems
 
@@ -39,19 +49,54 @@ def _arm_panels(result: SweepResult) -> list[Panel]:
     return [first, partial(_draw_deltas, result=result)] if two_turns else [first]
 
 
-def _save(panels: Sequence[Panel], arms: int, path: Path) -> Path:
-    """Beside each other, PNG or SVG by the suffix; the same numbers give the same file."""
+def plot_scaling(scaling: Mapping[str, Any], title: str, path: Path) -> Path:
+    """Accuracy over the budget of samples, three ways to spend it."""
+    with _figure(path, 6.4, 4.2) as figure:
+        axes = figure.subplots()
+        for index, (arm, label) in enumerate(SCALING.items()):
+            points = [(p["budget"], p[arm]) for p in scaling["points"] if p[arm] is not None]
+            budgets = [budget * 1.03 ** (index - 1) for budget, _ in points]  # beside each other
+            values = [100 * number["value"] for _, number in points]
+            below = [100 * (number["value"] - number["ci95"][0]) for _, number in points]
+            above = [100 * (number["ci95"][1] - number["value"]) for _, number in points]
+            axes.errorbar(budgets, values, yerr=[below, above], marker="o", capsize=3, color=f"C{index}", label=label)
+        ticks = [p["budget"] for p in scaling["points"]]
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(ticks, [str(t) for t in ticks])
+        axes.set(xlabel="samples of a problem (2K)", ylabel="accuracy (%)", title=f"{title}, 95% intervals by problem")
+        axes.legend(fontsize="small")
+    return path
+
+
+def plot_scalings(results: Mapping[str, Mapping[str, Any]], directory: Path) -> dict[str, str]:
+    """A figure for each benchmark that has a curve, by the benchmark's name."""
+    return {
+        name: str(plot_scaling(metrics["scaling"], name, directory / f"scaling-{name.replace('/', '-')}.png"))
+        for name, metrics in results.items()
+        if metrics.get("scaling")
+    }
+
+
+@contextmanager
+def _figure(path: Path, width: float, height: float) -> Iterator[Figure]:
+    """An empty figure, written to `path` at the end."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context({"svg.hashsalt": "scrpo"}):
-        figure = Figure(figsize=(6 * len(panels), max(4.2, 1.2 + 0.4 * arms)), layout="constrained")
+    with matplotlib.rc_context({"svg.hashsalt": "scrpo"}), write_atomically(path) as temporary:
+        figure = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasAgg(figure)
+        yield figure
+        form = path.suffix.removeprefix(".")
+        figure.savefig(temporary, dpi=150, format=form, metadata={"Date": None} if form == "svg" else None)
+
+
+def _save(panels: Sequence[Panel], arms: int, path: Path) -> Path:
+    """Beside each other."""
+    with _figure(path, 6 * len(panels), max(4.2, 1.2 + 0.4 * arms)) as figure:
         for draw, axes in zip(panels, figure.subplots(1, len(panels), squeeze=False)[0], strict=True):
             draw(axes)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None)
     return path
 
 

@@ -1,0 +1,1 @@
+"""What readers get: tables as text, and figures."""

@@ -1,0 +1,200 @@
+"""The tables of a sweep, for a terminal and for a page of markdown: first answers, two turns, cost, what the tokens
+bought, warning signs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from scrpo_cli.ablation.table import ArmResult, Scores, SweepResult
+from scrpo_cli.numbers import NOTHING, change, estimate, in_points, p_equals, p_value, percents, point_interval, points
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+START = "before training"
+OVER_BOTH = "over problems and seeds"
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table by columns. `page_only` columns are left out on a terminal, which has 80 characters; `notes` stand below
+    it on a page.
+    """
+
+    name: str
+    title: str
+    columns: dict[str, list[str]]
+    page_only: Sequence[str] = ()
+    notes: Sequence[str] = field(default_factory=tuple)
+
+    def rows(self, columns: Iterable[str]) -> Iterable[tuple[str, ...]]:
+        return zip(*(self.columns[name] for name in columns), strict=True)
+
+
+def terminal(sheet: Sheet) -> Group:
+    """The title and the table; intervals stand under their numbers."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = [name for name in sheet.columns if name not in sheet.page_only]
+    table = Table(box=None, pad_edge=False, collapse_padding=True)
+    for name in shown:
+        table.add_column(name, overflow="fold")
+    for row in sheet.rows(shown):
+        table.add_row(*(Text(re.sub(r"(?<=[\d%]) \[", "\n[", cell)) for cell in row))
+    return Group(Text(f"{sheet.title}:"), table, Text())
+
+
+def markdown(sheet: Sheet) -> str:
+    """The title, the table and the notes."""
+
+    def line(cells: Iterable[str]) -> str:
+        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+    lines = [line(sheet.columns), line("---" for _ in sheet.columns), *map(line, sheet.rows(sheet.columns))]
+    notes = ["", *(f"* {note}" for note in sheet.notes)] if sheet.notes else []
+    return "\n".join([f"{sheet.title[0].upper()}{sheet.title[1:]}.", "", *lines, *notes])
+
+
+def render(result: SweepResult) -> Group:
+    """For a terminal of 80 columns: the tables, the differences to the first arm in points, and the notes."""
+    from rich.console import Group
+    from rich.text import Text
+
+    first, words = result.arms[0].arm, []
+    for beside, key in (("", "difference"), (", second - first", "delta_difference")):
+        for arm in result.arms:
+            if number := getattr(arm, key):
+                said = f"{in_points(number)}, {p_equals(number['p'])}: {number['verdict']}"
+                words.append(f"{arm.arm} compared with {first}{beside}: {said}")
+    return Group(*map(terminal, sheets_of(result)), *map(Text, [*words, *result.notes]))
+
+
+def sheets_of(result: SweepResult) -> list[Sheet]:
+    """Those that have something to show."""
+    found = (first_answers(result), two_turns(result), cost(result), signal(result), warning_signs(result))
+    return [sheet for sheet in found if sheet is not None]
+
+
+def first_answers(result: SweepResult) -> Sheet:
+    """Accuracy after training, the gain over before, the difference to the first arm, and the repair rate."""
+    rows = _rows(result)
+    columns = {"arm": _names(result), "seeds": [str(len(row.seeds)) for row in rows]}
+    if result.before is None:
+        columns["before"] = [estimate(arm.before.first) for arm in result.arms]
+    columns["first answers"] = [estimate(row.first) for row in rows]
+    if any(row.first["ci95_seeds"] for row in rows):
+        columns[f"first answers {OVER_BOTH}"] = [_over_both(row.first, percents) for row in rows]
+    columns["gain"] = _of_arms(result, lambda arm: change(arm.gain))
+    compared = _compared(result, lambda arm: arm.difference)
+    columns |= compared | {"repairs of wrong ones": [estimate(row.repair) for row in rows]}
+    title = f"{result.problems} problems, {result.budget:,} generated tokens a run; 95% intervals over problems"
+    page_only = ("seeds", f"first answers {OVER_BOTH}", *compared)
+    return Sheet("first-answers", title, columns, page_only, result.notes)
+
+
+def two_turns(result: SweepResult) -> Sheet | None:
+    """SCoRe's metrics of second answers; None without such answers."""
+    rows = [row.two_turn for row in _rows(result)]
+    if not any(rows):
+        return None
+
+    def shares(key: str) -> list[str]:
+        return [estimate(row[key]) if row else NOTHING for row in rows]
+
+    columns = {"arm": _names(result), "first": shares("t1"), "second": shares("t2")}
+    deltas = [row["delta"] if row else {"value": None, "ci95": None} for row in rows]
+    columns["second - first"] = [points(delta["value"], delta["ci95"]) for delta in deltas]
+    columns |= {"repaired": shares("i2c"), "broken": shares("c2i"), "repaired of wrong": shares("fix_rate")}
+    compared = _compared(result, lambda arm: arm.delta_difference)
+    title = "second answers; shares of all answers, 95% intervals over problems"
+    return Sheet("two-turns", title, columns | compared, ("repaired of wrong", *compared))
+
+
+def cost(result: SweepResult) -> Sheet:
+    """What a run took."""
+
+    def means(values: Callable[[ArmResult], Sequence[float]]) -> list[str]:
+        return [f"{sum(values(arm)) / len(values(arm)):,.0f}" for arm in result.arms]
+
+    columns = {
+        "arm": [arm.arm for arm in result.arms],
+        "generated tokens": means(lambda arm: arm.generated_tokens),
+        "steps": means(lambda arm: arm.steps),
+        "seconds": means(lambda arm: arm.seconds),
+    }
+    title = "mean of the runs; seconds of training steps, without evaluations, beside whatever else the machine did"
+    return Sheet("cost", title, columns)
+
+
+def signal(result: SweepResult) -> Sheet | None:
+    """What the tokens of each phase bought; None where no run sampled anything."""
+    found = [(arm, phase, spent) for arm in result.arms for phase, spent in arm.spent.items()]
+    if not found:
+        return None
+    totals = {arm.arm: sum(spent.generated for spent in arm.spent.values()) for arm in result.arms}
+    columns = {
+        "arm": [arm.arm for arm, _, _ in found],
+        "phase": [phase for _, phase, _ in found],
+        "steps": [f"{spent.steps / len(arm.runs):.0f}" for arm, _, spent in found],
+        "of the tokens": [f"{spent.generated / totals[arm.arm]:.0%}" for arm, _, spent in found],
+        "tokens an answer": [f"{spent.generated / spent.completions:.0f}" for _, _, spent in found],
+        "groups with non-zero reward variance": [
+            NOTHING if phase == "collect" else f"{spent.varied / spent.steps:.0%}"  # collected groups compare nothing
+            for _, phase, spent in found
+        ],
+        "trained tokens": [f"{spent.trained / spent.generated:.0%}" for _, _, spent in found],
+    }
+    title = "what the tokens bought: means of the runs; trained tokens are a share of the generated ones of the phase"
+    return Sheet("signal", title, columns)
+
+
+def warning_signs(result: SweepResult) -> Sheet | None:
+    """Which monitors fired, and how often; None when none did."""
+    fired = [(arm, name, steps) for arm in result.arms for name, steps in arm.warnings.items()]
+    if not fired:
+        return None
+    columns = {
+        "arm": [arm.arm for arm, _, _ in fired],
+        "warning sign": [name for _, name, _ in fired],
+        "steps": [f"{steps} of {sum(arm.steps)}" for arm, _, steps in fired],
+    }
+    return Sheet("warnings", "warning signs during training, all runs of an arm together", columns)
+
+
+def _rows(result: SweepResult) -> list[Scores]:
+    """Before training, if all arms share that, and each arm after it."""
+    return [*([result.before] if result.before else []), *(arm.after for arm in result.arms)]
+
+
+def _names(result: SweepResult) -> list[str]:
+    return [*([START] if result.before else []), *(arm.arm for arm in result.arms)]
+
+
+def _of_arms(result: SweepResult, cell: Callable[[ArmResult], str]) -> list[str]:
+    """One cell for each arm, and an empty one in the row before training."""
+    return [*([""] if result.before else []), *map(cell, result.arms)]
+
+
+def _compared(result: SweepResult, of: Callable[[ArmResult], dict[str, Any] | None]) -> dict[str, list[str]]:
+    """The columns of a paired difference to the first arm."""
+
+    def column(cell: Callable[[dict[str, Any]], str]) -> list[str]:
+        return _of_arms(result, lambda arm: cell(number) if (number := of(arm)) else NOTHING)
+
+    return {
+        f"against {result.arms[0].arm}": column(change),
+        "p": column(lambda number: p_value(number["p"])),
+        OVER_BOTH: column(lambda number: _over_both(number, point_interval)),
+        "verdict": column(lambda number: number["verdict"]),
+    }
+
+
+def _over_both(number: dict[str, Any], written: Callable[[Sequence[float]], str]) -> str:
+    """The interval over problems and seeds; a dash where there is none."""
+    return written(number["ci95_seeds"]) if number["ci95_seeds"] else NOTHING
