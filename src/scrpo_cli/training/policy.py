@@ -47,6 +47,22 @@ class Policy:
         self.frozen = [p.detach().clone() for p in self.trainable()] if which == "policy" else None
 
     @contextmanager
+    def recomputing(self) -> Iterator[None]:
+        """Inside, layers compute their activations again in the backward pass, if the recipe asks for that.
+
+        transformers does so in train mode only. All other modules stay in eval mode: the base model's own dropout is
+        never on.
+        """
+        layers = [m for m in self.model.modules() if vars(m).get("gradient_checkpointing")]
+        for layer in layers:
+            layer.training = True
+        try:
+            yield
+        finally:
+            for layer in layers:
+                layer.training = False
+
+    @contextmanager
     @torch.no_grad()
     def swapped(self, weights: Sequence[torch.Tensor]) -> Iterator[None]:
         """Other adapter weights for as long as the context lasts; only for passes without a gradient."""
@@ -149,16 +165,30 @@ def load_policy(cfg: ModelConfig, seed: int) -> Policy:
     tokenizer = load_tokenizer(cfg)
     base = load_base_model(cfg)
     if cfg.gradient_checkpointing:
-        base.gradient_checkpointing_enable()
-        base.enable_input_require_grads()
+        enable_checkpointing(base)
     return Policy(add_adapter(base, cfg, seed), tokenizer)
 
 
+def enable_checkpointing(base: Any) -> None:
+    """Let `Policy.recomputing` work: its layers are in train mode, so dropout rates that they hold themselves go to 0."""
+    if not base.supports_gradient_checkpointing:
+        fix = "Set model.gradient_checkpointing=false."
+        raise UserError("This architecture has no gradient checkpointing.", f"model: {base.config.model_type}", fix)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # the newer name is not in every version that we admit
+        base.gradient_checkpointing_enable({"use_reentrant": False})
+    for module in base.modules():
+        for name, value in vars(module).items():
+            if "drop" in name and isinstance(value, float):
+                setattr(module, name, 0.0)
+
+
 def add_adapter(base: Any, cfg: ModelConfig, seed: int) -> Any:
+    """The model with its adapter, in eval mode: dropout, the adapter's own included, is never on."""
     if cfg.adapter:
         if not (Path(cfg.adapter) / "adapter_config.json").is_file():
             raise UserError("Not an adapter directory: adapter_config.json is missing.", cfg.adapter, "Check the path.")
-        return PeftModel.from_pretrained(base, cfg.adapter, is_trainable=True)
+        return PeftModel.from_pretrained(base, cfg.adapter, is_trainable=True).eval()
     lora = PeftLoraConfig(
         r=cfg.lora.r,
         lora_alpha=cfg.lora.alpha,
@@ -169,7 +199,7 @@ def add_adapter(base: Any, cfg: ModelConfig, seed: int) -> Any:
     with torch.random.fork_rng(), warnings.catch_warnings():  # peft draws the adapter's start from the global stream
         warnings.simplefilter("ignore", FutureWarning)  # peft still asks transformers by an older name
         torch.manual_seed(seed)
-        return get_peft_model(base, lora)
+        return get_peft_model(base, lora).eval()
 
 
 def first_line(err: BaseException) -> str:

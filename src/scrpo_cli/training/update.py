@@ -87,7 +87,8 @@ class Updater:
     def accumulate(self, rows: Sequence[TrainRow], credits: Credits) -> list[dict[str, torch.Tensor]]:
         """Gradients of one optimizer step. Out of CUDA memory, it starts over with half the tokens a micro-batch."""
         try:
-            return [self.backward(micro, credits) for micro in microbatches(rows, self.microbatch_tokens)]
+            with self.policy.recomputing():
+                return [self.backward(micro, credits) for micro in microbatches(rows, self.microbatch_tokens)]
         except torch.cuda.OutOfMemoryError as err:
             self.optimizer.zero_grad(set_to_none=True)
             torch.cuda.empty_cache()

@@ -1,0 +1,88 @@
+"""Loading a policy: the base model's dropout is never on, and gradient checkpointing works from the first update on."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tests_tokenizer import TOKENIZER
+from training.tiny_policy import VOCABULARY
+from transformers import GPT2Config, OPTConfig, PretrainedConfig, Qwen3Config
+from transformers.models.auto import AutoModelForCausalLM
+
+from scrpo_cli.methods.base import Credits, flat_credit
+from scrpo_cli.recipe.models import LoraConfig, ModelConfig, Recipe
+from scrpo_cli.rollout.base import RowKey, Sampling
+from scrpo_cli.rollout.transformers_engine import TransformersEngine
+from scrpo_cli.training.policy import load_policy
+from scrpo_cli.training.update import Updater, microbatches, weighted_rows
+
+SIZES = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_attention_heads": 2}
+WITH_DROPOUT = {
+    "qwen3": Qwen3Config(
+        **SIZES,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_key_value_heads=1,
+        head_dim=16,
+        attention_dropout=0.1,
+    ),
+    "gpt2": GPT2Config(
+        vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=2, resid_pdrop=0.1, embd_pdrop=0.1, attn_pdrop=0.1
+    ),
+    "opt": OPTConfig(  # its layers hold the dropout rates themselves
+        **SIZES, num_hidden_layers=2, ffn_dim=64, word_embed_proj_dim=32, dropout=0.1, attention_dropout=0.1
+    ),
+}
+
+
+def model_directory(directory: Path, config: PretrainedConfig) -> str:
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(directory)
+    TOKENIZER.save_pretrained(directory)
+    return str(directory)
+
+
+def policy(directory: str, **model):
+    return load_policy(ModelConfig(name=directory, lora=LoraConfig(r=4), **model), seed=0)
+
+
+def sampled(policy):
+    engine = TransformersEngine(policy.model, policy.tokenizer)
+    keys = [RowKey(0, 0, "test", i) for i in range(3)]
+    return engine.generate([[1, 2], [3], [4, 5, 6]], Sampling(1.0, 8), keys)
+
+
+def gradient(policy, completions):
+    """Accumulated gradient of one update, and how often a layer computed its attention in it."""
+    cfg = Recipe.model_validate({"rollout": {"max_tokens": 16}, "method": {"name": "grpo"}})
+    calls = []
+    attention = next(m for name, m in policy.model.named_modules() if name.endswith(("self_attn", ".attn")))
+    hook = attention.register_forward_hook(lambda *_: calls.append(1))
+    credits = [flat_credit(len(c.ids), 1.0, 0.0) for c in completions]
+    rows = weighted_rows(completions, credits, Credits(credits, "masked_tokens"), cfg)
+    assert len(microbatches(rows, cfg.optim.tokens_per_microbatch)) == 1
+    (stats,) = Updater(policy, cfg).accumulate(rows)
+    hook.remove()
+    return np.concatenate([p.grad.flatten().numpy() for p in policy.trainable()]), len(calls), stats["drift"]
+
+
+@pytest.mark.parametrize("kind", WITH_DROPOUT)
+def test_checkpointing_works_before_any_generate_and_changes_no_gradient_and_no_dropout_is_on(kind, tmp_path):
+    directory = model_directory(tmp_path, WITH_DROPOUT[kind])
+    completions = sampled(policy(directory))
+    plain, calls, drift = gradient(policy(directory), completions)
+    assert calls == 1
+    assert drift.max() < 1e-5
+    checkpointed = policy(directory, gradient_checkpointing=True)
+    for _ in range(2):  # before and after a generate
+        checkpointed.model.zero_grad()
+        found, calls, drift = gradient(checkpointed, completions)
+        assert calls == 2
+        assert drift.max() < 1e-5  # trainer and sampler agree
+        assert np.abs(plain).max() > 0
+        assert found == pytest.approx(plain, abs=float(1e-5 * np.abs(plain).max()))
+        assert sampled(checkpointed) == completions
+    after_sampling = policy(directory)
+    sampled(after_sampling)
+    assert gradient(after_sampling, completions)[0] == pytest.approx(plain, abs=float(1e-5 * np.abs(plain).max()))
