@@ -5,11 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig as PeftLoraConfig
+from peft import get_peft_model
 from tests_tokenizer import TOKENIZER
 from training.tiny_policy import VOCABULARY
 from transformers import GPT2Config, OPTConfig, PretrainedConfig, Qwen3Config
 from transformers.models.auto import AutoModelForCausalLM
 
+from scrpo_cli.errors import UserError
 from scrpo_cli.methods.base import Credits, flat_credit
 from scrpo_cli.recipe.models import LoraConfig, ModelConfig, Recipe
 from scrpo_cli.rollout.base import RowKey, Sampling
@@ -86,3 +89,49 @@ def test_checkpointing_works_before_any_generate_and_changes_no_gradient_and_no_
     after_sampling = policy(directory)
     sampled(after_sampling)
     assert gradient(after_sampling, completions)[0] == pytest.approx(plain, abs=float(1e-5 * np.abs(plain).max()))
+
+
+# -- what is refused ---------------------------------------------------------------------------------------------------
+
+
+def refusal(policy, **model) -> str:
+    with pytest.raises(UserError) as caught:
+        Updater(policy, Recipe.model_validate({"model": model}))
+    assert caught.value.exit_code == 2
+    assert len(caught.value.lines()) == 3
+    return " ".join(caught.value.lines())
+
+
+@pytest.fixture(scope="module")
+def qwen(tmp_path_factory) -> str:
+    return model_directory(tmp_path_factory.mktemp("qwen"), WITH_DROPOUT["qwen3"])
+
+
+@pytest.mark.parametrize("targets", [["q_proj", "lm_head"], ["embed_tokens"], "lm_head"])
+def test_an_adapter_of_the_embeddings_or_the_output_layer_is_sampled_from_but_not_trained(targets, qwen):
+    """Log-probs come from the raw output layer: they were 0.55 nats off the model's own, without a gradient."""
+    unusual = load_policy(ModelConfig(name=qwen, lora=LoraConfig(targets=targets)), 0)
+    assert len(sampled(unusual)) == 3
+    assert f"model.lora.targets: {targets}" in refusal(unusual, lora={"targets": targets})
+
+
+@pytest.mark.parametrize("extra", [{"target_modules": ["lm_head"]}, {"modules_to_save": ["lm_head"]}])
+def test_so_is_a_loaded_one(extra, qwen, tmp_path):
+    base = AutoModelForCausalLM.from_pretrained(qwen)
+    settings = {"target_modules": ["q_proj"], "task_type": "CAUSAL_LM", **extra}
+    get_peft_model(base, PeftLoraConfig(**settings)).save_pretrained(tmp_path)
+    loaded = load_policy(ModelConfig(name=qwen, adapter=str(tmp_path)), 0)
+    assert f"model.adapter: {tmp_path}" in refusal(loaded, adapter=str(tmp_path))
+
+
+@pytest.mark.parametrize("targets", [["nowhere"], "(("])
+def test_targets_that_name_no_module_are_refused(targets, qwen):
+    with pytest.raises(UserError, match="No adapter fits"):
+        load_policy(ModelConfig(name=qwen, lora=LoraConfig(targets=targets)), 0)
+
+
+def test_an_adapter_of_another_model_is_refused(qwen, tmp_path):
+    other = model_directory(tmp_path / "model", GPT2Config(vocab_size=VOCABULARY, n_embd=16, n_layer=1, n_head=1))
+    policy(other).model.save_pretrained(tmp_path / "adapter")
+    with pytest.raises(UserError, match="could not be loaded"):
+        policy(qwen, adapter=str(tmp_path / "adapter"))

@@ -28,7 +28,7 @@ from peft import PeftConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from scrpo_cli.recipe.models import ModelConfig, Recipe
-from scrpo_cli.training.policy import add_adapter, first_line, model_path, pick_device, pick_dtype
+from scrpo_cli.training.policy import add_adapter, check_trainable, first_line, model_path, pick_device, pick_dtype
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -97,6 +97,7 @@ def model_sizes(recipe: Recipe) -> Sizes:
         base = AutoModelForCausalLM.from_config(config, trust_remote_code=cfg.trust_remote_code)
         parameters = base.num_parameters()
         model = with_adapter(base.requires_grad_(False), cfg)
+    check_trainable(model, cfg)
     adapter = sum(p.numel() for p in model.parameters() if p.requires_grad)
     device = pick_device(cfg) if cfg.device == "auto" else cfg.device
     dtype = pick_dtype(cfg, device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -170,7 +171,7 @@ def load_policy(cfg: ModelConfig, seed: int) -> Policy:
 
 
 def enable_checkpointing(base: Any) -> None:
-    """Let `Policy.recomputing` work: its layers are in train mode, so dropout rates that they hold themselves go to 0."""
+    """For `Policy.recomputing`. Its layers are in train mode, so dropout rates that they hold themselves become 0."""
     if not base.supports_gradient_checkpointing:
         fix = "Set model.gradient_checkpointing=false."
         raise UserError("This architecture has no gradient checkpointing.", f"model: {base.config.model_type}", fix)
@@ -186,9 +187,7 @@ def enable_checkpointing(base: Any) -> None:
 def add_adapter(base: Any, cfg: ModelConfig, seed: int) -> Any:
     """The model with its adapter, in eval mode: dropout, the adapter's own included, is never on."""
     if cfg.adapter:
-        if not (Path(cfg.adapter) / "adapter_config.json").is_file():
-            raise UserError("Not an adapter directory: adapter_config.json is missing.", cfg.adapter, "Check the path.")
-        return PeftModel.from_pretrained(base, cfg.adapter, is_trainable=True).eval()
+        return load_adapter(base, cfg.adapter)
     lora = PeftLoraConfig(
         r=cfg.lora.r,
         lora_alpha=cfg.lora.alpha,
@@ -199,7 +198,34 @@ def add_adapter(base: Any, cfg: ModelConfig, seed: int) -> Any:
     with torch.random.fork_rng(), warnings.catch_warnings():  # peft draws the adapter's start from the global stream
         warnings.simplefilter("ignore", FutureWarning)  # peft still asks transformers by an older name
         torch.manual_seed(seed)
-        return get_peft_model(base, lora).eval()
+        try:
+            return get_peft_model(base, lora).eval()
+        except (ValueError, re.error) as err:
+            fix = "Name modules of the model, or use all-linear."
+            raise UserError(
+                f"No adapter fits: {first_line(err)}", f"model.lora.targets: {cfg.lora.targets}", fix
+            ) from err
+
+
+def load_adapter(base: Any, directory: str) -> Any:
+    if not (Path(directory) / "adapter_config.json").is_file():
+        raise UserError("Not an adapter directory: adapter_config.json is missing.", directory, "Check the path.")
+    try:
+        return PeftModel.from_pretrained(base, directory, is_trainable=True).eval()
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as err:
+        fix = "Use the adapter with the base model that it was trained on."
+        raise UserError(f"The adapter could not be loaded: {first_line(err)}", directory, fix) from err
+
+
+def check_trainable(model: Any, cfg: ModelConfig) -> None:
+    """Refuse what can be sampled from but not trained: adapters that the log-probs of training would not see."""
+    base, config = model.get_base_model(), model.active_peft_config
+    ends = (base.get_input_embeddings(), base.get_output_embeddings())
+    adapted = any(p.requires_grad for layer in ends if layer is not None for p in layer.parameters())
+    if adapted or config.is_prompt_learning or getattr(config, "modules_to_save", None):
+        what = "Adapters of the embeddings or the output layer, prompts and modules_to_save cannot be trained."
+        where = f"model.adapter: {cfg.adapter}" if cfg.adapter else f"model.lora.targets: {cfg.lora.targets}"
+        raise UserError(what, where, "Use a LoRA adapter of the layers between, as targets: all-linear does.")
 
 
 def first_line(err: BaseException) -> str:

@@ -16,7 +16,7 @@ from scrpo_cli.methods.parts.advantages import token_weights
 from scrpo_cli.recipe.models import Recipe
 from scrpo_cli.training.logprobs import completion_logprobs
 from scrpo_cli.training.loss import TokenBatch, policy_gradient_loss
-from scrpo_cli.training.policy import Policy
+from scrpo_cli.training.policy import Policy, check_trainable
 from scrpo_cli.types import Completion, Credit
 
 
@@ -37,6 +37,7 @@ class Updater:
     """Owns the optimizer and the schedule; the policy's version goes up by one at each optimizer step."""
 
     def __init__(self, policy: Policy, recipe: Recipe) -> None:
+        check_trainable(policy.model, recipe.model)
         self.policy, self.recipe, self.optim = policy, recipe, recipe.optim
         cfg = recipe.optim
         self.microbatch_tokens = cfg.tokens_per_microbatch
