@@ -124,6 +124,13 @@ def test_so_is_a_loaded_one(extra, qwen, tmp_path):
     assert f"model.adapter: {tmp_path}" in refusal(loaded, adapter=str(tmp_path))
 
 
+def test_float16_is_for_sampling_only(qwen):
+    """A token weight of 2e-7 gave gradients of zero."""
+    half = policy(qwen, dtype="float16")
+    assert len(sampled(half)) == 3
+    assert "float16" in refusal(half, dtype="float16")
+
+
 @pytest.mark.parametrize("targets", [["nowhere"], "(("])
 def test_targets_that_name_no_module_are_refused(targets, qwen):
     with pytest.raises(UserError, match="No adapter fits"):

@@ -125,7 +125,9 @@ def check_device(checkup: Checkup) -> Iterator[Check]:
     dtype = str(pick_dtype(cfg, device)).removeprefix("torch.")
     name = torch.cuda.get_device_name() if device == "cuda" else f"CPU, {os.cpu_count()} cores"
     if device == "cuda" and dtype == "bfloat16" and not torch.cuda.is_bf16_supported(including_emulation=False):
-        yield Check("device", "warn", f"{name} has no bfloat16", "Set model.dtype=float16 or float32.")
+        yield Check(
+            "device", "warn", f"{name} has no bfloat16", "Set model.dtype=float32; for sampling only, float16 will do."
+        )
     else:
         yield Check("device", "ok", f"{name}, {dtype}")
     if cfg.attn == "flash_attention_2" and importlib.util.find_spec("flash_attn") is None:

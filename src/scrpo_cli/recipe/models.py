@@ -34,7 +34,7 @@ class ModelConfig(Section):
     revision: str | None = None
     """Hub revision; pin it for anything that will be reported."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """`auto`: bfloat16 on CUDA, float32 on CPU."""
+    """`auto`: bfloat16 on CUDA, float32 on CPU. float16 is for sampling only: its gradients underflow."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto`: CUDA where there is a usable GPU."""
     threads: PositiveInt | None = None

@@ -218,7 +218,13 @@ def load_adapter(base: Any, directory: str) -> Any:
 
 
 def check_trainable(model: Any, cfg: ModelConfig) -> None:
-    """Refuse what can be sampled from but not trained: adapters that the log-probs of training would not see."""
+    """Refuse what can be sampled from but not trained: a number format that underflows, and adapters that the log-probs
+    of training would not see.
+    """
+    if cfg.dtype == "float16":
+        what = "Training in float16 is refused, since small gradients become zero in it."
+        fix = "Use auto, bfloat16 or float32; eval, collect and correct only sample and take float16."
+        raise UserError(what, "model.dtype: float16", fix)
     base, config = model.get_base_model(), model.active_peft_config
     ends = (base.get_input_embeddings(), base.get_output_embeddings())
     adapted = any(p.requires_grad for layer in ends if layer is not None for p in layer.parameters())
