@@ -1,5 +1,7 @@
 """The optimizer step: the same gradient however the batch is cut, and no cost for rows without credit."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -9,10 +11,12 @@ from methods.builders import credits_of
 from training.tiny_policy import VOCABULARY, random_policy
 
 from scrpo_cli.errors import RunError
-from scrpo_cli.methods.base import ClipConfig, flat_credit, no_credit
+from scrpo_cli.methods.base import ClipConfig, PoolChange, flat_credit, no_credit
 from scrpo_cli.methods.parts.kl import kl_in_reward
 from scrpo_cli.recipe.models import Recipe
+from scrpo_cli.training.checkpoint import Progress
 from scrpo_cli.training.logprobs import completion_logprobs
+from scrpo_cli.training.loop import commit
 from scrpo_cli.training.update import Updater, learning_rate, microbatches, minibatches, weighted_rows
 from scrpo_cli.types import Completion, FinishReason
 
@@ -268,3 +272,25 @@ def test_imitation_raises_the_log_prob_of_what_is_imitated():
     with torch.no_grad():
         logp_N, _ = completion_logprobs(random_policy().model, [(c.prompt_ids, c.ids) for c in completions], 1.0, 64)
     assert losses[0] == pytest.approx(-logp_N.mean().item(), rel=1e-4)  # mean negative log-likelihood of the tokens
+
+
+@pytest.mark.parametrize("size", [1e30, float("nan")], ids=["infinite", "nan"])
+def test_a_gradient_that_is_not_finite_stops_before_the_optimizer_steps(size):
+    """An infinite norm clips every gradient to 0 or NaN; the weights and the optimizer's moments stay as they were."""
+    policy = random_policy()
+    completions, _ = rows(2, n=3)
+    updater = Updater(policy, recipe())
+    before = policy.adapter_hash()
+    credits = [flat_credit(len(c.ids), size, 0.0) for c in completions]
+    with pytest.raises(RunError, match=r"gradient of step 4 has the norm (inf|nan); nothing of the step") as error:
+        updater.update(4, completions, credits_of(credits, "masked_tokens"))
+    assert len(error.value.lines()) == 3
+    assert (policy.adapter_hash(), policy.version, updater.optimizer.state) == (before, 0, {})
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_a_step_with_a_metric_that_is_not_finite_is_not_recorded(value, tmp_path):
+    run = SimpleNamespace(progress=Progress(), directory=tmp_path)
+    with pytest.raises(RunError, match=r"measured (inf|nan) in train/kl; nothing of it was kept"):
+        commit(run, 1, "first", [], PoolChange(), {"train/kl": value})
+    assert run.progress == Progress()

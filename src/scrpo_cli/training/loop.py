@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -150,9 +151,9 @@ def commit(
     attempts = [a for g in groups for a in g.attempts]
     generated = run.progress.generated_tokens + sum(len(a.completion.ids) for a in attempts)
     metrics["tokens/total"] = generated
-    if bad := [k for k, v in metrics.items() if v != v]:
+    if bad := [k for k, v in metrics.items() if not math.isfinite(v)]:
         raise RunError(
-            f"Step {step} measured NaN in {', '.join(bad)}; nothing of it was kept.",
+            f"Step {step} measured {metrics[bad[0]]} in {', '.join(bad)}; nothing of it was kept.",
             str(run.directory),
             "Start a new run with a lower optim.lr or a higher kl.beta.",
         )

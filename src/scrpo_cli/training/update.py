@@ -139,6 +139,10 @@ class Updater:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(step, self.policy.version + 1, self.recipe)
         norm = torch.nn.utils.clip_grad_norm_(self.policy.trainable(), self.optim.grad_clip)
+        if not torch.isfinite(norm):
+            what = f"The gradient of step {step} has the norm {norm.item()}; nothing of the step was kept."
+            where = f"optimizer step {self.policy.version + 1}"
+            raise RunError(what, where, "Start a new run with a lower optim.lr or a higher kl.beta.")
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.policy.version += 1
