@@ -294,3 +294,31 @@ def test_a_step_with_a_metric_that_is_not_finite_is_not_recorded(value, tmp_path
     with pytest.raises(RunError, match=r"measured (inf|nan) in train/kl; nothing of it was kept"):
         commit(run, 1, "first", [], PoolChange(), {"train/kl": value})
     assert run.progress == Progress()
+
+
+@pytest.mark.parametrize("temperature", [0.6, 1.0])
+def test_log_probs_are_those_of_the_updaters_temperature(temperature):
+    """Against full logits, one row at a time. The loop sets 1 for recorded examples."""
+    completions, _ = rows(12, n=4)
+    cfg = Recipe.model_validate({"rollout": {"temperature": 0.6}, "method": {"name": "grpo"}})
+    updater = Updater(random_policy(), cfg)
+    assert updater.temperature == 0.6
+    updater.temperature = temperature
+
+    def oracle():
+        for c in completions:
+            with torch.no_grad():
+                logits = updater.policy.model(torch.tensor([[*c.prompt_ids, *c.ids]])).logits[0].double()
+            logp_TV = (logits[len(c.prompt_ids) - 1 : -1] / temperature).log_softmax(-1)
+            yield logp_TV.gather(1, torch.tensor(c.ids)[:, None]).squeeze(1).numpy()
+
+    ours = list(oracle())
+    with updater.policy.reference():
+        theirs = list(oracle())
+    for got, a, b in zip(updater.log_ratios(completions), ours, theirs):
+        assert got == pytest.approx(a - b, abs=1e-4)
+    rows_of_one = [flat_credit(len(c.ids), 1.0, 0.0) for c in completions]
+    loss = updater.update(1, completions, credits_of(rows_of_one, "masked_tokens", ClipConfig(kind="none")))[
+        "train/loss"
+    ]
+    assert loss == pytest.approx(-np.concatenate(ours).mean(), rel=1e-4)

@@ -184,7 +184,8 @@ class TaskConfig(Section):
 
 class RolloutConfig(Section):
     temperature: Positive = 1.0
-    """Of sampling and of the log-probs that training computes. Training samples the policy itself: no top-p."""
+    """Of sampling, and of the log-probs of what was sampled: methods that fit recorded examples (sft, star, pair_sft,
+    dpo) train log-probs at temperature 1. Training samples the policy itself: no top-p."""
     max_tokens: PositiveInt = 1024
     """Generated tokens of one completion at most; one that reaches it is truncated."""
     group_size: PositiveInt = 8

@@ -18,7 +18,7 @@ def completion_logprobs(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-prob and entropy (both (N,), float32) of every completion token, rows after one another.
 
-    `rows` are (prompt ids, completion ids). Both are at the sampling temperature: log softmax(logits / temperature).
+    `rows` are (prompt ids, completion ids). Both are of the distribution softmax(logits / temperature).
     """
     hidden_NH, targets_N = completion_states(model, rows)
     weight_VH, bias_V = output_layer(model)

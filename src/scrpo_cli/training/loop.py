@@ -45,6 +45,7 @@ def train(run: Session) -> dict[str, Any]:
         plan = run.method.plan(step, pool)
         if plan.reference:
             run.policy.set_reference(plan.reference)
+        run.updater.temperature = 1.0 if plan.recorded else run.recipe.rollout.temperature
         sampled = roll_out(run, step, plan, clock)
         groups = plan.recorded or sampled
         credits = credit(run, plan, groups, clock)

@@ -34,11 +34,15 @@ class TrainRow:
 
 
 class Updater:
-    """Owns the optimizer and the schedule; the policy's version goes up by one at each optimizer step."""
+    """Owns the optimizer and the schedule; the policy's version goes up by one at each optimizer step.
+
+    `temperature` is that of the log-probs: of sampling for what the policy samples, 1 for recorded examples.
+    """
 
     def __init__(self, policy: Policy, recipe: Recipe) -> None:
         check_trainable(policy.model, recipe.model)
         self.policy, self.recipe, self.optim = policy, recipe, recipe.optim
+        self.temperature = recipe.rollout.temperature
         cfg = recipe.optim
         self.microbatch_tokens = cfg.tokens_per_microbatch
         self.optimizer = torch.optim.AdamW(
@@ -77,8 +81,7 @@ class Updater:
         return self.logprobs_and_entropies(pairs)[0]
 
     def logprobs_and_entropies(self, pairs: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        args = (pairs, self.recipe.rollout.temperature, self.optim.logits_chunk)
-        return completion_logprobs(self.policy.model, *args)
+        return completion_logprobs(self.policy.model, pairs, self.temperature, self.optim.logits_chunk)
 
     @torch.no_grad()
     def reference_logprobs(self, pairs: Any) -> torch.Tensor:
