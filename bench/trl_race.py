@@ -62,7 +62,7 @@ class Phase:
 class NoLibrary:
     """GRPO learns from nothing that was recorded earlier."""
 
-    def attempts(self, runs: Sequence[str]) -> list[Attempt]:
+    def attempts(self, runs: Sequence[str], texts_only: bool = False) -> list[Attempt]:
         return []
 
 

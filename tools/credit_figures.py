@@ -59,7 +59,7 @@ class Studio(Runtime):
     def sample(self, step: int, pool: Sequence[PoolEntry] = ()) -> list[Group]:
         return roll_out(self, step, self.method.plan(step, pool), Clock())  # type: ignore[arg-type]
 
-    def attempts(self, runs: Sequence[str]) -> list[Attempt]:
+    def attempts(self, runs: Sequence[str], texts_only: bool = False) -> list[Attempt]:
         return self.recorded
 
 

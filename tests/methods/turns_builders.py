@@ -61,7 +61,7 @@ class Recorded:
     def __init__(self, runs: Mapping[str, Sequence[Attempt]] | None = None, own: Sequence[Attempt] = ()) -> None:
         self.runs, self.own = runs or {}, own
 
-    def attempts(self, runs: Sequence[str]) -> list[Attempt]:
+    def attempts(self, runs: Sequence[str], texts_only: bool = False) -> list[Attempt]:
         return [a for name in runs for a in self.runs[name]] if runs else list(self.own)
 
 

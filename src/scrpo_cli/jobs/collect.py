@@ -12,7 +12,7 @@ from math import isnan
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
-from scrpo_cli.jobs.runs import ActiveRun
+from scrpo_cli.jobs.runs import ActiveRun, note_fingerprint
 from scrpo_cli.methods.parts.pool import FilterConfig, PoolConfig, PoolRules, decisions
 from scrpo_cli.methods.parts.rewards import RewardConfig
 from scrpo_cli.methods.scrpo import pool_rules
@@ -37,6 +37,7 @@ SHOWN = 4  # problems of a step that are shown with the verdicts on their answer
 def collect_samples(db: Database, run: ActiveRun, runtime: Runtime, report: Report) -> None:
     """Sample `rollout.group_size` first answers of each training problem and keep the errors in the run's pool."""
     recipe = runtime.recipe
+    note_fingerprint(db, run, runtime.chat)
     problems = runtime.task.problems(recipe.task.train)
     check_prompt_budget(recipe.task, runtime.task, runtime.chat, problems)
     done = {s.step for s in steps_of(db, run.run_id)}

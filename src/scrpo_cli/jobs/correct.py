@@ -15,7 +15,7 @@ from scrpo_cli.evaluation.outcomes import padded, problem_means
 from scrpo_cli.evaluation.protocol import Protocol
 from scrpo_cli.evaluation.runner import Evaluator
 from scrpo_cli.jobs.gates import gate_threshold
-from scrpo_cli.jobs.runs import ActiveRun
+from scrpo_cli.jobs.runs import ActiveRun, note_fingerprint
 from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.queries import attempts_by_id, attempts_of, living_entries, record_step, steps_of
 from scrpo_cli.pool.records import StepRecord
@@ -45,6 +45,7 @@ def correct_pool(
     """The run's `samples` corrections of each entry that it has not tried yet and that the gate lets through; the
     entries stay alive, their uses are counted.
     """
+    note_fingerprint(db, run, runtime.chat)
     evaluator = Evaluator(protocol_of_corrections(runtime.recipe), runtime.engine, runtime.chat, runtime.task)
     threshold = gate_threshold(db, run, evaluator, [[e.problem for e in entries]], report)
     tried = {a.parent for a in attempts_of(db, run.run_id, phase="correct")}

@@ -13,8 +13,9 @@ from filelock import FileLock, Timeout
 
 from scrpo_cli.errors import Interrupted, UserError
 from scrpo_cli.pool.db import DEFAULT_PATH, Database
-from scrpo_cli.pool.queries import finish_run, new_run_id, reopen_run, resolve_run, start_run
+from scrpo_cli.pool.queries import finish_run, new_run_id, note_run, reopen_run, resolve_run, start_run
 from scrpo_cli.recipe.models import Recipe
+from scrpo_cli.rollout.chat import Chat
 
 
 @dataclass
@@ -80,6 +81,12 @@ def resumed_run(db: Database, command: str, ref: str) -> Iterator[ActiveRun]:
         reopen_run(db, row.id)
         with closed_at_end(db, run):
             yield run
+
+
+def note_fingerprint(db: Database, run: ActiveRun, chat: Chat) -> None:
+    """Store which tokenizer and chat template the token ids of this run belong to; training on them later compares."""
+    run.summary["fingerprint"] = chat.fingerprint
+    note_run(db, run.run_id, run.summary)
 
 
 @contextmanager

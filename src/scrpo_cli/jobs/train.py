@@ -6,7 +6,7 @@ from typing import Any
 
 from scrpo_cli.evaluation.held_out import check_held_out, held_out, warnings
 from scrpo_cli.jobs.compare import changes_by_training
-from scrpo_cli.jobs.runs import ActiveRun
+from scrpo_cli.jobs.runs import ActiveRun, note_fingerprint
 from scrpo_cli.pool.db import Database
 from scrpo_cli.tracking.tracker import HasConsole
 from scrpo_cli.training import checkpoint
@@ -25,6 +25,7 @@ def run_training(db: Database, run: ActiveRun, console: HasConsole | None) -> di
     with open_session(
         run.recipe, db, run.run_id, run.directory, resume=run.resumed, again=run.again, console=console
     ) as session:
+        note_fingerprint(db, run, session.chat)
         with session.tracker, session.stop.on_signals():
             evaluations = train(session)
             session.tracker.finish({k: v["avg"] for k, v in evaluations.items() if v})

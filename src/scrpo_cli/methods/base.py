@@ -225,8 +225,10 @@ class Prompts(Protocol):
 class Library(Protocol):
     """Attempts that were recorded earlier, for methods that learn from a fixed set."""
 
-    def attempts(self, runs: Sequence[str]) -> Sequence[Attempt]:
-        """Training attempts of the named runs; without names those of this run so far."""
+    def attempts(self, runs: Sequence[str], texts_only: bool = False) -> Sequence[Attempt]:
+        """Training attempts of the named runs; without names those of this run so far. Refuses those whose token ids
+        mean something else than here, unless `texts_only` are used of them.
+        """
         ...
 
 

@@ -7,6 +7,8 @@ that drop earlier `<think>` blocks), the second prompt is rendered as a sequence
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
@@ -65,6 +67,12 @@ class Chat:
         to the answer's text though it was not sampled.
         """
         return "<think>" if self.render([user("q")]).rstrip().endswith("<think>") else ""
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of what gives token ids their meaning: vocabulary, template and prefill."""
+        parts = [sorted(self.tokenizer.get_vocab().items()), self.tokenizer.chat_template, self.prefill]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def follow_up_tokens(self, text: str) -> int:
         """How much longer a prompt becomes by a follow-up, with what the template writes around it and the answer."""

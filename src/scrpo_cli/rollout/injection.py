@@ -65,7 +65,7 @@ class ErrorInjector:
         """The other model's wrong first answers to the problems of this run."""
         known = {p.text for p in self.problems}
         found: dict[str, list[str]] = {}
-        for attempt in self.library.attempts([str(self.cfg.run)]):
+        for attempt in self.library.attempts([str(self.cfg.run)], texts_only=True):
             wrong = attempt.kind is AttemptKind.FIRST and attempt.grade.verdict is Verdict.WRONG
             if wrong and attempt.problem.text in known:
                 found.setdefault(attempt.problem.text, []).append(attempt.completion.text)

@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import signal
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
+from scrpo_cli.errors import UserError
 from scrpo_cli.evaluation.protocol import Protocol
 from scrpo_cli.evaluation.runner import Evaluator
 from scrpo_cli.methods.base import Library, Method, MethodContext, Needs
 from scrpo_cli.methods.registry import make_method
 from scrpo_cli.methods.scrpo import InjectionConfig
 from scrpo_cli.pool.db import Database
-from scrpo_cli.pool.queries import rewind
+from scrpo_cli.pool.queries import attempts_of, resolve_run, rewind
 from scrpo_cli.recipe.models import Recipe
 from scrpo_cli.rollout.injection import ErrorInjector
 from scrpo_cli.rollout.prompts import TaskPrompts, check_context, check_prompt_budget
 from scrpo_cli.tracking.tracker import HasConsole, Tracker
 from scrpo_cli.training import checkpoint
 from scrpo_cli.training.checkpoint import Progress
-from scrpo_cli.training.library import RunLibrary
 from scrpo_cli.training.runtime import Runtime, open_runtime
 from scrpo_cli.training.update import Updater
-from scrpo_cli.types import Problem
+from scrpo_cli.types import Attempt, Problem
 
 
 @dataclass
@@ -47,6 +49,33 @@ class Stop:
         finally:
             for signum, old in before.items():
                 signal.signal(signum, old)
+
+
+class RunLibrary:
+    """The database as a training run sees it: recorded attempts, for methods that learn from a fixed set."""
+
+    def __init__(self, db: Database, run_id: str, fingerprint: str) -> None:
+        self.db, self.run_id, self.fingerprint = db, run_id, fingerprint
+
+    def attempts(self, runs: Sequence[str], texts_only: bool = False) -> list[Attempt]:
+        """Attempts of the named runs (ids or unique prefixes), or of this run; never answers to a benchmark."""
+        rows = [resolve_run(self.db, ref) for ref in runs]
+        for row in rows if not texts_only else ():
+            self.check_fingerprint(row.id, json.loads(row.summary_json).get("fingerprint"))
+        ids = [row.id for row in rows] or [self.run_id]
+        return [a for run_id in ids for a in attempts_of(self.db, run_id, evaluations=False)]
+
+    def check_fingerprint(self, run_id: str, found: str | None) -> None:
+        """Token ids mean something under one tokenizer and chat template only."""
+        if found is None:
+            what = f"run {run_id} does not say which tokenizer its answers have; they are taken as they are"
+            warnings.warn(what, stacklevel=2)
+        elif found != self.fingerprint:
+            what = (
+                f"The answers of run {run_id} were sampled with another tokenizer or template than run {self.run_id}'s."
+            )
+            fix = "Name runs of the same model, or collect its answers anew with `scrpo collect`."
+            raise UserError(what, "method.runs or method.offline_run", fix)
 
 
 @dataclass
@@ -119,7 +148,8 @@ def open_session(
     check_prompt_budget(recipe.task, runtime.task, runtime.chat, problems)
     positions = getattr(runtime.policy.model.config, "max_position_embeddings", None)
     check_context(recipe, runtime.chat, positions)
-    method = make_method(recipe.method, method_context(runtime, problems, RunLibrary(db, run_id)))
+    library = RunLibrary(db, run_id, runtime.chat.fingerprint)
+    method = make_method(recipe.method, method_context(runtime, problems, library))
     updater = Updater(runtime.policy, recipe)
     newest = checkpoint.newest(directory / "checkpoints") if resume else None
     progress = checkpoint.load(newest, runtime.policy, updater.optimizer) if newest else Progress()
