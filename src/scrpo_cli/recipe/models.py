@@ -23,7 +23,6 @@ class LoraConfig(Section):
     """Rank."""
     alpha: PositiveInt = 16
     """The adapter's output is scaled by alpha / r."""
-    dropout: Share = 0.0
     targets: Annotated[str | list[str], Field(min_length=1)] = "all-linear"
     """Module names, or `all-linear` for every linear layer but the output layer, which takes no adapter."""
 

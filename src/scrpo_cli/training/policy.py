@@ -191,7 +191,6 @@ def add_adapter(base: Any, cfg: ModelConfig, seed: int) -> Any:
     lora = PeftLoraConfig(
         r=cfg.lora.r,
         lora_alpha=cfg.lora.alpha,
-        lora_dropout=cfg.lora.dropout,
         target_modules=cfg.lora.targets,
         task_type="CAUSAL_LM",
     )
