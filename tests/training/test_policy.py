@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from methods.builders import credits_of
 from peft import LoraConfig as PeftLoraConfig
 from peft import get_peft_model
 from tests_tokenizer import TOKENIZER
@@ -13,7 +14,7 @@ from transformers import GPT2Config, OPTConfig, PretrainedConfig, Qwen3Config
 from transformers.models.auto import AutoModelForCausalLM
 
 from scrpo_cli.errors import UserError
-from scrpo_cli.methods.base import Credits, flat_credit
+from scrpo_cli.methods.base import flat_credit
 from scrpo_cli.recipe.models import LoraConfig, ModelConfig, Recipe
 from scrpo_cli.rollout.base import RowKey, Sampling
 from scrpo_cli.rollout.transformers_engine import TransformersEngine
@@ -63,9 +64,10 @@ def gradient(policy, completions):
     attention = next(m for name, m in policy.model.named_modules() if name.endswith(("self_attn", ".attn")))
     hook = attention.register_forward_hook(lambda *_: calls.append(1))
     credits = [flat_credit(len(c.ids), 1.0, 0.0) for c in completions]
-    rows = weighted_rows(completions, credits, Credits(credits, "masked_tokens"), cfg)
+    batch = credits_of(credits, "masked_tokens")
+    rows = weighted_rows(completions, credits, batch, cfg)
     assert len(microbatches(rows, cfg.optim.tokens_per_microbatch)) == 1
-    (stats,) = Updater(policy, cfg).accumulate(rows)
+    (stats,) = Updater(policy, cfg).accumulate(rows, batch)
     hook.remove()
     return np.concatenate([p.grad.flatten().numpy() for p in policy.trainable()]), len(calls), stats["drift"]
 

@@ -210,7 +210,9 @@ def load_adapter(base: Any, directory: str) -> Any:
     if not (Path(directory) / "adapter_config.json").is_file():
         raise UserError("Not an adapter directory: adapter_config.json is missing.", directory, "Check the path.")
     try:
-        return PeftModel.from_pretrained(base, directory, is_trainable=True).eval()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # as above
+            return PeftModel.from_pretrained(base, directory, is_trainable=True).eval()
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as err:
         fix = "Use the adapter with the base model that it was trained on."
         raise UserError(f"The adapter could not be loaded: {first_line(err)}", directory, fix) from err
