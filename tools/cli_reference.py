@@ -138,7 +138,9 @@ def cli_page() -> str:
 def prose(docstring: str) -> str:
     """Wrapped paragraphs; one that is a command line becomes a code block."""
     paragraphs = [" ".join(p.split()) for p in docstring.split("\n\n")]
-    return "\n\n".join(f"    {p}" if p.startswith("scrpo ") else textwrap.fill(p, 100) for p in paragraphs)
+    return "\n\n".join(
+        f"    {p}" if p.startswith("scrpo ") else textwrap.fill(p, 100, break_on_hyphens=False) for p in paragraphs
+    )
 
 
 def option_table(parameters: Sequence[Parameter]) -> list[str]:
