@@ -78,7 +78,7 @@ def command(words: tuple[str, ...], function: Callable[..., Any] | None) -> Comm
     assert function is not None
     hints = typing.get_type_hints(function, include_extras=True)
     parameters = inspect.signature(function).parameters.values()
-    described = [parameter(p.name, hints[p.name], p.default) for p in parameters]
+    described = [parameter(p.name, hints[p.name], p.default) for p in parameters if hints[p.name] is not typer.Context]
     return Command(words, inspect.getdoc(function) or "", [p for p in described if p is not None])
 
 

@@ -14,9 +14,6 @@ import numpy as np
 KEPT = "kept"
 """The filter decision that puts an attempt into the error pool; any other says why it stays out."""
 
-INJECTED = "injected:"
-"""Begins the model name of an attempt that an experiment injected into the pool; its kind follows."""
-
 
 class Message(TypedDict):
     """One chat message, in the form that chat templates take."""

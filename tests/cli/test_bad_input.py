@@ -292,7 +292,7 @@ def test_a_full_disk_while_saving_leaves_the_checkpoint_before(scrpo_process, tm
 
 def test_a_full_disk_under_the_database_keeps_every_committed_step(scrpo_process, tmp_path) -> None:
     train = ("train", *small(optim__steps=8, eval__repair="false"), "--json")
-    outcome = scrpo_process(*train, hooks=(FileSizeLimit(250_000),))
+    outcome = scrpo_process(*train, hooks=(FileSizeLimit(300_000),))
     what, where, fix = refused(outcome, code=1)
     assert what.startswith("The database could not be written")
     assert where == str(DATABASE)

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from scrpo_cli.cli import checks
+from scrpo_cli.jobs import doctor as checks
 from scrpo_cli.pool.db import Database
 
 

@@ -153,7 +153,7 @@ def test_a_place_that_cannot_be_written(db: Database, run: str, tmp_path: Path) 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 def test_a_full_disk(db: Database, run: str, tmp_path: Path) -> None:
-    (tmp_path / "p.jsonl.tmp").symlink_to("/dev/full")
+    (tmp_path / ".p.jsonl.tmp").symlink_to("/dev/full")
     with pytest.raises(RunError, match="No space left"):
         export_pool(db, tmp_path / "p.jsonl")
     assert not (tmp_path / "p.jsonl").exists()

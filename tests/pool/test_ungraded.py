@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 
 from scrpo_cli.pool.queries import attempts_by_id, living_entries, record_step
-from scrpo_cli.pool.records import StepRecord
+from scrpo_cli.pool.records import StepRecord, injected_model
 from scrpo_cli.pool.stats import pool_stats
-from scrpo_cli.types import INJECTED, AttemptKind, Verdict
+from scrpo_cli.types import AttemptKind, Verdict
 
 
 def pooled(db, run, attempts, **fields) -> None:
@@ -18,7 +18,7 @@ def pooled(db, run, attempts, **fields) -> None:
 def test_an_entry_has_the_mean_log_prob_of_what_was_sampled(db, run, attempt) -> None:
     own, injected, imported = attempt(run, 1, 0), attempt(run, 1, 1), attempt(run, 1, 2)
     imported = replace(imported, completion=replace(imported.completion, ids=[], logprobs=[]))
-    pooled(db, run, [own, injected, imported], models={injected.id: f"{INJECTED}early"})
+    pooled(db, run, [own, injected, imported], models={injected.id: injected_model("early")})
     found = {e.attempt_id: e.confidence for e in living_entries(db, "p")}
     assert found == {own.id: pytest.approx((-0.5 - 0.25) / 2), injected.id: None, imported.id: None}
 

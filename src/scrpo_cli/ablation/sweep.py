@@ -20,7 +20,7 @@ from scrpo_cli.jobs.runs import runs_directory
 from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.models import RunRow
 from scrpo_cli.pool.queries import list_runs, new_run_id, resolve_run, start_run
-from scrpo_cli.recipe.load import earlier_recipe, recipe_json
+from scrpo_cli.recipe.load import recipe_json, stored_recipe
 from scrpo_cli.recipe.models import Recipe
 
 COMMAND = "ablate"
@@ -123,8 +123,8 @@ def find_sweep(db: Database, ref: str) -> Sweep:
 
 
 def _read_arm(directory: Path, name: str, overrides: Sequence[str]) -> Arm:
-    recipe = earlier_recipe(_recipe_file(directory, name).read_text(encoding="utf-8"))
-    return Arm(name, tuple(overrides), recipe)
+    path = _recipe_file(directory, name)
+    return Arm(name, tuple(overrides), stored_recipe(path.read_text(encoding="utf-8"), str(path)))
 
 
 def runs_by_cell(db: Database, sweep: Sweep) -> dict[Cell, RunRow]:

@@ -6,7 +6,6 @@ import json as jsonlib
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -19,18 +18,21 @@ from scrpo_cli.cli.common import (
     Output,
     QuietOption,
     SetOption,
+    given_options,
 )
 from scrpo_cli.errors import Interrupted, RunError, UserError
 from scrpo_cli.files import write_atomically
 
 if TYPE_CHECKING:
     from scrpo_cli.ablation.executor import Executor, Finished, Job
-    from scrpo_cli.ablation.grid import Arm
     from scrpo_cli.ablation.sweep import Sweep
     from scrpo_cli.ablation.table import SweepResult
     from scrpo_cli.pool.db import Database
 
 EXECUTORS = ("local",)
+NEW_RUNS = ("--recipe", "--seeds")
+NEW_ARMS = ("--reflect-every", "--vary", "--set")
+"""Options that say what a sweep consists of."""
 RESULTS_FILE, PLOT_FILE = "results.json", "plot.png"
 
 RecipesOption = Annotated[
@@ -55,18 +57,23 @@ DEFAULT_SEEDS = 2
 SeedsOption = Annotated[
     int | None,
     typer.Option(
-        "--seeds", min=1, show_default=str(DEFAULT_SEEDS), help="Runs of each arm, from the recipe's seed on."
+        "--seeds",
+        min=1,
+        metavar="N",
+        show_default=str(DEFAULT_SEEDS),
+        help="Runs of each arm, from the recipe's seed on.",
     ),
 ]
 
 
 def ablate(
+    context: typer.Context,
     recipe: RecipesOption = None,
     reflect_every: ReflectOption = None,
     vary: VaryOption = None,
     seeds: SeedsOption = None,
-    jobs: Annotated[int, typer.Option("--jobs", min=1, help="Runs at a time.")] = 1,
-    executor: Annotated[str, typer.Option("--executor", help="Where runs run: local.")] = "local",
+    jobs: Annotated[int, typer.Option("--jobs", min=1, metavar="N", help="Runs at a time.")] = 1,
+    executor: Annotated[str, typer.Option("--executor", metavar="NAME", help="Where runs run: local.")] = "local",
     resume: Annotated[
         str | None, typer.Option("--resume", metavar="SWEEP", help="Run what is missing: an id, a prefix or `last`.")
     ] = None,
@@ -81,7 +88,7 @@ def ablate(
 ) -> None:
     """Recipes or values of a key, over seeds, at equal generated tokens: intervals, paired differences, a plot."""
     from scrpo_cli.ablation.executor import LocalExecutor
-    from scrpo_cli.ablation.grid import split_recipes
+    from scrpo_cli.ablation.grid import check_arms, make_arms, split_recipes
     from scrpo_cli.ablation.sweep import extend_sweep, find_sweep, start_sweep
     from scrpo_cli.jobs.runs import locked
     from scrpo_cli.pool.db import Database
@@ -89,55 +96,31 @@ def ablate(
     output = Output(json, quiet)
     if executor not in EXECUTORS:
         raise UserError(f"There is no executor '{executor}'", "--executor", f"One of: {', '.join(EXECUTORS)}.")
-    given = Given(split_recipes(recipe or ()), reflect_every, vary or [], seeds, set_ or [])
-    refuse_options(resume, extend, given)
+    refuse_options(context, resume, extend)
+    recipes = split_recipes(recipe or ()) or ([] if resume or extend else [DEFAULT_RECIPE])
+    arms = []
+    if recipes:  # mistakes show before anything is written
+        arms = make_arms(recipes, reflect_every, vary or [], set_ or [], named=extend is not None or len(recipes) > 1)
+        check_arms(arms)
     ref = resume or extend
-    arms = [] if resume else given.arms(more=extend is not None)  # mistakes show before anything is written
     with Database.open(db, create=ref is None) as database:
-        sweep = find_sweep(database, ref) if ref else start_sweep(database, arms, given.seeds or DEFAULT_SEEDS)
+        sweep = find_sweep(database, ref) if ref else start_sweep(database, arms, seeds or DEFAULT_SEEDS)
         with locked(sweep.directory, f"sweep {sweep.id}"):
             if extend is not None:
-                sweep = extend_sweep(find_sweep(database, sweep.id), arms, given.seeds)
+                sweep = extend_sweep(find_sweep(database, sweep.id), arms, seeds)
             finish(database, sweep, LocalExecutor(jobs, say=output.say), db, output)
 
 
-@dataclass(frozen=True)
-class Given:
-    """The options that say what a sweep consists of."""
-
-    recipes: Sequence[str]
-    reflect_every: str | None
-    vary: Sequence[str]
-    seeds: int | None
-    sets: Sequence[str]
-
-    @property
-    def arm_options(self) -> dict[str, Any]:
-        """What makes arms of recipes, by option."""
-        return {"--reflect-every": self.reflect_every, "--vary": self.vary, "--set": self.sets}
-
-    def arms(self, *, more: bool) -> list[Arm]:
-        """The arms of a new sweep, checked, or those (perhaps none) that are added to one (`more`)."""
-        from scrpo_cli.ablation.grid import check_arms, make_arms
-
-        if more and not self.recipes:
-            return []
-        recipes = self.recipes or [DEFAULT_RECIPE]
-        arms = make_arms(recipes, self.reflect_every, self.vary, self.sets, named=more or len(recipes) > 1)
-        check_arms(arms)
-        return arms
-
-
-def refuse_options(resume: str | None, extend: str | None, given: Given) -> None:
+def refuse_options(context: typer.Context, resume: str | None, extend: str | None) -> None:
     """UserError for what cannot stand beside --resume, and for an --extend that adds nothing."""
-    options = {"--extend": extend, "--recipe": given.recipes, "--seeds": given.seeds} | given.arm_options
-    if resume is not None and (extra := [name for name, value in options.items() if value]):
+    given = given_options(context)
+    if resume is not None and (extra := [name for name in given if name in (*NEW_RUNS, *NEW_ARMS, "--extend")]):
         fix = f"Drop {', '.join(extra)}; `--extend {resume}` adds arms and seeds to a sweep."
         raise UserError("A resumed sweep keeps the recipes and options of its start.", f"--resume {resume}", fix)
-    if extend is not None and not given.recipes:
-        if extra := [name for name, value in given.arm_options.items() if value]:
+    if extend is not None and "--recipe" not in given:
+        if extra := [name for name in given if name in NEW_ARMS]:
             raise UserError("New arms need a recipe", ", ".join(extra), "Name it with --recipe.")
-        if given.seeds is None:
+        if "--seeds" not in given:
             raise UserError("Nothing is added", f"--extend {extend}", "Give --recipe for arms, --seeds for seeds.")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -47,6 +48,29 @@ SetOption = Annotated[
     typer.Option("--set", metavar="K=V", help="Override one recipe key, e.g. optim.lr=2e-6; repeat for more."),
 ]
 
+DEFAULT_POOL = "default"
+PoolOption = Annotated[
+    str | None, typer.Option("--pool", metavar="NAME", show_default=DEFAULT_POOL, help="The pool's name.")
+]
+MapOption = Annotated[
+    list[str] | None,
+    typer.Option("--map", metavar="OURS=THEIRS", help="Read our field from theirs, e.g. response=output; repeat."),
+]
+FromOption = Annotated[
+    Path | None, typer.Option("--from-jsonl", metavar="FILE", help="External responses, one JSON object a line (.gz).")
+]
+ResumeOption = Annotated[str | None, typer.Option("--resume", metavar="RUN", help="Continue an interrupted run.")]
+AdapterOption = Annotated[str | None, typer.Option("--adapter", metavar="DIR", help="A PEFT adapter to sample with.")]
+GateOption = Annotated[
+    str | None,
+    typer.Option("--gate", metavar="SIGNAL", help="Reflect by logprob, mean_logprob, agreement or verdict."),
+]
+ThresholdOption = Annotated[
+    str | None,
+    typer.Option("--gate-threshold", metavar="X", help="Number, never or always; default: fitted on task.validation."),
+]
+EVERYWHERE = ("--db", "--json", "--quiet", "--debug")
+
 
 class Output:
     """Where a command speaks: `say` and `console` along the way (stderr), `result` once at the end (stdout)."""
@@ -79,9 +103,23 @@ class Output:
             Console(highlight=False).print(part, markup=False, soft_wrap=isinstance(part, str))
 
 
-def refuse_with_resume(resume: str | None, given: Mapping[str, Any]) -> None:
-    """UserError when --resume stands beside options (name -> value, if given) that the run was started with."""
-    if resume is not None and (extra := [name for name, value in given.items() if value is not None]):
+def given_options(context: typer.Context) -> dict[str, Any]:
+    """What stands on the command line, by the name of the option as help shows it; arguments are left out."""
+    options = [p for p in context.command.params if p.param_type_name == "option" and p.name]
+    asked = [p for p in options if (source := context.get_parameter_source(p.name)) and source.name == "COMMANDLINE"]
+    return {p.opts[0]: context.params[p.name] for p in asked}
+
+
+def sets_of(context: typer.Context, keys: Mapping[str, str]) -> list[str]:
+    """The --set items of the command line, then its options that are short for recipe keys (option -> key)."""
+    given = given_options(context)
+    return [*given.get("--set", ()), *(f"{key}={given[name]}" for name, key in keys.items() if name in given)]
+
+
+def refuse_with_resume(context: typer.Context, resume: str | None, *fine: str) -> None:
+    """UserError when --resume stands beside options that the run was started with. `fine`: those that may."""
+    extra = [name for name in given_options(context) if name not in (*EVERYWHERE, "--resume", *fine)]
+    if resume is not None and extra:
         fix = f"Drop {', '.join(extra)}, or start a new run."
         raise UserError("A resumed run keeps the recipe and options of its start.", f"--resume {resume}", fix)
 

@@ -6,28 +6,36 @@ from typing import Annotated, Any
 
 import typer
 
-from scrpo_cli.cli.collect import DEFAULT_POOL, AdapterOption, PoolOption, ResumeOption
 from scrpo_cli.cli.common import (
+    DEFAULT_POOL,
     DEFAULT_RECIPE,
+    AdapterOption,
     DbOption,
     DebugOption,
+    GateOption,
     JsonOption,
     Output,
+    PoolOption,
     QuietOption,
     RecipeOption,
+    ResumeOption,
     SetOption,
+    ThresholdOption,
     refuse_with_resume,
+    sets_of,
 )
-from scrpo_cli.cli.evaluate import GateOption, ThresholdOption, gate_overrides
 from scrpo_cli.recipe.load import load_recipe
+
+KEYS = {"--adapter": "model.adapter", "--gate": "eval.gate.signal", "--gate-threshold": "eval.gate.threshold"}
 
 
 def correct(
+    context: typer.Context,
     recipe: RecipeOption = None,
     pool: PoolOption = None,
-    limit: Annotated[int | None, typer.Option("--limit", min=1, help="At most so many errors.")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="At most so many errors.")] = None,
     samples: Annotated[
-        int | None, typer.Option("--samples", min=1, show_default="1", help="Corrections of each error.")
+        int | None, typer.Option("--samples", min=1, metavar="N", show_default="1", help="Corrections of each error.")
     ] = None,
     gate: GateOption = None,
     gate_threshold: ThresholdOption = None,
@@ -40,17 +48,13 @@ def correct(
     debug: DebugOption = False,
 ) -> None:
     """Make the policy reflect on pooled errors and try again; measure what it repairs."""
+    output = Output(json, quiet)
+    refuse_with_resume(context, resume)
+    resolved = load_recipe(recipe or DEFAULT_RECIPE, sets_of(context, KEYS))
     from scrpo_cli.evaluation.gate import check_pool_gate
     from scrpo_cli.jobs.runs import resumed_run, started_run
     from scrpo_cli.pool.db import Database
 
-    output = Output(json, quiet)
-    started_with = {"--pool": pool, "--limit": limit, "--samples": samples, "--adapter": adapter, "--gate": gate}
-    started_with |= {"--gate-threshold": gate_threshold, "--recipe": recipe}
-    refuse_with_resume(resume, {**started_with, "--set": set_ or None})
-    start_from = [f"model.adapter={adapter}"] if adapter else []
-    sets = [*(set_ or []), *start_from, *gate_overrides(gate, gate_threshold)]
-    resolved = load_recipe(recipe or DEFAULT_RECIPE, sets)
     check_pool_gate(resolved.eval.gate)
     database = Database.open(db)
     options = {"pool": pool or DEFAULT_POOL, "limit": limit, "samples": samples or 1}
@@ -60,17 +64,14 @@ def correct(
         else started_run(database, "correct", resolved, summary=options)
     )
     with start as run:
-        from scrpo_cli.jobs.correct import correct_pool, errors_to_correct
-        from scrpo_cli.training.runtime import open_runtime
+        from scrpo_cli.jobs.correct import correct_pool
 
-        errors = errors_to_correct(database, run)
-        with open_runtime(run.recipe) as runtime:
-            run.summary |= correct_pool(database, run, runtime, errors, output.say)
+        run.summary |= correct_pool(database, run, output.say)
     output.result(run.summary, closing(run.summary))
 
 
 def closing(summary: dict[str, Any]) -> str:
-    from scrpo_cli.cli.eval_tables import gate_rule
+    from scrpo_cli.cli.tables import gate_rule
     from scrpo_cli.numbers import estimate
 
     rate, gate = summary["repair_rate"], ""

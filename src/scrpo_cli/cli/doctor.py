@@ -22,7 +22,7 @@ from scrpo_cli.recipe.load import load_recipe
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from scrpo_cli.cli.checks import Check
+    from scrpo_cli.jobs.doctor import Check
 
 STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 
@@ -36,7 +36,7 @@ def doctor(
     debug: DebugOption = False,
 ) -> None:
     """Check what works on this machine for a recipe, with a remedy for what does not. Exit code 1 if a check fails."""
-    from scrpo_cli.cli.checks import Checkup
+    from scrpo_cli.jobs.doctor import Checkup
 
     resolved = load_recipe(recipe or DEFAULT_RECIPE, set_ or ())
     checks = list(Checkup(resolved, db).run())

@@ -13,7 +13,6 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from scrpo_cli.cli import compare, export_runs
 from scrpo_cli.cli.common import DbOption, DebugOption, JsonOption, Output, QuietOption
 
 if TYPE_CHECKING:
@@ -75,8 +74,51 @@ def show(
     Output(json, quiet).result(data, Group(*_shown(data, evaluations)))
 
 
-app.command("export")(export_runs.export)
-app.command("compare")(compare.compare)
+@app.command("export")
+def export(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="An id, a unique beginning of one, or `last`.")],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="JSONL to write; .gz is compressed.")],
+    all_: Annotated[bool, typer.Option("--all", help="Also what was sampled for training and collecting.")] = False,
+    db: DbOption = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Write the answers of a run's evaluations, one a line; `scrpo eval --from-jsonl FILE` scores them again."""
+    from scrpo_cli.jobs.export import export_run
+    from scrpo_cli.pool.db import Database
+    from scrpo_cli.pool.queries import resolve_run
+
+    with Database.open(db, create=False) as database:
+        row = resolve_run(database, run)
+        rows = export_run(database, row, output, everything=all_)
+    summary = {"run": row.id, "rows": rows, "file": str(output)}
+    Output(json, quiet).result(summary, f"{rows} answers of run {row.id} are in {output}")
+
+
+@app.command("compare")
+def compare(
+    first: Annotated[str, typer.Argument(metavar="RUN", help="An id, a unique beginning of one, or `last`.")],
+    second: Annotated[
+        str | None, typer.Argument(metavar="[RUN]", help="Another; without it RUN after training against before.")
+    ] = None,
+    db: DbOption = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """The second run minus the first on the same problems: difference, interval, exact test, and what can be said."""
+    from scrpo_cli.cli.tables import comparison
+    from scrpo_cli.jobs.compare import compare_before_after, compare_runs
+    from scrpo_cli.pool.db import Database
+    from scrpo_cli.pool.queries import resolve_run
+
+    with Database.open(db, create=False) as database:
+        a = resolve_run(database, first).id
+        b = a if second is None else resolve_run(database, second).id
+        found = compare_before_after(database, a) if second is None else compare_runs(database, b, a)
+    headline = f"{a}: a before, b after training" if second is None else f"a: run {a}, b: run {b}"
+    Output(json, quiet).result({"first": a, "second": b, "benchmarks": found}, headline, *comparison(found))
 
 
 def run_dict(run: RunRow) -> dict[str, Any]:

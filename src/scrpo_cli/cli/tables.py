@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
 
-from scrpo_cli.numbers import estimate, in_points, p_equals, percent
+from scrpo_cli.numbers import estimate, in_points, p_equals, p_value, percent, point_interval, points
 
 
 def before_after(evaluations: Mapping[str, Any]) -> Table:
@@ -33,3 +33,178 @@ def places(rows: Mapping[str, str]) -> str:
     """Where things lie: label and path, a line each, never folded so that paths can be copied."""
     width = max(len(label) for label in rows)
     return "\n".join(f"{label:<{width}}  {path}" for label, path in rows.items())
+
+
+# --- evaluations ----------------------------------------------------------------------------------------------------
+
+
+def evaluation_parts(summary: Mapping[str, Any]) -> list[Any]:
+    """Everything that is said of an evaluation at its end."""
+    results = summary["benchmarks"]
+    parts: list[Any] = [benchmark_table(results)]
+    parts += [turn_table(name, r["turns"]) for name, r in results.items() if r.get("turns")]
+    parts += [scaling_table(name, r["scaling"]) for name, r in results.items() if r.get("scaling")]
+    for name, suite in summary.get("suites", {}).items():
+        parts.append(f"{name}: {percent(suite['avg'], suite['ci95'])}, the mean of {', '.join(suite['benchmarks'])}")
+    if fit := summary.get("gate_fit"):
+        gain = in_points(fit["against_never"])
+        parts.append(f"gate {gate_rule(fit)}, fitted on {fit['n']} validation problems ({gain} there against never)")
+    if against := summary.get("against"):
+        parts += [f"a: run {next(iter(against.values()))['run']}, b: this run", *comparison(against)[:-1]]
+    parts += [f"{name}: {protocol_line(r['protocol'])}" for name, r in results.items() if r.get("protocol")]
+    parts += [f"plot {path}" for path in summary.get("plots", {}).values()]
+    parts.append(f"95% intervals, clustered by problem; every sample is in run {summary['run']}")
+    return parts
+
+
+TWO_TURNS = {
+    "t1": "t1",
+    "t2": "t2",
+    "delta": "delta(t1, t2)",
+    "i2c": "i->c",
+    "c2i": "c->i",
+    "fix_rate": "fix rate",
+    "changed": "final answer changed",
+}
+
+
+def benchmark_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
+    """One column a benchmark; the rows of second turns and repairs appear where there are any."""
+    rows: dict[str, list[str]] = {}
+    for column, r in enumerate(results.values()):
+        for label, cell in benchmark_cells(r).items():
+            rows.setdefault(label, ["-"] * len(results))[column] = cell
+    table = Table("", *results, box=None, header_style="bold")
+    for label, cells in rows.items():
+        table.add_row(label, *cells)
+    return table
+
+
+def benchmark_cells(r: Mapping[str, Any]) -> dict[str, str]:
+    cells = {"problems x samples": f"{r['n']} x {r['samples']}", "avg@k": percent(r["avg"], r["ci95"])}
+    intervals = r.get("pass_at_ci95") or {}
+    cells |= {f"pass@{k}": percent(v, intervals.get(k)) for k, v in r["pass_at"].items() if int(k) > 1}
+    votes = r.get("maj_at_ci95") or {}
+    cells |= {f"maj@{k}": percent(v, votes.get(k)) for k, v in (r.get("maj_at") or {}).items() if int(k) > 1}
+    if r.get("truncated") is not None:
+        cells["truncated"] = percent(r["truncated"], r.get("truncated_ci95"))
+    estimates = {label: r[key] for key, label in TWO_TURNS.items() if key in r}
+    if "edits" in r:
+        estimates["second answer is a copy"] = r["edits"]["zero"]
+    if "repair_rate" in r:
+        estimates["repair rate"] = r["repair_rate"]
+    cells |= {label: estimate(e) for label, e in estimates.items()}
+    return cells | (gate_cells(r["gate"]) if "gate" in r else {})
+
+
+def turn_table(name: str, turns: Mapping[str, Any]) -> Table:
+    """Accuracy by turn, and what each turn changed of the one before."""
+    table = Table("turn", "accuracy", "delta", "i->c", "c->i", title=name, title_justify="left", box=None)
+    for i, accuracy in enumerate(turns["accuracy"]):
+        changed = [turns[key][i - 1] for key in ("delta", "i2c", "c2i")] if i else []
+        cells = [estimate(number) for number in (accuracy, *changed)]
+        table.add_row(str(i + 1), *cells)
+    table.add_row("last - first", "", in_points(turns["last_first"]))
+    return table
+
+
+def scaling_table(name: str, scaling: Mapping[str, Any]) -> Table:
+    """Three ways to spend 2K samples of a problem."""
+    title = f"{name}: 2K answers by majority against K answers with a correction each"
+    columns = ("2K", "2K answers", "K corrections", "K answers and corrections", "K corrections - 2K answers")
+    table = Table(*columns, title=title, title_justify="left", box=None)
+    for point in scaling["points"]:
+        cells = [estimate(point[arm]) for arm in ARMS]
+        table.add_row(str(point["budget"]), *cells, in_points(point["last_parallel"]))
+    return table
+
+
+ARMS = ("parallel", "last", "all")
+
+
+def benchmark_list(rows: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """What there is to run: benchmarks with their sampling, and suites."""
+    table = Table("benchmark", "task", "problems", "k", "T", "top-p", "max tokens", box=None, header_style="bold")
+    suites = []
+    for row in rows:
+        if row["kind"] == "suite":
+            suites.append(f"{row['name']} ({', '.join(row['benchmarks'])}): {row['description']}")
+            continue
+        sampling = [f"{row['sampling'][key]:,}" for key in ("samples", "temperature", "top_p", "max_tokens")]
+        table.add_row(row["name"], row["task"], row["problems"], *sampling)
+    return [table, "", "Suites:", *suites]
+
+
+def protocol_line(protocol: Mapping[str, Any]) -> str:
+    """How a number was made, in one line; `--json` and the database have all of it."""
+    parts = [f"{protocol['problems']} problems {protocol['problems_sha256'][:12]}", f"grader {protocol['grader']}"]
+    if "temperature" in protocol:
+        turns = protocol["turns"]
+        parts = [
+            f"k={protocol['samples']}, T={protocol['temperature']:g}, top-p={protocol['top_p']:g}",
+            f"at most {protocol['max_tokens']:,} tokens",
+            f"{turns} turns ({protocol['second_turn']})" if turns > 1 else "1 turn",
+            f"prompt {protocol['prompt_sha256'][:12]}",
+            f"{protocol['source']} ({protocol['split']}) at {protocol['revision'] or 'no revision'}",
+            *parts,
+            f"model {protocol['model']} {(protocol['model_revision'] or protocol['model_sha256'] or '')[:12]}".rstrip(),
+            *([f"adapter {protocol['adapter_sha256'][:12]}"] if protocol["adapter_sha256"] else []),
+        ]
+    elif protocol.get("model"):
+        parts.append(f"model {protocol['model']}")
+    return "; ".join([*parts, f"scrpo {protocol['scrpo_version']}"])
+
+
+def gate_cells(gate: Mapping[str, Any]) -> dict[str, str]:
+    """What a gate decides by, how often it reflects, and what that is worth against never and always."""
+    cells = {"gate": gate_rule(gate), "coverage": estimate(gate["coverage"])}
+    cells["accuracy gated"] = estimate(gate["accuracy"])
+    for other in ("never", "always"):
+        cells[f"gated - {other}"] = in_points(gate[f"against_{other}"])
+    knows = "-" if gate["auroc"] is None else f"{gate['auroc']:.2f}"
+    return cells | {"AUROC of the signal": knows, "tokens an answer": f"{gate['tokens']['gated']:.0f}"}
+
+
+def gate_rule(gate: Mapping[str, Any]) -> str:
+    """`logprob < -0.213`, or `logprob: never`."""
+    threshold = gate["threshold"]
+    return f"{gate['signal']}: {threshold}" if isinstance(threshold, str) else f"{gate['signal']} < {threshold:.3g}"
+
+
+# --- comparisons ----------------------------------------------------------------------------------------------------
+
+UNDECIDED = "the data cannot tell these apart"
+SHORT = {"higher": "higher", "lower": "lower", UNDECIDED: "undecided"}
+COMPARED_TURNS = {
+    "t2": "second answers",
+    "delta": "second - first",
+    "i2c": "i->c",
+    "c2i": "c->i",
+    "fix_rate": "wrong ones mended",
+}
+
+
+def comparison(found: Mapping[str, Mapping[str, Any]]) -> list[Any]:
+    """A table for each benchmark, then what a reader has to know beside them."""
+    parts: list[Any] = []
+    for name, change in found.items():
+        rows = {"first answers": change} | {COMPARED_TURNS[key]: number for key, number in change["turns"].items()}
+        parts += [comparison_table(f"{name}, {change['n']} problems; p by {change['test']}", rows)]
+        parts += [f"{label}: {n['verdict']}" for label, n in rows.items() if n["verdict"] not in SHORT]
+        parts += change["warnings"]
+    if len(found) > 1:
+        ps = ", ".join(f"{name} {p_value(change['p_holm'])}" for name, change in found.items())
+        parts.append(f"{len(found)} benchmarks were compared; p of first answers adjusted for that (Holm): {ps}")
+    if any(change["turns"] for change in found.values()):
+        parts.append("the numbers of second answers hang together; their p are not adjusted")
+    parts.append(f"undecided: {UNDECIDED}. higher, lower: interval and test both say so. Differences are in points")
+    return [*parts, "95% intervals, clustered by problem"]
+
+
+def comparison_table(title: str, rows: Mapping[str, Mapping[str, Any]]) -> Table:
+    columns = ("", "a", "b", "b - a", "95% interval", "p", "")
+    table = Table(*columns, title=title, title_justify="left", box=None, header_style="bold")
+    for label, n in rows.items():
+        numbers = (percent(n["a"]), percent(n["b"]), points(n["difference"]), point_interval(n["ci95"]))
+        table.add_row(label, *numbers, p_value(n["p"]), SHORT.get(n["verdict"], "see below"))
+    return table

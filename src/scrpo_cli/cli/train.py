@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from scrpo_cli.cli.collect import ResumeOption
 from scrpo_cli.cli.common import (
     DEFAULT_RECIPE,
     DbOption,
@@ -15,8 +14,10 @@ from scrpo_cli.cli.common import (
     Output,
     QuietOption,
     RecipeOption,
+    ResumeOption,
     SetOption,
     refuse_with_resume,
+    sets_of,
 )
 from scrpo_cli.recipe.load import load_recipe
 from scrpo_cli.recipe.models import Recipe
@@ -31,11 +32,14 @@ ReflectOption = Annotated[
     typer.Option("--reflect-every", metavar="N|never", help="A reflection step after every N first-answer steps."),
 ]
 
+KEYS = {"--seed": "seed", "--reflect-every": "method.reflect_every"}
+
 
 def train(
+    context: typer.Context,
     recipe: RecipeOption = None,
     reflect_every: ReflectOption = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Overrides the recipe's seed.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", metavar="N", help="Overrides the recipe's seed.")] = None,
     set_: SetOption = None,
     resume: ResumeOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe and its budget.")] = False,
@@ -47,12 +51,10 @@ def train(
     quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """LoRA training by recipe: ScRPO and the methods that it is held against. Ctrl-C saves; --resume continues."""
+    """LoRA training by recipe: ScRPO and the methods that it is compared with. Ctrl-C saves; --resume continues."""
     output = Output(json, quiet)
-    refuse_with_resume(
-        resume, {"--recipe": recipe, "--set": set_ or None, "--seed": seed, "--reflect-every": reflect_every}
-    )
-    resolved = load_recipe(recipe or DEFAULT_RECIPE, overrides(set_, seed, reflect_every))
+    refuse_with_resume(context, resume)
+    resolved = load_recipe(recipe or DEFAULT_RECIPE, sets_of(context, KEYS))
     if dry_run:
         show_budget(resolved, output)
         return
@@ -70,14 +72,6 @@ def train(
 
         run.summary |= run_training(database, run, output)
     output.result(run.summary, *closing(run, str(database.url)))
-
-
-def overrides(set_: list[str] | None, seed: int | None, reflect_every: str | None) -> list[str]:
-    """The options that are short for recipe keys, as --set items."""
-    extra = [] if seed is None else [f"seed={seed}"]
-    if reflect_every is not None:
-        extra.append(f"method.reflect_every={reflect_every}")
-    return [*(set_ or []), *extra]
 
 
 def show_budget(recipe: Recipe, output: Output) -> None:

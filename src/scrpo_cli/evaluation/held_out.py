@@ -14,7 +14,7 @@ from scrpo_cli.evaluation.contamination import Corpus, Kind, leaked, overlaps
 from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.queries import list_runs
 from scrpo_cli.recipe.benchmark import EvalPlan, plan
-from scrpo_cli.recipe.load import earlier_recipe
+from scrpo_cli.recipe.load import stored_recipe
 from scrpo_cli.recipe.models import ProblemsConfig, Recipe, TaskConfig
 from scrpo_cli.recipe.references import BUILT_IN
 from scrpo_cli.tasks import make_task
@@ -63,7 +63,7 @@ def trained_on(db: Database, recipe: Recipe) -> TaskConfig:
     adapter = Path(recipe.model.adapter or "").resolve()
     runs = (run for run in list_runs(db) if run.command == "train") if recipe.model.adapter else ()
     found = next((run for run in runs if adapter.is_relative_to(run.directory)), None)
-    return earlier_recipe(found.recipe_json).task if found else recipe.task
+    return stored_recipe(found.recipe_json, f"run {found.id}").task if found else recipe.task
 
 
 def contamination(trained: TaskConfig, held: Mapping[str, ProblemSet]) -> dict[str, Any]:

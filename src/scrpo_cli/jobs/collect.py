@@ -8,30 +8,51 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from math import isnan
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
+from scrpo_cli.errors import UserError
 from scrpo_cli.jobs.runs import ActiveRun, note_fingerprint
 from scrpo_cli.methods.parts.pool import FilterConfig, PoolConfig, PoolRules, decisions
 from scrpo_cli.methods.parts.rewards import RewardConfig
 from scrpo_cli.methods.scrpo import pool_rules
 from scrpo_cli.pool.db import Database
-from scrpo_cli.pool.queries import attempts_of, living_entries, record_step, steps_of
+from scrpo_cli.pool.entries import list_entries
+from scrpo_cli.pool.queries import attempts_of, record_step, steps_of
 from scrpo_cli.pool.records import StepRecord
 from scrpo_cli.rollout.groups import Origin, grade_groups, sample_requests
 from scrpo_cli.rollout.prompts import check_prompt_budget
+from scrpo_cli.tasks import make_task
 from scrpo_cli.tasks.base import Task
 from scrpo_cli.tasks.external import ResponseRow, attempts_of_rows, rows_by_problem
 from scrpo_cli.tasks.guard import stop_on_failures
 from scrpo_cli.types import KEPT, Group, SampleRequest, Verdict
 
 if TYPE_CHECKING:
-    from scrpo_cli.training.runtime import Runtime  # loads torch, which an import of answers does not need
+    from scrpo_cli.training.runtime import Runtime
 
 Report = Callable[[str], None]
 EVERY_ERROR = PoolRules(FilterConfig(mode="none"), PoolConfig(per_prompt="all", include_truncated=True), RewardConfig())
 SHOWN = 4  # problems of a step that are shown with the verdicts on their answers
+
+
+def fill_pool(
+    db: Database, run: ActiveRun, rows: Sequence[ResponseRow] | None, report: Report, *, use_filter: bool = False
+) -> dict[str, Any]:
+    """Sample the recipe's problems, or take `rows` of external responses; what came of it, for the run's summary."""
+    if rows is not None:
+        with closing(make_task(run.recipe.task)) as task:
+            collect_rows(db, run, task, rows, use_filter=use_filter)
+        return totals(db, run)
+    if run.summary["from"]:
+        raise UserError("An import is one transaction and cannot be resumed.", run.run_id, "Run it again.")
+    from scrpo_cli.training.runtime import open_runtime  # loads torch, which external responses do not need
+
+    with open_runtime(run.recipe) as runtime:
+        collect_samples(db, run, runtime, report)
+    return totals(db, run)
 
 
 def collect_samples(db: Database, run: ActiveRun, runtime: Runtime, report: Report) -> None:
@@ -120,5 +141,5 @@ def totals(db: Database, run: ActiveRun) -> dict[str, Any]:
         "run": run.run_id,
         "attempts": len(attempts),
         "verdicts": dict(Counter(a.grade.verdict.value for a in attempts)),
-        "kept": sum(e.attempt_id.startswith(f"{run.run_id}:") for e in living_entries(db, run.summary["pool"])),
+        "kept": list_entries(db, run_id=run.run_id, limit=0)[0],
     }

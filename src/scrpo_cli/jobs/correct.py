@@ -23,7 +23,7 @@ from scrpo_cli.recipe.models import Recipe
 from scrpo_cli.rollout.groups import Origin, grade_groups, sample_requests
 from scrpo_cli.rollout.prompts import reflection_request
 from scrpo_cli.tasks.guard import stop_on_failures
-from scrpo_cli.training.runtime import Runtime
+from scrpo_cli.training.runtime import Runtime, open_runtime
 from scrpo_cli.types import Attempt, AttemptKind, PoolEntry
 
 Report = Callable[[str], None]
@@ -39,7 +39,14 @@ def errors_to_correct(db: Database, run: ActiveRun) -> list[PoolEntry]:
     return entries[:limit]
 
 
-def correct_pool(
+def correct_pool(db: Database, run: ActiveRun, report: Report) -> dict[str, Any]:
+    """Correct what lives in the run's pool; what came of it, for the run's summary."""
+    entries = errors_to_correct(db, run)  # before a model is loaded
+    with open_runtime(run.recipe) as runtime:
+        return correct_entries(db, run, runtime, entries, report)
+
+
+def correct_entries(
     db: Database, run: ActiveRun, runtime: Runtime, entries: Sequence[PoolEntry], report: Report
 ) -> dict[str, Any]:
     """The run's `samples` corrections of each entry that it has not tried yet and that the gate lets through; the

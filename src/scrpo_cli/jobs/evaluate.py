@@ -15,6 +15,7 @@ from typing import Any
 
 from scrpo_cli.errors import UserError, nearest
 from scrpo_cli.evaluation.gate import answer_gated, measure_gated
+from scrpo_cli.evaluation.held_out import check_held_out, held_out_of, trained_on, warnings
 from scrpo_cli.evaluation.metrics import suite_average
 from scrpo_cli.evaluation.outcomes import FIRST, REPAIR, Answers, read_answers
 from scrpo_cli.evaluation.protocol import Protocol, fingerprint
@@ -22,22 +23,88 @@ from scrpo_cli.evaluation.rows import by_benchmark, evaluate_rows
 from scrpo_cli.evaluation.runner import Evaluator, Start
 from scrpo_cli.jobs.compare import compare_runs
 from scrpo_cli.jobs.gates import gate_threshold
-from scrpo_cli.jobs.runs import ActiveRun
+from scrpo_cli.jobs.runs import ActiveRun, resumed_run, started_run
 from scrpo_cli.pool.db import Database
-from scrpo_cli.pool.queries import attempts_of, evaluations_of, note_run, record_answers, record_evaluation
-from scrpo_cli.recipe.benchmark import Benchmark, EvalPlan, benchmark_of_rows, shipped
+from scrpo_cli.pool.queries import attempts_of, evaluations_of, note_run, record_answers, record_evaluation, resolve_run
+from scrpo_cli.recipe.benchmark import Benchmark, EvalPlan, benchmark_of_rows, other_prompts, plan, shipped
+from scrpo_cli.recipe.load import load_recipe, stored_recipe
+from scrpo_cli.recipe.models import Recipe
 from scrpo_cli.rollout.prompts import check_prompt_budget
 from scrpo_cli.tasks import make_task
 from scrpo_cli.tasks.base import Task
 from scrpo_cli.tasks.external import ResponseRow
 from scrpo_cli.tasks.guard import stop_on_failures
+from scrpo_cli.training.checkpoint import newest
 from scrpo_cli.training.policy import model_path
 from scrpo_cli.training.runtime import Runtime, open_runtime
 from scrpo_cli.types import Attempt, Problem
 
 Report = Callable[[str], None]
+Draw = Callable[[dict[str, Any], Path], dict[str, str]]
+"""Puts figures of the results into a directory: name -> file."""
 STEP = 0
 TENTHS = 10  # lines of progress a benchmark, at most
+
+
+def evaluate_model(db: Database, recipe: Recipe, against: str | None, report: Report, draw: Draw) -> dict[str, Any]:
+    """A new evaluation of the recipe's model on its benchmarks, compared with the run `against`; its summary."""
+    planned = plan(recipe)
+    for name, benchmark in planned.benchmarks.items():
+        Protocol.of(recipe, benchmark).check()  # before anything is loaded
+        if recipe.eval.prompt == "benchmark" and (differ := other_prompts(benchmark, recipe)):
+            report(f"{name} is asked with its own {', '.join(differ)}; --set eval.prompt=recipe takes the recipe's")
+    found = check_held_out(recipe, trained_on(db, recipe), held_out_of(planned))
+    for line in warnings(found):
+        report(line)
+    options = {"plan": planned.as_dict(), "against": other_run(db, against)}
+    with started_run(db, "eval", recipe, summary={"options": options, "contamination": found}) as run:
+        carry_out(db, run, report, draw)
+    return run.summary
+
+
+def resume_evaluation(db: Database, ref: str, report: Report, draw: Draw) -> dict[str, Any]:
+    """An interrupted evaluation, from where it stopped."""
+    with resumed_run(db, "eval", ref) as run:
+        if "plan" not in run.summary.get("options", {}):
+            what = "Only an evaluation that samples can be resumed, and this run has no plan."
+            raise UserError(what, f"--resume {run.run_id}", "Run it again.")
+        carry_out(db, run, report, draw)
+    return run.summary
+
+
+def carry_out(db: Database, run: ActiveRun, report: Report, draw: Draw) -> None:
+    """The plan of a run, from where it stands."""
+    options = run.summary["options"]
+    planned = EvalPlan.read(options["plan"])
+    results = evaluate_plan(db, run, planned, report)
+    sum_up(db, run, results, planned.suites, options["against"], draw)
+
+
+def evaluate_external(
+    db: Database, recipe: Recipe, rows: Sequence[ResponseRow], against: str | None, draw: Draw, *, named: bool
+) -> dict[str, Any]:
+    """External responses; `named`: those without a benchmark of their own belong to the recipe's one benchmark."""
+    if recipe.eval.gate.signal != "none":
+        what = "A gate asks a model, and the answers of a file have no log-probs."
+        raise UserError(what, "--from-jsonl with eval.gate", "Leave out one of the two.")
+    other = other_run(db, against)
+    with started_run(db, "eval", recipe, resumable=False) as run:
+        sum_up(db, run, score_rows(db, run, rows, named=named), {}, other, draw)
+    return run.summary
+
+
+def other_run(db: Database, ref: str | None) -> str | None:
+    return resolve_run(db, ref, command="eval" if ref == "last" else None).id if ref else None
+
+
+def recipe_of_run(db: Database, ref: str, recipe: str | None, sets: Sequence[str]) -> Recipe:
+    """A training run's newest adapter under its own recipe, or under the one that is named."""
+    row = resolve_run(db, ref, command="train")
+    found = newest(Path(row.directory) / "checkpoints")
+    if found is None:
+        raise UserError(f"Run {row.id} has no complete checkpoint.", row.directory, "Resume it, or name another run.")
+    sets = [*sets, f"model.adapter={found}"]
+    return load_recipe(recipe, sets) if recipe else stored_recipe(row.recipe_json, f"run {row.id}", sets)
 
 
 def evaluate_plan(db: Database, run: ActiveRun, plan: EvalPlan, report: Report) -> dict[str, dict[str, Any]]:
@@ -101,12 +168,19 @@ def score_rows(db: Database, run: ActiveRun, rows: Sequence[ResponseRow], *, nam
 
 
 def sum_up(
-    db: Database, run: ActiveRun, results: Mapping[str, Any], suites: Mapping[str, list[str]], other: str | None
+    db: Database,
+    run: ActiveRun,
+    results: dict[str, Any],
+    suites: Mapping[str, list[str]],
+    other: str | None,
+    draw: Draw,
 ) -> None:
-    """Into the run's summary: the results, the averages of suites, the comparison with another run."""
+    """Into the run's summary: the results, the averages of suites, the figures, the comparison with another run."""
     run.summary |= {"run": run.run_id, "benchmarks": results}
     if suites:
         run.summary["suites"] = {name: suite_average(results, members) for name, members in suites.items()}
+    if plots := draw(results, run.directory):
+        run.summary["plots"] = plots
     if other is not None:
         run.summary["against"] = compare_runs(db, run.run_id, other)
 

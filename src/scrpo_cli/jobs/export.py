@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import errno
-import gzip
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from scrpo_cli.errors import RunError, UserError
+from scrpo_cli.errors import UserError
 from scrpo_cli.evaluation.outcomes import REPAIR
+from scrpo_cli.files import write_lines
 from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.models import RunRow
 from scrpo_cli.pool.queries import EVALUATED, StoredEvaluation, attempts_of, evaluations_of, phases_of
@@ -27,24 +26,8 @@ def export_run(db: Database, run: RunRow, path: Path, *, everything: bool = Fals
     if not phases:
         fix = "`scrpo runs export --all` also writes what was sampled for training."
         raise UserError(f"Run {run.id} has no answers to a benchmark.", db.where, fix)
-    temporary = path.with_name(f"{path.name}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with _open(temporary, compressed=path.suffix == ".gz") as file:
-                rows = (row for phase in phases for row in rows_of(db, run, phase, evaluated.get(phase)))
-                count = sum(bool(file.write(json.dumps(row, ensure_ascii=False) + "\n")) for row in rows)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        kind = RunError if error.errno in (errno.ENOSPC, errno.EDQUOT) else UserError
-        raise kind(f"Cannot write the file: {error.strerror}", str(path), "Name another place with -o.") from None
-    return count
-
-
-def _open(path: Path, *, compressed: bool) -> IO[str]:
-    return gzip.open(path, "wt", encoding="utf-8") if compressed else path.open("w", encoding="utf-8")
+    rows = (row for phase in phases for row in rows_of(db, run, phase, evaluated.get(phase)))
+    return write_lines(path, (json.dumps(row, ensure_ascii=False) for row in rows))
 
 
 def rows_of(db: Database, run: RunRow, phase: str, evaluation: StoredEvaluation | None) -> Iterator[dict[str, Any]]:

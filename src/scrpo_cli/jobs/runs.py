@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 from scrpo_cli.errors import Interrupted, UserError
 from scrpo_cli.pool.db import DEFAULT_PATH, Database
 from scrpo_cli.pool.queries import finish_run, new_run_id, note_run, reopen_run, resolve_run, start_run
+from scrpo_cli.recipe.load import stored_recipe
 from scrpo_cli.recipe.models import Recipe
 from scrpo_cli.rollout.chat import Chat
 
@@ -75,7 +76,7 @@ def resumed_run(db: Database, command: str, ref: str) -> Iterator[ActiveRun]:
         fix = "Put it back where it was, or start a new run."
         raise UserError(f"The directory of run {row.id} is gone.", row.directory, fix)
     with locked(directory, f"run {row.id}"):
-        recipe = Recipe.model_validate_json(row.recipe_json)
+        recipe = stored_recipe(row.recipe_json, f"run {row.id}")
         again = f"Continue with `{resume_command(db, command, row.id)}`."
         run = ActiveRun(row.id, directory, recipe, True, again, json.loads(row.summary_json))
         reopen_run(db, row.id)

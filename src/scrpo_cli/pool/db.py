@@ -17,6 +17,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError
 
 from scrpo_cli.errors import RunError, ScrpoError, UserError
+from scrpo_cli.files import write_atomically
 from scrpo_cli.pool import migrations
 
 DEFAULT_PATH = ".scrpo/scrpo.db"
@@ -201,11 +202,10 @@ def _backup(url: URL, name: str) -> None:
     if path is None:
         return
     target = path.with_name(f"{path.name}.before-{name}")
-    unfinished = target.with_name(f"{target.name}.tmp")
-    unfinished.unlink(missing_ok=True)
-    with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(unfinished)) as copy:
-        source.backup(copy)
-    unfinished.replace(target)
+    with write_atomically(target) as new:
+        new.unlink(missing_ok=True)  # left by a process that was killed
+        with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(new)) as copy:
+            source.backup(copy)
 
 
 @contextmanager

@@ -88,10 +88,17 @@ def read_entry(row: Mapping[str, Any]) -> Entry:
 
 
 def list_entries(
-    db: Database, *, pool: str | None = None, source: str | None = None, alive: bool = True, limit: int | None = None
+    db: Database,
+    *,
+    pool: str | None = None,
+    run_id: str | None = None,
+    source: str | None = None,
+    alive: bool = True,
+    limit: int | None = None,
 ) -> tuple[int, list[Entry]]:
-    """How many entries there are, and the first `limit` of them by (added_step, attempt_id)."""
+    """How many entries there are (`run_id`: which that run added), the first `limit` by (added_step, attempt_id)."""
     chosen = [] if pool is None else [POOL_ENTRY.c.pool == known_pool(db, pool)]
+    chosen += [] if run_id is None else [POOL_ENTRY.c.run_id == run_id]
     chosen += [] if source is None else [ATTEMPT.c.problem_source == source]
     chosen += [POOL_ENTRY.c.retired_step.is_(None)] if alive else []
     query = select_entries().where(*chosen)

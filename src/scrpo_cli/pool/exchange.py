@@ -4,8 +4,6 @@ fields of a pool entry behind it.
 
 from __future__ import annotations
 
-import errno
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +11,8 @@ from pathlib import Path
 from pydantic import ValidationError
 from sqlalchemy import Connection, insert, select
 
-from scrpo_cli.errors import RunError, UserError
+from scrpo_cli.errors import UserError
+from scrpo_cli.files import open_text, write_lines
 from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.entries import Entry, known_pool, read_entry
 from scrpo_cli.pool.models import ATTEMPT, POOL_ENTRY, RUN
@@ -30,26 +29,9 @@ REFUSED = (
 def export_pool(db: Database, path: Path, pool: str | None = None, *, alive: bool = False, tokens: bool = False) -> int:
     """Write entries to `path`, one JSON object a line, and say how many; with token ids and log-probs on demand.
 
-    The file appears whole or not at all. Errors: UserError for a place that cannot be written, RunError when the disk
-    is full.
+    The file appears whole or not at all.
     """
-    unfinished = path.with_name(f"{path.name}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with unfinished.open("w", encoding="utf-8") as file:
-                count = sum(bool(file.write(_line(entry))) for entry in _exported(db, pool, alive, tokens))
-            unfinished.replace(path)
-        finally:
-            unfinished.unlink(missing_ok=True)
-    except OSError as error:
-        kind = RunError if error.errno in (errno.ENOSPC, errno.EDQUOT) else UserError
-        raise kind(f"Cannot write the file: {error.strerror}", str(path), "Name another place with -o.") from None
-    return count
-
-
-def _line(entry: Entry) -> str:
-    return entry.model_dump_json(exclude_none=True) + "\n"
+    return write_lines(path, (e.model_dump_json(exclude_none=True) for e in _exported(db, pool, alive, tokens)))
 
 
 def _exported(db: Database, pool: str | None, alive: bool, tokens: bool) -> Iterator[Entry]:
@@ -133,14 +115,15 @@ def read_entries(path: Path, pool: str | None = None) -> Iterator[tuple[str, Ent
 def _lines(path: Path) -> Iterator[tuple[str, str]]:
     fix = "Name a file that `scrpo pool export` wrote."
     try:
-        with path.open(encoding="utf-8") as file:
+        with open_text(path) as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
                     yield f"{path}:{number}", line
     except UnicodeDecodeError:
         raise UserError("The file is not UTF-8 text", str(path), fix) from None
-    except OSError as error:
-        raise UserError(f"Cannot read the file: {os.strerror(error.errno or 0)}", str(path), fix) from None
+    except (OSError, EOFError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"Cannot read the file: {reason}", str(path), fix) from None
 
 
 def to_attempt(entry: Entry) -> Attempt:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import secrets
 import subprocess
@@ -14,7 +13,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from sqlalchemy import (
     ColumnElement,
     Connection,
@@ -32,20 +30,20 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import IntegrityError
 
-from scrpo_cli.errors import RunError, UserError
+from scrpo_cli.errors import RunError, UserError, nearest
 from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.models import ATTEMPT, EVALUATION, POOL_ENTRY, PROBLEM, RUN, STEP, RunRow
 from scrpo_cli.pool.records import (
+    IS_INJECTED,
     StepRecord,
     attempt_row,
-    injected_kind,
     json_text,
     problem_row,
     read_attempt,
-    read_problem,
+    read_pool_entry,
 )
 from scrpo_cli.recipe.models import Recipe
-from scrpo_cli.types import INJECTED, KEPT, Attempt, PoolEntry, Problem, Verdict
+from scrpo_cli.types import KEPT, Attempt, PoolEntry, Problem, Verdict
 
 RUN_STATUSES = ("running", "done", "failed", "interrupted")
 SUFFIX_LETTERS = "abcdefghijkmnpqrstuvwxyz23456789"  # none that are mistaken for another
@@ -159,9 +157,9 @@ def resolve_run(db: Database, ref: str, *, command: str | None = None) -> RunRow
     if found:
         fix = f"Write more of it: {listing(run.id for run in found)}"
         raise UserError(f"'{ref}' begins the ids of {len(found)} {what}", db.where, fix)
-    near = difflib.get_close_matches(ref, [run.id for run in runs], n=3) or [runs[0].id]
     what = f"There is no `scrpo {command}` run '{ref}'" if command else f"There is no run '{ref}'"
-    raise UserError(what, db.where, f"`scrpo runs ls` lists them; nearest: {listing(near)}")
+    hint = nearest(ref, (run.id for run in runs)) or f"The newest is {runs[0].id}."
+    raise UserError(what, db.where, f"{hint} `scrpo runs ls` lists them.")
 
 
 def listing(names: Iterable[str], most: int = 4) -> str:
@@ -298,7 +296,7 @@ def attempts_of(db: Database, run_id: str, *, evaluations: bool = True, **filter
     query = select(ATTEMPT, *PROBLEM_COLUMNS).join_from(ATTEMPT, PROBLEM, ATTEMPT_OF_PROBLEM)
     query = query.where(ATTEMPT.c.run_id == run_id, *(_matches(name, value) for name, value in filters.items()))
     if not evaluations:
-        query = query.where(ATTEMPT.c.phase.not_like(f"{EVALUATED}%"), ATTEMPT.c.model.not_like(f"{INJECTED}%"))
+        query = query.where(ATTEMPT.c.phase.not_like(f"{EVALUATED}%"), ~IS_INJECTED)
     with db.read() as connection:
         rows = connection.execute(query).mappings().all()
     rows = sorted(rows, key=lambda row: (row["step"], row["id"]))  # not by the server's collation
@@ -422,7 +420,7 @@ def living_entries(db: Database, pool: str, now_step: int | None = None) -> list
         alive = (POOL_ENTRY.c.added_step <= now_step) & or_(alive, POOL_ENTRY.c.retired_step > now_step)
     query = select_entries(now_step).add_columns(ATTEMPT.c.logprobs).where(POOL_ENTRY.c.pool == pool, alive)
     with db.read() as connection:
-        found = [read_entry(dict(row)) for row in connection.execute(query).mappings()]
+        found = [read_pool_entry(dict(row)) for row in connection.execute(query).mappings()]
     return sorted(found, key=lambda entry: (entry.added_step, entry.attempt_id))  # not by the server's collation
 
 
@@ -444,19 +442,3 @@ def count_uses(now_step: int | None = None) -> Subquery:
     answers = ATTEMPT.c.verdict != Verdict.UNGRADED.value  # what a gate asks about an error does not use it
     query = query.where(ATTEMPT.c.parent_id.in_(select(POOL_ENTRY.c.attempt_id)), answers).group_by(ATTEMPT.c.parent_id)
     return (query if now_step is None else query.where(ATTEMPT.c.step <= now_step)).subquery()
-
-
-def read_entry(row: Mapping[str, Any]) -> PoolEntry:
-    injected = injected_kind(row["model"])
-    logprobs = np.frombuffer(row["logprobs"], dtype="<f4")
-    return PoolEntry(
-        attempt_id=row["attempt_id"],
-        problem=read_problem(row),
-        response=row["text"],
-        extracted=row["extracted"],
-        added_step=row["added_step"],
-        uses=row["uses"],
-        repairs=row["repairs"],
-        injected=injected,
-        confidence=float(logprobs.mean()) if len(logprobs) and not injected else None,
-    )

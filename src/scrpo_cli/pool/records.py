@@ -10,7 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from scrpo_cli.types import INJECTED, Attempt, AttemptKind, Completion, FinishReason, Grade, Problem, Verdict
+from scrpo_cli.pool.models import ATTEMPT
+from scrpo_cli.types import Attempt, AttemptKind, Completion, FinishReason, Grade, PoolEntry, Problem, Verdict
+
+INJECTED = "injected:"
+IS_INJECTED = ATTEMPT.c.model.startswith(INJECTED)
+"""Rows of attempts that an experiment put into a pool: their model is called `injected:KIND`."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,10 @@ def _plain(value: Any) -> Any:
 def storable(text: str) -> str:
     """`text` as every database takes it: lone surrogates (SQLite) and NUL (PostgreSQL) become replacement marks."""
     return text.encode("utf-8", "replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
+
+
+def injected_model(kind: str) -> str:
+    return f"{INJECTED}{kind}"
 
 
 def injected_kind(model: str) -> str:
@@ -123,4 +132,21 @@ def read_attempt(row: Mapping[str, Any]) -> Attempt:
         part=row["part"],
         group=row["group_index"],
         round=row["round"],
+    )
+
+
+def read_pool_entry(row: Mapping[str, Any]) -> PoolEntry:
+    """What a method sees of an entry, from a row of `select_entries` with the log-probs."""
+    injected = injected_kind(row["model"])
+    logprobs = np.frombuffer(row["logprobs"], dtype="<f4")
+    return PoolEntry(
+        attempt_id=row["attempt_id"],
+        problem=read_problem(row),
+        response=row["text"],
+        extracted=row["extracted"],
+        added_step=row["added_step"],
+        uses=row["uses"],
+        repairs=row["repairs"],
+        injected=injected,
+        confidence=float(logprobs.mean()) if len(logprobs) and not injected else None,
     )

@@ -13,7 +13,9 @@ from scrpo_cli.numbers import wilson
 from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.entries import known_pool, last_step
 from scrpo_cli.pool.models import ATTEMPT, POOL_ENTRY
-from scrpo_cli.types import INJECTED, Verdict
+from scrpo_cli.pool.queries import EVALUATED
+from scrpo_cli.pool.records import IS_INJECTED, injected_kind
+from scrpo_cli.types import Verdict
 
 AGE_BINS = (0, 1, 3, 6, 11, 21, 51, 101)
 """First age of each bin of the histogram, in steps."""
@@ -64,7 +66,7 @@ def _entries_query(mine: Sequence[ColumnElement[bool]]) -> Any:
 
 def _scope(connection: Connection, mine: Sequence[ColumnElement[bool]]) -> list[ColumnElement[bool]]:
     """Attempts of the runs that filled the pool or revised its errors; none of evaluations, none that were injected."""
-    training: list[ColumnElement[bool]] = [ATTEMPT.c.phase.not_like("eval:%"), ATTEMPT.c.model.not_like(f"{INJECTED}%")]
+    training: list[ColumnElement[bool]] = [ATTEMPT.c.phase.not_like(f"{EVALUATED}%"), ~IS_INJECTED]
     if not mine:
         return training
     child = ATTEMPT.alias("child")
@@ -97,7 +99,7 @@ def _injected_query(mine: Sequence[ColumnElement[bool]]) -> Any:
     """(pooled attempt, model, pools in which it is, pools in which it is alive) of injected errors"""
     query = select(ATTEMPT.c.id, ATTEMPT.c.model, func.count(), func.count() - func.count(POOL_ENTRY.c.retired_step))
     query = query.join(POOL_ENTRY, POOL_ENTRY.c.attempt_id == ATTEMPT.c.id)
-    return query.where(*mine, ATTEMPT.c.model.like(f"{INJECTED}%")).group_by(ATTEMPT.c.id, ATTEMPT.c.model)
+    return query.where(*mine, IS_INJECTED).group_by(ATTEMPT.c.id, ATTEMPT.c.model)
 
 
 def _injected(rows: Sequence[Any], children: Sequence[Any]) -> dict[str, dict[str, Any]]:
@@ -108,7 +110,7 @@ def _injected(rows: Sequence[Any], children: Sequence[Any]) -> dict[str, dict[st
         ids = {row[0] for row in mine}
         repairs = _repairs([child for child in children if child[0] in ids])
         counts = {"entries": sum(row[2] for row in mine), "alive": sum(row[3] for row in mine)}
-        found[model.removeprefix(INJECTED)] = counts | {"repair_rate": repairs["repair_rate"]}
+        found[injected_kind(model)] = counts | {"repair_rate": repairs["repair_rate"]}
     return found
 
 

@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import difflib
 import json
-import operator
-from collections.abc import Sequence
-from functools import reduce
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Union
 
@@ -27,6 +25,18 @@ from scrpo_cli.recipe.models import DEFAULT_METHOD, Recipe
 from scrpo_cli.recipe.references import resolve_references
 
 SUFFIXES = (".yaml", ".yml")
+
+# What stored recipes of earlier versions hold. A key that is renamed or dropped gets its line here.
+MOVED = {"method.prompt": "task.reflection", "method.segments": "task.reflection"}
+"""Key or section -> where it stands now."""
+RENAMED = {
+    "eval.gate.signal": {"surprisal": "mean_logprob"},
+    "method.gate.signal": {"surprisal": "mean_logprob"},
+    "method.injection.kind": {"foreign": "other_model"},
+}
+"""Key -> what its values are called now."""
+DROPPED: dict[str, tuple[Any, ...]] = {"rollout.top_p": (1.0,)}
+"""Key that is gone -> the values that mean what now always holds. With another value a run cannot go on as it was."""
 
 
 def load_recipe(ref: str | Path, sets: Sequence[str] = ()) -> Recipe:
@@ -44,22 +54,63 @@ def load_recipe(ref: str | Path, sets: Sequence[str] = ()) -> Recipe:
 
 
 def recipe_json(recipe: Recipe) -> str:
-    """The resolved recipe as JSON, which keeps nulls; `Recipe.model_validate_json` reads it back."""
+    """The resolved recipe as JSON, which keeps nulls; `stored_recipe` reads it back."""
     return recipe.model_dump_json()
 
 
-def earlier_recipe(text: str) -> Recipe:
-    """The resolved recipe of a run, perhaps of an earlier version: keys that no longer exist are left out."""
-    data = json.loads(text)
+def stored_recipe(text: str, where: str, sets: Sequence[str] = ()) -> Recipe:
+    """The resolved recipe that a run or sweep was started with, under the overrides `sets`. `where` says whose it is.
+
+    What an earlier version wrote is read as well; UserError for what this one cannot do any more.
+    """
     try:
-        return Recipe.model_validate(data)
+        if not isinstance(data := json.loads(text), dict):
+            raise ValueError("it is no object")
+        document = Document(_renewed(data), {(): where})
+        recipe = Recipe.model_validate(document.data)
     except ValidationError as error:
-        gone = [detail["loc"] for detail in error.errors() if detail["type"] == "extra_forbidden"]
-        if not gone:
-            raise
-    for *path, key in gone:
-        reduce(operator.getitem, path, data).pop(key)
-    return earlier_recipe(json.dumps(data))
+        what, fix = explain(error, document, where).what, "Go on with the version that wrote it, or start a new run."
+        raise UserError(f"Another version of scrpo wrote this recipe. {what}", where, fix) from None
+    except ValueError as error:
+        raise UserError(f"The stored recipe cannot be read: {error}", where, "Start a new run.") from None
+    if not sets:
+        return recipe
+    overrides = _overrides(sets)
+    settle(overrides)
+    document = merge(document, overrides)
+    try:
+        return Recipe.model_validate(document.data)
+    except ValidationError as error:
+        raise explain(error, document, where) from None
+
+
+def _renewed(data: dict[str, Any]) -> dict[str, Any]:
+    """A stored recipe in the keys and values of this version."""
+    for old, new in MOVED.items():
+        section, key = _section(data, old)
+        if key in section:
+            value = section.pop(key)
+            section, key = _section(data, new, make=True)
+            section[key] = section.get(key, {}) | value if isinstance(value, Mapping) else value
+    for old, values in RENAMED.items():
+        section, key = _section(data, old)
+        if section.get(key) in values:
+            section[key] = values[section[key]]
+    for old, neutral in DROPPED.items():
+        section, key = _section(data, old)
+        if section.get(key) in neutral:
+            section.pop(key, None)
+    return data
+
+
+def _section(data: dict[str, Any], key: str, make: bool = False) -> tuple[dict[str, Any], str]:
+    """The section that holds a dotted key, and the key's last part. Where there is none: an empty one, put in its place
+    if `make` says so.
+    """
+    *sections, last = key.split(".")
+    for name in sections:
+        data = data.setdefault(name, {}) if make else data.get(name) or {}
+    return data, last
 
 
 def recipe_schema() -> dict[str, Any]:

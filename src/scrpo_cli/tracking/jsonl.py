@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 from pydantic_core import to_json
 
 from scrpo_cli.errors import RunError
+from scrpo_cli.files import write_atomically
 
 FILE_NAME = "metrics.jsonl"
 
@@ -72,6 +72,5 @@ def _drop_after(path: Path, step: int | None) -> None:
     if not path.exists():
         return
     kept = [line for line, row in _rows(path) if step is None or row["step"] <= step]
-    temporary = path.with_suffix(".tmp")
-    temporary.write_bytes(b"".join(kept))
-    os.replace(temporary, path)
+    with write_atomically(path) as new:
+        new.write_bytes(b"".join(kept))

@@ -20,14 +20,14 @@ from scrpo_cli.pool.queries import (
     record_step,
     steps_of,
 )
-from scrpo_cli.pool.records import StepRecord
+from scrpo_cli.pool.records import StepRecord, injected_model
 from scrpo_cli.rollout.groups import Origin, grade_groups, sample_requests
 from scrpo_cli.tasks.guard import too_many_failures
 from scrpo_cli.tracking.jsonl import read_metrics
 from scrpo_cli.training import health
 from scrpo_cli.training.monitors import watch
 from scrpo_cli.training.session import Session
-from scrpo_cli.types import INJECTED, Group
+from scrpo_cli.types import Group
 
 
 def train(run: Session) -> dict[str, Any]:
@@ -158,7 +158,7 @@ def commit(
             str(run.directory),
             "Start a new run with a lower optim.lr or a higher kl.beta.",
         )
-    models = {a.id: f"{INJECTED}{change.injected_kind}" for a in change.injected}
+    models = {a.id: injected_model(change.injected_kind) for a in change.injected}
     written, retired = [*attempts, *change.injected], list(change.retired)
     record = StepRecord(step, phase, written, dict(change.decisions), run.pool, retired, metrics, models)
     record_step(run.db, run.run_id, record)
