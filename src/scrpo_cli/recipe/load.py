@@ -76,7 +76,7 @@ def stored_recipe(text: str, where: str, sets: Sequence[str] = ()) -> Recipe:
     if not sets:
         return recipe
     overrides = _overrides(sets)
-    settle(overrides)
+    resolve_references(overrides)
     document = merge(document, overrides)
     try:
         return Recipe.model_validate(document.data)
