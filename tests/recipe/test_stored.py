@@ -47,7 +47,14 @@ def test_what_is_written_now_is_read_back() -> None:
             {"method": {"injection": {"kind": "foreign", "share": 0.5, "run": "x"}}},
             lambda r: r.method.injection.kind == "other_model",
         ),
-        ({"rollout": {"top_p": 1.0}}, lambda r: r.rollout.temperature == 1.0),
+        ({"rollout": {"top_p": 1.0, "engine": "transformers"}}, lambda r: r.rollout.temperature == 1.0),
+        ({"method": {"trigger": {"mode": "every_n_steps", "n": 7}}}, lambda r: r.method.reflect_every == 7),
+        ({"method": {"trigger": {"mode": "never", "n": 7}}}, lambda r: r.method.reflect_every == "never"),
+        ({"method": {"trigger": {"mode": "ratio", "n": 7}}}, lambda r: r.method.reflect_every is None),
+        (
+            {"method": {"trigger": {"mode": "pool_size", "n": 7}, "reflect_every": 5}},
+            lambda r: r.method.reflect_every == 5,
+        ),
     ],
 )
 def test_words_of_earlier_versions_are_read(sections, read) -> None:

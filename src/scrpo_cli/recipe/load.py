@@ -35,7 +35,7 @@ RENAMED = {
     "method.injection.kind": {"foreign": "other_model"},
 }
 """Key -> what its values are called now."""
-DROPPED: dict[str, tuple[Any, ...]] = {"rollout.top_p": (1.0,)}
+DROPPED: dict[str, tuple[Any, ...]] = {"rollout.top_p": (1.0,), "rollout.engine": ("transformers",)}
 """Key that is gone -> the values that mean what now always holds. With another value a run cannot go on as it was."""
 
 
@@ -100,6 +100,12 @@ def _renewed(data: dict[str, Any]) -> dict[str, Any]:
         section, key = _section(data, old)
         if section.get(key) in neutral:
             section.pop(key, None)
+    method = data.get("method", {})
+    trigger = method.get("trigger", {})
+    every = {"every_n_steps": trigger.pop("n", 10), "never": "never"}.get(trigger.get("mode"))
+    if every is not None:  # `reflect_every` says it now, and said it before where it was given
+        method["reflect_every"] = method.get("reflect_every") or every
+        del trigger["mode"]
     return data
 
 
