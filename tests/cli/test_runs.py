@@ -59,7 +59,7 @@ def test_show(scrpo, db: Path, tmp_path: Path) -> None:
     assert (found["status"], found["seed"], found["recipe_name"], found["steps"]) == ("done", 3, "mine", 2)
     assert found["recipe"]["name"] == "mine"
     assert found["last_step"] == {"step": 2, "phase": "first", "metrics": {"reward": 0.25}}
-    assert found["evaluations"] == [{"step": 2, "benchmark": "tiny", "metrics": SCORES}]
+    assert found["evaluations"] == [{"step": 2, "benchmark": "tiny", "label": "", "metrics": SCORES}]
     assert found["files"]["adapter"].endswith("checkpoints/step-000010")
     shown = scrpo("runs", "show", "run-a", "--db", db).out
     for part in ("42.0% [38.0, 46.0]", "25.0% [20.0, 30.0]", "metrics.jsonl", "step-000010", "n=5", "1234", "mine"):
