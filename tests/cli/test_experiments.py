@@ -10,7 +10,7 @@ from processes import small
 from run_rows import execute
 
 from scrpo_cli.recipe.models import ProblemsConfig, TaskConfig
-from scrpo_cli.tasks.make import make_task
+from scrpo_cli.tasks import make_task
 
 
 def sets(**more: object) -> list[str]:

@@ -18,7 +18,7 @@ from scrpo_cli.evaluation.contamination import (
     tokens,
 )
 from scrpo_cli.recipe.models import ProblemsConfig, TaskConfig
-from scrpo_cli.tasks.make import make_task
+from scrpo_cli.tasks import make_task
 from scrpo_cli.types import Problem
 
 DISTINCT = [

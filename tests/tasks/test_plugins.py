@@ -11,7 +11,7 @@ import pytest
 from scrpo_cli.errors import UserError
 from scrpo_cli.recipe.load import load_recipe
 from scrpo_cli.recipe.models import ProblemsConfig, Recipe, TaskConfig
-from scrpo_cli.tasks.make import TASKS, make_task
+from scrpo_cli.tasks import TASKS, make_task
 from scrpo_cli.types import Grade, Problem, Verdict
 
 P = Problem("p", "s", "1+1=?", "2")

@@ -83,7 +83,7 @@ def test_odd_answers_are_wrong_answers(patient, pred):
 def test_a_runaway_answer_is_wrong_without_a_worker_on_every_machine(pred, reason):
     judge = Judge(workers=1)
     assert judge([Question("42", pred)]) == [Judgement(Verdict.WRONG, reason)]
-    assert not judge.processes.started
+    assert judge.processes._pool is None
 
 
 def test_a_deep_reference_allows_deep_answers(judge):
@@ -98,7 +98,7 @@ def test_plain_answers_never_start_a_worker():
     judge = Judge(workers=1)
     plain = [Question("18", "18"), Question("18", "19"), Question("\\frac12", "0.5"), Question("", "1")]
     assert verdicts(judge, plain) == [Verdict.CORRECT, Verdict.WRONG, Verdict.CORRECT, Verdict.GRADER_ERROR]
-    assert not judge.processes.started
+    assert judge.processes._pool is None
 
 
 def test_workers_that_die_between_two_batches_are_replaced():

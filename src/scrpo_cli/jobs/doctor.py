@@ -51,7 +51,7 @@ class Checkup:
 
     @cached_property
     def task(self) -> Any:
-        from scrpo_cli.tasks.make import make_task
+        from scrpo_cli.tasks import make_task
 
         return make_task(self.recipe.task, workers=1)
 

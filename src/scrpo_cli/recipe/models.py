@@ -84,7 +84,7 @@ class GradingConfig(Section):
     """How answers are graded, and how much of it may fail."""
 
     max_failed: Share = 0.1
-    """Stop when the grader fails (verdict `error`) on more than this share of at least 20 answers; 1: never [I]."""
+    """Stop when the grader fails (verdict `grader_error`) on more than this share of at least 20 answers; 1: never [I]."""
     deadline: Positive = 5.0
     """Seconds for one answer; then its grading process is killed and the verdict is `timeout`."""
     processes: PositiveInt | None = None
@@ -97,7 +97,7 @@ class SandboxConfig(Section):
     """What a program may do while task `code` runs it; docs/data.md. `task.grading.deadline` is its CPU time."""
 
     level: Literal["auto", "namespaces", "process"] = "auto"
-    """How it is walled in; `auto` takes the strongest that works here. What cannot be had is refused."""
+    """How it is sandboxed; `auto` takes the strongest that works here. What cannot be had is refused."""
     memory_mib: PositiveInt = 1024
     """Of all its processes together [I]."""
     processes: PositiveInt = 32

@@ -81,7 +81,9 @@ class BaseTask:
         self.cfg = cfg
 
     def messages(self, problem: Problem) -> list[Message]:
-        return first_turn(self.cfg, problem)
+        """`task.system` (if any) and `task.prompt`; plain replacement, as problem texts are full of braces."""
+        system: list[Message] = [{"role": "system", "content": self.cfg.system}] if self.cfg.system else []
+        return [*system, {"role": "user", "content": self.cfg.prompt.replace("{problem}", problem.text)}]
 
     def error_kind(self, problem: Problem, response: str) -> str | None:
         """Steps in prose are not read."""
@@ -89,12 +91,6 @@ class BaseTask:
 
     def close(self) -> None:
         """Ends what the task started."""
-
-
-def first_turn(cfg: TaskConfig, problem: Problem) -> list[Message]:
-    """`task.system` (if any) and `task.prompt`; plain replacement, as problem texts are full of braces."""
-    system: list[Message] = [{"role": "system", "content": cfg.system}] if cfg.system else []
-    return [*system, {"role": "user", "content": cfg.prompt.replace("{problem}", problem.text)}]
 
 
 @dataclass(frozen=True, slots=True)

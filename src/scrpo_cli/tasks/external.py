@@ -16,7 +16,7 @@ from scrpo_cli.errors import UserError
 from scrpo_cli.tasks.base import Task
 from scrpo_cli.tasks.code.sources import FIELDS as CODE_FIELDS
 from scrpo_cli.tasks.code.sources import code_problem
-from scrpo_cli.tasks.sources import REFUSED, read_rows, text_field
+from scrpo_cli.tasks.sources import REFUSED, meta_field, read_rows, text_field
 from scrpo_cli.types import Attempt, Completion, FinishReason, Problem
 
 FIELDS = (
@@ -165,7 +165,7 @@ def _row(row: Mapping[str, Any], where: str) -> ResponseRow | PairRow:
         turn=_whole(row, "turn", 1, where),
         model=_text(row, "model", where),
         source=_text(row, "source", where) or "jsonl",
-        meta=_meta(row, where),
+        meta=meta_field(row, where),
         benchmark=_text(row, "benchmark", where),
         kind=_text(row, "kind", where),
         finish=_text(row, "finish", where),
@@ -175,7 +175,7 @@ def _row(row: Mapping[str, Any], where: str) -> ResponseRow | PairRow:
 
 def _answer(row: Mapping[str, Any], where: str) -> str | None:
     """None where there is none; a problem with tests needs none."""
-    if "tests" in _meta(row, where):
+    if "tests" in meta_field(row, where):
         return _text(row, "answer", where) or ""
     return text_field(row, "answer", where) if "answer" in row else None
 
@@ -195,13 +195,6 @@ def _text(row: Mapping[str, Any], name: str, where: str) -> str | None:
     if value is not None and not isinstance(value, str):
         raise UserError(f"the field {name!r} is no text", where, REFUSED)
     return value
-
-
-def _meta(row: Mapping[str, Any], where: str) -> Mapping[str, Any]:
-    meta = row.get("meta") or {}
-    if not isinstance(meta, Mapping):
-        raise UserError("the field 'meta' is no object", where, REFUSED)
-    return meta
 
 
 def _whole(row: Mapping[str, Any], name: str, default: int, where: str) -> int:

@@ -16,7 +16,7 @@ from scrpo_cli.errors import RunError, ScrpoError, UserError
 from scrpo_cli.plugins import FAILURES, line_of, said
 from scrpo_cli.recipe.models import ProblemsConfig
 from scrpo_cli.tasks.base import BaseTask, Task
-from scrpo_cli.tasks.plugins import FunctionGrader, failed, sound
+from scrpo_cli.tasks.functions import FunctionGrader, failed, sound
 from scrpo_cli.types import Grade, Message, Problem, Verdict
 
 ENOUGH = 20

@@ -20,30 +20,22 @@ __all__ = ["DeadlineExceeded", "KillableProcesses", "ProcessExpired"]
 FIX = "A script that grades needs `if __name__ == '__main__':` around its own code; else check the memory"
 
 
-def default_workers() -> int:
-    return max(1, min(8, (os.cpu_count() or 2) - 1))
-
-
 class KillableProcesses:
     """Calls in worker processes, which start with the first call. `start(*arguments)` runs in each new one, and a
-    worker is replaced after `calls` calls (0: never).
+    worker is replaced after `calls` calls (0: never). None `workers`: one less than CPUs, at most 8.
     """
 
     def __init__(
         self,
-        workers: int,
+        workers: int | None,
         deadline_s: float,
         start: Callable[..., None],
         arguments: Sequence[Any] = (),
         calls: int = 0,
     ) -> None:
-        self.workers, self.deadline_s = workers, deadline_s
+        self.workers, self.deadline_s = workers or max(1, min(8, (os.cpu_count() or 2) - 1)), deadline_s
         self._start, self._arguments, self._calls = start, arguments, calls
         self._pool: ProcessPool | None = None
-
-    @property
-    def started(self) -> bool:
-        return self._pool is not None
 
     def map(self, function: Callable[..., Any], calls: Sequence[tuple[Any, ...]], where: str, fix: str = FIX) -> list:
         """The result of each call, or the exception that it ended with: DeadlineExceeded, ProcessExpired for a process

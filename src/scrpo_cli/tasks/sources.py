@@ -40,10 +40,7 @@ def load_problems(cfg: ProblemsConfig) -> list[Problem]:
         path = find_file(cfg.source, cfg.split)
         name = cfg.source if cfg.source in DATA_SETS else path.name.split(".")[0]
         rows = read_rows(path)
-    problems = unique(_problem(row, where, name) for row, where in rows)
-    if not problems:
-        raise UserError(f"the data set {cfg.source!r} ({cfg.split}) is empty", cfg.source, "use another file or split")
-    return problems[: cfg.limit]
+    return selected(cfg, (_problem(row, where, name) for row, where in rows))
 
 
 def find_file(source: str, split: str, known: Sequence[str] = DATA_SETS) -> Path:
@@ -112,12 +109,9 @@ def hub_rows(cfg: ProblemsConfig) -> Iterator[tuple[dict[str, Any], str]]:
 def _load_dataset(name: str, cfg: ProblemsConfig, local: bool) -> Iterable[Mapping[str, Any]]:
     import datasets
 
-    owner, _, rest = name.partition("/")
-    repository, _, config = (
-        (name, "", "") if local else (f"{owner}/{rest.partition('/')[0]}", "", rest.partition("/")[2])
-    )
+    parts = [name] if local else [part for part in name.split("/", 2) if part]  # owner, name, config
     try:
-        return datasets.load_dataset(repository, config or None, split=cfg.split, revision=cfg.revision)
+        return datasets.load_dataset("/".join(parts[:2]), *parts[2:], split=cfg.split, revision=cfg.revision)
     except (datasets.exceptions.DatasetsError, OSError, ValueError) as error:
         what = f"cannot load {cfg.source}, split {cfg.split!r}: {str(error).splitlines()[0]}"
         raise UserError(what, "datasets.load_dataset", "check name, split, revision and network") from None
@@ -126,11 +120,8 @@ def _load_dataset(name: str, cfg: ProblemsConfig, local: bool) -> Iterable[Mappi
 def _problem(row: Mapping[str, Any], where: str, source: str) -> Problem:
     values = [text_field(row, field, where) for field in ("id", "problem", "answer")]
     rest = {k: v for k, v in row.items() if k not in ("id", "problem", "answer", "source", "meta") and v is not None}
-    meta = row.get("meta") or {}
-    if not isinstance(meta, Mapping):
-        raise UserError("the field 'meta' is no object", where, REFUSED)
     name, (key, text, answer) = str(row.get("source", source)), values
-    return Problem(key, name, text, answer, {**_rules(name, text, answer), **rest, **meta})
+    return Problem(key, name, text, answer, {**_rules(name, text, answer), **rest, **meta_field(row, where)})
 
 
 def _rules(source: str, text: str, answer: str) -> dict[str, Any]:
@@ -153,10 +144,20 @@ def text_field(row: Mapping[str, Any], field: str, where: str) -> str:
     return value
 
 
-def unique(problems: Iterable[Problem]) -> list[Problem]:
+def meta_field(row: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    meta = row.get("meta") or {}
+    if not isinstance(meta, Mapping):
+        raise UserError("the field 'meta' is no object", where, REFUSED)
+    return meta
+
+
+def selected(cfg: ProblemsConfig, problems: Iterable[Problem]) -> list[Problem]:
+    """The first `cfg.limit` problems; UserError where an id occurs twice among all of them, or there is none."""
     seen: dict[str, Problem] = {}
     for problem in problems:
         if problem.id in seen:
             raise UserError(f"the id {problem.id!r} occurs twice", problem.source, "give every problem its own id")
         seen[problem.id] = problem
-    return list(seen.values())
+    if not seen:
+        raise UserError(f"the data set {cfg.source!r} ({cfg.split}) is empty", cfg.source, "use another file or split")
+    return list(seen.values())[: cfg.limit]

@@ -19,7 +19,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Literal, cast
+from typing import Literal, cast, get_args
 
 import numpy as np
 
@@ -30,7 +30,7 @@ from scrpo_cli.tasks.grading.extract import last_box
 from scrpo_cli.types import Grade, Problem, Verdict
 
 Split = Literal["train", "validation", "test"]
-SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+SPLITS: tuple[Split, ...] = get_args(Split)
 
 GRADER = "tiny/1"
 PROBLEM_SEED = 0  # one fixed stream: a recipe's seed moves the training, never the problems

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -108,8 +108,9 @@ class _Check:
                     os.chown(self.directory, uid, uid)
             questions, request = os.pipe()
             answers, reply = os.pipe()
-            channels = [questions, request, answers, reply]
-            with _closing(channels):
+            with contextlib.ExitStack() as ours:  # our ends of the pipes: the processes hold their own
+                for descriptor in (questions, request, answers, reply):
+                    ours.callback(os.close, descriptor)
                 self.program = self._start(
                     self.isolation.command(self.limits, self.directory, uid), stdin=questions, stdout=reply
                 )
@@ -177,23 +178,13 @@ class _Check:
         unlike a clock, does not depend on what else the machine does.
         """
         processes = _family(self.program.pid)
-        if _cpu(processes) > self.limits.cpu_s:
+        if _total(processes, lambda p: sum(p.cpu_times()[:4])) > self.limits.cpu_s:  # those of ended children too
             return Judgement(Verdict.TIMEOUT, f"the program used more than {self.limits.cpu_s:g} s of CPU time")
-        if _memory(processes) > self.limits.memory_mib << 20:
+        if _total(processes, lambda p: p.memory_info().rss) > self.limits.memory_mib << 20:
             return Judgement(Verdict.WRONG, f"the program used more than {self.limits.memory_mib} MiB of memory")
         if self.directory and _disk(self.directory, self.limits.disk_mib << 20) > self.limits.disk_mib << 20:
             return Judgement(Verdict.WRONG, f"the program wrote more than {self.limits.disk_mib} MiB")
         return None
-
-
-@contextlib.contextmanager
-def _closing(descriptors: list[int]) -> Iterator[None]:
-    """Our ends of the pipes: the processes hold their own."""
-    try:
-        yield
-    finally:
-        for descriptor in descriptors:
-            os.close(descriptor)
 
 
 @contextlib.contextmanager
@@ -222,28 +213,16 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 def _threads_of_user() -> int:
     """Of all processes of this user: RLIMIT_NPROC is compared with their sum."""
-    total = 0
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            total += process.num_threads() if process.uids().real == os.getuid() else 0
-    return total
+    user = os.getuid()
+    return int(_total(psutil.process_iter(), lambda p: p.num_threads() if p.uids().real == user else 0))
 
 
-def _memory(processes: Sequence[psutil.Process]) -> int:
-    """Resident bytes."""
-    total = 0
-    for process in processes:
-        with contextlib.suppress(psutil.Error):
-            total += process.memory_info().rss
-    return total
-
-
-def _cpu(processes: Sequence[psutil.Process]) -> float:
-    """Seconds of CPU time, those of their ended children too."""
+def _total(processes: Iterable[psutil.Process], measure: Callable[[psutil.Process], float]) -> float:
+    """Summed over those that have not ended meanwhile."""
     total = 0.0
     for process in processes:
         with contextlib.suppress(psutil.Error):
-            total += sum(process.cpu_times()[:4])  # user, system, children's user, children's system
+            total += measure(process)
     return total
 
 

@@ -22,6 +22,7 @@ from scrpo_cli.tasks.code.python import (
     returns,
     top_level_names,
 )
+from scrpo_cli.tasks.grading.extract import after_thinking
 
 How = Literal["block", "text", "completion", "thinking", "nothing"]
 STARTS = 8
@@ -38,31 +39,25 @@ _SOME_DEFINITION = re.compile(r"^(?:async )?(?:def|class) ", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
-class Extracted:
+class ExtractedProgram:
     """The program, or None, and the rule that found it. `thinking`: the response never left `<think>`."""
 
     program: str | None
     how: How
 
 
-def extract_program(response: str, entry_point: str, prompt: str = "") -> Extracted:
+def extract_program(response: str, entry_point: str, prompt: str = "") -> ExtractedProgram:
     """The program of a response that is to define `entry_point`. `prompt` is the beginning of a program that the
     response may continue; its imports and helpers are put before a program that lacks them.
     """
-    text = _after_thinking(response.replace("\r\n", "\n").replace("\r", "\n").lstrip("\ufeff"))
+    text = after_thinking(response.replace("\r\n", "\n").replace("\r", "\n").lstrip("\ufeff"))
     if text is None:
-        return Extracted(None, "thinking")
+        return ExtractedProgram(None, "thinking")
     found = [block.code for block in blocks(text) if block.python]
     for how, program in _candidates(text, found, entry_point, prompt):
         if program is not None:
-            return Extracted(_completed(program, entry_point, prompt), how)
-    return Extracted(None, "nothing")
-
-
-def _after_thinking(response: str) -> str | None:
-    """What follows `</think>`; all of it where nothing was thought aloud; None inside an unfinished `<think>`."""
-    tail = response.rpartition("</think>")[2]
-    return None if "<think>" in tail else tail
+            return ExtractedProgram(_completed(program, entry_point, prompt), how)
+    return ExtractedProgram(None, "nothing")
 
 
 def _candidates(text: str, found: Sequence[str], name: str, prompt: str) -> Iterator[tuple[How, str | None]]:

@@ -10,14 +10,14 @@ from __future__ import annotations
 import ast
 import re
 import sys
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from scrpo_cli.errors import UserError
 from scrpo_cli.recipe.models import ProblemsConfig
 from scrpo_cli.tasks.code.inside.checker import open_names
 from scrpo_cli.tasks.code.python import before, parse, top_level_names
-from scrpo_cli.tasks.sources import REFUSED, find_file, hub_rows, read_rows, text_field, unique
+from scrpo_cli.tasks.sources import REFUSED, find_file, hub_rows, read_rows, selected, text_field
 from scrpo_cli.types import Problem
 
 CODE_SETS = ("humaneval", "mbpp", "humanevalfix", "quixbugs")
@@ -53,10 +53,7 @@ def _plain(value):
 
 def load_code(cfg: ProblemsConfig) -> list[Problem]:
     """The problems of a source and split, in file order, the first `cfg.limit` of them."""
-    problems = unique(code_problem(row, where, name) for row, where, name in _rows(cfg))
-    if not problems:
-        raise UserError(f"the data set {cfg.source!r} ({cfg.split}) is empty", cfg.source, "use another file or split")
-    return problems[: cfg.limit]
+    return selected(cfg, (code_problem(row, where, name) for row, where, name in _rows(cfg)))
 
 
 def _rows(cfg: ProblemsConfig) -> Iterator[tuple[Mapping[str, Any], str, str]]:
@@ -224,8 +221,4 @@ def _called(tests: object, solution: object) -> str | None:
     if program is None or test is None:
         return None
     own = top_level_names(program)
-    return next((node.id for node in _names(test) if node.id in own), None)
-
-
-def _names(tree: ast.Module) -> Iterable[ast.Name]:
-    return (node for node in ast.walk(tree) if isinstance(node, ast.Name))
+    return next((node.id for node in ast.walk(test) if isinstance(node, ast.Name) and node.id in own), None)

@@ -12,7 +12,7 @@ from scrpo_cli.errors import UserError
 from scrpo_cli.recipe.models import ProblemsConfig, TaskConfig
 from scrpo_cli.tasks.base import BaseTask, Judgement, remember
 from scrpo_cli.tasks.code.execute import Tests, check, find_isolation
-from scrpo_cli.tasks.code.extract import Extracted, extract_program
+from scrpo_cli.tasks.code.extract import ExtractedProgram, extract_program
 from scrpo_cli.tasks.code.isolation import Limits
 from scrpo_cli.tasks.code.sources import fenced, load_code
 from scrpo_cli.types import Grade, Message, Problem, Verdict
@@ -69,7 +69,9 @@ class CodeTask(BaseTask):
         judged = self._judge([submission for submission in submissions if submission is not None])
         return [self._grade(e, submission, judged) for e, submission in zip(found, submissions, strict=True)]
 
-    def _grade(self, found: Extracted, submission: Submission | None, judged: Mapping[Submission, Judgement]) -> Grade:
+    def _grade(
+        self, found: ExtractedProgram, submission: Submission | None, judged: Mapping[Submission, Judgement]
+    ) -> Grade:
         if found.program is None:
             return Grade(Verdict.UNPARSABLE, None, NO_PROGRAM[found.how], self.grader)
         if submission is None:
@@ -111,7 +113,7 @@ def limits_of(cfg: TaskConfig) -> Limits:
     )
 
 
-def program_of(problem: Problem, response: str) -> Extracted:
+def program_of(problem: Problem, response: str) -> ExtractedProgram:
     """The program of a response to a problem."""
     return extract_program(response, str(problem.meta.get("entry_point", "")), str(problem.meta.get("prompt", "")))
 

@@ -41,7 +41,7 @@ class Extracted:
 
 def extract(response: str) -> Extracted:
     """The final answer of a response, by the most trusted rule that finds one; the last match of a rule counts."""
-    text = _after_thinking(response)
+    text = after_thinking(response)
     if text is None:
         return Extracted(None, "thinking")
     if boxes := _last_boxes(text):
@@ -57,10 +57,10 @@ def extract(response: str) -> Extracted:
 
 def last_box(response: str) -> str | None:
     """The last filled box of the final part of a response, or None: the strictest rule alone."""
-    return next((content for _, _, content in _boxes_backwards(_after_thinking(response) or "")), None)
+    return next((content for _, _, content in _boxes_backwards(after_thinking(response) or "")), None)
 
 
-def _after_thinking(response: str) -> str | None:
+def after_thinking(response: str) -> str | None:
     """What follows `</think>`; all of it where nothing was thought aloud; None inside an unfinished `<think>`."""
     tail = response.rpartition("</think>")[2]
     return None if "<think>" in tail else tail

@@ -114,7 +114,7 @@ def read(answer: str, real: bool = True) -> Any:
     value, _ = plain_number(answer)
     if value is not None:
         return Rational(value.numerator, value.denominator)
-    text = normalized(_as_latex(answer))
+    text = str(normalize_latex(_as_latex(answer), _NORMALIZATION))
     for spelling in dict.fromkeys((text, get_last_eq(text), _last_side(text))):
         if (expression := parsed(spelling, real)) is not None and not expression.has(zoo, nan):
             return _with_imaginary_unit(_with_named_derivatives(expression))
@@ -186,20 +186,13 @@ class _Parser(_Latex2Sympy):
         return (self.mat_mul_flat if matrices else self.mul_flat)(left, right)
 
 
-class _SlowParser(_Parser):
-    fast = False
-
-
-def normalized(text: str) -> str:
-    """Without latex2sympy's known stumbling blocks."""
-    return str(normalize_latex(text, _NORMALIZATION))
-
-
 def parsed(text: str, real: bool) -> Any:
     """The expression in a normalised text, None where the grammar has none. Letters are real numbers where `real`."""
-    for parser in (_Parser, _SlowParser):
+    for fast in (True, False):
+        parser = _Parser(None, real, config=_CONVERSION)
+        parser.fast = fast
         try:
-            expression = parser(None, real, False, config=_CONVERSION).parse(text)
+            expression = parser.parse(text)
         except (RecursionError, MemoryError):
             raise
         except Exception:  # noqa: BLE001 - whatever the parser says of text that is no formula

@@ -16,7 +16,7 @@ from importlib.metadata import version
 from scrpo_cli.tasks.base import Judgement, remember
 from scrpo_cli.tasks.grading.cheap import cheap
 from scrpo_cli.tasks.grading.numbers import EXACT, GoldError, Rules
-from scrpo_cli.tasks.processes import DeadlineExceeded, KillableProcesses, ProcessExpired, default_workers
+from scrpo_cli.tasks.processes import DeadlineExceeded, KillableProcesses, ProcessExpired
 from scrpo_cli.types import Verdict
 
 GRADER = f"math/2 math-verify={version('math-verify')} latex2sympy2-extended={version('latex2sympy2-extended')}"
@@ -47,9 +47,7 @@ class Judge:
 
     def __init__(self, workers: int | None = None, deadline_s: float = DEADLINE_S) -> None:
         self.deadline_s = deadline_s
-        self.processes = KillableProcesses(
-            workers or default_workers(), deadline_s, _start_worker, calls=TASKS_PER_WORKER
-        )
+        self.processes = KillableProcesses(workers, deadline_s, _start_worker, calls=TASKS_PER_WORKER)
         self._cache: dict[Question, Judgement] = {}
         self._lock = threading.Lock()
 

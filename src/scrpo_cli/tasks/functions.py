@@ -1,4 +1,4 @@
-"""The user's own graders, called in processes that can be killed.
+"""The user's grader functions, called in processes that can be killed.
 
 A grader is a function `(problem, response)`, or `(problem, response, options)` where it takes `task.options`, that
 returns a bool or a `Grade`.
@@ -12,7 +12,6 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout, suppress
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,10 +19,8 @@ import numpy as np
 from scrpo_cli.errors import UserError
 from scrpo_cli.plugins import FAILURES, Plugin, line_of, load_plugin, said
 from scrpo_cli.recipe.models import GradingConfig
-from scrpo_cli.tasks.processes import DeadlineExceeded, KillableProcesses, default_workers
+from scrpo_cli.tasks.processes import DeadlineExceeded, KillableProcesses
 from scrpo_cli.types import Grade, Problem, Verdict
-
-ANSWER = "return a bool or a scrpo_cli.types.Grade"
 
 Function = Callable[[Problem, str], Any]
 
@@ -32,7 +29,7 @@ def bound(plugin: Plugin, options: Mapping[str, Any]) -> Function:
     """The grader as a function of (problem, response); UserError for another signature."""
     takes = arities(plugin)
     if 3 in takes and (options or 2 not in takes):
-        return partial(_with_options, plugin.target, dict(options))
+        return lambda problem, response: plugin.target(problem, response, options)
     if 2 in takes:
         return plugin.target
     fix = "Write it as (problem, response) or (problem, response, options)."
@@ -52,10 +49,6 @@ def arities(plugin: Plugin) -> set[int]:
     return found
 
 
-def _with_options(function: Callable[..., Any], options: Mapping[str, Any], problem: Problem, response: str) -> Any:
-    return function(problem, response, options)
-
-
 def graded(value: Any) -> Grade:
     """What a grader returned as a grade; anything but a bool and a sound Grade is the grader's failure."""
     if isinstance(value, bool | np.bool_):
@@ -66,7 +59,7 @@ def graded(value: Any) -> Grade:
 def sound(value: Any) -> Grade:
     """A grade as it should be, else one that says what is wrong with it."""
     if not isinstance(value, Grade):
-        return failed(f"the grader returned {value!r:.80}: {ANSWER}")
+        return failed(f"the grader returned {value!r:.80}: return a bool or a scrpo_cli.types.Grade")
     if value.verdict not in (*Verdict,) or value.verdict == Verdict.UNGRADED:
         return failed(f"the grader returned the verdict {value.verdict!r:.80}")
     for name in ("extracted", "reason"):
@@ -100,8 +93,7 @@ class FunctionGrader:
         self.label, self.where = plugin.label, plugin.where
         self._function = bound(plugin, self.options)
         self.takes_options = 3 in arities(plugin)
-        workers = cfg.processes or default_workers()
-        self._processes = KillableProcesses(workers, cfg.deadline, _start, (reference, self.options))
+        self._processes = KillableProcesses(cfg.processes, cfg.deadline, _start, (reference, self.options))
 
     def grade(self, pairs: Sequence[tuple[Problem, str]]) -> list[Grade]:
         """One grade for each (problem, response), in order."""
