@@ -84,7 +84,7 @@ class GradingConfig(Section):
     """How answers are graded, and how much of it may fail."""
 
     max_failed: Share = 0.1
-    """Stop when the grader fails (verdict `grader_error`) on more than this share of at least 20 answers; 1: never [I]."""
+    """Stop when the grader fails (`grader_error`) on more than this share of at least 20 answers; 1: never [I]."""
     deadline: Positive = 5.0
     """Seconds for one answer; then its grading process is killed and the verdict is `timeout`."""
     processes: PositiveInt | None = None
