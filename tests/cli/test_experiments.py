@@ -94,3 +94,20 @@ def test_what_cannot_be_done_is_refused_at_the_start(scrpo_process, tmp_path, sw
     refused = scrpo_process("train", *sets(**mine, **switch))
     assert refused.code == 2, refused.err
     assert message in refused.err
+
+
+def test_a_scrpo_run_that_never_reflected_says_so(scrpo_process) -> None:
+    sizes = small(optim__steps=2, method__reflect_every="null", method__trigger__size=16, eval__repair="false")
+    done = scrpo_process("train", *sizes)
+    assert done.code == 0, done.err
+    assert "none of the 2 steps was a 'reflect' step" in done.err
+    never = scrpo_process("train", *sizes, "--set", "method.reflect_every=never")
+    assert "was a 'reflect' step" not in never.err
+
+
+def test_the_answers_of_an_evaluation_must_fit_before_training_begins(scrpo_process, tmp_path) -> None:
+    """It used to fail at the evaluation after training, with all tokens spent."""
+    refused = scrpo_process("train", *small(eval__max_tokens=1500))
+    assert refused.code == 2
+    assert "task.test: a prompt of" in refused.err
+    assert execute(tmp_path, "SELECT count(*) FROM attempt") == [(0,)]

@@ -94,10 +94,10 @@ class Protocol:
     def check_length(self, name: str, task: Task, chat: Chat, problems: Sequence[Problem], positions: int) -> None:
         """Refuse a benchmark whose longest conversation may not fit the model's positions."""
         longest = max(len(chat.ids(task.messages(p))) for p in problems)
-        follow_up = max((len(text) for text in self.second_turn_prompts.values()), default=0)
+        asked = [*self.second_turn_prompts.values(), *([self.task.reflection_request()] if self.repair else [])]
         per_turn = 2 if self.second_turn == "self_refine" else 1
         answers = 1 + per_turn * (self.turns - 1) if self.turns > 1 else 2 if self.repair else 1
-        room = positions - longest - (answers - 1) * follow_up // 3  # a token has three letters or more, about
+        room = positions - longest - (answers - 1) * max(map(chat.follow_up_tokens, asked), default=0)
         if answers * self.max_tokens > room:
             raise UserError(
                 f"{name}: a prompt of {longest} tokens and {answers} answers of up to {self.max_tokens} tokens do not "

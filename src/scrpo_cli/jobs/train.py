@@ -8,10 +8,11 @@ from scrpo_cli.evaluation.held_out import check_held_out, held_out, warnings
 from scrpo_cli.jobs.compare import changes_by_training
 from scrpo_cli.jobs.runs import ActiveRun, note_fingerprint
 from scrpo_cli.pool.db import Database
+from scrpo_cli.pool.queries import steps_of
 from scrpo_cli.tracking.tracker import HasConsole
 from scrpo_cli.training import checkpoint
 from scrpo_cli.training.loop import train
-from scrpo_cli.training.session import open_session
+from scrpo_cli.training.session import Session, open_session
 
 
 def run_training(db: Database, run: ActiveRun, console: HasConsole | None) -> dict[str, Any]:
@@ -28,6 +29,8 @@ def run_training(db: Database, run: ActiveRun, console: HasConsole | None) -> di
         note_fingerprint(db, run, session.chat)
         with session.tracker, session.stop.on_signals():
             evaluations = train(session)
+            for line in phases_never_taken(session):
+                session.tracker.event(line)
             session.tracker.finish({k: v["avg"] for k, v in evaluations.items() if v})
         for change in changes_by_training(db, run.run_id).values():  # of one split at most
             evaluations["change"] = change
@@ -40,6 +43,13 @@ def run_training(db: Database, run: ActiveRun, console: HasConsole | None) -> di
             "metrics": str(run.directory / "metrics.jsonl"),
             "eval": evaluations,
         }
+
+
+def phases_never_taken(run: Session) -> list[str]:
+    """A line for each kind of step that the method has and this run has not seen: ScRPO that never reflected is GRPO."""
+    taken = {step.phase for step in steps_of(run.db, run.run_id)}
+    missing = [name for name in run.needs.phases if name not in taken]
+    return [f"warning: none of the {run.progress.step} steps was a '{name}' step of the method" for name in missing]
 
 
 def check_contamination(run: ActiveRun, console: HasConsole | None) -> None:

@@ -116,10 +116,7 @@ class Session(Runtime):
         return self.problems_of("test") or self.problems_of("validation")
 
     def problems_of(self, split: str) -> tuple[str, Sequence[Problem]] | None:
-        cfg = self.recipe.task.test if split == "test" else self.recipe.task.validation
-        if cfg is None:
-            return None
-        return split, self.task.problems(cfg)[: self.recipe.eval.limit]
+        return held_out_problems(self, split)
 
     def save(self) -> Path:
         self.progress.policy_version = self.policy.version
@@ -148,6 +145,10 @@ def open_session(
     check_prompt_budget(recipe.task, runtime.task, runtime.chat, problems)
     positions = getattr(runtime.policy.model.config, "max_position_embeddings", None)
     check_context(recipe, runtime.chat, positions)
+    protocol = Protocol.of(recipe)
+    for name, found in [each for split in ("test", "validation") if (each := held_out_problems(runtime, split))]:
+        if positions is not None:  # before training, not at its first evaluation
+            protocol.check_length(f"task.{name}", runtime.task, runtime.chat, found, positions)
     library = RunLibrary(db, run_id, runtime.chat.fingerprint)
     method = make_method(recipe.method, method_context(runtime, problems, library))
     updater = Updater(runtime.policy, recipe)
@@ -168,12 +169,18 @@ def open_session(
         method=method,
         needs=recipe.method.needs(method.setting),
         updater=updater,
-        evaluator=Evaluator(Protocol.of(recipe), runtime.engine, runtime.chat, runtime.task),
+        evaluator=Evaluator(protocol, runtime.engine, runtime.chat, runtime.task),
         tracker=tracker,
         progress=progress,
         positions=positions,
         again=again,
     )
+
+
+def held_out_problems(runtime: Runtime, split: str) -> tuple[str, Sequence[Problem]] | None:
+    """task.test or task.validation by its name, cut at `eval.limit`; None where the recipe has none."""
+    cfg = runtime.recipe.task.test if split == "test" else runtime.recipe.task.validation
+    return None if cfg is None else (split, runtime.task.problems(cfg)[: runtime.recipe.eval.limit])
 
 
 def method_context(runtime: Runtime, problems: Sequence[Problem], library: Library) -> MethodContext:
