@@ -32,7 +32,7 @@ def test_injected_errors_are_drawn_and_marked_wherever_the_pool_is_shown(scrpo_p
     stats = json.loads(scrpo("pool", "stats", "--pool", run, "--json").out)
     injected = stats["injected"]["late"]
     assert injected["entries"] > 0
-    assert injected["repair_rate"]["first answers"] > 0
+    assert injected["repair_rate"]["trials"] > 0
     assert stats["attempts"] == 3 * 4 * 4, (
         "two first-answer steps and a reflection step; injected errors are no attempts"
     )
@@ -63,8 +63,8 @@ def test_another_models_errors_are_injected(scrpo_process, tmp_path) -> None:
     (tmp_path / "theirs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     collected = scrpo_process("collect", "--from-jsonl", "theirs.jsonl", "--json")
     assert collected.code == 0, collected.err
-    foreign = {"method__injection__kind": "foreign", "method__injection__share": 0.5, "task__train__limit": 8}
-    trained = scrpo_process("train", "--json", *sets(**foreign, method__injection__run=collected.json["run"]))
+    other = {"method__injection__kind": "other_model", "method__injection__share": 0.5, "task__train__limit": 8}
+    trained = scrpo_process("train", "--json", *sets(**other, method__injection__run=collected.json["run"]))
     assert trained.code == 0, trained.err
     run = trained.json["run"]
     texts = execute(
@@ -74,7 +74,7 @@ def test_another_models_errors_are_injected(scrpo_process, tmp_path) -> None:
     assert {(text, extracted) for text, extracted, _ in texts} == {("I say \\boxed{1}", "1")}
     assert all(problem.startswith("train-") for *_, problem in texts)
 
-    elsewhere = scrpo_process("train", *sets(**foreign | {"task__train__limit": 8}, method__injection__run="nothing"))
+    elsewhere = scrpo_process("train", *sets(**other | {"task__train__limit": 8}, method__injection__run="nothing"))
     assert elsewhere.code == 2
     assert "no run 'nothing'" in elsewhere.err
 
@@ -83,8 +83,8 @@ def test_another_models_errors_are_injected(scrpo_process, tmp_path) -> None:
     ("switch", "message"),
     [
         ({"method__injection__share": 0.5}, "The task 'math' cannot inject 'early' errors"),
-        ({"method__pool__diversity": "error_kind"}, "The task 'math' cannot tell kinds of errors apart"),
-        ({"method__injection__share": 0.5, "method__injection__kind": "foreign"}, "needs a run"),
+        ({"method__pool__diversity": "error_kind"}, "The task cannot tell kinds of errors apart"),
+        ({"method__injection__share": 0.5, "method__injection__kind": "other_model"}, "needs a run"),
         ({"method__injection__share": 1.0}, "method.injection.share"),
     ],
 )

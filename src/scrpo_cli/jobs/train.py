@@ -46,7 +46,7 @@ def run_training(db: Database, run: ActiveRun, console: HasConsole | None) -> di
 
 
 def phases_never_taken(run: Session) -> list[str]:
-    """A line for each kind of step that the method has and this run has not seen: ScRPO that never reflected is GRPO."""
+    """A line for each kind of step that this run has not seen: ScRPO that never reflected is GRPO."""
     taken = {step.phase for step in steps_of(run.db, run.run_id)}
     missing = [name for name in run.needs.phases if name not in taken]
     return [f"warning: none of the {run.progress.step} steps was a '{name}' step of the method" for name in missing]
