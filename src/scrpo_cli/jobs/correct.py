@@ -14,7 +14,7 @@ from scrpo_cli.evaluation.metrics import repair_rate, share
 from scrpo_cli.evaluation.outcomes import padded, problem_means
 from scrpo_cli.evaluation.protocol import Protocol
 from scrpo_cli.evaluation.runner import Evaluator
-from scrpo_cli.jobs.gates import gate_threshold
+from scrpo_cli.jobs.evaluate import gate_threshold
 from scrpo_cli.jobs.runs import ActiveRun, note_fingerprint
 from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.queries import attempts_by_id, attempts_of, living_entries, record_step, steps_of

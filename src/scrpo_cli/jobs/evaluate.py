@@ -14,7 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from scrpo_cli.errors import UserError, nearest
-from scrpo_cli.evaluation.gate import answer_gated, measure_gated
+from scrpo_cli.evaluation.gate import (
+    VALIDATION,
+    answer_gated,
+    fit_gate,
+    measure_gated,
+    threshold_of,
+    validation_problems,
+)
 from scrpo_cli.evaluation.held_out import check_held_out, held_out_of, trained_on, warnings
 from scrpo_cli.evaluation.metrics import suite_average
 from scrpo_cli.evaluation.outcomes import FIRST, REPAIR, Answers, read_answers
@@ -22,7 +29,6 @@ from scrpo_cli.evaluation.protocol import Protocol, fingerprint
 from scrpo_cli.evaluation.rows import by_benchmark, evaluate_rows
 from scrpo_cli.evaluation.runner import Evaluator, Start
 from scrpo_cli.jobs.compare import compare_runs
-from scrpo_cli.jobs.gates import gate_threshold
 from scrpo_cli.jobs.runs import ActiveRun, resumed_run, started_run
 from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.queries import attempts_of, evaluations_of, note_run, record_answers, record_evaluation, resolve_run
@@ -228,6 +234,30 @@ class BenchmarkRun:
             if start.problems * TENTHS // len(self.problems) > before * TENTHS // len(self.problems):
                 share = f"{100 * right / answered:.0f}% of first answers right so far"
                 self.report(f"{self.name}: {start.problems} of {len(self.problems)} problems, {share}")
+
+
+def gate_threshold(
+    db: Database,
+    run: ActiveRun,
+    evaluator: Evaluator,
+    held_out: Sequence[Sequence[Problem]],
+    report: Report,
+) -> float | None:
+    """None without a gate. A fit is stored as the run's evaluation `validation`: a resumed run takes it from there."""
+    gate = evaluator.protocol.gate
+    if gate.signal == "none":
+        return None
+    if gate.threshold is not None:
+        return threshold_of(gate.threshold)
+    if stored := [e.metrics["gate"] for e in evaluations_of(db, run.run_id) if e.benchmark == VALIDATION]:
+        run.summary["gate_fit"] = stored[0]
+        return threshold_of(stored[0]["threshold"])
+    problems = validation_problems(evaluator)
+    report(f"fitting the {gate.signal} gate on {len(problems)} validation problems")
+    fit = fit_gate(evaluator, problems, held_out, f"{run.run_id}:0:{VALIDATION}")
+    record_evaluation(db, run.run_id, 0, VALIDATION, fit.evaluation.metrics, fit.evaluation.attempts)
+    run.summary["gate_fit"] = fit.metrics
+    return fit.threshold
 
 
 def model_identity(runtime: Runtime) -> dict[str, Any]:
