@@ -84,7 +84,7 @@ def test_a_sweep_of_an_earlier_version_is_still_read(tool, sweep, page, tmp_path
     sweep()
     for file in (tmp_path / "sweeps").rglob("recipes/*.yaml"):
         recipe = json.loads(file.read_text())
-        recipe["rollout"]["top_p"] = recipe["method"]["gone"] = 1.0
+        recipe["rollout"] |= {"engine": "transformers", "top_p": 1.0}
         file.write_text(json.dumps(recipe))
     page.write_text(MARKERS.format("cost"))
     assert tool.main(["scrpo.db", "last", "-o", str(page)]) == 0
