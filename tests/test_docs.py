@@ -31,6 +31,8 @@ ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("docs", "bench", "src")
 PAGES = [*ROOT.glob("*.md"), *sorted(p for folder in FOLDERS for p in (ROOT / folder).rglob("*.md"))]
 BLOCK = re.compile(r"^```(.*)\n((?:.*\n)*?)^```$", re.MULTILINE)
+NAMED = re.compile(r"^`([\w.]+)`:\n\n```.*\n((?:.*\n)*?)^```$", re.MULTILINE)
+"""A file that a page shows under its name."""
 INDENTED = re.compile(r"(?:(?<=\n\n)|\A)((?:(?: {4}.*)?\n)+)")
 INLINE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
@@ -162,7 +164,10 @@ def test_shown_make_targets_exist(page: Path) -> None:
 
 @pages
 def test_shown_recipes_are_valid(page: Path, tmp_path: Path) -> None:
-    for info, content in blocks(page.read_text()):
+    text = page.read_text()
+    for name, content in NAMED.findall(text):  # what a recipe refers to
+        (tmp_path / name).write_text(content)
+    for info, content in blocks(text):
         if info == "yaml":
             path = tmp_path / "shown.yaml"
             path.write_text(content)
