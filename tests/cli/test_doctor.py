@@ -39,7 +39,7 @@ def test_all_is_well(doctor) -> None:
     outcome, found = doctor()
     assert outcome.code == 0
     assert outcome.json["ok"] is True
-    named = {"python", "torch", "transformers", "peft", "vllm", "device", "threads", "model", "prompt", "template"}
+    named = {"python", "torch", "transformers", "peft", "device", "threads", "model", "prompt", "template"}
     assert named | {"data", "prompt budget", "grader", "memory", "disk", "database", "wandb"} <= set(found)
     assert "'<|user|>PROBLEM<|end|><|assistant|>'" in found["prompt"][0]["detail"]
     assert "stay as a prefix" in found["template"][0]["detail"]
@@ -127,15 +127,6 @@ def test_a_package_outside_its_window(doctor, monkeypatch: pytest.MonkeyPatch) -
     assert statuses(found)["peft"] == ["fail"]
     assert "pip install 'peft<" in found["peft"][0]["remedy"]
     assert statuses(found)["sqlmodel"] == ["fail"]  # not shown while it is fine
-
-
-@pytest.mark.parametrize(("found_version", "status"), [("0.1.2", "warn"), ("0.32.0", "ok")])
-def test_vllm_is_optional_but_has_a_window(
-    doctor, monkeypatch: pytest.MonkeyPatch, found_version: str, status: str
-) -> None:
-    monkeypatch.setattr(checks, "version", lambda name: found_version if name == "vllm" else version(name))
-    outcome, found = doctor()
-    assert (outcome.code, statuses(found)["vllm"]) == (0, [status])
 
 
 def test_an_old_python(doctor, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -101,10 +101,10 @@ def roll_out(run: Session, step: int, plan: Plan, clock: Clock) -> list[Group]:
     """Sample and grade what the plan asks, and what the method asks on top once it has seen the verdicts."""
     groups: list[Group] = []
     requests, round, asked = plan.requests, 0, 0
-    hold_to_its_word(run, plan, 0, [])
+    check_promise(run, plan, 0, [])
     while requests:
         asked += sum(request.samples for request in requests)
-        hold_to_its_word(run, plan, asked, [])
+        check_promise(run, plan, asked, [])
         origin = Origin(f"{run.run_id}:{step}", run.recipe.seed, step, "rollout", group=len(groups), round=round)
         with clock("sample"):
             completions = sample_requests(run.engine, run.chat, requests, run.sampling, origin)
@@ -112,13 +112,13 @@ def roll_out(run: Session, step: int, plan: Plan, clock: Clock) -> list[Group]:
             groups += grade_groups(
                 run.task, run.recipe.task.reflection, requests, completions, origin, run.chat.prefill
             )
-        hold_to_its_word(run, plan, asked, groups)
+        check_promise(run, plan, asked, groups)
         round += 1
         requests = run.method.next_round(step, groups, round)
     return groups
 
 
-def hold_to_its_word(run: Session, plan: Plan, requests: int, groups: Sequence[Group]) -> None:
+def check_promise(run: Session, plan: Plan, requests: int, groups: Sequence[Group]) -> None:
     """Budgets, checks and monitors rest on what the method says of itself. Raises RunError where it does more."""
     fix = f"Correct `needs` of the method {run.recipe.method.name}."
     if plan.phase not in run.needs.phases:
