@@ -229,7 +229,7 @@ def test_a_run_warns_once_in_a_line_and_at_every_step_in_its_metrics(scrpo_proce
     told = [line for line in done.err.splitlines() if line.startswith("warning: truncation")]
     assert len(told) == 1
     assert re.fullmatch(
-        r"warning: truncation \(first steps\): [\d.]+% of the answers .* docs/quickstart.md#truncation", told[0]
+        r"warning: truncation \(first-answer steps\): [\d.]+% of the answers .* docs/quickstart.md#truncation", told[0]
     )
     steps = [row for row in lines(run_of(tmp_path) / "metrics.jsonl") if row["step"] and "first/groups" in row]
     assert [row["warn/truncation"] for row in steps] == [1, 1, 1, 1]

@@ -44,7 +44,7 @@ def watch(steps: Steps, cfg: MonitorsConfig) -> Watch:
         if limit is not None and (reading := monitor(steps, cfg, limit)) is not None:
             readings[name] = reading
     earlier = [{}, *same_phase(steps)[:-1]][-1]
-    phase = steps[-1].phase
+    phase = {"first": "first-answer"}.get(steps[-1].phase, steps[-1].phase)
     return Watch(
         {f"warn/{name}": float(reading.fires) for name, reading in readings.items()},
         {
@@ -59,7 +59,7 @@ def watch(steps: Steps, cfg: MonitorsConfig) -> Watch:
 
 
 def same_phase(steps: Steps) -> Rows:
-    """Metrics of the steps of the current step's phase: what a trial and a reflection measure is not comparable."""
+    """Metrics of the steps of the current step's phase: what first answers and reflections measure is not comparable."""
     return [s.metrics for s in steps if s.phase == steps[-1].phase]
 
 
