@@ -334,7 +334,7 @@ def test_ctrl_c_in_collect_and_correct_loses_and_repeats_nothing(scrpo_process, 
         directory.mkdir()
     for command in (COLLECT, CORRECT):
         assert scrpo_process(*command, directory=undisturbed).code == 0
-        in_step_2 = SignalAt(f"scrpo_cli.training.{command[0]}:record_step", 2, "before", signal.SIGINT)
+        in_step_2 = SignalAt(f"scrpo_cli.jobs.{command[0]}:record_step", 2, "before", signal.SIGINT)
         stopped = scrpo_process(*command, directory=interrupted, hooks=(in_step_2,))
         _, _, fix = refused(stopped, code=130)
         run, status, steps = execute(

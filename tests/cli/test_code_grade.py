@@ -97,7 +97,7 @@ def test_a_row_whose_meta_has_the_tests_needs_no_answer(tmp_path: Path) -> None:
     assert (read.answer, read.meta) == ("", meta)
 
 
-def test_two_turns_of_programs_made_elsewhere_are_evaluated_exported_and_evaluated_again(
+def test_two_turns_of_external_programs_are_evaluated_exported_and_evaluated_again(
     scrpo: Callable, tmp_path: Path
 ) -> None:
     right, wrong = program("return x + 1"), program("return 2")

@@ -85,7 +85,7 @@ def name_in(prompt: str) -> str:
     return next(name for name in NAMES if f"Add {name}." in prompt)
 
 
-def test_wrong_programs_made_elsewhere_are_pooled_reflected_on_and_repaired(
+def test_wrong_external_programs_are_pooled_reflected_on_and_repaired(
     scrpo: Callable, recipe: Path, bugs: Path, tmp_path: Path, answers: Callable
 ) -> None:
     """MBPP-R: offline repair of given wrong programs (SCoRe, section 6)."""

@@ -1,4 +1,4 @@
-"""`scrpo runs compare` and `--against`: two files of answers, scored and held against each other."""
+"""`scrpo runs compare` and `--against`: two files of answers, scored and compared with each other."""
 
 import json
 

@@ -74,9 +74,9 @@ def test_another_models_errors_are_injected(scrpo_process, tmp_path) -> None:
     assert {(text, extracted) for text, extracted, _ in texts} == {("I say \\boxed{1}", "1")}
     assert all(problem.startswith("train-") for *_, problem in texts)
 
-    elsewhere = scrpo_process("train", *sets(**other | {"task__train__limit": 8}, method__injection__run="nothing"))
-    assert elsewhere.code == 2
-    assert "no run 'nothing'" in elsewhere.err
+    refused = scrpo_process("train", *sets(**other | {"task__train__limit": 8}, method__injection__run="nothing"))
+    assert refused.code == 2
+    assert "no run 'nothing'" in refused.err
 
 
 @pytest.mark.parametrize(

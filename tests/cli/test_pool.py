@@ -20,7 +20,7 @@ EVIL = "[bold]so\x1b[2J the answer\n is 8"
 
 @pytest.fixture
 def db(tmp_path: Path) -> Path:
-    """Pool `p`: an entry that was tried twice and repaired once, one that waits, one that is retired."""
+    """Pool `p`: an entry that was tried twice and repaired once, one that lives, one that is retired."""
     path = tmp_path / "pool.db"
     problem = Problem("3", "gsm8k", "What is 3+4?", "7")
 
@@ -128,7 +128,7 @@ def test_ungraded_answers_are_sent_to_collect(scrpo, tmp_path: Path) -> None:
 
 def test_prune(scrpo, db: Path) -> None:
     dry = scrpo("pool", "prune", "--older-than-steps", 4, "--retired", "--dry-run", "--db", db)
-    assert "2 waiting entries would be retired, 1 retired ones would be deleted" in dry.out
+    assert "2 living entries would be retired, 1 retired ones would be deleted" in dry.out
     assert scrpo("pool", "ls", "--all", "--db", db, "--json").json["total"] == 3
     done = scrpo("pool", "prune", "--older-than-steps", 4, "--retired", "--db", db, "--json").json
     assert done == {"retired": 2, "deleted": 1, "dry_run": False}

@@ -41,7 +41,7 @@ class LazyGroup(TyperGroup):
     """Lists commands by their line in the table and imports only the one that is called."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        return [name for name, (target, _) in COMMANDS.items() if _exists(target)]
+        return [name for name in COMMANDS if importlib.util.find_spec(_module(name))]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in self.list_commands(ctx):
@@ -60,14 +60,13 @@ class LazyGroup(TyperGroup):
             raise Interrupted("Interrupted", ctx.invoked_subcommand or "", "Run the same command again.") from None
 
 
-def _exists(target: str) -> bool:
-    return importlib.util.find_spec(f"scrpo_cli.cli.{target.split(':')[0]}") is not None
+def _module(name: str) -> str:
+    return f"scrpo_cli.cli.{COMMANDS[name][0].split(':')[0]}"
 
 
 def load_command(name: str) -> Any:
     """Import the command `name` and build its parser."""
-    module, attribute = COMMANDS[name][0].split(":")
-    target = getattr(importlib.import_module(f"scrpo_cli.cli.{module}"), attribute)
+    target = getattr(importlib.import_module(_module(name)), COMMANDS[name][0].split(":")[1])
     if not isinstance(target, typer.Typer):
         function, target = target, typer.Typer(add_completion=False)
         target.command(name, context_settings=HELP_OPTIONS)(function)

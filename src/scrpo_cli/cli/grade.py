@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from scrpo_cli.cli.common import DbOption, DebugOption, JsonOption, Output, QuietOption
+from scrpo_cli.cli.common import DbOption, DebugOption, JsonOption, MapOption, Output, QuietOption
 from scrpo_cli.errors import UserError
 
 if TYPE_CHECKING:
@@ -27,11 +27,8 @@ def grade(
     from_jsonl: Annotated[
         str | None, typer.Option("--from-jsonl", metavar="FILE", help="Responses, one JSON object a line (.gz too).")
     ] = None,
-    map_: Annotated[
-        list[str] | None,
-        typer.Option("--map", metavar="OURS=THEIRS", help="Read our field from theirs, e.g. response=output; repeat."),
-    ] = None,
-    workers: Annotated[int | None, typer.Option("--workers", min=1, help="Grading processes.")] = None,
+    map_: MapOption = None,
+    workers: Annotated[int | None, typer.Option("--workers", min=1, metavar="N", help="Grading processes.")] = None,
     deadline: Annotated[float, typer.Option("--deadline", min=0.1, metavar="S", help="Seconds for each item.")] = 5.0,
     db: DbOption = None,
     json: JsonOption = False,

@@ -28,11 +28,11 @@ PoolOption = Annotated[str | None, typer.Option("--pool", metavar="NAME", help="
 @app.command("ls")
 def ls(
     pool: PoolOption = None,
-    source: Annotated[str | None, typer.Option(help="Only problems of this source.")] = None,
-    alive: Annotated[
-        bool, typer.Option("--alive/--all", help="Only entries that wait, or the retired ones too.")
-    ] = True,
-    limit: Annotated[int, typer.Option(min=1, help="Most rows to show.")] = 20,
+    source: Annotated[
+        str | None, typer.Option("--source", metavar="NAME", help="Only problems of this source.")
+    ] = None,
+    alive: Annotated[bool, typer.Option("--alive/--all", help="Only living entries, or the retired ones too.")] = True,
+    limit: Annotated[int, typer.Option("--limit", min=1, metavar="N", help="Most rows to show.")] = 20,
     db: DbOption = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
@@ -46,7 +46,7 @@ def ls(
         total, entries = list_entries(database, pool=pool, source=source, alive=alive, limit=limit)
     rows = [entry.model_dump(mode="json", exclude={"prompt_ids", "ids", "logprobs"}) for entry in entries]
     table = _entries_table(entries, with_pool=pool is None, with_state=not alive)
-    foot = f"{len(entries)} of {total} {'waiting ' if alive else ''}entries"
+    foot = f"{len(entries)} of {total} {'living ' if alive else ''}entries"
     Output(json, quiet).result({"total": total, "entries": rows}, Group(table, Text(foot, style="dim")))
 
 
@@ -109,7 +109,7 @@ def _shown(entries: Sequence[Entry], uses: Sequence[Use]) -> Iterator[Renderable
     answered = "; ".join(filter(None, [extracted, first.reason])) or "no answer found"
     yield Text(f"\n{first.verdict.value}: {visible(answered)} ({first.grader})", style="red")
     for entry in entries:
-        end = f", {entry.retired_reason} at step {entry.retired_step}" if entry.retired_reason else ", waiting"
+        end = f", {entry.retired_reason} at step {entry.retired_step}" if entry.retired_reason else ", living"
         yield Text(f"pool {entry.pool}: added at step {entry.added_step} by {entry.run_id}{end}")
     yield _heading(f"\nUsed {first.uses} times, repaired {first.repairs} times")
     for use in uses:
@@ -192,9 +192,7 @@ def _ages(ages: Mapping[str, Any] | None) -> str:
 def export(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The JSONL file to write.")],
     pool: PoolOption = None,
-    alive: Annotated[
-        bool, typer.Option("--alive/--all", help="Only entries that wait, or the retired ones too.")
-    ] = False,
+    alive: Annotated[bool, typer.Option("--alive/--all", help="Only living entries, or the retired ones too.")] = False,
     tokens: Annotated[bool, typer.Option("--tokens", help="With token ids and log-probs.")] = False,
     db: DbOption = None,
     json: JsonOption = False,
@@ -237,12 +235,15 @@ def import_(
 @app.command("prune")
 def prune(
     older_than_steps: Annotated[
-        int | None, typer.Option(min=0, metavar="N", help="Retire waiting entries that are more than N steps old.")
+        int | None,
+        typer.Option(
+            "--older-than-steps", min=0, metavar="N", help="Retire living entries that are more than N steps old."
+        ),
     ] = None,
     retired: Annotated[bool, typer.Option("--retired", help="Delete the entries that were retired already.")] = False,
     pool: Annotated[
         str | None,
-        typer.Option("--pool", metavar="NAME", help="Only in this pool; alone: retire all that waits in it."),
+        typer.Option("--pool", metavar="NAME", help="Only in this pool; alone: retire all that lives in it."),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done and do nothing.")] = False,
     db: DbOption = None,
@@ -259,7 +260,7 @@ def prune(
     with Database.open(db, create=False) as database:
         done = entries.prune(database, pool=pool, older_than_steps=older_than_steps, retired=retired, dry_run=dry_run)
     would = "would be " if dry_run else ""
-    text = f"{done.retired} waiting entries {would}retired, {done.deleted} retired ones {would}deleted"
+    text = f"{done.retired} living entries {would}retired, {done.deleted} retired ones {would}deleted"
     Output(json, quiet).result({**asdict(done), "dry_run": dry_run}, f"{text}; no attempt {would}touched")
 
 

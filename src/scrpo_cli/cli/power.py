@@ -13,20 +13,35 @@ if TYPE_CHECKING:
 
 
 def power(
-    problems: Annotated[int, typer.Option(min=2, help="Problems of the benchmark.")],
-    samples: Annotated[int, typer.Option(min=1, help="Answers a problem.")] = 1,
-    effect: Annotated[float | None, typer.Option(min=0.01, max=100, help="A true difference, in points.")] = None,
-    accuracy: Annotated[float, typer.Option(min=1, max=99, help="Assumed accuracy, in percent.")] = 50,
+    problems: Annotated[int, typer.Option("--problems", min=2, metavar="N", help="Problems of the benchmark.")],
+    samples: Annotated[int, typer.Option("--samples", min=1, metavar="N", help="Answers to each problem.")] = 1,
+    effect: Annotated[
+        float | None,
+        typer.Option("--effect", min=0.01, max=100, metavar="POINTS", help="A true difference, in points."),
+    ] = None,
+    accuracy: Annotated[
+        float, typer.Option("--accuracy", min=1, max=99, metavar="PERCENT", help="Assumed accuracy, in percent.")
+    ] = 50,
     consistency: Annotated[
         float,
-        typer.Option(min=0, max=1, help="Share of the variance that is the problem's: 1, always or never solved."),
+        typer.Option(
+            "--consistency",
+            min=0,
+            max=1,
+            metavar="X",
+            help="Share of the variance that is the problem's: 1, always or never solved.",
+        ),
     ] = 0.7,
-    correlation: Annotated[float, typer.Option(min=0, max=1, help="Of the two runs' success rates.")] = 0.9,
+    correlation: Annotated[
+        float, typer.Option("--correlation", min=0, max=1, metavar="X", help="Of the two runs' success rates.")
+    ] = 0.9,
     from_run: Annotated[str | None, typer.Option("--from-run", metavar="RUN", help="Measure the variances.")] = None,
     against: Annotated[
         str | None, typer.Option("--against", metavar="RUN", help="With a second run, also their change.")
     ] = None,
-    benchmark: Annotated[str | None, typer.Option(help="Of RUN; default: its first.")] = None,
+    benchmark: Annotated[
+        str | None, typer.Option("--benchmark", metavar="NAME", help="Of RUN; default: its first.")
+    ] = None,
     db: DbOption = None,
     json: JsonOption = False,
     quiet: QuietOption = False,

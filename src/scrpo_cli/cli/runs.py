@@ -26,9 +26,11 @@ app = typer.Typer(
 
 @app.command("ls")
 def ls(
-    limit: Annotated[int, typer.Option(min=1, help="Most rows to show.")] = 20,
-    status: Annotated[str | None, typer.Option(help="running, done, failed or interrupted.")] = None,
-    sweep: Annotated[str | None, typer.Option(help="Only the runs of this sweep.")] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, metavar="N", help="Most rows to show.")] = 20,
+    status: Annotated[
+        str | None, typer.Option("--status", metavar="WORD", help="running, done, failed or interrupted.")
+    ] = None,
+    sweep: Annotated[str | None, typer.Option("--sweep", metavar="SWEEP", help="Only the runs of this sweep.")] = None,
     db: DbOption = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
@@ -43,7 +45,15 @@ def ls(
     table = Table("run", "command", "recipe", "model", "seed", "status", "started (UTC)", box=None, header_style="bold")
     table.columns[0].no_wrap = True
     for run in runs:
-        cells = (run.id, run.command, _recipe(run), run.model, str(run.seed), run.status, _minute(run.created_at))
+        cells = (
+            run.id,
+            run.command,
+            _recipe(run),
+            run.model,
+            str(run.seed),
+            run.status,
+            run.created_at[:16].replace("T", " "),
+        )
         table.add_row(*(Text(cell) for cell in cells))
     Output(json, quiet).result({"runs": [run_dict(run) for run in runs]}, table)
 
@@ -209,8 +219,3 @@ def _pairs() -> Table:
 
 def _recipe(run: RunRow) -> str:
     return f"{run.recipe_name} ({run.arm})" if run.arm else run.recipe_name
-
-
-def _minute(timestamp: str) -> str:
-    """`2026-11-20 14:15` of `2026-11-20T14:15:03.123456Z`."""
-    return timestamp[:16].replace("T", " ")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy
-from sqlalchemy import URL, Connection, Engine, Table, Transaction, event, text
+from sqlalchemy import URL, Connection, Engine, Table, event, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError
 
@@ -67,7 +67,11 @@ class Database:
     @contextmanager
     def write(self) -> Iterator[Connection]:
         """A write transaction; on SQLite it holds the only write lock, so keep it short. All or nothing."""
-        with explained(self.url), self._engine.connect() as connection, _begin_immediate(connection):
+        with (
+            explained(self.url),
+            self._engine.connect() as connection,
+            connection.execution_options(immediate=True).begin(),
+        ):
             yield connection
 
     def insert_new(self, connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -190,10 +194,6 @@ def _on_begin(connection: Connection) -> None:
     """A writer takes the write lock at once: waiting for it later, holding a read lock, fails without any wait."""
     immediate = connection.get_execution_options().get("immediate")
     connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
-
-
-def _begin_immediate(connection: Connection) -> Transaction:
-    return connection.execution_options(immediate=True).begin()
 
 
 def _backup(url: URL, name: str) -> None:

@@ -24,6 +24,8 @@ REFUSED = (
     "Nothing was imported. Mend the line (`scrpo pool export` writes such files; answers without a verdict go through "
     "`scrpo collect --from-jsonl`)."
 )
+LIFE = {"pool", "attempt_id", "added_step", "retired_step", "retired_reason"}
+"""Columns of a pool entry that a file has."""
 
 
 def export_pool(db: Database, path: Path, pool: str | None = None, *, alive: bool = False, tokens: bool = False) -> int:
@@ -86,7 +88,10 @@ def import_pool(db: Database, path: Path, pool: str | None = None) -> Imported:
             values = {"status": "done", "finished_at": utc_now(), "summary_json": summary}
             connection.execute(insert(RUN), run.model_dump() | values)
             db.insert_new(connection, ATTEMPT, [_attempt_columns(e, attempts[e.attempt_id], run.id) for e in fresh])
-            connection.execute(insert(POOL_ENTRY), [_entry_columns(entry, run.id) for entry in added])
+            connection.execute(
+                insert(POOL_ENTRY),
+                [e.model_dump(include=LIFE) | {"run_id": run.id, "retired_run_id": None} for e in added],
+            )
     return imported
 
 
@@ -162,8 +167,3 @@ def _stored_attempts(connection: Connection, ids: list[str]) -> dict[str, tuple[
 def _attempt_columns(entry: Entry, attempt: Attempt, run_id: str) -> dict:
     own = {"run_id": run_id, "step": entry.step, "phase": entry.phase, "model": entry.model}
     return attempt_row(attempt) | own | {"decision": entry.decision}
-
-
-def _entry_columns(entry: Entry, run_id: str) -> dict:
-    life = entry.model_dump(include={"pool", "attempt_id", "added_step", "retired_step", "retired_reason"})
-    return life | {"run_id": run_id, "retired_run_id": None}

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-from sqlalchemy import ColumnElement, Connection, Subquery, func, select, union
+from sqlalchemy import ColumnElement, Connection, func, select, union
 
 from scrpo_cli.numbers import wilson
 from scrpo_cli.pool.db import Database
@@ -81,14 +81,9 @@ def _attempts_query(scope: Sequence[ColumnElement[bool]]) -> Any:
     return select(*key, func.count()).where(*scope).group_by(*key)
 
 
-def _pooled(mine: Sequence[ColumnElement[bool]]) -> Subquery:
-    """The ids of pooled attempts, each once however many pools it is in."""
-    return select(POOL_ENTRY.c.attempt_id).where(*mine).distinct().subquery()
-
-
 def _children_query(mine: Sequence[ColumnElement[bool]]) -> Any:
     """(pooled attempt, kind of the answers that revise it, their verdict, how many)"""
-    pooled = _pooled(mine)
+    pooled = select(POOL_ENTRY.c.attempt_id).where(*mine).distinct().subquery()  # once, in however many pools it is
     query = select(ATTEMPT.c.parent_id, ATTEMPT.c.kind, ATTEMPT.c.verdict, func.count())
     query = query.join(pooled, pooled.c.attempt_id == ATTEMPT.c.parent_id)
     query = query.where(ATTEMPT.c.verdict != Verdict.UNGRADED.value)
