@@ -22,7 +22,7 @@ TRAIN = ("train", "--reflect-every", "2", "--json", *SIZES)
 
 # Lines of metrics.jsonl: 1 evaluation before, 2-5 steps 1-4, 6 validation, 7-10 steps 5-8, 11 evaluation after.
 KILLS = {
-    "sampling-of-step-1": SignalAt("scrpo_cli.training.loop:sample_asks", 1),
+    "sampling-of-step-1": SignalAt("scrpo_cli.training.loop:sample_requests", 1),
     "after-an-optimizer-step": SignalAt("scrpo_cli.training.update:Updater.step", 3, "after"),
     "inside-the-transaction-of-step-5": SignalAt("scrpo_cli.pool.queries:_retire", 5),
     "between-evaluation-row-and-its-line": SignalAt("scrpo_cli.tracking.jsonl:JsonlSink.log", 6),
