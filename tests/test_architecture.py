@@ -172,5 +172,22 @@ def test_shipped_recipes_show_and_check(tmp_path: Path, capsys: pytest.CaptureFi
         copies[-1].parent.mkdir(exist_ok=True)
         copies[-1].write_text(scrpo("show", name))
         assert load_recipe(copies[-1]) == load_recipe(name)
-from scrpo_cli.cli.app import COMMANDS, main
-from scrpo_cli.methods.registry import NAMES, method_class
+    checked = json.loads(scrpo("check", *shipped_recipes(), *copies, "--json"))
+    assert [row["ok"] for row in checked["files"]] == [True] * 2 * len(copies)
+
+
+def test_nothing_outside_the_methods_asks_which_method_it_is() -> None:
+    """What the rest has to know of a method is asked of its needs."""
+    names = {config.__name__ for name in NAMES for config in method_class(name).Config.__mro__} - {"object"}
+    names -= {"BaseModel", "ABC", "Section", "MethodConfig", "Generic"}
+    found = [
+        f"{path.relative_to(PACKAGE)}:{node.lineno}"
+        for path in PACKAGE.rglob("*.py")
+        if path.relative_to(PACKAGE).parts[0] != "methods"
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id == "isinstance"
+        and names & {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
+    ]
+    assert found == []
