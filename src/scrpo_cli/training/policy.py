@@ -195,7 +195,7 @@ def add_adapter(base: Any, cfg: ModelConfig, seed: int) -> Any:
         task_type="CAUSAL_LM",
     )
     with torch.random.fork_rng(), warnings.catch_warnings():  # peft draws the adapter's start from the global stream
-        warnings.simplefilter("ignore", FutureWarning)  # peft still asks transformers by an older name
+        warnings.simplefilter("ignore")  # peft asks transformers by an older name; of tied weights we speak ourselves
         torch.manual_seed(seed)
         try:
             return get_peft_model(base, lora).eval()
@@ -211,7 +211,7 @@ def load_adapter(base: Any, directory: str) -> Any:
         raise UserError("Not an adapter directory: adapter_config.json is missing.", directory, "Check the path.")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # as above
+            warnings.simplefilter("ignore")  # as above
             return PeftModel.from_pretrained(base, directory, is_trainable=True).eval()
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as err:
         fix = "Use the adapter with the base model that it was trained on."
