@@ -128,6 +128,7 @@ def trained(speed: float, leak: float = 0.0, seed: int = 0, share: float = 1 / 3
 
 
 FAST, EVEN = 8.0, 1.0
+SEEDS = pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 
 
 def test_the_second_turn_starts_as_the_harmful_one():
@@ -137,16 +138,16 @@ def test_the_second_turn_starts_as_the_harmful_one():
     assert c < EASY * p
 
 
+@SEEDS
 @pytest.mark.parametrize("speed", [FAST, EVEN])
-def test_without_stage_one_and_shaping_both_accuracies_rise_together_and_editing_dies(speed):
-    for seed in (0, 1):
-        found = trained(speed, seed=seed, share=0.0, alpha=0.0)
-        assert found.t1 > 0.7
-        assert abs(found.delta) < 0.03
-        assert found.revises < 0.1
+def test_without_stage_one_and_shaping_both_accuracies_rise_together_and_editing_dies(speed, seed):
+    found = trained(speed, seed=seed, share=0.0, alpha=0.0)
+    assert found.t1 > 0.7
+    assert abs(found.delta) < 0.03
+    assert found.revises < 0.1
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@SEEDS
 def test_where_the_first_turn_learns_faster_shaping_alone_collapses_too(seed):
     found = trained(FAST, seed=seed, share=0.0)
     assert found.t1 > 0.7
@@ -154,7 +155,7 @@ def test_where_the_first_turn_learns_faster_shaping_alone_collapses_too(seed):
     assert found.revises < 0.1
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@SEEDS
 def test_stage_one_avoids_the_collapse_and_loses_nothing_on_the_first_turn(seed):
     for alpha in (10.0, 0.0):
         found = trained(FAST, seed=seed, alpha=alpha)
