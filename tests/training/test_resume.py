@@ -109,7 +109,12 @@ def command_in(err: str) -> list[str]:
     return words[0].split()
 
 
-@pytest.mark.parametrize("kill", KILLS.values(), ids=KILLS)
+SLOW = ("checkpoint-not-renamed",)  # a checkpoint without a manifest and a damaged one cover what is incomplete
+
+
+@pytest.mark.parametrize(
+    "kill", [pytest.param(kill, id=name, marks=[pytest.mark.slow] * (name in SLOW)) for name, kill in KILLS.items()]
+)
 def test_a_killed_run_ends_like_an_undisturbed_one(scrpo_process, tmp_path, undisturbed, kill) -> None:
     killed = scrpo_process(*TRAIN, hooks=(kill,))
     assert killed.code == -signal.SIGKILL, killed.err

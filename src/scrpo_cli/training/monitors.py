@@ -59,7 +59,7 @@ def watch(steps: Steps, cfg: MonitorsConfig) -> Watch:
 
 
 def same_phase(steps: Steps) -> Rows:
-    """Metrics of the steps of the current step's phase: what first answers and reflections measure is not comparable."""
+    """Metrics of the steps of the current step's phase: first answers and reflections do not compare."""
     return [s.metrics for s in steps if s.phase == steps[-1].phase]
 
 
