@@ -42,7 +42,7 @@ class Interrupted(ScrpoError):
     exit_code = 130
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """`Did you mean 'x'?` for a word that is like one of the known ones, else nothing."""
+def nearest(word: str, known: Iterable[str], prefix: str = "") -> str:
+    """`Did you mean 'x'?` for a word that is like one of the known ones, with what stands before it, else nothing."""
     near = difflib.get_close_matches(word, list(known), n=1)
-    return f"Did you mean '{near[0]}'?" if near else ""
+    return f"Did you mean '{prefix}{near[0]}'?" if near else ""

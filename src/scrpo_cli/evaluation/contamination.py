@@ -87,7 +87,7 @@ class Text:
 
 
 class Corpus:
-    """The texts of a set of problems; one can be held against many others."""
+    """The texts of a set of problems; one can be compared with many others."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.texts = [Text(p) for p in problems]

@@ -61,7 +61,7 @@ class StageOneConfig(Section):
     share: Share = 0.3333
     """Of the run's budget (tokens, or steps without a token budget); 0 leaves Stage I out [I]."""
     window: PositiveInt = 10
-    """plateau: steps whose mean accuracy is held against that of the same number before them [I]."""
+    """plateau: steps whose mean accuracy is compared with that of the same number before them [I]."""
     min_gain: NonNegative = 0.01
     """plateau: a smaller gain is flat [I]."""
     max_kl: Positive = 1.0

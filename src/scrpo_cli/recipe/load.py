@@ -9,7 +9,6 @@ without a `name`, a recipe is called like its file. See `document.merge` for wha
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any, Union
 
 from pydantic import TypeAdapter, ValidationError
 
-from scrpo_cli.errors import UserError
+from scrpo_cli.errors import UserError, nearest
 from scrpo_cli.methods.registry import NAMES, method_class
 from scrpo_cli.recipe.document import Document, merge, parse_value, read_document
 from scrpo_cli.recipe.mistakes import explain
@@ -163,9 +162,9 @@ def find_recipe(ref: str | Path, folder: Path | None = None) -> Path:
         if path.is_file():
             return path
         raise UserError("No such recipe file", str(path), f"These need no file: {', '.join(shipped)}.")
-    near = [n for n in shipped if n.endswith(f"/{ref}")] or difflib.get_close_matches(str(ref), shipped, n=1)
-    hint = f"Did you mean '{near[0]}'? " if near else ""
-    raise UserError("No such recipe", str(ref), f"{hint}Shipped: {', '.join(shipped)}; or name a .yaml file.")
+    same = next((name for name in shipped if name.endswith(f"/{ref}")), str(ref))
+    fix = f"{nearest(same, shipped)} Shipped: {', '.join(shipped)}; or name a .yaml file."
+    raise UserError("No such recipe", str(ref), fix.strip())
 
 
 def _resolve(path: Path, below: tuple[Path, ...]) -> Document:

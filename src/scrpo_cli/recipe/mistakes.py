@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import typing
 from collections.abc import Iterator, Mapping
@@ -112,8 +111,8 @@ def suggest(path: KeyPath, data: Mapping) -> str:
     """What an unknown key was probably meant to be: a key near it, or the same key of another section."""
     section, key = path[:-1], path[-1]
     legal = [name for place in _here((*section, ""), data) for name in place.model.model_fields]
-    near = difflib.get_close_matches(key, legal, n=1)
-    hints = [f"Did you mean '{'.'.join((*section, near[0]))}'?"] if near else []
+    near = nearest(key, legal, "".join(f"{part}." for part in section))
+    hints = [near] if near else []
     elsewhere = dict.fromkeys(str(place) for place in sections() if key in place.model.model_fields)
     if elsewhere:
         hints.append(f"'{key}' is a key of {', '.join(elsewhere)}.")
