@@ -128,7 +128,8 @@ def test_fires(name: MonitorName, steps: History, text: str) -> None:
     found = watch(steps, CFG)
     assert found.metrics[f"warn/{name}"] == 1
     assert text in found.news[name]
-    assert found.news[name].startswith(f"warning: {name} ({steps[-1].phase} steps): ")
+    phase = {"first": "first-answer"}.get(steps[-1].phase, steps[-1].phase)
+    assert found.news[name].startswith(f"warning: {name} ({phase} steps): ")
     assert found.news[name].endswith(f"see {PAGE}#{name}")
 
 
