@@ -44,7 +44,7 @@ _WORD = re.compile(r"\b(yes|no)\b", re.IGNORECASE)
 
 
 def mean_logprob(logprobs: Sequence[float] | np.ndarray) -> float:
-    """Minus the mean surprisal of the sampled tokens, in nats."""
+    """Mean log-probability of the sampled tokens, in nats: at most 0, higher is surer."""
     return float(np.mean(logprobs)) if len(logprobs) else float("nan")
 
 
