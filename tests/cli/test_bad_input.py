@@ -272,7 +272,9 @@ def stopped(scrpo_server: None, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return directory
 
 
-@pytest.mark.parametrize("too_large", ["adapter_model.safetensors", "optimizer.pt"])
+@pytest.mark.parametrize(
+    "too_large", ["adapter_model.safetensors", pytest.param("optimizer.pt", marks=pytest.mark.slow)]
+)
 def test_a_full_disk_while_saving_leaves_the_checkpoint_before(scrpo_process, tmp_path, stopped, too_large) -> None:
     shutil.copytree(stopped / ".scrpo", tmp_path / ".scrpo")
     (run,) = (tmp_path / ".scrpo/runs").iterdir()

@@ -24,7 +24,11 @@ def test_all_methods_are_compared():
     assert len(COMPARED) >= 16
 
 
-@pytest.mark.parametrize("name", COMPARED)
+VARIANTS = [name for name in COMPARED if any(name.startswith(f"{other}-") for other in COMPARED)]
+"""What differs from another of them in a switch or two: `scrpo-negative`, `score-no-shaping`."""
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in VARIANTS)) for n in COMPARED])
 def test_a_compared_recipe_trains(scrpo, name):
     outcome = scrpo("train", "--recipe", name, "--json", *SETS)
     assert outcome.code == 0, outcome.err

@@ -32,10 +32,10 @@ def without_run(document: dict) -> dict:
 @pytest.mark.parametrize(
     ("target", "call", "when"),
     [
-        ("scrpo_cli.pool.queries:insert_attempts", 1, "before"),
+        pytest.param("scrpo_cli.pool.queries:insert_attempts", 1, "before", marks=pytest.mark.slow),
         ("scrpo_cli.pool.queries:insert_attempts", 3, "after"),  # inside the transaction of the third part
         ("scrpo_cli.jobs.evaluate:record_evaluation", 1, "before"),
-        ("scrpo_cli.jobs.evaluate:record_evaluation", 1, "after"),
+        pytest.param("scrpo_cli.jobs.evaluate:record_evaluation", 1, "after", marks=pytest.mark.slow),
     ],
 )
 def test_killed_anywhere_and_resumed_it_is_the_same(scrpo_process, tmp_path, undisturbed, target, call, when) -> None:
@@ -128,7 +128,7 @@ def test_a_fitted_gate_is_fitted_once(scrpo_process, tmp_path) -> None:
     assert (undisturbed["gate_fit"], undisturbed["benchmarks"]) == (fit, resumed.json["benchmarks"])
 
 
-@pytest.mark.parametrize("how", ["check", "self_refine", "reflect"])
+@pytest.mark.parametrize("how", [pytest.param("check", marks=pytest.mark.slow), "self_refine", "reflect"])
 def test_what_was_exported_scores_the_same(scrpo_process, tmp_path, how) -> None:
     sizes = small(eval__limit=3, eval__samples=2, eval__max_tokens=64, eval__second_turn=how)
     turns = 2 if how == "reflect" else 3
