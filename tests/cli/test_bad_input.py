@@ -73,6 +73,10 @@ def test_a_recipe_error_names_file_line_and_nearest_key(scrpo, tmp_path, text, w
         ("train --resume x --set seed=1 --seed 2", "keeps the recipe and options", "--resume x"),
         ("train --resume x --recipe tiny", "keeps the recipe and options", "--resume x"),
         ("collect --resume x --pool p --limit 3", "keeps the recipe and options", "--resume x"),
+        ("collect --resume x --map a=b", "keeps the recipe and options", "--resume x"),
+        ("collect --resume x --filter", "keeps the recipe and options", "--resume x"),
+        ("train --resume x --dry-run", "keeps the recipe and options", "--resume x"),
+        ("eval --resume x --turns 2 --scaling", "keeps the recipe and options", "--resume x"),
         ("correct --resume x --samples 2", "keeps the recipe and options", "--resume x"),
         ("collect --limit 0", "Invalid value for '--limit'", "scrpo collect"),
         ("train --resume nothing", "There are no `scrpo train` runs yet", str(DATABASE)),
@@ -88,6 +92,13 @@ def test_a_wrong_option_says_which(scrpo, args, what, where) -> None:
     assert "Traceback" not in outcome.err
     assert what in outcome.err.splitlines()[0]
     assert where in outcome.err
+
+
+def test_options_beside_resume_are_called_as_they_were_typed_and_those_of_every_command_pass(scrpo) -> None:
+    _, _, fix = refused(scrpo("eval", "--resume", "x", "-r", "tiny", "--gate-threshold", 1, "--quiet", "--db", "no.db"))
+    assert fix == "Drop --recipe, --gate-threshold, or start a new run."
+    what, *_ = refused(scrpo("train", "--resume", "x", "--quiet", "--db", "no.db"))
+    assert what.startswith("There are no")
 
 
 def test_an_unknown_run_is_answered_with_the_nearest(scrpo, tmp_path) -> None:

@@ -15,7 +15,7 @@ from scrpo_cli.pool.records import StepRecord
 from scrpo_cli.recipe.models import Recipe
 from scrpo_cli.types import Attempt, Completion, FinishReason, Grade, Problem, Verdict
 
-PROCESSES, STEPS, ATTEMPTS = 8, 100, 50
+PROCESSES, STEPS, ATTEMPTS = 8, 100, 10
 COMPLETION = Completion(range(20), range(100), [-0.5] * 100, "it is 7", FinishReason.STOP)
 
 
@@ -31,14 +31,14 @@ def write(path: str, worker: int) -> int:
     return STEPS * ATTEMPTS
 
 
-def test_eight_processes_write_five_thousand_attempts_each_into_one_new_file(tmp_path: Path) -> None:
+def test_eight_processes_write_a_hundred_steps_each_into_one_new_file(tmp_path: Path) -> None:
     path = str(tmp_path / "scrpo.db")
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(PROCESSES, mp_context=context) as workers:
         written = list(workers.map(write, [path] * PROCESSES, range(PROCESSES)))
-    assert sum(written) == 40_000
+    assert sum(written) == PROCESSES * STEPS * ATTEMPTS
     with Database.open(path) as db, db.read() as connection:
-        assert connection.scalar(select(func.count()).select_from(ATTEMPT)) == 40_000
+        assert connection.scalar(select(func.count()).select_from(ATTEMPT)) == PROCESSES * STEPS * ATTEMPTS
         assert connection.scalar(select(func.count()).select_from(PROBLEM)) == 300
         assert connection.scalar(select(func.count()).select_from(POOL_ENTRY)) == PROCESSES * STEPS
         assert connection.scalar(text("PRAGMA integrity_check")) == "ok"

@@ -38,6 +38,14 @@ def test_listing(db: Database, filled: str) -> None:
     assert list_entries(db, source="nowhere") == (0, [])
 
 
+def test_what_a_run_added_is_asked_by_its_id_and_not_by_the_begin_of_others(db: Database, filled, new_run, attempt):
+    run = new_run(db, run_id="run:1")
+    made = [attempt("x", 1, 0)]  # an id that does not name its run
+    record_step(db, run, StepRecord(1, "first", made, {made[0].id: "kept"}, "p"))
+    assert [e.attempt_id for e in list_entries(db, run_id=run)[1]] == ["x:1:0:0"]
+    assert list_entries(db, run_id="run", limit=0) == (3, [])
+
+
 def test_an_unknown_pool_names_the_known_ones(db: Database, filled: str) -> None:
     with pytest.raises(UserError, match="no pool 'z'") as caught:
         list_entries(db, pool="z")

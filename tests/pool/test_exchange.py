@@ -67,6 +67,15 @@ def test_a_round_trip_keeps_every_entry(db: Database, run: str, new: Database, t
     assert attempts_of(new, str(imported.run_id)) == attempts_of(db, run)
 
 
+def test_a_compressed_file_is_read_back(db: Database, run: str, new: Database, tmp_path: Path) -> None:
+    count = export_pool(db, tmp_path / "p.jsonl.gz")
+    assert (tmp_path / "p.jsonl.gz").read_bytes()[:2] == b"\x1f\x8b"
+    assert import_pool(new, tmp_path / "p.jsonl.gz").entries == count
+    (tmp_path / "torn.gz").write_bytes((tmp_path / "p.jsonl.gz").read_bytes()[:40])
+    with pytest.raises(UserError, match="Cannot read the file"):
+        import_pool(new, tmp_path / "torn.gz")
+
+
 def test_without_tokens_the_text_remains(db: Database, run: str, new: Database, tmp_path: Path) -> None:
     export_pool(db, tmp_path / "p.jsonl", "p")
     imported = import_pool(new, tmp_path / "p.jsonl")
