@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from scrpo_cli.pool.models import RunRow
     from scrpo_cli.pool.queries import StoredEvaluation
 
+RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="An id, a unique beginning of one, or `last`.")]
+
 app = typer.Typer(
     help="Look at earlier runs.", add_completion=False, context_settings={"help_option_names": ["-h", "--help"]}
 )
@@ -60,7 +62,7 @@ def ls(
 
 @app.command("show")
 def show(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="An id, a unique beginning of one, or `last`.")],
+    run: RunArgument,
     db: DbOption = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
@@ -86,7 +88,7 @@ def show(
 
 @app.command("export")
 def export(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="An id, a unique beginning of one, or `last`.")],
+    run: RunArgument,
     output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="JSONL to write; .gz is compressed.")],
     all_: Annotated[bool, typer.Option("--all", help="Also what was sampled for training and collecting.")] = False,
     db: DbOption = None,
@@ -108,7 +110,7 @@ def export(
 
 @app.command("compare")
 def compare(
-    first: Annotated[str, typer.Argument(metavar="RUN", help="An id, a unique beginning of one, or `last`.")],
+    first: RunArgument,
     second: Annotated[
         str | None, typer.Argument(metavar="[RUN]", help="Another; without it RUN after training against before.")
     ] = None,
