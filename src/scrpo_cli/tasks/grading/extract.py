@@ -26,9 +26,17 @@ _PHRASE = re.compile(
     r"|^[#* \t]*(?:final[ \t]+)?answer[* \t]*$)(?:\s*:)?[\s*]*(?:(?:therefore|thus|hence|then|simply|just)\b,?[\s*]*)?",
     re.IGNORECASE | re.MULTILINE,
 )
-_DOLLARS = re.compile(r"\$\$(.+?)\$\$|\$([^$]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
+_MONEY = r"(?!\d[^$]*(?:\s|[A-Za-z]{2}[^$]*|[.,])\$)"  # "$5 and $3", "$18. She paid $2" are no formulas
+_DOLLARS = re.compile(rf"\$\$(.+?)\$\$|\${_MONEY}((?:[^$\\]|\\.)+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
 _ANOTHER = re.compile(r"\s*(?:,|\bor\b|\band\b)\s*(?:or\b|and\b)?\s*(?:\$|\\\()")
 _SENTENCE = re.compile(r"[^\n]*?(?=\.(?:\s|$)|\n|$|,?\s(?:because|since|which)\b)")
+_FINAL = re.compile(r"\bfinal\s+answer\b", re.IGNORECASE)
+_SAYS_A_VALUE = re.compile(r"[\d$\\]|^\(?[A-J]\)?$")
+_STATED = re.compile(r"[^\d=]*?[^\d=\s]\s+(?:is|are|equals|must be|will be|would be)\s+(?:simply |exactly |equal to )?(?=[-+$\\(]*\d|\$|\\)")
+_IS = re.compile(r"\b(?:is|are|equals)\b")
+_NOT_STATED = re.compile(r"\b(?:not|or|either|neither|nor|than|least|most|between|that|if|unless)\b", re.IGNORECASE)
+_OPENED = re.compile(r"(?<!\w )(?<![`'\"\u201c(])<think>")  # no mere mention of the tag
+_CLOSED = re.compile(r"(?<![`'\"\u201c])</think>")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +48,17 @@ class Extracted:
 
 
 def extract(response: str) -> Extracted:
-    """The final answer of a response, by the most trusted rule that finds one; the last match of a rule counts."""
+    """The final answer of a response, by the most trusted rule that finds one; the last match of a rule counts.
+
+    A "final answer" that is stated after the last box takes its place: the box held an intermediate result.
+    """
     text = after_thinking(response)
     if text is None:
         return Extracted(None, "thinking")
-    if boxes := _last_boxes(text):
+    boxes, end = _last_boxes(text)
+    if boxes and _FINAL.search(text, end) and (later := _last_phrase(text[end:])) and _SAYS_A_VALUE.search(later):
+        return Extracted(later, "phrase")
+    if boxes:
         return Extracted(boxes, "boxed")
     if hashes := [line for line in _HASHES.findall(text) if not _HEADING.match(line)]:
         return Extracted(_tidy(hashes[-1]), "####")
@@ -62,26 +76,28 @@ def last_box(response: str) -> str | None:
 
 def after_thinking(response: str) -> str | None:
     """What follows `</think>`; all of it where nothing was thought aloud; None inside an unfinished `<think>`."""
-    tail = response.rpartition("</think>")[2]
-    return None if "<think>" in tail else tail
+    closed = 0
+    for closing in _CLOSED.finditer(response):
+        closed = closing.end()
+    return None if _OPENED.search(response, closed) else response[closed:]
 
 
-def _last_boxes(text: str) -> str:
+def _last_boxes(text: str) -> tuple[str, int]:
     """The last filled box, together with those before it that belong to the same statement: `3 or 4` of
-    "\\boxed{3} or \\boxed{4}", so that a hedge is right for neither. Empty where there is no filled box.
+    "\\boxed{3} or \\boxed{4}", so that a hedge is right for neither; and where it ends. Empty where there is none.
     """
     parts: list[str] = []  # from the last to the first, with what joins them
-    last, later_start = "", 0
+    last, later_start, last_end = "", 0, 0
     for start, end, content in _boxes_backwards(text):
         gap = text[end:later_start]
         if not parts:
-            parts = [content]
+            parts, last_end = [content], end
         elif end > later_start or len(gap) > _JOINT_LENGTH or not _JOINT.fullmatch(gap):
             break
         elif content != last:
             parts += [" or " if _OR.search(gap) else ", ", content]
         last, later_start = content, start
-    return "".join(reversed(parts))
+    return "".join(reversed(parts)), last_end
 
 
 def _boxes_backwards(text: str) -> Iterator[tuple[int, int, str]]:
@@ -126,8 +142,20 @@ def _last_phrase(text: str) -> str | None:
     if formula and not _ANOTHER.match(text, formula.end()):
         answer = next(part for part in formula.groups() if part is not None).strip()
     else:
-        answer = _tidy(_SENTENCE.match(text, start)[0])  # type: ignore[index]  # it matches everywhere
+        answer = _stated(_tidy(_SENTENCE.match(text, start)[0]))  # type: ignore[index]  # it matches everywhere
     return answer if answer and not _BOX.match(answer) else None  # the box was empty, or it had been found
+
+
+def _stated(sentence: str) -> str:
+    """`34` of "The largest $n$ is 34"; the whole sentence where it says more than one thing."""
+    stated = _STATED.match(sentence)
+    if not stated or _NOT_STATED.search(stated[0]):
+        return sentence
+    value = sentence[stated.end() :].strip()
+    if _IS.search(value):
+        return sentence
+    formula = _DOLLARS.fullmatch(value)
+    return next(part for part in formula.groups() if part is not None).strip() if formula else value
 
 
 def _tidy(answer: str) -> str:

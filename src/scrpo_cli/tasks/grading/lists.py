@@ -7,14 +7,21 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from scrpo_cli.tasks.grading.numbers import Rules, normalize, number
+from scrpo_cli.tasks.grading.units import TEXT
 
 Same = Callable[[str, str, Rules], bool | None]  # None: it cannot tell
 
+_NAME = r"\\?[A-Za-z]\w*(?:_\{\w+\})?'*(?:\((?:\w|\\[a-z]+)+(?:, ?\w+)*\))?"
+_NO_LABEL = r"(?![A-J] ?:|.*\b(?:not|nor|neither|or|and|either|except|unless|if|least|most|than|wrong)\b[^=:]*[=:])"
 ASSIGNED = re.compile(
-    r"^(\\?[A-Za-z]\w*(?:_\{\w+\})?(?:\(\w+(?:, ?\w+)*\))?|\([A-Za-z](?:, ?[A-Za-z])+\)|\\mathbf\{[A-Za-z]\})"
-    r"\s*(?:=|\\in(?![a-z]))\s*(?=[^=]+$)"
+    rf"^{_NO_LABEL}({_NAME}(?: ?: ?{_NAME})*|\([A-Za-z](?:, ?[A-Za-z])+\)|\\mathbf\{{[A-Za-z]\}}|{TEXT.pattern}"
+    r"|(?:\\(?:angle|triangle|overline|vec|Delta)|\|)? ?\{?[A-Z]{1,4}\}?\|?|[A-Za-z]{2,}(?: [A-Za-z]+){0,6})"
+    r"\s*(?:=|\\in(?![a-z])|:(?= ))\s*(?=[^=]+$)"
 )
+"""What an answer is the value of: `x =`, `f(2) =`, `S_1:S_2 =`, `\\text{Area} =`, `Perimeter:`; never a choice (`C: 12`)."""
+
 _AND_OR = re.compile(r"\s*(?:\\text\s*\{[\s,]*(?:and|or)\s*\}|(?<![\\A-Za-z])(?:and|or)(?![A-Za-z]))\s*")
+_OR = re.compile(r"(?<![\\A-Za-z])or(?![A-Za-z])|\\text\s*\{[\s,]*or\s*\}")
 _THOUSAND = re.compile(r"(?<![\d.,])(\d{1,3}),(\d{3})(?![\d])")
 _MATRIX = re.compile(
     r"[\[(]?\\begin\{(?:[pbB]?(?:small)?matrix|array)\}(?:\{[lcr|]+\})?(.*?)\\end\{(?:[pbB]?(?:small)?matrix|array)\}[\])]?"
@@ -88,8 +95,8 @@ def right_sides(gold: str, pred: str) -> tuple[str, str]:
 def same_parts(gold: str, pred: str, rules: Rules, same: Same) -> bool | None:
     """Part by part; None where there are no parts or `same` cannot tell.
 
-    Order counts, save in sets, among equations (`x=1, y=2`), and where the rules say so. A list in answer to a single
-    value is right when each of its items is: `x+11` or `11+x`.
+    Order counts, save in sets, among equations (`x=1, y=2`), points (`(1,2), (2,1)`) and alternatives (`1 or 2`), and
+    where the rules say so. A list in answer to a single value is right when each of its items is: `x+11` or `11+x`.
     """
     theirs, ours = parts(gold), parts(pred)
     if ours is None:
@@ -106,10 +113,14 @@ def same_parts(gold: str, pred: str, rules: Rules, same: Same) -> bool | None:
         return _all([*each, *(_any(same(item, other, single) for item in theirs.items) for other in ours.items)])
     if len(theirs.items) != len(ours.items):
         return False
-    bare = theirs.kind == ""
-    if bare and (rules.unordered or all(ASSIGNED.match(item) for item in theirs.items)):
+    if theirs.kind == "" and (rules.unordered or _alternatives(theirs.items) or _OR.search(pred)):
         return _in_any_order(theirs.items, ours.items, single, same)
     return _all(same(item, other, single) for item, other in zip(theirs.items, ours.items, strict=True))
+
+
+def _alternatives(listed: list[str]) -> bool:
+    """Whether the items of a bare list have no order: equations, or points."""
+    return all(ASSIGNED.match(item) for item in listed) or all(_bracketed(item)[0] == "()" for item in listed)
 
 
 def _compatible(gold: str, pred: str) -> bool:

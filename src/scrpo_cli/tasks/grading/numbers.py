@@ -6,17 +6,28 @@ Units are dropped, never converted. Everything here is exact (fractions) and lin
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+import unicodedata
+from dataclasses import dataclass, replace
+from enum import StrEnum
 from fractions import Fraction
 
+from scrpo_cli.tasks.grading.units import TEXT, without_unit
+
 MAX_CHARACTERS = 1000  # of a plain number: a longer one is left to the killable pass
-APPROXIMATE = Fraction(1, 10**6)  # relative: a decimal counts for an exact value that has no finite decimal form
-TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|mbox|mathrm|mathbf|operatorname)\s*\{([^{}]*)\}")
+APPROXIMATE = Fraction(1, 10**6)  # relative: how close a decimal has to be to a value that has no finite decimal form
 
 _SPACE = re.compile(r"(?<!\\)(?:\\(?:[,;:>]|!\s*)|\\(?:left|right|displaystyle|[bB]igg?)(?![a-zA-Z]))")
 _WIDE_SPACE = re.compile(r"(?<!\\)(?:\\(?: |q?quad\b)|~)|\s+")
+_APPROXIMATION = re.compile(r"(.+?)\\approx(?![a-z])(.*)", re.DOTALL)
+_ONLY_NAME = re.compile(r"\\?[A-Za-z]\w*(?:_\{?\w+\}?)?")
 _NO_VALUE = re.compile(r"^\\approx(?![a-z])\s*|\\phantom(?![a-z])(?:\{[^{}]*\})?")
 _BOLD_DIGITS = re.compile(r"\\mathbf\s*\{\s*(-?[\d ]+?)[\s.]*\}")  # OlympiadBench sets them apart: \mathbf{3 4 3 2}
+_LETTER = re.compile(r"\\math(?:rm|it|sf)\s*\{\s*([eid])\s*\}")  # the constants and dx, set upright
+_COLOR = re.compile(r"\\(?:text)?color\s*(?:\[\w+\])?\{[^{}]*\}")
+_VULGAR = re.compile(r"[\u00bc-\u00be\u2150-\u215e]")  # ½
+_RAISED = re.compile(r"[\u2070\u00b9\u00b2\u00b3\u2074-\u2079\u207b]+")  # ²
+_WRAPPER = re.compile(r"(?:\\(?:boxed|fbox|underline|boldsymbol|bm|ensuremath|displaystyle)\s*)?\{|\*\*|__|`")
+_BRACE = re.compile(r"\\.|[{}]")
 _BRACED_COMMA = re.compile(r"(?<=\d)\{,\}(?=\d{3})")
 _SAME = (
     ("\\dfrac", "\\frac"),
@@ -44,21 +55,10 @@ _SYMBOLS = str.maketrans(
         "∈": "\\in ",
         "∅": "\\emptyset ",
         "·": "\\cdot ",
+        "≈": "\\approx ",
     }
 )
 _ROOT = re.compile(r"√\s*(?:(\d+|[a-z])|(?=[({]))")
-_DEGREES = re.compile(r"\s*(?:\^\s*\{?\s*\\circ\s*\}?|\\degree\b|°)")
-_NO_UNIT = (
-    "and|or|not|to|over|times|plus|minus|mod|pi|ln|log|sqrt|sin|cos|tan|dozen|hundred|thousand|million|billion|trillion"
-)
-_NOT_IN_UNIT = rf"(?![^{{}}]*(?:(?<![A-Za-z^])\d|(?<![A-Za-z])(?:{_NO_UNIT})(?![A-Za-z])))"  # 42 \text{ or 43}
-_TEXT_UNIT = rf"\\(?:text|mbox|mathrm)\s*\{{{_NOT_IN_UNIT}[^{{}}]*\}}(?:\s*\^\s*\{{?\d\}}?)?"
-_TEXT_UNITS = re.compile(rf"\s*(?:{_TEXT_UNIT}|\\frac\{{{_TEXT_UNIT}\}}\{{{_TEXT_UNIT}\}})$")
-_WORD_UNIT = re.compile(
-    rf"(?<=[\d}}])\s+(?!(?:{_NO_UNIT})\b)(?:[A-Za-z]{{3,}}|cm|mm|km|kg|ml|ft|in|hr|mi|lb|oz|L|m/s)"
-    rf"(?:(?:\s+|[/.-])(?!(?:{_NO_UNIT})\b)[A-Za-z]+|\^\{{?[23]\}}?)*\.?$"
-)
-_UNIT_POWER = re.compile(r"\^\s*\{?([1-9])|\b(square|sq)\b|\bcubic\b")
 _CURRENCY = re.compile(r"^([+-]?)\s*(?:(?:USD|US)\s*)?(?:\\?\$|€|£|(?<=USD)|(?<=USD ))\s*(?=[\d.+-])")
 _CURRENCY_AFTER = re.compile(r"(?<=\d)\s*(?:\\?\$|€|£)$")
 _THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:(?:,\d{3})+|(?: \d{3})+)(?![\d,])")
@@ -80,10 +80,6 @@ _BASED = re.compile(r"\(?([+-]?[0-9A-Fa-f]+(?:\.[0-9A-Fa-f]+)?)\)?_\{?(\d{1,2}|[
 _DECIMAL_BASE = re.compile(r"_(?:10|\{10\}|\{?ten\}?)$")
 
 
-class GoldError(ValueError):
-    """The reference answer cannot be read: an error of the data, never a wrong answer of the model."""
-
-
 @dataclass(frozen=True, slots=True)
 class Rules:
     """What a problem allows beyond equality. `unordered`: a comma list whose order does not matter."""
@@ -100,65 +96,102 @@ def normalize(answer: str) -> str:
     """An answer without the markup that never changes its value: dollars around it, spacing, `\\left`, `\\dfrac`."""
     answer = _unwrapped(answer)
     if not answer.isascii():
+        answer = _RAISED.sub(_power, _VULGAR.sub(_vulgar, answer))
         answer = _ROOT.sub(lambda root: f"\\sqrt{{{root[1]}}}" if root[1] else "\\sqrt", answer).translate(_SYMBOLS)
     if "\\mathbf" in answer:
         answer = _BOLD_DIGITS.sub(lambda digits: digits[1].replace(" ", ""), answer)
     if "\\" in answer or "{," in answer:
-        answer = _SPACE.sub("", _BRACED_COMMA.sub("", _NO_VALUE.sub("", answer)))
+        answer = _LETTER.sub(r"{\1}", _COLOR.sub("", answer)) if "color" in answer or "\\math" in answer else answer
+        answer = _unwrapped(_SPACE.sub("", _BRACED_COMMA.sub("", _NO_VALUE.sub("", answer))))
         for spelling, usual in _SAME:
             answer = answer.replace(spelling, usual)
+    if "\\approx" in answer and (estimate := _APPROXIMATION.fullmatch(answer)):
+        exact, decimal = estimate[1].strip(), estimate[2].strip()
+        answer = f"{exact} = {decimal}" if _ONLY_NAME.fullmatch(exact) else exact
     return _WIDE_SPACE.sub(" ", answer).strip()
 
 
 def _unwrapped(answer: str) -> str:
+    """Without what stands around all of it: dollars, brackets of displayed formulas, boxes, braces, bold."""
     answer = answer.strip().rstrip(".,;\\ ")
-    for left, right in (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ("\\boxed{", "}")):
+    for left, right in (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]")):
         inner = answer[len(left) : -len(right)]
         if answer.startswith(left) and answer.endswith(right) and inner and left not in inner:
             answer = inner.strip().rstrip(".").strip()
+    if wrapper := _WRAPPER.match(answer):
+        inner = answer[wrapper.end() : -len(wrapper[0]) if wrapper[0][-1] != "{" else -1]
+        end = "}" if wrapper[0][-1] == "{" else wrapper[0]
+        if answer.endswith(end) and inner.strip() and _balanced(inner) and end not in (inner if end != "}" else ""):
+            return _unwrapped(inner)
     return answer
 
 
-def without_unit(text: str) -> str:
-    """A normalised answer without degrees and a unit after it: `\\text{...}`, or a word after a digit or brace."""
-    bare = _WORD_UNIT.sub("", _TEXT_UNITS.sub("", _DEGREES.sub("", text))).strip()
-    return bare or text
+def _balanced(text: str) -> bool:
+    """Whether every brace in a text has its partner in it."""
+    depth = 0
+    for brace in _BRACE.finditer(text):
+        depth += (brace[0] == "{") - (brace[0] == "}")
+        if depth < 0:
+            return False
+    return depth == 0
 
 
-def other_dimension(gold: str, pred: str) -> bool:
-    """Whether the units of two answers are different powers: `cm^2` and `cm^3`."""
-    powers = {_dimension(gold), _dimension(pred)} - {None}
-    return len(powers) > 1
+def _vulgar(match: re.Match[str]) -> str:
+    """½ as a fraction of LaTeX."""
+    top, _, bottom = unicodedata.normalize("NFKC", match[0]).partition("\N{FRACTION SLASH}")
+    return f"\\frac{{{top}}}{{{bottom}}}"
 
 
-def _dimension(text: str) -> int | None:
-    """The power of the unit after an answer, None where none is named; quotients (`N/m^2`, `J/m^3`) have none."""
-    if not _UNIT_POWER.search(text):
-        return None
-    unit = text[len(without_unit(text)) :]
-    if "/" in unit or "frac" in unit or not (power := _UNIT_POWER.search(unit)):
-        return None
-    return int(power[1]) if power[1] else 2 if power[2] else 3
+def _power(match: re.Match[str]) -> str:
+    """Raised digits as a power of LaTeX."""
+    return f"^{{{unicodedata.normalize('NFKC', match[0])}}}".replace("\N{MINUS SIGN}", "-")
 
 
-def number(text: str) -> Fraction | None:
-    """The exact value of a normalised plain number, units and currency dropped; None for anything else.
+class Form(StrEnum):
+    """How a plain number is written."""
 
-    Percent signs are the caller's.
-    """
+    INTEGER = "integer"
+    DECIMAL = "decimal"
+    FRACTION = "fraction"
+    POWER = "power of ten"
+    TO_COMPUTE = "division"  # 84/2: a fraction that is an integer
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """A plain number: its exact value, how it is written, and whether it is said as a percentage."""
+
+    value: Fraction
+    form: Form
+    percent: bool = False
+
+
+def number(text: str) -> Number | None:
+    """The plain number in a normalised text, units and currency dropped; None for anything else."""
+    if text.isascii() and text.isdigit() and len(text) <= MAX_CHARACTERS:
+        return Number(Fraction(int(text)), Form.INTEGER)
     if len(text) > MAX_CHARACTERS:
         return None
+    bare = _PERCENT.sub("", text)
+    found = _bare_number(_DECIMAL_BASE.sub("", bare))
+    return replace(found, percent=True) if found and bare != text else found
+
+
+def _bare_number(text: str) -> Number | None:
     text = _CURRENCY_AFTER.sub("", _CURRENCY.sub(r"\1", without_unit(_inner(text))))
     text = _THOUSANDS.sub(lambda thousands: thousands[0].replace(",", "").replace(" ", ""), text)
+    text = text.replace("\\over ", "/").replace("\\div", "/") if "\\" in text else text
+    if text.startswith(("-(", "- ")) and (positive := _bare_number(text[1:].strip())) and positive.value > 0:
+        return replace(positive, value=-positive.value)
     if fraction := _MIXED.fullmatch(text) or _FRAC.fullmatch(text) or _SLASHED.fullmatch(text.replace(" ", "")):
         return _fraction(fraction.groupdict())
     text = text.replace(" ", "") if "\\" in text or "*" in text else text
     if _DECIMAL.fullmatch(text):
-        return Fraction(text)
+        return Number(Fraction(text), Form.DECIMAL if "." in text else Form.INTEGER)
     if repeating := _REPEATING.fullmatch(text):
-        return _repeating(*repeating.groups())
+        return Number(_repeating(*repeating.groups()), Form.FRACTION)
     if power := _SCIENTIFIC.fullmatch(text) or _POWER.fullmatch(text):
-        return Fraction(power[1] or 1) * Fraction(10) ** int(power[2])
+        return Number(Fraction(power[1] or 1) * Fraction(10) ** int(power[2]), Form.POWER)
     return None
 
 
@@ -175,42 +208,42 @@ def _repeating(sign: str, whole: str, fixed: str, period: str) -> Fraction:
     return -value if sign == "-" else value
 
 
-def _fraction(parts: dict[str, str | None]) -> Fraction | None:
+def _fraction(parts: dict[str, str | None]) -> Number | None:
     top, bottom = parts["top"] or parts.get("top1") or "", parts["bottom"] or parts.get("bottom1") or ""
     if not Fraction(bottom):
         return None
     value = Fraction(parts["whole"] or 0) + Fraction(top) / Fraction(bottom)
-    return -value if parts["sign"] == "-" else value
+    whole = value.denominator == 1 and abs(Fraction(bottom)) != 1
+    return Number(-value if parts["sign"] == "-" else value, Form.TO_COMPUTE if whole else Form.FRACTION)
 
 
 def same_number(gold: str, pred: str, rules: Rules) -> bool | None:
-    """Numbers by exact value; None unless both are numbers. A percent sign that one side lacks may mean 1 or 1/100."""
-    g, gold_percent = plain_number(gold)
-    if g is None:
+    """Numbers by exact value; None unless both are numbers. A percent sign that one side lacks may mean 1 or 1/100.
+
+    `84/2` is no answer where the reference is 42: it is still to be computed.
+    """
+    g, p = number(gold), number(pred)
+    if g is None or p is None:
         return None
-    p, pred_percent = plain_number(pred)
-    if p is None:
-        return None
-    readings = {p}
-    if gold_percent != pred_percent:
-        readings.add(p / 100 if pred_percent else p * 100)
-    return any(_close(g, reading, rules) for reading in readings)
+    if p.form is Form.TO_COMPUTE and g.form is not Form.TO_COMPUTE:
+        return False
+    readings = {p.value}
+    if g.percent != p.percent:
+        readings.add(p.value / 100 if p.percent else p.value * 100)
+    return any(_close(g.value, replace(p, value=reading), rules) for reading in readings)
 
 
-def plain_number(text: str) -> tuple[Fraction | None, bool]:
-    """A plain decimal number, and whether it is said as a percentage."""
-    if text.isascii() and text.isdigit():
-        return Fraction(int(text)), False
-    bare = _PERCENT.sub("", text)
-    return number(_DECIMAL_BASE.sub("", bare)), bare != text
-
-
-def _close(gold: Fraction, pred: Fraction, rules: Rules) -> bool:
-    if gold == pred:
+def _close(gold: Fraction, pred: Number, rules: Rules) -> bool:
+    """Whether a number is within the rules' tolerance, or a decimal of an exact value that has no finite one."""
+    if gold == pred.value:
         return True
-    approximate = APPROXIMATE if _terminates(pred) and not _terminates(gold) else 0
-    relative = max(Fraction(rules.rel_tol), approximate)
-    return abs(gold - pred) <= max(Fraction(rules.abs_tol), relative * abs(gold))
+    relative = max(Fraction(rules.rel_tol), APPROXIMATE if is_decimal(pred) and not _terminates(gold) else 0)
+    return abs(gold - pred.value) <= max(Fraction(rules.abs_tol), relative * abs(gold))
+
+
+def is_decimal(number: Number) -> bool:
+    """Whether a number is written with decimals, as approximations are; 2857142 and 355/113 say something exact."""
+    return number.form in (Form.DECIMAL, Form.POWER) and number.value.denominator != 1
 
 
 def _terminates(value: Fraction) -> bool:
@@ -231,6 +264,11 @@ def same_based(gold: str, pred: str) -> bool | None:
     if ours and number(gold) is not None:
         return False
     return None
+
+
+def is_based(text: str) -> bool:
+    """Whether a normalised answer is a number in another base than ten."""
+    return _based(text) is not None
 
 
 def _based(text: str) -> tuple[str, str] | None:

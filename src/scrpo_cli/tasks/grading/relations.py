@@ -10,16 +10,20 @@ from typing import Any
 from latex2sympy2_extended.latex2sympy2 import is_expr_of_only_symbols
 from latex2sympy2_extended.logic import And
 from math_verify import verify
-from sympy import Eq, Intersection, MatrixBase, S, Set, cancel, simplify, solve, together
+from sympy import Eq, Intersection, MatrixBase, S, Set, Symbol, cancel, simplify, solve, together
 from sympy.core.function import AppliedUndef
 from sympy.core.relational import Ge, Gt, Relational
 
 
 def unchained(expression: Any) -> Any:
-    """`x = 1/2 = 0.5` as `x = 0.5`; all else as it is."""
+    """`x = 1/2 = 0.5` as `x = 0.5`, None where the numbers of a chain differ (`x = 4 = 5`); all else as it is."""
     chain = arguments(expression)
     if len(chain) > 1 and all(isinstance(link, Eq) for link in chain):
-        return Eq(chain[0].lhs, chain[-1].rhs, evaluate=False)
+        sides = [chain[0].lhs, *(link.rhs for link in chain)]
+        constants = [side for side in sides if getattr(side, "is_number", False)]
+        if any(simplify(side - constants[-1]).is_zero is not True for side in constants[:-1]):
+            return None
+        return Eq(sides[0], sides[-1], evaluate=False)
     return expression
 
 
@@ -36,6 +40,24 @@ def is_assignment(equation: Any) -> bool:
     """`y = ...`, `f(x) = ...`, `A/S = ...`: its right-hand side is the value. Not `x + y = ...`."""
     return isinstance(equation, Eq) and (
         isinstance(equation.lhs, AppliedUndef) or (not equation.lhs.is_Add and is_expr_of_only_symbols(equation.lhs))
+    )
+
+
+def is_solved(relation: Any) -> bool:
+    """Whether a letter stands alone on one side of each link: `x = 2`, `-2 \\le x \\le 7`; not `x^2 - 4 = 0`, `2x > 6`."""
+    return all(_names_one_side(link) for link in arguments(relation))
+
+
+def is_solution(expression: Any) -> bool:
+    """Whether an expression is a solved relation with numbers alone on its other side: `x = 5`, `1 < x < 2`."""
+    return is_relation(expression) and is_solved(expression) and len(expression.free_symbols) == 1
+
+
+def _names_one_side(link: Any) -> bool:
+    sides = (link.lhs, link.rhs) if isinstance(link, Relational) else ()
+    return any(
+        isinstance(side, Symbol | AppliedUndef) and not other.has(side)
+        for side, other in zip(sides, reversed(sides), strict=True)
     )
 
 

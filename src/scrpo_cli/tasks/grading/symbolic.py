@@ -25,6 +25,7 @@ from sympy import (
     Float,
     I,
     Integral,
+    Intersection,
     Limit,
     MatrixBase,
     Product,
@@ -39,10 +40,21 @@ from sympy import (
 )
 from sympy.core.function import AppliedUndef
 
-from scrpo_cli.tasks.grading.cheap import cheap
-from scrpo_cli.tasks.grading.lists import right_sides, same_parts
-from scrpo_cli.tasks.grading.numbers import APPROXIMATE, EXACT, GoldError, Rules, normalize, plain_number, without_unit
-from scrpo_cli.tasks.grading.relations import as_set, is_assignment, is_relation, same_relation, unchained, value_of
+from scrpo_cli.tasks.grading.cheap import cheap, plain
+from scrpo_cli.tasks.grading.computed import restates
+from scrpo_cli.tasks.grading.lists import parts, right_sides, same_parts
+from scrpo_cli.tasks.grading.numbers import APPROXIMATE, EXACT, Rules, is_decimal, normalize, number
+from scrpo_cli.tasks.grading.relations import (
+    as_set,
+    is_assignment,
+    is_relation,
+    is_solution,
+    is_solved,
+    same_relation,
+    unchained,
+    value_of,
+)
+from scrpo_cli.tasks.grading.units import without_unit
 
 _NORMALIZATION = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none")
 _CONVERSION = ConversionConfig(lowercase_symbols=False)
@@ -64,56 +76,62 @@ _BARE_POINT = re.compile(r"(?<=\d)\.(?=[/)])")  # 3./2
 _PRIMES = re.compile(r"([A-Za-z])(?:_\{(\w+)\})?\s*(?:('+)|\^\s*(?:\{\s*)?((?:\\prime\s*|')+)\}?)")
 _BRACKET_PRIME = re.compile(r"(?<=[)\]}])'")
 _UNEVALUATED = (Sum, Product, Integral, Derivative, Limit, AppliedUndef)
-_OR = re.compile(r"\\text\s*\{\s*or\s*\}|(?<![\\A-Za-z])or(?![A-Za-z])|\\lor(?![A-Za-z])")
+_OR = re.compile(r"\\text\s*\{\s*or\s*\}|(?<![\\A-Za-z])or(?![A-Za-z])|\\l?or(?![A-Za-z])|\\vee(?![A-Za-z])")
+_AND = re.compile(r"\\text\s*\{\s*and\s*\}|(?<![\\A-Za-z])and(?![A-Za-z])|\\l?and(?![A-Za-z])|\\wedge(?![A-Za-z])")
 
 
 def equal(gold: str, pred: str, rules: Rules = EXACT) -> bool:
-    """Both passes in a row; the reference answer comes first. GoldError where it cannot be read. May run long."""
+    """Both passes in a row; the reference answer comes first. May run long. False where either cannot be read."""
     decided = cheap(gold, pred, rules)
     return symbolic(gold, pred, rules) if decided is None else decided
 
 
+def readable(gold: str) -> bool:
+    """Whether a reference answer, or each of its parts, says something that answers can be compared with."""
+    gold = normalize(gold)
+    if plain(gold):
+        return True
+    if (listed := parts(gold)) is not None and all(readable(item) for item in listed.items):
+        return True
+    return any(read(gold, real) is not None for real in (True, False)) or _cases(gold) is not None
+
+
 def symbolic(gold: str, pred: str, rules: Rules = EXACT) -> bool:
-    """Whether two answers are the same expression; GoldError where `gold` cannot be read. Nothing bounds its time."""
+    """Whether two answers are the same expression. Nothing bounds its time."""
     logging.getLogger("math_verify").setLevel(logging.ERROR)
     gold, pred = right_sides(normalize(gold), normalize(pred))
-    if any(_RELATION.search(text) and _OR.search(text) for text in (gold, pred)):
-        return _same_cases(gold, pred)
+    if any(_RELATION.search(text) and (_OR.search(text) or _AND.search(text)) for text in (gold, pred)):
+        theirs, ours = _cases(gold), _cases(pred)
+        return theirs is not None and ours is not None and bool(theirs == ours)
     if (listed := same_parts(gold, pred, rules, equal)) is not None:
         return listed
     real = not should_treat_as_complex(gold + " " + pred)
-    theirs = read(gold, real)
-    if theirs is None:
-        raise GoldError(f"the reference answer cannot be read: {gold[:80]!r}")
-    ours = read(pred, real)
-    return ours is not None and _same(theirs, ours, rules)
-
-
-def _same_cases(gold: str, pred: str) -> bool:
-    """`x < -2 or x > 3` against a union of intervals, or against the same cases."""
-    theirs, ours = _cases(gold), _cases(pred)
-    if theirs is None:
-        raise GoldError(f"the reference answer cannot be read: {gold[:80]!r}")
-    return ours is not None and bool(theirs == ours)
+    theirs, ours = read(gold, real), read(pred, real)
+    written = number(pred)
+    decimal = bool(written and is_decimal(written))
+    return theirs is not None and ours is not None and _same(theirs, ours, rules, decimal)
 
 
 def _cases(text: str) -> Set | None:
-    sets = []
-    for case in _OR.split(text):
-        expression = read(case.strip(" ,"), real=True)
-        found = as_set(expression) if expression is not None and is_relation(expression) else expression
-        if not isinstance(found, Set):
-            return None
-        sets.append(found)
-    return Union(*sets)
+    """The set of `x < -2 or x > 3`, `x \\ge -2 and x \\le 7`, or of one relation or interval."""
+    found = [[_case(part) for part in _AND.split(case)] for case in _OR.split(text)]
+    if any(part is None for case in found for part in case):
+        return None
+    return Union(*(Intersection(*case) for case in found))
+
+
+def _case(text: str) -> Set | None:
+    expression = read(text.strip(" ,"), real=True)
+    if expression is not None and is_relation(expression):
+        return as_set(expression) if is_solved(expression) else None
+    return expression if isinstance(expression, Set) else None
 
 
 @lru_cache(maxsize=4096)
 def read(answer: str, real: bool = True) -> Any:
     """The sympy expression in a normalised answer, None where there is none. Plain numbers stay exact."""
-    value, _ = plain_number(answer)
-    if value is not None:
-        return Rational(value.numerator, value.denominator)
+    if plain_number := number(answer):
+        return Rational(plain_number.value.numerator, plain_number.value.denominator)
     text = str(normalize_latex(_as_latex(answer), _NORMALIZATION))
     for spelling in dict.fromkeys((text, get_last_eq(text), _last_side(text))):
         if (expression := parsed(spelling, real)) is not None and not expression.has(zoo, nan):
@@ -201,9 +219,13 @@ def parsed(text: str, real: bool) -> Any:
     return None
 
 
-def _same(gold: Any, pred: Any, rules: Rules) -> bool:
+def _same(gold: Any, pred: Any, rules: Rules, decimal: bool) -> bool:
     """Whether two expressions are equal as what they are: relations, sets, constants, or anything else."""
     gold, pred = unchained(gold), unchained(pred)
+    if gold is None or pred is None:
+        return False
+    if is_relation(pred) and not is_solved(pred) and (isinstance(gold, Set) or is_solution(gold)):
+        return False  # a problem's equation is not its solution
     if is_relation(gold) and is_relation(pred):
         return same_relation(gold, pred)
     if isinstance(pred, Set) and is_relation(gold):
@@ -214,13 +236,13 @@ def _same(gold: Any, pred: Any, rules: Rules) -> bool:
         gold = gold.rhs if is_assignment(gold) else None
     elif is_relation(pred):
         pred = value_of(pred) if isinstance(pred, Eq) else None
-    if gold is None or pred is None:
+    if gold is None or pred is None or restates(gold, pred):
         return False
     if isinstance(gold, Symbol) and isinstance(pred, Symbol):
         return gold.name == pred.name
     if isinstance(gold, Symbol) != isinstance(pred, Symbol):  # math-verify compares a lone letter by structure
         return all(isinstance(x, Expr) for x in (gold, pred)) and _same_formula(gold, pred)
-    constants = _same_constant(gold, pred, rules)
+    constants = _same_constant(gold, pred, rules, decimal)
     if constants is not None:
         return constants
     return not _differ_somewhere(gold, pred) and bool(verify([gold], [pred], timeout_seconds=None))
@@ -246,16 +268,17 @@ def _differ_somewhere(gold: Any, pred: Any) -> bool:
     return abs(theirs - ours) > 1e-6 * (abs(theirs) + abs(ours))  # False for nan and infinities
 
 
-def _same_constant(gold: Any, pred: Any, rules: Rules) -> bool | None:
+def _same_constant(gold: Any, pred: Any, rules: Rules, decimal: bool) -> bool | None:
     """Two constants by value, None for anything else.
 
-    math-verify rounds to 6 decimals, where all small numbers are equal; here the difference is relative.
+    math-verify rounds to 6 decimals, where all small numbers are equal; here the difference is relative, and only a
+    decimal may differ: `\\frac{355}{113}` is not `\\pi`.
     """
     if not all(getattr(x, "is_number", False) and x.is_finite for x in (gold, pred)):
         return None
     if gold.is_rational and pred.is_rational and not (rules.rel_tol or rules.abs_tol):
         return bool(gold.doit() == pred.doit())
-    approximate = pred.has(Float) or pred.is_Rational
+    approximate = decimal or pred.has(Float)
     relative = max(rules.rel_tol, float(APPROXIMATE) if approximate else 1e-15)
     scale = abs(gold.evalf(30)) or 1
     return bool(abs((gold - pred).evalf(30)) <= max(rules.abs_tol, relative * scale))

@@ -9,22 +9,22 @@ import logging
 import re
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from typing import Any
 
 from scrpo_cli.tasks.base import Judgement, remember
-from scrpo_cli.tasks.grading.cheap import cheap
-from scrpo_cli.tasks.grading.numbers import EXACT, GoldError, Rules
+from scrpo_cli.tasks.grading.cheap import cheap, plain
+from scrpo_cli.tasks.grading.numbers import EXACT, Rules, normalize
 from scrpo_cli.tasks.processes import DeadlineExceeded, KillableProcesses, ProcessExpired
 from scrpo_cli.types import Verdict
 
-GRADER = f"math/2 math-verify={version('math-verify')} latex2sympy2-extended={version('latex2sympy2-extended')}"
+GRADER = f"math/3 math-verify={version('math-verify')} latex2sympy2-extended={version('latex2sympy2-extended')}"
 DEADLINE_S = 5.0
 MEMORY_BYTES = 4 << 30  # of one worker's address space: 10^10^10 is a 4 GB integer
 MAX_ANSWER = 1_000  # characters; the longest reference answer of the eight sources has 210
 MAX_DEPTH = 10  # brackets within brackets, in those reference answers 4; the parser's time doubles with two more
-PROBE = "0"  # an answer that is no trouble: what fails with it fails because of the reference answer
 TASKS_PER_WORKER = 20_000  # then it is replaced: sympy's caches only grow
 
 _BRACKET = re.compile(r"[()\[\]{}]")
@@ -42,49 +42,64 @@ class Question:
 class Judge:
     """Answers questions in order, the hard ones in killable processes, which start with the first hard one.
 
-    Safe to call from any thread. `deadline_s` bounds each item; a worker that exceeds it is killed and replaced.
+    Whether a reference answer can be read is decided by it alone, before any answer to it is compared: so no answer can
+    have itself left out. Safe to call from any thread. `deadline_s` bounds each item; a worker that exceeds it is killed
+    and replaced.
     """
 
     def __init__(self, workers: int | None = None, deadline_s: float = DEADLINE_S) -> None:
         self.deadline_s = deadline_s
         self.processes = KillableProcesses(workers, deadline_s, _start_worker, calls=TASKS_PER_WORKER)
         self._cache: dict[Question, Judgement] = {}
+        self._golds: dict[str, str | None] = {}
         self._lock = threading.Lock()
 
     def __call__(self, questions: Sequence[Question]) -> list[Judgement]:
         """One judgement for each question."""
         with self._lock:
-            known: dict[Question, Judgement | None] = {q: self._cache.get(q) or judge_cheaply(q) for q in questions}
+            unreadable = self._read(q.gold for q in questions)
+            known = {q: _unread(unreadable.get(q.gold)) or self._cache.get(q) or judge_cheaply(q) for q in questions}
             hard = [question for question, judgement in known.items() if judgement is None]
             decided = dict(zip(hard, self._judge_hard(hard), strict=True))
-            remember(self._cache, {q: judgement for q, judgement in decided.items() if judgement.lasting})
+            remember(self._cache, decided)
             return [known[q] or decided[q] for q in questions]
 
+    def unreadable(self, golds: Iterable[str]) -> dict[str, str]:
+        """The reference answers that cannot be read, each with the reason."""
+        with self._lock:
+            return self._read(golds)
+
+    def _read(self, golds: Iterable[str]) -> dict[str, str]:
+        """See `unreadable`; what is known of a reference answer is kept as long as the judge is."""
+        wanted = list(dict.fromkeys(golds))
+        new = [gold for gold in wanted if gold not in self._golds]
+        hard = [gold for gold in new if normalize(gold) and not plain(normalize(gold))]
+        self._golds |= {gold: None if normalize(gold) else "the reference answer is empty" for gold in new}
+        found = self._ask(read_reference, hard)
+        found |= self._ask(read_reference, [gold for gold in hard if isinstance(found[gold], BaseException)])  # the machine?
+        for gold, reads in found.items():
+            if reads is not True:
+                why = "has no meaning that an answer can be compared with" if reads is False else self._why(reads)
+                self._golds[gold] = f"the reference answer cannot be read: {gold[:80]!r}: reading it {why}"
+        return {gold: reason for gold in wanted if (reason := self._golds[gold])}
+
     def _judge_hard(self, questions: Sequence[Question]) -> list[Judgement]:
-        """An answer that fails its comparison is to blame, unless its reference answer fails by itself.
+        """An answer that fails its comparison is to blame: its reference answer could be read without it.
 
         Else a policy could learn answers that crash the grader: a `grader_error` is left out of its groups.
         """
-        found = self._ask(questions)
-        found |= self._ask([q for q in questions if isinstance(found[q], ProcessExpired)])  # killed for another's sake?
-        failed = [q for q in questions if isinstance(found[q], BaseException)]
-        probes = {q: Question(q.gold, PROBE, q.rules) for q in failed}
-        golds = self._ask(list(dict.fromkeys(probes.values())))
-        return [self._settled(found[q], golds.get(probes[q]) if q in probes else None) for q in questions]
+        found = self._ask(judge_hard, questions)
+        found |= self._ask(judge_hard, [q for q in questions if isinstance(found[q], ProcessExpired)])  # another's?
+        return [self._settled(found[q]) for q in questions]
 
-    def _ask(self, questions: Sequence[Question]) -> dict[Question, Judgement | BaseException]:
-        """Each question's judgement, or what its worker ended with."""
+    def _ask(self, function: Callable[[Any], Any], items: Sequence[Any]) -> dict[Any, Any]:
+        """What the function says of each item, or what its worker ended with."""
         where = f"{self.processes.workers} grading processes (multiprocessing spawn)"
-        return dict(zip(questions, self.processes.map(judge_hard, [(q,) for q in questions], where), strict=True))
+        return dict(zip(items, self.processes.map(function, [(item,) for item in items], where), strict=True))
 
-    def _settled(self, found: Judgement | BaseException, gold: Judgement | BaseException | None) -> Judgement:
+    def _settled(self, found: Judgement | BaseException) -> Judgement:
         if isinstance(found, Judgement):
             return found
-        if isinstance(gold, BaseException):
-            reason = f"the reference answer cannot be compared: {self._why(gold)}"
-            return Judgement(Verdict.GRADER_ERROR, reason, lasting=not isinstance(gold, ProcessExpired))
-        if gold is not None and gold.verdict is Verdict.GRADER_ERROR:
-            return gold
         if isinstance(found, DeadlineExceeded | ProcessExpired | MemoryError | RecursionError):
             return Judgement(Verdict.TIMEOUT, f"comparing {self._why(found)}")
         return Judgement(Verdict.WRONG, f"the answer cannot be compared: {self._why(found)}")
@@ -106,14 +121,16 @@ class Judge:
             self.processes.close()
 
 
+def _unread(reason: str | None) -> Judgement | None:
+    """The judgement on every answer to a reference that cannot be read."""
+    return Judgement(Verdict.GRADER_ERROR, reason) if reason else None
+
+
 def judge_cheaply(question: Question) -> Judgement | None:
     """The judgement where it needs no worker."""
     if reason := _runaway(question):
         return Judgement(Verdict.WRONG, reason)
-    try:
-        same = cheap(question.gold, question.pred, question.rules)
-    except GoldError as error:
-        return Judgement(Verdict.GRADER_ERROR, str(error))
+    same = cheap(question.gold, question.pred, question.rules)
     return None if same is None else _judgement(same)
 
 
@@ -140,10 +157,14 @@ def judge_hard(question: Question) -> Judgement:
     """math-verify's judgement; runs in a worker."""
     from scrpo_cli.tasks.grading.symbolic import symbolic  # sympy: the calling process does not need it
 
-    try:
-        return _judgement(symbolic(question.gold, question.pred, question.rules))
-    except GoldError as error:
-        return Judgement(Verdict.GRADER_ERROR, str(error))
+    return _judgement(symbolic(question.gold, question.pred, question.rules))
+
+
+def read_reference(gold: str) -> bool:
+    """Whether a reference answer can be read; runs in a worker."""
+    from scrpo_cli.tasks.grading.symbolic import readable
+
+    return readable(gold)
 
 
 def _judgement(same: bool) -> Judgement:

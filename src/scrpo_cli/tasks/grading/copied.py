@@ -1,0 +1,67 @@
+"""Whether an answer is a formula of its own problem: to copy `(x+1)^2` is not to expand it, though both are equal.
+
+Grading is a reward, and copying the problem's formulas would earn it: the last formula of a problem of MATH-500 equals
+the reference answer in 8 of 100. A formula that stands in the problem counts only where the reference is written like it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from scrpo_cli.tasks.grading.cheap import squeeze
+from scrpo_cli.tasks.grading.lists import items, right_sides
+from scrpo_cli.tasks.grading.numbers import Form, normalize, number
+from scrpo_cli.tasks.grading.units import without_unit
+
+_FORMULA = re.compile(
+    r"\$\$(.+?)\$\$|(?<!\\)\$((?:[^$\\]|\\.)+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]"
+    r"|\\begin\{((?:align|equation|gather|eqnarray|multline)\*?)\}(.+?)\\end\{\5\}",
+    re.DOTALL,
+)
+_ROW = re.compile(r"\\\\(?:\[[^\]]*\])?|\\(?:begin|end)\{(?:aligned|align|split|cases|gathered|array)\*?\}")
+_RELATION = re.compile(r"[=<>]|\\(?:leq?|geq?|lt|gt|ne|neq|equiv|approx|in|le|ge|leqslant|geqslant)(?![a-z])")
+_FRACTION = re.compile(r"\\frac\{?(-?\d+?)\}?\{?(\d+)\}?")
+_STRUCTURE = re.compile(r"[-+*/^_=<>,()\[\]!|]|\\(?!text|math|bf|it|rm)[a-zA-Z]|\d[A-Za-z]|\d\.\d|[A-Za-z]\d|%")
+MAX_TEXT = 20_000  # characters of a problem that are looked at
+
+
+def copied(answer: str, problem: str, gold: str) -> bool:
+    """Whether an answer stands in the problem as a formula, a side of one or an item of one, and the reference is
+    written differently. Numbers, letters and words are no formulas; a number in another form is (`0.5` for `1/2`).
+    """
+    ours, theirs = _key(answer), _key(gold)
+    if not _STRUCTURE.search(ours) or ours == theirs or _same_sides(answer, gold):
+        return False
+    if (n := number(normalize(answer))) and (g := number(normalize(gold))):
+        kept = n.form is Form.INTEGER and not n.percent
+        if kept or (n.form, n.percent) == (g.form, g.percent) != (Form.FRACTION, n.percent):
+            return False
+    return any(ours == _key(part) for formula in formulas(problem) for part in _parts(formula))
+
+
+def _same_sides(answer: str, gold: str) -> bool:
+    """Whether both are written alike but for a name: `y=2x+3` and `2x+3`."""
+    theirs, ours = right_sides(normalize(gold), normalize(answer))
+    return _key(theirs) == _key(ours)
+
+
+def formulas(problem: str) -> list[str]:
+    """The formulas in a problem's text, in order, without what sets them."""
+    found = _FORMULA.finditer(problem[:MAX_TEXT])
+    return [next(part for part in (m[1], m[2], m[3], m[4], m[6]) if part is not None).strip() for m in found]
+
+
+def _parts(formula: str) -> Iterator[str]:
+    """A formula, its rows, the sides of its relations and the items of its lists."""
+    for row in (formula, *_ROW.split(formula)):
+        yield row
+        for item in (row, *items(row)):
+            yield item
+            yield from _RELATION.split(item)
+
+
+def _key(text: str) -> str:
+    """What is left of a formula without spacing, units and spellings of fractions."""
+    bare = without_unit(normalize(text.replace("&", ""))).rstrip(".,;:?! ")
+    return _FRACTION.sub(r"\1/\2", squeeze(bare).replace(" ", ""))
