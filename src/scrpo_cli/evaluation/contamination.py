@@ -143,14 +143,8 @@ def _kind(a: Text, b: Text, similarity: float) -> Kind | None:
 def same_answer(first: str, second: str) -> bool:
     """Equal by the grader's cheap pass or, where it cannot tell, written alike."""
     from scrpo_cli.tasks.grading.cheap import cheap
-    from scrpo_cli.tasks.grading.numbers import GoldError
 
-    if tokens(first) == tokens(second):
-        return True
-    try:
-        return cheap(first, second) is True
-    except GoldError:
-        return False
+    return tokens(first) == tokens(second) or cheap(first, second) is True
 
 
 def leaked(found: Sequence[Overlap]) -> list[Overlap]:

@@ -59,6 +59,12 @@ class Task(Protocol):
         """One grade for each (reference answer, final answer): equivalence alone, nothing is extracted."""
         ...
 
+    def unreadable(self, problems: Sequence[Problem]) -> Mapping[str, str]:
+        """The problems, by id, whose reference answers cannot be read, with the reason: every response to them is a
+        `grader_error`, whatever it says.
+        """
+        ...
+
     def error_kind(self, problem: Problem, response: str) -> str | None:
         """What went wrong first in a wrong response; None where the task cannot tell."""
         ...
@@ -85,6 +91,10 @@ class BaseTask:
         system: list[Message] = [{"role": "system", "content": self.cfg.system}] if self.cfg.system else []
         return [*system, {"role": "user", "content": self.cfg.prompt.replace("{problem}", problem.text)}]
 
+    def unreadable(self, problems: Sequence[Problem]) -> Mapping[str, str]:
+        """A task that reads no reference answers before it grades knows none."""
+        return {}
+
     def error_kind(self, problem: Problem, response: str) -> str | None:
         """Steps in prose are not read."""
         return None
@@ -95,14 +105,10 @@ class BaseTask:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """The verdict on one answer, with the reason where it is not the comparison's own.
-
-    `lasting`: asking again would bring the same; not so where a worker died over a reference answer.
-    """
+    """The verdict on one answer, with the reason where it is not the comparison's own."""
 
     verdict: Verdict
     reason: str | None = None
-    lasting: bool = True
 
 
 def remember(cache: dict[Any, Judgement], judged: Mapping[Any, Judgement]) -> None:

@@ -7,7 +7,7 @@ Whatever a task's grader does (raises, returns NaN, too few grades, something el
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -19,6 +19,7 @@ from scrpo_cli.tasks.base import BaseTask, Task
 from scrpo_cli.tasks.functions import FunctionGrader, failed, sound
 from scrpo_cli.types import Grade, Message, Problem, Verdict
 
+SHOWN = 5  # problems named in a warning
 ENOUGH = 20
 """Answers before a share of failures says anything [I]."""
 
@@ -55,6 +56,10 @@ class Guarded:
     def compare(self, pairs: Sequence[tuple[str, str]]) -> list[Grade]:
         """Equivalence alone is the task's, whoever grades whole responses."""
         return self._sound(self.task.compare, pairs)
+
+    def unreadable(self, problems: Sequence[Problem]) -> Mapping[str, str]:
+        """None where another grader judges, or a user's task does not say."""
+        return {} if self._grader or not hasattr(self.task, "unreadable") else self.task.unreadable(problems)
 
     def error_kind(self, problem: Problem, response: str) -> str | None:
         return self.task.error_kind(problem, response)
@@ -98,6 +103,21 @@ class Guarded:
         if len(pairs) == 1:
             return [failed(reason)]
         return [self._sound(grade, [pair])[0] for pair in pairs]
+
+
+def left_out(task: Task, problems: Sequence[Problem], where: str) -> list[str]:
+    """A line that names the problems whose reference answers cannot be read, if there are any: known before anything is
+    sampled. UserError where they are more than `task.grading.max_failed` of all.
+    """
+    found = task.unreadable(problems)
+    if not found:
+        return []
+    what = f"{len(found)} of {len(problems)} reference answers cannot be read"
+    named = ", ".join([*list(found)[:SHOWN], *(["..."] if len(found) > SHOWN else [])])
+    if isinstance(task, Guarded) and len(found) > task.max_failed * len(problems):
+        fix = "Mend the reference answers, take another task or grader, or raise task.grading.max_failed."
+        raise UserError(f"{what}: {next(iter(found.values()))}", f"{where} ({named})", fix)
+    return [f"warning: {what}, and every answer to them is left out of averages and groups: {where} ({named})"]
 
 
 def too_many_failures(task: Task) -> str | None:

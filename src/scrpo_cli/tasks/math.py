@@ -56,7 +56,11 @@ class MathTask(BaseTask):
             return Grade(Verdict.GRADER_ERROR, extracted.answer, unreadable, GRADER)
         if grade is None:
             return Grade(Verdict.UNPARSABLE, None, NO_ANSWER[extracted.how], GRADER)
-        if grade.verdict is Verdict.CORRECT and extracted.answer and copied(extracted.answer, problem.text, problem.answer):
+        if (
+            grade.verdict is Verdict.CORRECT
+            and extracted.answer
+            and copied(extracted.answer, problem.text, problem.answer)
+        ):
             return replace(grade, verdict=Verdict.WRONG, reason=COPIED)
         return grade
 

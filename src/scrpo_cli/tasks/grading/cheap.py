@@ -23,7 +23,9 @@ _SPACES = re.compile(r"(?<!\d)\s+|\s+(?!\d)")
 _SPACED = re.compile(r"[+-]?\d[\d.]*(?: \d[\d.]*)+")
 _CHOICE = re.compile(r"\(?([A-J])\)?")
 _CHOSEN = re.compile(r"(?:(?:option|choice)\s+)?(?:[(\[]([A-Ja-j])[)\]]|([A-Ja-j])(?:[).:]|$))", re.IGNORECASE)
-_ANOTHER = re.compile(r"\s*(?:[,/;&|-]|or\b|and\b|to\b|through\b)|.*(?<![A-Za-z\\])[A-J](?![A-Za-z])(?! [a-z])", re.DOTALL)
+_ANOTHER = re.compile(
+    r"\s*(?:[,/;&|-]|or\b|and\b|to\b|through\b)|.*(?<![A-Za-z\\])[A-J](?![A-Za-z])(?! [a-z])", re.DOTALL
+)
 _WORDS = re.compile(r"(?=.*[A-Za-z]{4}|yes|no)[A-Za-z][A-Za-z ,'-]*", re.IGNORECASE)
 _ARTICLE = re.compile(r"^(?:an?|the) ")
 _NO_PROSE = "and|or|pi|ln|log|exp|sqrt|sin|cos|tan|cot|sec|csc"

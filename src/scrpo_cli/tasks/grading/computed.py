@@ -1,7 +1,7 @@
 """Whether a constant is an answer or still has to be computed. Imported in grading processes only.
 
-Where a reference is a number, `2\\sqrt{3}+\\sqrt{3}`, `\\sqrt{7^2+2}` and `6 \\cdot 7\\pi` restate the problem; other closed
-forms of the same number (`\\frac{1}{\\sqrt{2}}`, `\\sqrt{12}`, `51^{1/2}`) are answers. Plain numbers are in cheap.py.
+Where a reference is a number, `2\\sqrt{3}+\\sqrt{3}`, `\\sqrt{7^2+2}` and `6 \\cdot 7\\pi` restate the problem; other
+closed forms of the same number (`\\frac{1}{\\sqrt{2}}`, `\\sqrt{12}`, `51^{1/2}`) are answers. Plain numbers: cheap.py.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ _CALLS = (Function, Sum, Product, Integral, Limit)
 
 
 def restates(gold: Any, pred: Any) -> bool:
-    """Whether `pred` is a number that is still to be computed and `gold` is one that is not. Unevaluated expressions."""
+    """Whether `pred` is a number that is still to be computed and `gold` is one that is not; both unevaluated."""
     if not all(isinstance(x, Expr) and x.is_number for x in (gold, pred)):
         return False
-    return to_compute(pred) and not to_compute(gold) or bool(_calls(pred)) and not _calls(gold)
+    return (to_compute(pred) and not to_compute(gold)) or (bool(_calls(pred)) and not _calls(gold))
 
 
 def to_compute(constant: Expr) -> bool:
@@ -51,5 +51,5 @@ def _evaluates(power: Pow) -> bool:
 
 
 def _calls(constant: Expr) -> set[Any]:
-    """Functions that a number is given to: `\\sin 60^\\circ`, `\\log_2 8`, `5!`, `\\binom{5}{2}`; exponentials are powers."""
+    """The functions in a constant: `\\sin 60^\\circ`, `\\log_2 8`, `5!`, `\\binom{5}{2}`; exponentials are powers."""
     return {node.func for node in preorder_traversal(constant) if isinstance(node, _CALLS) and node.func is not exp}

@@ -1,7 +1,8 @@
 """Whether an answer is a formula of its own problem: to copy `(x+1)^2` is not to expand it, though both are equal.
 
-Grading is a reward, and copying the problem's formulas would earn it: the last formula of a problem of MATH-500 equals
-the reference answer in 8 of 100. A formula that stands in the problem counts only where the reference is written like it.
+Grading is a reward, and copying the problem's formulas would earn it: the last formula of a problem equals the
+reference answer in 8 of 100 problems of MATH-500. A formula of the problem counts only where the reference is written
+like it.
 """
 
 from __future__ import annotations

@@ -32,7 +32,10 @@ _ANOTHER = re.compile(r"\s*(?:,|\bor\b|\band\b)\s*(?:or\b|and\b)?\s*(?:\$|\\\()"
 _SENTENCE = re.compile(r"[^\n]*?(?=\.(?:\s|$)|\n|$|,?\s(?:because|since|which)\b)")
 _FINAL = re.compile(r"\bfinal\s+answer\b", re.IGNORECASE)
 _SAYS_A_VALUE = re.compile(r"[\d$\\]|^\(?[A-J]\)?$")
-_STATED = re.compile(r"[^\d=]*?[^\d=\s]\s+(?:is|are|equals|must be|will be|would be)\s+(?:simply |exactly |equal to )?(?=[-+$\\(]*\d|\$|\\)")
+_STATED = re.compile(
+    r"[^\d=]*?[^\d=\s]\s+(?:is|are|equals|must be|will be|would be)\s+(?:simply |exactly |equal to )?"
+    r"(?=[-+$\\(]*\d|\$|\\)"
+)
 _IS = re.compile(r"\b(?:is|are|equals)\b")
 _NOT_STATED = re.compile(r"\b(?:not|or|either|neither|nor|than|least|most|between|that|if|unless)\b", re.IGNORECASE)
 _OPENED = re.compile(r"(?<!\w )(?<![`'\"\u201c(])<think>")  # no mere mention of the tag

@@ -18,7 +18,7 @@ ASSIGNED = re.compile(
     r"|(?:\\(?:angle|triangle|overline|vec|Delta)|\|)? ?\{?[A-Z]{1,4}\}?\|?|[A-Za-z]{2,}(?: [A-Za-z]+){0,6})"
     r"\s*(?:=|\\in(?![a-z])|:(?= ))\s*(?=[^=]+$)"
 )
-"""What an answer is the value of: `x =`, `f(2) =`, `S_1:S_2 =`, `\\text{Area} =`, `Perimeter:`; never a choice (`C: 12`)."""
+"""What an answer is the value of: `x =`, `f(2) =`, `S_1:S_2 =`, `\\text{Area} =`, `Perimeter:`; no choice (`C: 12`)."""
 
 _AND_OR = re.compile(r"\s*(?:\\text\s*\{[\s,]*(?:and|or)\s*\}|(?<![\\A-Za-z])(?:and|or)(?![A-Za-z]))\s*")
 _OR = re.compile(r"(?<![\\A-Za-z])or(?![A-Za-z])|\\text\s*\{[\s,]*or\s*\}")

@@ -44,7 +44,7 @@ def is_assignment(equation: Any) -> bool:
 
 
 def is_solved(relation: Any) -> bool:
-    """Whether a letter stands alone on one side of each link: `x = 2`, `-2 \\le x \\le 7`; not `x^2 - 4 = 0`, `2x > 6`."""
+    """Whether a letter stands alone on one side of each link: `x = 2`, `-2 \\le x \\le 7`; not `x^2 - 4 = 0`."""
     return all(_names_one_side(link) for link in arguments(relation))
 
 

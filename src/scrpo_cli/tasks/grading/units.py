@@ -1,6 +1,6 @@
-"""What stands behind a number and does not change its value: `15\\text{ cm}^2`, `9.8 m s^{-2}`, `5 more apples`, `90^\\circ`.
+"""Units, and what else stands behind a number without changing it: `15\\text{ cm}^2`, `9.8 m s^{-2}`, `90^\\circ`.
 
-Units are dropped, never converted. Words that do change the value (`3 dozen`, `34 hundredths`, `5 squared`) and letters
+They are dropped, never converted. Words that do change the value (`3 dozen`, `34 hundredths`, `5 squared`) and letters
 that may be part of the formula (`2\\mathrm{i}`, `6m`) are no units. Linear in the length of the text.
 """
 
@@ -14,31 +14,28 @@ TEXT = re.compile(
 )
 
 _NUMBER_WORDS = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety hundred thousand million billion trillion "
-    "dozen score gross half quarter third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth twentieth "
-    "hundredth thousandth millionth billionth halve couple myriad"
-).split()
+    "zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|fourteen|fifteen|sixteen|"
+    "seventeen|eighteen|nineteen|twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety|hundred|thousand|"
+    "million|billion|trillion|dozen|score|gross|half|quarter|third|fourth|fifth|sixth|seventh|eighth|ninth|"
+    "tenth|eleventh|twelfth|twentieth|hundredth|thousandth|millionth|billionth|halve|couple|myriad"
+)
 _OTHER_WORDS = (
-    "and or nor not but to too through over times plus minus mod modulo pi tau ln log exp sqrt sin cos tan cot sec csc "
-    "squared cubed factorial twice thrice double doubled triple tripled halved negative positive percent than if when "
-    "where whenever because since unless except either maybe perhaps possibly wait between at about choose power root "
-    "infinity nan is are was equals"
-).split()
-_NO_UNIT = frozenset([*_NUMBER_WORDS, *(f"{word}s" for word in _NUMBER_WORDS), *_OTHER_WORDS])
+    "and|or|nor|not|but|to|too|through|over|times|plus|minus|mod|modulo|pi|tau|ln|log|exp|sqrt|sin|cos|tan|"
+    "cot|sec|csc|squared|cubed|factorial|twice|thrice|double|doubled|triple|tripled|halved|negative|positive|"
+    "percent|than|if|when|where|whenever|because|since|unless|except|either|maybe|perhaps|possibly|wait|"
+    "between|at|about|choose|power|root|infinity|nan|is|are|was|equals"
+)
+_NO_UNIT = re.compile(rf"(?:{_NUMBER_WORDS})s?|{_OTHER_WORDS}", re.IGNORECASE)
 
 _SI = (
-    "m g s A K mol cd Hz N Pa J W C V F Ohm S Wb T H lm lx Bq Gy Sv kat L l eV Da bar cal pc yr rad sr Np Jy "
-    "dyn dyne erg gauss ohm statC esu emu"
-).split()
-_OTHER = (
-    "h hr hrs min sec deg rev rpm ft in yd mi lb lbs oz gal qt pt mph kph kmh knots ppm ppb ppt amu au AU ly dB Oe "
-    "atm Torr torr mmHg psi Å Msun Lsun Rsun Mearth cc sq pH px pts USD EUR GBP"
-).split()
-_SYMBOL = re.compile(
-    rf"(?:da|[yzafpnµumcdhkMGTPEZY])?(?:{'|'.join(sorted(map(re.escape, _SI), key=len, reverse=True))})"
-    rf"|{'|'.join(sorted(map(re.escape, _OTHER), key=len, reverse=True))}"
+    "m|g|s|A|K|mol|cd|Hz|N|Pa|J|W|C|V|F|Ohm|S|Wb|T|H|lm|lx|Bq|Gy|Sv|kat|L|l|eV|Da|bar|cal|pc|yr|rad|sr|Np|Jy|"
+    "dyn|dyne|erg|gauss|ohm|statC|esu|emu"
 )
+_OTHER = (
+    "h|hr|hrs|min|sec|deg|rev|rpm|ft|in|yd|mi|lb|lbs|oz|gal|qt|pt|mph|kph|kmh|knots|ppm|ppb|ppt|amu|au|AU|ly|"
+    "dB|Oe|atm|Torr|torr|mmHg|psi|Å|Msun|Lsun|Rsun|Mearth|cc|sq|pH|px|pts|USD|EUR|GBP"
+)
+_SYMBOL = re.compile(rf"(?:da|[yzafpnµumcdhkMGTPEZY])?(?:{_SI})|{_OTHER}")
 
 # A number and whatever is computed with numbers alone; possessive, as it has only one way to match.
 _GROUP = r"\{(?:[^{}A-Za-z\\]|\\(?:sqrt|pi|cdot|times|pm)(?![A-Za-z])|\{[^{}A-Za-z\\]*\})*+\}"
@@ -60,8 +57,8 @@ _SPELLINGS = (
     (re.compile(r"\\(?:text)?mu(?![a-z])\s*|[\u00b5\u03bc]\s*"), "µ"),
     (re.compile(r"\\Omega(?![a-z])|[\u03a9\u2126]"), "Ohm"),
     (re.compile(r"\\AA(?![a-zA-Z])|\\mathring\s*\{\s*A\s*\}|\\(?:r|overset\{\\circ\})\s*\{\s*A\s*\}|\u212b"), "Å"),
-    (re.compile(r"\\ell(?![a-z])|ℓ"), "L"),
-    (re.compile(r"\\(?:cdot|times|bullet|quad|,|;|:|!|\s)|[~·⋅*×]"), " "),
+    (re.compile(r"\\ell(?![a-z])|\u2113"), "L"),
+    (re.compile(r"\\(?:cdot|times|bullet|quad|,|;|:|!|\s)|[~\u00b7\u22c5*\u00d7]"), " "),
     (re.compile(r"(?<=[A-Za-z])-(?=[A-Za-z])"), " "),
     (re.compile(r"\s+(?=\^)"), ""),
 )
@@ -127,7 +124,7 @@ def _is_unit(tail: str, spaced: bool) -> bool:
                 return False
             continue
         word = token[0].rstrip(".").removesuffix("'s").rstrip("'")
-        if word.lower() in _NO_UNIT or not _reads_as_unit(word, words, wrapped, spaced):
+        if _NO_UNIT.fullmatch(word) or not _reads_as_unit(word, words, wrapped, spaced):
             return False
         words += 1
     return words > 0

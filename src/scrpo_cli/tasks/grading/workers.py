@@ -43,8 +43,8 @@ class Judge:
     """Answers questions in order, the hard ones in killable processes, which start with the first hard one.
 
     Whether a reference answer can be read is decided by it alone, before any answer to it is compared: so no answer can
-    have itself left out. Safe to call from any thread. `deadline_s` bounds each item; a worker that exceeds it is killed
-    and replaced.
+    have itself left out. Safe to call from any thread. `deadline_s` bounds each item; a worker that exceeds it is
+    killed and replaced.
     """
 
     def __init__(self, workers: int | None = None, deadline_s: float = DEADLINE_S) -> None:
@@ -76,11 +76,13 @@ class Judge:
         hard = [gold for gold in new if normalize(gold) and not plain(normalize(gold))]
         self._golds |= {gold: None if normalize(gold) else "the reference answer is empty" for gold in new}
         found = self._ask(read_reference, hard)
-        found |= self._ask(read_reference, [gold for gold in hard if isinstance(found[gold], BaseException)])  # the machine?
+        found |= self._ask(
+            read_reference, [gold for gold in hard if isinstance(found[gold], BaseException)]
+        )  # the machine?
         for gold, reads in found.items():
             if reads is not True:
-                why = "has no meaning that an answer can be compared with" if reads is False else self._why(reads)
-                self._golds[gold] = f"the reference answer cannot be read: {gold[:80]!r}: reading it {why}"
+                why = f" ({self._why(reads)})" if isinstance(reads, BaseException) else ""
+                self._golds[gold] = f"the reference answer cannot be read: {gold[:80]!r}{why}"
         return {gold: reason for gold in wanted if (reason := self._golds[gold])}
 
     def _judge_hard(self, questions: Sequence[Question]) -> list[Judgement]:
