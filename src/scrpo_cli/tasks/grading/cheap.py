@@ -43,16 +43,18 @@ _CLOCK = re.compile(r"(?<![\d:])\d{1,2} *: *\d\d(?![\d:])")
 def cheap(gold: str, pred: str, rules: Rules = EXACT) -> bool | None:
     """The verdict where strings and exact numbers settle it, else None. Linear in the length of its input."""
     gold, pred = normalize(gold), normalize(pred)
-    if gold == pred or squeeze(gold) == squeeze(pred):
+    if gold == pred:
         return True
     if max(len(gold), len(pred)) > MAX_CHARACTERS:
-        return None
+        return True if squeeze(gold) == squeeze(pred) else None
     gold, pred = right_sides(gold, pred)
     if other_dimension(gold, pred):
         return False
     for same in (same_number, same_time):
         if (verdict := same(gold, pred, rules)) is not None:
             return verdict
+    if squeeze(gold) == squeeze(pred):
+        return True
     if not pred or _SPACED.fullmatch(pred) or is_prose(pred):
         return same_words(gold, pred) or False
     for verdict in (same_based(gold, pred), same_words(gold, pred), same_parts(gold, pred, rules, cheap)):
@@ -105,7 +107,8 @@ def same_sides(gold: str, pred: str, rules: Rules) -> bool | None:
 def squeeze(text: str) -> str:
     """For comparing as strings: no `\\text`, no dollars, no spaces (save between digits), `x_{1}` as `x_1`."""
     text = text.replace("\\$", "").replace("$", "") if "$" in text else text
-    return _SCRIPT.sub(r"\1\2", _SPACES.sub("", TEXT.sub(r"\1", text) if "\\" in text else text))
+    text = _SPACES.sub("", TEXT.sub(r"\1", text) if "\\" in text else text)
+    return _SCRIPT.sub(r"\1\2", text) if "{" in text else text
 
 
 def is_prose(pred: str) -> bool:

@@ -20,6 +20,7 @@ ASSIGNED = re.compile(
 )
 """What an answer is the value of: `x =`, `f(2) =`, `S_1:S_2 =`, `\\text{Area} =`, `Perimeter:`; no choice (`C: 12`)."""
 
+_SEPARATES = re.compile(r"=|:|\\in")
 _AND_OR = re.compile(r"\s*(?:\\text\s*\{[\s,]*(?:and|or)\s*\}|(?<![\\A-Za-z])(?:and|or)(?![A-Za-z]))\s*")
 _OR = re.compile(r"(?<![\\A-Za-z])or(?![A-Za-z])|\\text\s*\{[\s,]*or\s*\}")
 _THOUSAND = re.compile(r"(?<![\d.,])(\d{1,3}),(\d{3})(?![\d])")
@@ -86,6 +87,8 @@ def _bracketed(text: str) -> tuple[str, str]:
 
 def right_sides(gold: str, pred: str) -> tuple[str, str]:
     """`x=5` against `5`: the right-hand sides, where one side alone names a variable or both name the same."""
+    if not _SEPARATES.search(gold + pred):
+        return gold, pred
     assigned = [ASSIGNED.match(gold), ASSIGNED.match(pred)]
     names = {match[1] for match in assigned if match}
     other_equation = any(match is None and "=" in text for match, text in zip(assigned, (gold, pred), strict=True))

@@ -10,10 +10,12 @@ import unicodedata
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from fractions import Fraction
+from functools import lru_cache
 
 from scrpo_cli.tasks.grading.units import TEXT, without_unit
 
 MAX_CHARACTERS = 1000  # of a plain number: a longer one is left to the killable pass
+REMEMBERED = 32_768  # texts: a reference answer comes back with each answer to it
 APPROXIMATE = Fraction(1, 10**6)  # relative: how close a decimal has to be to a value that has no finite decimal form
 
 _SPACE = re.compile(r"(?<!\\)(?:\\(?:[,;:>]|!\s*)|\\(?:left|right|displaystyle|[bB]igg?)(?![a-zA-Z]))")
@@ -27,6 +29,7 @@ _COLOR = re.compile(r"\\(?:text)?color\s*(?:\[\w+\])?\{[^{}]*\}")
 _VULGAR = re.compile(r"[\u00bc-\u00be\u2150-\u215e]")  # ½
 _RAISED = re.compile(r"[\u2070\u00b9\u00b2\u00b3\u2074-\u2079\u207b]+")  # ²
 _WRAPPER = re.compile(r"(?:\\(?:boxed|fbox|underline|boldsymbol|bm|ensuremath|displaystyle)\s*)?\{|\*\*|__|`")
+_OPENING = frozenset("$\\{*_`")
 _BRACE = re.compile(r"\\.|[{}]")
 _BRACED_COMMA = re.compile(r"(?<=\d)\{,\}(?=\d{3})")
 _SAME = (
@@ -92,6 +95,7 @@ class Rules:
 EXACT = Rules()
 
 
+@lru_cache(maxsize=REMEMBERED)
 def normalize(answer: str) -> str:
     """An answer without the markup that never changes its value: dollars around it, spacing, `\\left`, `\\dfrac`."""
     answer = _unwrapped(answer)
@@ -114,6 +118,8 @@ def normalize(answer: str) -> str:
 def _unwrapped(answer: str) -> str:
     """Without what stands around all of it: dollars, brackets of displayed formulas, boxes, braces, bold."""
     answer = answer.strip().rstrip(".,;\\ ")
+    if answer[:1] not in _OPENING:
+        return answer
     for left, right in (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]")):
         inner = answer[len(left) : -len(right)]
         if answer.startswith(left) and answer.endswith(right) and inner and left not in inner:
@@ -166,20 +172,22 @@ class Number:
     percent: bool = False
 
 
+@lru_cache(maxsize=REMEMBERED)
 def number(text: str) -> Number | None:
     """The plain number in a normalised text, units and currency dropped; None for anything else."""
     if text.isascii() and text.isdigit() and len(text) <= MAX_CHARACTERS:
         return Number(Fraction(int(text)), Form.INTEGER)
     if len(text) > MAX_CHARACTERS:
         return None
-    bare = _PERCENT.sub("", text)
-    found = _bare_number(_DECIMAL_BASE.sub("", bare))
+    bare = _PERCENT.sub("", text) if "%" in text or "cent" in text else text
+    found = _bare_number(_DECIMAL_BASE.sub("", bare) if "_" in bare else bare)
     return replace(found, percent=True) if found and bare != text else found
 
 
 def _bare_number(text: str) -> Number | None:
     text = _CURRENCY_AFTER.sub("", _CURRENCY.sub(r"\1", without_unit(_inner(text))))
-    text = _THOUSANDS.sub(lambda thousands: thousands[0].replace(",", "").replace(" ", ""), text)
+    if "," in text or " " in text:
+        text = _THOUSANDS.sub(lambda thousands: thousands[0].replace(",", "").replace(" ", ""), text)
     text = text.replace("\\over ", "/").replace("\\div", "/") if "\\" in text else text
     if text.startswith(("-(", "- ")) and (positive := _bare_number(text[1:].strip())) and positive.value > 0:
         return replace(positive, value=-positive.value)
@@ -227,18 +235,20 @@ def same_number(gold: str, pred: str, rules: Rules) -> bool | None:
         return None
     if p.form is Form.TO_COMPUTE and g.form is not Form.TO_COMPUTE:
         return False
-    readings = {p.value}
+    readings = [p.value]
     if g.percent != p.percent:
-        readings.add(p.value / 100 if p.percent else p.value * 100)
-    return any(_close(g.value, replace(p, value=reading), rules) for reading in readings)
+        readings.append(p.value / 100 if p.percent else p.value * 100)
+    return any(_close(g.value, reading, is_decimal(p), rules) for reading in readings)
 
 
-def _close(gold: Fraction, pred: Number, rules: Rules) -> bool:
+def _close(gold: Fraction, pred: Fraction, decimal: bool, rules: Rules) -> bool:
     """Whether a number is within the rules' tolerance, or a decimal of an exact value that has no finite one."""
-    if gold == pred.value:
+    if gold == pred:
         return True
-    relative = max(Fraction(rules.rel_tol), APPROXIMATE if is_decimal(pred) and not _terminates(gold) else 0)
-    return abs(gold - pred.value) <= max(Fraction(rules.abs_tol), relative * abs(gold))
+    if rules == EXACT and not decimal:
+        return False
+    relative = max(Fraction(rules.rel_tol), APPROXIMATE if decimal and not _terminates(gold) else 0)
+    return abs(gold - pred) <= max(Fraction(rules.abs_tol), relative * abs(gold))
 
 
 def is_decimal(number: Number) -> bool:

@@ -111,7 +111,7 @@ def _is_unit(tail: str, spaced: bool) -> bool:
     """Whether what follows a number is a unit: known symbols, or words. `spaced`: not glued to the number."""
     wrapped = bool(TEXT.search(tail)) or "\\rm" in tail
     plain = TEXT.sub(r" \1 ", tail)
-    for spelling, usual in _SPELLINGS:
+    for spelling, usual in _SPELLINGS if not plain.replace(" ", "").isalpha() else ():
         plain = spelling.sub(usual, plain)
     plain, words, at = plain.strip().rstrip("."), 0, 0
     while at < len(plain):
