@@ -12,7 +12,7 @@ from scrpo_cli.tasks.grading.units import TEXT
 Same = Callable[[str, str, Rules], bool | None]  # None: it cannot tell
 
 _NAME = r"\\?[A-Za-z]\w*(?:_\{\w+\})?'*(?:\((?:\w|\\[a-z]+)+(?:, ?\w+)*\))?"
-_NO_LABEL = r"(?![A-J] ?:|.*\b(?:not|nor|neither|or|and|either|except|unless|if|least|most|than|wrong)\b[^=:]*[=:])"
+_NO_LABEL = r"(?![A-J] ?:|.*\b(?i:not|nor|neither|or|and|either|except|unless|if|least|most|than|wrong)\b[^=:]*[=:])"
 ASSIGNED = re.compile(
     rf"^{_NO_LABEL}({_NAME}(?: ?: ?{_NAME})*|\([A-Za-z](?:, ?[A-Za-z])+\)|\\mathbf\{{[A-Za-z]\}}|{TEXT.pattern}"
     r"|(?:\\(?:angle|triangle|overline|vec|Delta)|\|)? ?\{?[A-Z]{1,4}\}?\|?|[A-Za-z]{2,}(?: [A-Za-z]+){0,6})"
@@ -20,9 +20,12 @@ ASSIGNED = re.compile(
 )
 """What an answer is the value of: `x =`, `f(2) =`, `S_1:S_2 =`, `\\text{Area} =`, `Perimeter:`; no choice (`C: 12`)."""
 
+_BOUNDS = re.compile(r"[<>]|\\(?:[lg]eq?(?:slant)?|[lg]t|neq?)(?![a-z])")
 _SEPARATES = re.compile(r"=|:|\\in")
-_AND_OR = re.compile(r"\s*(?:\\text\s*\{[\s,]*(?:and|or)\s*\}|(?<![\\A-Za-z])(?:and|or)(?![A-Za-z]))\s*")
-_OR = re.compile(r"(?<![\\A-Za-z])or(?![A-Za-z])|\\text\s*\{[\s,]*or\s*\}")
+_AND_OR = re.compile(
+    r"\s*(?:\\text\s*\{[\s,]*(?:and|or)\s*\}|(?<![\\A-Za-z])(?:and|or)(?![A-Za-z])|\\(?:l?or|vee)(?![a-z]))\s*"
+)
+_OR = re.compile(r"\\(?:l?or|vee)(?![a-z])|(?<![\\A-Za-z])or(?![A-Za-z])|\\text\s*\{[\s,]*or\s*\}")
 _THOUSAND = re.compile(r"(?<![\d.,])(\d{1,3}),(\d{3})(?![\d])")
 _MATRIX = re.compile(
     r"[\[(]?\\begin\{(?:[pbB]?(?:small)?matrix|array)\}(?:\{[lcr|]+\})?(.*?)\\end\{(?:[pbB]?(?:small)?matrix|array)\}[\])]?"
@@ -102,7 +105,7 @@ def same_parts(gold: str, pred: str, rules: Rules, same: Same) -> bool | None:
     where the rules say so. A list in answer to a single value is right when each of its items is: `x+11` or `11+x`.
     """
     theirs, ours = parts(gold), parts(pred)
-    if ours is None:
+    if ours is None or (theirs is None or theirs.kind) and _BOUNDS.search(pred):  # x >= -2 and x <= 7
         return None
     if "\\pm" in gold + pred and (theirs is None or len(theirs.items) != len(ours.items)):
         return None

@@ -20,6 +20,7 @@ APPROXIMATE = Fraction(1, 10**6)  # relative: how close a decimal has to be to a
 
 _SPACE = re.compile(r"(?<!\\)(?:\\(?:[,;:>]|!\s*)|\\(?:left|right|displaystyle|[bB]igg?)(?![a-zA-Z]))")
 _WIDE_SPACE = re.compile(r"(?<!\\)(?:\\(?: |q?quad\b)|~)|\s+")
+_LABEL = re.compile(r"(\\text\w*\s*\{[^{}]*[A-Za-z])\s*(?:[:=]| is| are)\s*\}\s*(?=\S)")  # \text{Area: } 5
 _APPROXIMATION = re.compile(r"(.+?)\\approx(?![a-z])(.*)", re.DOTALL)
 _ONLY_NAME = re.compile(r"\\?[A-Za-z]\w*(?:_\{?\w+\}?)?")
 _NO_VALUE = re.compile(r"^\\approx(?![a-z])\s*|\\phantom(?![a-z])(?:\{[^{}]*\})?")
@@ -29,6 +30,7 @@ _COLOR = re.compile(r"\\(?:text)?color\s*(?:\[\w+\])?\{[^{}]*\}")
 _VULGAR = re.compile(r"[\u00bc-\u00be\u2150-\u215e]")  # ½
 _RAISED = re.compile(r"[\u2070\u00b9\u00b2\u00b3\u2074-\u2079\u207b]+")  # ²
 _WRAPPER = re.compile(r"(?:\\(?:boxed|fbox|underline|boldsymbol|bm|ensuremath|displaystyle)\s*)?\{|\*\*|__|`")
+_INFIX = re.compile(r"\\(?:choose|atop|brace|brack)(?![a-z])")  # their braces are part of them
 _OPENING = frozenset("$\\{*_`")
 _BRACE = re.compile(r"\\.|[{}]")
 _BRACED_COMMA = re.compile(r"(?<=\d)\{,\}(?=\d{3})")
@@ -105,6 +107,7 @@ def normalize(answer: str) -> str:
     if "\\mathbf" in answer:
         answer = _BOLD_DIGITS.sub(lambda digits: digits[1].replace(" ", ""), answer)
     if "\\" in answer or "{," in answer:
+        answer = _LABEL.sub(r"\1}: ", answer)
         answer = _LETTER.sub(r"{\1}", _COLOR.sub("", answer)) if "color" in answer or "\\math" in answer else answer
         answer = _unwrapped(_SPACE.sub("", _BRACED_COMMA.sub("", _NO_VALUE.sub("", answer))))
         for spelling, usual in _SAME:
@@ -127,7 +130,13 @@ def _unwrapped(answer: str) -> str:
     if wrapper := _WRAPPER.match(answer):
         inner = answer[wrapper.end() : -len(wrapper[0]) if wrapper[0][-1] != "{" else -1]
         end = "}" if wrapper[0][-1] == "{" else wrapper[0]
-        if answer.endswith(end) and inner.strip() and _balanced(inner) and end not in (inner if end != "}" else ""):
+        if (
+            answer.endswith(end)
+            and inner.strip()
+            and _balanced(inner)
+            and not _INFIX.search(inner)
+            and end not in (inner if end != "}" else "")
+        ):
             return _unwrapped(inner)
     return answer
 

@@ -77,6 +77,9 @@ _PRIMES = re.compile(r"([A-Za-z])(?:_\{(\w+)\})?\s*(?:('+)|\^\s*(?:\{\s*)?((?:\\
 _BRACKET_PRIME = re.compile(r"(?<=[)\]}])'")
 _UNEVALUATED = (Sum, Product, Integral, Derivative, Limit, AppliedUndef)
 _OR = re.compile(r"\\text\s*\{\s*or\s*\}|(?<![\\A-Za-z])or(?![A-Za-z])|\\l?or(?![A-Za-z])|\\vee(?![A-Za-z])")
+_BUILDER = re.compile(  # \{x \mid -2 \le x \le 7\}
+    r"^\\\{\s*[a-z]\s*(?:\\in\s*\\mathbb\s*\{?R\}?\s*)?(?:\\mid(?![a-z])|\\?\||:)\s*(.+?)\s*\\\}$"
+)
 _AND = re.compile(r"\\text\s*\{\s*and\s*\}|(?<![\\A-Za-z])and(?![A-Za-z])|\\l?and(?![A-Za-z])|\\wedge(?![A-Za-z])")
 
 
@@ -99,7 +102,7 @@ def readable(gold: str) -> bool:
 def symbolic(gold: str, pred: str, rules: Rules = EXACT) -> bool:
     """Whether two answers are the same expression. Nothing bounds its time."""
     logging.getLogger("math_verify").setLevel(logging.ERROR)
-    gold, pred = right_sides(normalize(gold), normalize(pred))
+    gold, pred = (_BUILDER.sub(r"\1", text) for text in right_sides(normalize(gold), normalize(pred)))
     if any(_RELATION.search(text) and (_OR.search(text) or _AND.search(text)) for text in (gold, pred)):
         theirs, ours = _cases(gold), _cases(pred)
         return theirs is not None and ours is not None and bool(theirs == ours)
@@ -279,6 +282,6 @@ def _same_constant(gold: Any, pred: Any, rules: Rules, decimal: bool) -> bool | 
     if gold.is_rational and pred.is_rational and not (rules.rel_tol or rules.abs_tol):
         return bool(gold.doit() == pred.doit())
     approximate = decimal or pred.has(Float)
-    relative = max(rules.rel_tol, float(APPROXIMATE) if approximate else 1e-15)
-    scale = abs(gold.evalf(30)) or 1
-    return bool(abs((gold - pred).evalf(30)) <= max(rules.abs_tol, relative * scale))
+    relative = max(rules.rel_tol, float(APPROXIMATE) if approximate else 1e-45)
+    scale = abs(gold.evalf(60)) or 1
+    return bool(abs((gold - pred).evalf(60)) <= max(rules.abs_tol, relative * scale))

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import re
 
-TEXT = re.compile(
+_SETTING = (
     r"\\(?:text(?:bf|it|rm|normal|sf|tt|up|md|sc)?|mbox|hbox|mathrm|mathbf|mathit|mathsf|mathtt|boldsymbol|bm"
-    r"|operatorname|emph|unit|rm(?=\{))\s*\{([^{}]*)\}"
+    r"|operatorname|emph|unit|rm(?=\{))\s*"
 )
+TEXT = re.compile(_SETTING + r"\{([^{}]*)\}")
+_SET_UPRIGHT = re.compile(_SETTING + r"\{((?:[^{}]|\{[^{}]*\})*)\}")  # \mathrm{erg\,s^{-1}}
 
 _NUMBER_WORDS = (
     "zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|fourteen|fifteen|sixteen|"
@@ -21,7 +23,7 @@ _NUMBER_WORDS = (
 )
 _OTHER_WORDS = (
     "and|or|nor|not|but|to|too|through|over|times|plus|minus|mod|modulo|pi|tau|ln|log|exp|sqrt|sin|cos|tan|"
-    "cot|sec|csc|squared|cubed|factorial|twice|thrice|double|doubled|triple|tripled|halved|negative|positive|"
+    "cot|csc|squared|cubed|factorial|twice|thrice|double|doubled|triple|tripled|halved|negative|positive|"
     "percent|than|if|when|where|whenever|because|since|unless|except|either|maybe|perhaps|possibly|wait|"
     "between|at|about|choose|power|root|infinity|nan|is|are|was|equals"
 )
@@ -60,6 +62,7 @@ _SPELLINGS = (
     (re.compile(r"\\ell(?![a-z])|\u2113"), "L"),
     (re.compile(r"\\(?:cdot|times|bullet|quad|,|;|:|!|\s)|[~\u00b7\u22c5*\u00d7]"), " "),
     (re.compile(r"(?<=[A-Za-z])-(?=[A-Za-z])"), " "),
+    (re.compile(r"(?<![A-Za-z])([kMGmnµ]) +(?=Ohm(?![a-z]))"), r"\1"),
     (re.compile(r"\s+(?=\^)"), ""),
 )
 _TOKEN = re.compile(r"\s+|/|\^\s*\{?\(?[+-]?\d+(?:/\d+)?\)?\}?|[²³⁻¹]+|[A-Za-zµÅ]+\.?(?:'s?)?|[(),\[\]]")
@@ -109,9 +112,9 @@ def _letter(tail: str) -> bool:
 
 def _is_unit(tail: str, spaced: bool) -> bool:
     """Whether what follows a number is a unit: known symbols, or words. `spaced`: not glued to the number."""
-    wrapped = bool(TEXT.search(tail)) or "\\rm" in tail
-    plain = TEXT.sub(r" \1 ", tail)
-    for spelling, usual in _SPELLINGS if not plain.replace(" ", "").isalpha() else ():
+    plain = _SET_UPRIGHT.sub(r" \1 ", tail)
+    wrapped = plain != tail or "\\rm" in tail
+    for spelling, usual in _SPELLINGS if not (plain.isascii() and plain.replace(" ", "").isalpha()) else ():
         plain = spelling.sub(usual, plain)
     plain, words, at = plain.strip().rstrip("."), 0, 0
     while at < len(plain):
