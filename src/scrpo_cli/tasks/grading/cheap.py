@@ -33,6 +33,7 @@ _PROSE = re.compile(rf"(?:^|\s)(?!(?:{_NO_PROSE})\b)[A-Za-z]{{2,}}(?=[\s,.;!?]|$
 _NUMBERS = re.compile(r"\d+")
 _TIME = re.compile(r"(\d{1,2}) *: *(\d\d)(?: *([ap])\.? ?m\.?)?", re.IGNORECASE)
 _LISTED = re.compile(r",|\b(?:and|or)\b")
+_LOGIC = re.compile(r"\\(?:iff|forall|exists|neg|Leftrightarrow)(?![a-z])")
 _SET = re.compile(r"\\\{|\\in(?![a-z])")
 _RATIO = re.compile(r"(\d+(?:\.\d+)?) *: *(\d+(?:\.\d+)?)")
 _NAMED = re.compile(r"\\?[A-Za-z]\w*(?:_\{\w+\})?(?:\(\w+\))?")
@@ -90,6 +91,8 @@ def same_value(gold: str, pred: str, rules: Rules) -> bool | None:
 
 def same_sides(gold: str, pred: str, rules: Rules) -> bool | None:
     """A chain of equalities against a number: its last side; None where a side still has to be computed."""
+    if _LOGIC.search(pred):
+        return False
     first, *others = (side.strip() for side in pred.split("="))
     if number(first) and len(others) == 1 and _NAMED.fullmatch(others[0]):  # 5 = x
         return same_number(gold, first, rules)

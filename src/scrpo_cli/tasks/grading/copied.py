@@ -23,6 +23,7 @@ _FORMULA = re.compile(
 _ROW = re.compile(r"\\\\(?:\[[^\]]*\])?|\\(?:begin|end)\{(?:aligned|align|split|cases|gathered|array)\*?\}")
 _RELATION = re.compile(r"[=<>]|\\(?:leq?|geq?|lt|gt|ne|neq|equiv|approx|in|le|ge|leqslant|geqslant)(?![a-z])")
 _FRACTION = re.compile(r"\\frac\{?(-?\d+?)\}?\{?(\d+)\}?")
+_BRACES = re.compile(r"(?<!\\)[{}]")
 _STRUCTURE = re.compile(r"[-+*/^_=<>,()\[\]!|]|\\(?!text|math|bf|it|rm)[a-zA-Z]|\d[A-Za-z]|\d\.\d|[A-Za-z]\d|%")
 MAX_TEXT = 20_000  # characters of a problem that are looked at
 
@@ -32,6 +33,8 @@ def copied(answer: str, problem: str, gold: str) -> bool:
     written differently. Numbers, letters and words are no formulas; a number in another form is (`0.5` for `1/2`).
     """
     ours, theirs = _key(answer), _key(gold)
+    if "=" in answer and copied(answer.rpartition("=")[2], problem, gold):
+        return True
     if not _STRUCTURE.search(ours) or ours == theirs or _same_sides(answer, gold):
         return False
     if (n := number(normalize(answer))) and (g := number(normalize(gold))):
@@ -63,6 +66,6 @@ def _parts(formula: str) -> Iterator[str]:
 
 
 def _key(text: str) -> str:
-    """What is left of a formula without spacing, units and spellings of fractions."""
+    """What is left of a formula without spacing, units, spellings of fractions, and braces."""
     bare = without_unit(normalize(text.replace("&", ""))).rstrip(".,;:?! ")
-    return _FRACTION.sub(r"\1/\2", squeeze(bare).replace(" ", ""))
+    return _BRACES.sub("", _FRACTION.sub(r"\1/\2", squeeze(bare).replace(" ", "")))

@@ -22,8 +22,9 @@ _JOINT = re.compile(  # what stands between two boxes that are one answer: "or",
 _JOINT_LENGTH = 60
 _OR = re.compile(r"\b(?:or|either|maybe|perhaps|possibly)\b")
 _PHRASE = re.compile(
-    r"(?:(?<![A-Za-z\d])(?:answer|(?:correct|right) (?:option|choice))(?:\s+(?:is|equals|must be|should be|would be)\b|[*_]*\s*[:=])"
-    r"|^[#* \t]*(?:final[ \t]+)?answer[* \t]*$)(?:\s*:)?[\s*]*(?:__\s*)?(?:(?:therefore|thus|hence|then|simply|just)\b,?[\s*]*)?",
+    r"(?:(?<![A-Za-z\d])(?:answer|(?:correct|right) (?:option|choice))"
+    r"(?:\s+(?:is|equals|must be|should be|would be)\b|[*_]*\s*[:=])|^[#* \t]*(?:final[ \t]+)?answer[* \t]*$)"
+    r"(?:\s*:)?[\s*]*(?:__\s*)?(?:(?:therefore|thus|hence|then|simply|just)\b,?[\s*]*)?",
     re.IGNORECASE | re.MULTILINE,
 )
 _MONEY = r"(?!\d[^$]*(?:\s|[A-Za-z]{2}[^$]*|[.,])\$)"  # "$5 and $3", "$18. She paid $2" are no formulas

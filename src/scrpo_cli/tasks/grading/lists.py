@@ -12,7 +12,10 @@ from scrpo_cli.tasks.grading.units import TEXT
 Same = Callable[[str, str, Rules], bool | None]  # None: it cannot tell
 
 _NAME = r"\\?[A-Za-z]\w*(?:_\{\w+\})?'*(?:\((?:\w|\\[a-z]+)+(?:, ?\w+)*\))?"
-_NO_LABEL = r"(?![A-J] ?:|.*\b(?i:not|nor|neither|or|and|either|except|unless|if|least|most|than|wrong)\b[^=:]*[=:])"
+_NO_LABEL = (
+    r"(?![A-J] ?:|.*\b(?i:not|nor|neither|or|and|either|except|unless|if|least|most|than|wrong|lambda|for)\b[^=:]*[=:]"
+    r"|.*\\(?:iff|forall|exists|neg|Leftrightarrow))"
+)
 ASSIGNED = re.compile(
     rf"^{_NO_LABEL}({_NAME}(?: ?: ?{_NAME})*|\([A-Za-z](?:, ?[A-Za-z])+\)|\\mathbf\{{[A-Za-z]\}}|{TEXT.pattern}"
     r"|(?:\\(?:angle|triangle|overline|vec|Delta)|\|)? ?\{?[A-Z]{1,4}\}?\|?|[A-Za-z]{2,}(?: [A-Za-z]+){0,6})"
@@ -105,7 +108,7 @@ def same_parts(gold: str, pred: str, rules: Rules, same: Same) -> bool | None:
     where the rules say so. A list in answer to a single value is right when each of its items is: `x+11` or `11+x`.
     """
     theirs, ours = parts(gold), parts(pred)
-    if ours is None or (theirs is None or theirs.kind) and _BOUNDS.search(pred):  # x >= -2 and x <= 7
+    if ours is None or ((theirs is None or theirs.kind) and _BOUNDS.search(pred)):  # x >= -2 and x <= 7
         return None
     if "\\pm" in gold + pred and (theirs is None or len(theirs.items) != len(ours.items)):
         return None

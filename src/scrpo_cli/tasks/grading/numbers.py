@@ -100,7 +100,7 @@ EXACT = Rules()
 @lru_cache(maxsize=REMEMBERED)
 def normalize(answer: str) -> str:
     """An answer without the markup that never changes its value: dollars around it, spacing, `\\left`, `\\dfrac`."""
-    answer = _unwrapped(answer)
+    answer = _unwrapped(answer.replace("{}", "") if "{}" in answer else answer)
     if not answer.isascii():
         answer = _RAISED.sub(_power, _VULGAR.sub(_vulgar, answer))
         answer = _ROOT.sub(lambda root: f"\\sqrt{{{root[1]}}}" if root[1] else "\\sqrt", answer).translate(_SYMBOLS)

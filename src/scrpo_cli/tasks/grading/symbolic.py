@@ -62,6 +62,9 @@ _CONVERSION = ConversionConfig(lowercase_symbols=False)
 _FUNCTIONS = "arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|ln|log|exp|pi"
 _BARE_FUNCTION = re.compile(rf"(?<![\\A-Za-z{{])({_FUNCTIONS})(?![A-Za-z])")
 _E_NOTATION = re.compile(r"(?<![A-Za-z\\])(\d+\.?\d*)[eE]([+-]?\d+)\b")
+_ARGUMENT = re.compile(  # of \log_2 3 \cdot ...: the parser would take the product for it
+    r"(\\(?:log(?:_\{?\w+\}?)?|ln|sin|cos|tan))\s*(\d+|[a-z])(?=\s*(?:\\(?:cdot|times)(?![a-z])|\*))"
+)
 _STARS = re.compile(r"\*\*\s*(?:(-?\w+)|(?=[({]))")
 _TRIGONOMETRIC = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)")
 _DEGREES = re.compile(r"(\d+(?:\.\d+)?)\s*(?:\^\s*\{?\s*\\circ\s*\}?|°)")
@@ -159,6 +162,7 @@ def _as_latex(answer: str) -> str:
     answer = answer.replace("\\$", "").replace("$", "").replace("np.", "\\")
     if _TRIGONOMETRIC.search(answer):
         answer = _DEGREES.sub(r"\\frac{\1\\pi}{180}", answer)
+    answer = _ARGUMENT.sub(r"\1(\2)", answer)
     answer = _STARS.sub(lambda power: f"^{{{power[1]}}}" if power[1] else "^", without_unit(answer))
     answer = _NAMED_SCRIPT.sub(r"_{\1}", _FRAC_PI.sub(r"\\frac{\\pi}{\1}", answer)).replace("\\hbar", "h_{bar}")
     answer = _BARE_SCRIPT.sub(r"_{\1}", answer)
