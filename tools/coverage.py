@@ -273,9 +273,9 @@ def within_wilson(values_DN: np.ndarray, samples: int) -> Ends:
     return exact(np.maximum(low_D, floor_D), np.minimum(high_D, ceiling_D), values_DN)
 
 
-def with_unseen(tail: float) -> Formula:
+def with_unseen(formula: Formula, tail: float = 0.025) -> Formula:
     def ends(values_DN: np.ndarray, samples: int) -> Ends:
-        (low_D, high_D), (least_D, most_D) = within_wilson(values_DN, samples), unseen(values_DN, tail)
+        (low_D, high_D), (least_D, most_D) = formula(values_DN, samples), unseen(values_DN, tail)
         return np.minimum(low_D, least_D), np.maximum(high_D, most_D)
 
     return ends
@@ -396,7 +396,7 @@ def reported(values_DN: np.ndarray, samples: int) -> Ends:
     return low_D, high_D
 
 
-BEFORE, REPORTED = "Hall 1992 within Wilson: reported before", "the same, at least the unseen problems: reported"
+BEFORE, REPORTED = "Hall 1992 within Wilson: reported before", "Hall 1992 within Wilson + unseen problems: reported"
 FORMULAS: dict[str, Formula] = {
     "Student's t (Miller 2024)": student,
     "Wilson, effective sample size (Korn & Graubard 1998; Dean & Pagano 2015)": effective_wilson,
@@ -418,8 +418,10 @@ FORMULAS: dict[str, Formula] = {
     "Bayesian bootstrap, half a problem more": dirichlet(0.5),
     "Hall 1992": hall,
     BEFORE: within_wilson,
-    "the same, one problem more (Agresti & Coull 1998)": with_a_problem,
-    "the same, at least the unseen problems, 5% in place of 2.5%": with_unseen(0.05),
+    "Hall 1992 within Wilson, one problem more (Agresti & Coull 1998)": with_a_problem,
+    "Student's t + unseen problems": with_unseen(student),
+    "Wilson, effective sample size + unseen problems": with_unseen(effective_wilson),
+    "Hall 1992 within Wilson + unseen problems at 5%": with_unseen(within_wilson, 0.05),
     REPORTED: reported,
 }
 
@@ -445,7 +447,7 @@ def mover(a_DN: np.ndarray, b_DN: np.ndarray) -> Ends:
     together_D = (off_a_DN * off_b_DN).sum(axis=1)
     alone_D = np.sqrt((off_a_DN**2).sum(axis=1) * (off_b_DN**2).sum(axis=1))
     r_D = np.where(alone_D > 1e-12, together_D / np.maximum(alone_D, 1e-12), 0)
-    (low_a_D, high_a_D), (low_b_D, high_b_D) = with_unseen(0.025)(a_DN, 0), with_unseen(0.025)(b_DN, 0)
+    (low_a_D, high_a_D), (low_b_D, high_b_D) = (with_unseen(within_wilson)(values_DN, 0) for values_DN in (a_DN, b_DN))
 
     def margin(one_D: np.ndarray, other_D: np.ndarray) -> np.ndarray:
         return np.sqrt(np.maximum(0, one_D**2 - 2 * r_D * one_D * other_D + other_D**2))
@@ -453,7 +455,7 @@ def mover(a_DN: np.ndarray, b_DN: np.ndarray) -> Ends:
     return b_D - a_D - margin(b_D - low_b_D, high_a_D - a_D), b_D - a_D + margin(high_b_D - b_D, a_D - low_a_D)
 
 
-PAIRED = {"Student's t: reported": paired_student, "at least the unseen problems": paired_unseen, "MOVER": mover}
+PAIRED = {"Student's t: reported": paired_student, "+ unseen problems": paired_unseen, "MOVER": mover}
 
 
 # --- tables --------------------------------------------------------------------------------------------------------
