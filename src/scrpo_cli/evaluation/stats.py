@@ -52,13 +52,13 @@ def ratio_estimate(numerator_N: np.ndarray, denominator_N: np.ndarray) -> Estima
     if len(numerator_N) == 0:
         raise UserError("Nothing to average: no problem has a graded answer.", fix="Check that the input is not empty.")
     total = float(denominator_N.sum())
-    value, problems = float(numerator_N.sum()) / total, total**2 / float(np.square(denominator_N).sum())
-    unseen = _unseen(value, problems, 0.0, 1.0)
+    value = float(numerator_N.sum()) / total
     residual_N = (numerator_N - value * denominator_N) / denominator_N.mean()
+    unseen = _unseen(value, len(residual_N), 0.0, 1.0)
     if _without_spread(residual_N):
         return Estimate(value, unseen)
     low, high = _skewed(value, residual_N)
-    floor, ceiling = wilson(value, problems)
+    floor, ceiling = wilson(value, total**2 / float(np.square(denominator_N).sum()))
     return Estimate(value, (min(max(low, floor), unseen[0]), max(min(high, ceiling), unseen[1])))
 
 
@@ -126,7 +126,7 @@ def _skewed(value: float, residual_N: np.ndarray) -> tuple[float, float]:
     return value - spread * inverse(g), value - spread * inverse(-g)
 
 
-def _unseen(value: float, n: float, low: float, high: float) -> tuple[float, float]:
+def _unseen(value: float, n: int, low: float, high: float) -> tuple[float, float]:
     """How far problems that none of n drawn ones resembles can move `value`: their share of all problems is at most q,
     the Clopper-Pearson bound of 0 in n (1934, Biometrika 26:404), and at worst they lie at an end of [low, high].
     """
