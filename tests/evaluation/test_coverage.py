@@ -114,6 +114,6 @@ def test_shares_never_fall_far_below(tool, n):
 @pytest.mark.parametrize("n", [100, 500])
 def test_other_numbers_large(tool, n, samples):
     for name in ("i->c", "fix rate", "delta"):
-        assert 0.93 <= tool.two_turn_coverage(name, n, samples) <= 0.97, name
+        assert 0.93 <= tool.two_turn_coverage(name, n, samples) <= 0.985, name
     for name in list(tool.DIFFERENCES)[:4]:
         assert 0.93 <= tool.difference_coverage(name, n, samples) <= 0.97, name
