@@ -6,8 +6,10 @@ from hypothesis.extra.numpy import arrays
 from scipy import stats as scipy_stats
 
 from scrpo_cli.errors import UserError
+from scrpo_cli.evaluation.metrics import repair_rate, summarize, two_turn
 from scrpo_cli.evaluation.stats import (
     crossed_estimate,
+    crossed_share_estimate,
     difference_estimate,
     mean_estimate,
     ratio_estimate,
@@ -26,8 +28,8 @@ def test_difference_interval_by_hand():
 
 
 def test_share_without_skewness_is_students_t():
-    # 29 shares evenly around 0.5: mean 0.5, sd 0.0851, t(0.975, 28) = 2.0484
-    values_N = np.linspace(0.36, 0.64, 29)
+    # 29 shares evenly around 0.5: mean 0.5, sd 0.2433, t(0.975, 28) = 2.0484
+    values_N = np.linspace(0.1, 0.9, 29)
     margin = 2.048407 * values_N.std(ddof=1) / np.sqrt(29)
     assert mean_estimate(values_N).ci95 == pytest.approx((0.5 - margin, 0.5 + margin), abs=1e-6)
 
@@ -48,13 +50,94 @@ def test_one_sample_a_problem_is_wilson():
     assert estimate.ci95 == pytest.approx((0.4902, 0.9433), abs=1e-4)
 
 
-@given(st.integers(2, 700), st.data())
+@given(st.integers(5, 700), st.data())
 def test_all_or_nothing_problems_have_the_interval_of_wilson(n, data):
     right = data.draw(st.integers(1, n - 1))
     wilson = scipy_stats.binomtest(right, n).proportion_ci(0.95, "wilson")
     for samples in (1, 4):  # copies of an answer say nothing more
         found = ratio_estimate(samples * (np.arange(n) < right), np.full(n, samples)).ci95
         assert found == pytest.approx((wilson.low, wilson.high), abs=4e-4)
+
+
+def unseen_share(n):
+    """Largest share of problems of which none of n drawn ones would be, with a chance of 2.5%."""
+    return 1 - 0.025 ** (1 / n)
+
+
+@given(st.floats(0, 1), st.integers(2, 100), st.floats(0, 0.03), st.randoms(use_true_random=False))
+def test_a_problem_that_was_not_drawn_may_be_solved_always_or_never(rate, n, noise, random):
+    """However well the problems that were drawn agree, and at whatever rate."""
+    values_N = np.clip([rate + noise * random.uniform(-1, 1) for _ in range(n)], 0, 1)
+    low, high = mean_estimate(values_N).ci95
+    assert low <= (1 - unseen_share(n)) * values_N.mean() + 1e-12
+    assert high >= values_N.mean() + unseen_share(n) * (1 - values_N.mean()) - 1e-12
+
+
+@given(st.integers(5, 200), st.integers(1, 64))
+def test_no_jump_between_none_right_and_the_first_right_answers(n, samples):
+    """Right answers of one problem after another: ends never fall, and no answer makes the interval much wider."""
+    before = (0.0, 0.0)
+    width = unseen_share(n)
+    for right in range(min(3 * samples, 70)):
+        answers_NK = (np.arange(n * samples) < right).reshape(n, samples)
+        low, high = mean_estimate(answers_NK.mean(axis=1)).ci95
+        assert low >= before[0] - 1e-9
+        assert high >= before[1] - 1e-9
+        assert high - low <= 1.5 * width
+        before, width = (low, high), high - low
+
+
+def test_one_right_answer_of_1920_does_not_exclude_what_none_of_them_allows():
+    none, one = (mean_estimate(np.array([right / 64] + [0.0] * 29)).ci95 for right in (0, 1))
+    assert none == pytest.approx((0.0, 0.1157), abs=1e-4)
+    assert one == pytest.approx((0.0, 0.1162), abs=1e-4)
+
+
+def nearly_none(right):
+    answers_NK = np.zeros((30, 64))
+    answers_NK[0, :right] = 1
+    return answers_NK
+
+
+SHARES_THAT_ARE_REPORTED = {
+    "accuracy": lambda rare_NK: summarize(rare_NK)["ci95"],
+    "pass@1": lambda rare_NK: summarize(rare_NK)["pass_at_ci95"][1],
+    "pass@4": lambda rare_NK: summarize(rare_NK)["pass_at_ci95"][4],
+    "maj@4": lambda rare_NK: summarize(rare_NK, answers_NK=votes(rare_NK))["maj_at_ci95"][4],
+    "truncated": lambda rare_NK: summarize(np.zeros((30, 64)), rare_NK)["truncated_ci95"],
+    "i2c": lambda rare_NK: two_turn(np.zeros((30, 64)), rare_NK)["i2c"]["ci95"],
+    "c2i": lambda rare_NK: two_turn(np.ones((30, 64)), 1 - rare_NK)["c2i"]["ci95"],
+    "fix rate": lambda rare_NK: repair_rate(np.zeros((30, 64)), rare_NK)["ci95"],
+    "over seeds": lambda rare_NK: crossed_share_estimate(rare_NK.reshape(30, 4, 16).mean(axis=2)).ci95,
+}
+
+
+def votes(rare_NK):
+    return [["right" if right else str(k) for k, right in enumerate(row)] for row in rare_NK]
+
+
+@pytest.mark.parametrize("interval", SHARES_THAT_ARE_REPORTED.values(), ids=SHARES_THAT_ARE_REPORTED)
+def test_no_share_jumps_after_its_first_success(interval):
+    none, one, two = (interval(nearly_none(right)) for right in (0, 1, 2))
+    assert none[0] == 0 <= one[0] <= two[0] < 0.001
+    assert 0.11 < none[1] <= one[1] <= two[1] < 0.16
+
+
+@given(arrays(float, st.integers(2, 40), elements=SHARES), st.randoms(use_true_random=False))
+def test_the_order_of_the_problems_does_not_matter(values_N, random):
+    shuffled_N = np.array(random.sample(values_N.tolist(), len(values_N)))
+    assert mean_estimate(shuffled_N).ci95 == pytest.approx(mean_estimate(values_N).ci95, abs=1e-9)
+
+
+@given(st.lists(st.tuples(st.integers(1, 8), st.integers(0, 8)), min_size=1, max_size=40))
+def test_a_ratio_holds_its_value_and_has_a_mirror_image(pairs):
+    denominator_N = np.array([wrong for wrong, _ in pairs])
+    numerator_N = np.array([min(wrong, repaired) for wrong, repaired in pairs])
+    value, (low, high) = ratio_estimate(numerator_N, denominator_N)
+    mirror = ratio_estimate(denominator_N - numerator_N, denominator_N)
+    assert 0 <= low <= value + 1e-12
+    assert value - 1e-12 <= high <= 1
+    assert mirror.ci95 == pytest.approx((1 - high, 1 - low), abs=1e-9)
 
 
 @pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
@@ -66,7 +149,8 @@ def test_no_variance_is_not_certainty(value):
 
 def test_no_variance_is_the_exact_binomial():
     assert mean_estimate(np.ones(20)).ci95 == pytest.approx((0.025 ** (1 / 20), 1.0))
-    assert difference_estimate(np.ones(20)).ci95[0] == pytest.approx(1 - 2 * (1 - 0.025 ** (1 / 20)))
+    assert ratio_estimate(np.zeros(2), np.array([3, 1])).ci95 == pytest.approx((0.0, unseen_share(2)))
+    assert difference_estimate(np.ones(20)).ci95[0] == pytest.approx(1 - 2 * unseen_share(20))
 
 
 def test_one_problem_says_almost_nothing():
@@ -138,3 +222,11 @@ def test_two_ways_are_never_narrower_than_problems(seeds):
         alone = difference_estimate(values_NS.mean(axis=1)).ci95
         assert low <= alone[0] + 1e-12
         assert alone[1] - 1e-12 <= high
+
+
+@given(arrays(float, st.tuples(st.integers(1, 20), st.integers(2, 4)), elements=SHARES))
+def test_a_share_over_seeds_is_never_narrower_than_over_its_problems(values_NS):
+    value, (low, high) = crossed_share_estimate(values_NS)
+    alone = mean_estimate(values_NS.mean(axis=1)).ci95
+    assert 0 <= low <= alone[0] <= value + 1e-12
+    assert value - 1e-12 <= alone[1] <= high <= 1

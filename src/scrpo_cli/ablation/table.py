@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from scrpo_cli.errors import RunError
 from scrpo_cli.evaluation.metrics import repair_rate, summarize, turn_values, two_turn
 from scrpo_cli.evaluation.outcomes import Key, Outcomes, problem_means, shared_problems, side_by_side
 from scrpo_cli.evaluation.paired import HIGHER, LOWER, compare
-from scrpo_cli.evaluation.stats import crossed_estimate
+from scrpo_cli.evaluation.stats import Estimate, crossed_estimate, crossed_share_estimate
 from scrpo_cli.pool.db import Database
 
 ENOUGH_SEEDS = 3
@@ -141,7 +142,11 @@ def scores(by_seed: Mapping[int, Outcomes], problems: Sequence[Key]) -> Scores:
     means_NS = np.stack([problem_means(side_by_side([o], problems).first_NK) for o in by_seed.values()], axis=1)
     return Scores(
         seeds=[*by_seed],
-        first={"value": summary["avg"], "ci95": summary["ci95"], "ci95_seeds": over_seeds(means_NS, 0.0, 1.0)},
+        first={
+            "value": summary["avg"],
+            "ci95": summary["ci95"],
+            "ci95_seeds": over_seeds(means_NS, crossed_share_estimate),
+        },
         repair=repair_rate(outcomes.first_NK, outcomes.repaired_NK),
         two_turn=two_turn(outcomes.first_NK, outcomes.second_NK) if outcomes.has_pairs else None,
     )
@@ -171,7 +176,7 @@ def against(
         return None
     by_seed = [[problem_means(side(arm, [seed])) for seed in seeds] for arm in sides]
     differences_NS = np.stack(by_seed[1], axis=1) - np.stack(by_seed[0], axis=1)
-    ci95_seeds = over_seeds(differences_NS, -scale, scale)
+    ci95_seeds = over_seeds(differences_NS, partial(crossed_estimate, low=-scale, high=scale))
     return result | {
         "seeds": seeds,
         "by_seed": np.nanmean(differences_NS, axis=0).tolist(),
@@ -184,11 +189,13 @@ def first_of(by_seed: Mapping[int, Outcomes], problems: Sequence[Key]) -> np.nda
     return side_by_side([*by_seed.values()], problems).first_NK
 
 
-def over_seeds(values_NS: np.ndarray, low: float, high: float) -> list[float] | None:
-    """The interval of `crossed_estimate`, of the problems that every seed counts; None with fewer than ENOUGH_SEEDS."""
+def over_seeds(values_NS: np.ndarray, crossed: Callable[[np.ndarray], Estimate]) -> list[float] | None:
+    """The interval over other problems and seeds, of the problems that every seed counts; None with fewer than
+    ENOUGH_SEEDS.
+    """
     values_NS = values_NS[~np.isnan(values_NS).any(axis=1)]
     enough = len(values_NS) > 0 and values_NS.shape[1] >= ENOUGH_SEEDS
-    return list(crossed_estimate(values_NS, low, high).ci95) if enough else None
+    return list(crossed(values_NS).ci95) if enough else None
 
 
 def _deltas(outcomes: Outcomes) -> np.ndarray:

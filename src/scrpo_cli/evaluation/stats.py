@@ -42,7 +42,9 @@ def ratio_estimate(numerator_N: np.ndarray, denominator_N: np.ndarray) -> Estima
 
     The problems' residuals (the delta method: Cochran, Sampling Techniques, 3rd ed., 6.4) give Student's t with Hall's
     correction for skewness, which counts near 0 and 1. It never reaches beyond Wilson's interval for problems that are
-    all right or all wrong, because no spread is wider; with one 0/1 outcome a problem that is the interval.
+    all right or all wrong, because no spread is wider; with one 0/1 outcome a problem that is the interval. It always
+    reaches as far as problems that were not drawn can move the number (`_unseen`): answers that agree, however many,
+    say nothing about those.
     """
     numerator_N, denominator_N = np.asarray(numerator_N, dtype=float), np.asarray(denominator_N, dtype=float)
     used_N = denominator_N > 0
@@ -52,11 +54,12 @@ def ratio_estimate(numerator_N: np.ndarray, denominator_N: np.ndarray) -> Estima
     total = float(denominator_N.sum())
     value = float(numerator_N.sum()) / total
     residual_N = (numerator_N - value * denominator_N) / denominator_N.mean()
+    unseen = _unseen(value, len(residual_N), 0.0, 1.0)
     if _without_spread(residual_N):
-        return Estimate(value, _any_spread(value, len(residual_N), 0.0, 1.0))
+        return Estimate(value, unseen)
     low, high = _skewed(value, residual_N)
     floor, ceiling = wilson(value, total**2 / float(np.square(denominator_N).sum()))
-    return Estimate(value, (max(low, floor), min(high, ceiling)))
+    return Estimate(value, (min(max(low, floor), unseen[0]), max(min(high, ceiling), unseen[1])))
 
 
 def difference_estimate(differences_N: np.ndarray) -> Estimate:
@@ -67,7 +70,7 @@ def difference_estimate(differences_N: np.ndarray) -> Estimate:
     differences_N = np.asarray(differences_N, dtype=float)
     n, mean = len(differences_N), float(np.mean(differences_N))
     if _without_spread(differences_N - mean):
-        return Estimate(mean, _any_spread(mean, n, -1.0, 1.0))
+        return Estimate(mean, _unseen(mean, n, -1.0, 1.0))
     margin = _t(n - 1) * float(np.std(differences_N, ddof=1)) / np.sqrt(n)
     return Estimate(mean, (float(max(-1.0, mean - margin)), float(min(1.0, mean + margin))))
 
@@ -82,7 +85,7 @@ def crossed_estimate(values_NS: np.ndarray, low: float = -1.0, high: float = 1.0
     n, seeds = values_NS.shape
     value, of_problem_N, of_seed_S = float(values_NS.mean()), values_NS.mean(axis=1), values_NS.mean(axis=0)
     if _without_spread(of_problem_N - value):
-        return Estimate(value, _any_spread(value, n, low, high))
+        return Estimate(value, _unseen(value, n, low, high))
     rest_NS = values_NS - of_problem_N[:, None] - of_seed_S + value
     problem, seed = float(of_problem_N.var(ddof=1)) / n, float(of_seed_S.var(ddof=1)) / seeds
     both = float(np.square(rest_NS).sum()) / ((n - 1) * (seeds - 1)) / (n * seeds)
@@ -90,6 +93,13 @@ def crossed_estimate(values_NS: np.ndarray, low: float = -1.0, high: float = 1.0
     uncertain = problem**2 / (n - 1) + seed**2 / (seeds - 1) + both**2 / ((n - 1) * (seeds - 1))
     margin = _t(max(1.0, min(n - 1, variance**2 / uncertain))) * float(np.sqrt(variance))
     return Estimate(value, (float(max(low, value - margin)), float(min(high, value + margin))))
+
+
+def crossed_share_estimate(values_NS: np.ndarray) -> Estimate:
+    """`crossed_estimate` of a share, nowhere narrower than the interval over its problems (`mean_estimate`)."""
+    value, (low, high) = crossed_estimate(values_NS, 0.0, 1.0)
+    alone = mean_estimate(values_NS.mean(axis=1)).ci95
+    return Estimate(value, (min(low, alone[0]), max(high, alone[1])))
 
 
 def _without_spread(residual_N: np.ndarray) -> bool:
@@ -116,9 +126,9 @@ def _skewed(value: float, residual_N: np.ndarray) -> tuple[float, float]:
     return value - spread * inverse(g), value - spread * inverse(-g)
 
 
-def _any_spread(value: float, n: int, low: float, high: float) -> tuple[float, float]:
-    """n problems that all gave `value`: other values may exist, in a share of at most q of all problems, where q is the
-    Clopper-Pearson bound of 0 successes in n; at worst they all lie at an end of [low, high].
+def _unseen(value: float, n: int, low: float, high: float) -> tuple[float, float]:
+    """How far problems that none of n drawn ones resembles can move `value`: their share of all problems is at most q,
+    the Clopper-Pearson bound of 0 in n (1934, Biometrika 26:404), and at worst they lie at an end of [low, high].
     """
     q = 1 - (ALPHA / 2) ** (1 / n)
     return value - q * (value - low), value + q * (high - value)
