@@ -37,6 +37,9 @@ _LOGIC = re.compile(r"\\(?:iff|forall|exists|neg|Leftrightarrow)(?![a-z])")
 _SET = re.compile(r"\\\{|\\in(?![a-z])")
 _RATIO = re.compile(r"(\d+(?:\.\d+)?) *: *(\d+(?:\.\d+)?)")
 _NAMED = re.compile(r"\\?[A-Za-z]\w*(?:_\{\w+\})?(?:\(\w+\))?")
+_UNSOLVED = re.compile(
+    r"(?=.*[\d^]|.*([A-Za-z]).*\1)(?:[-+*/^{}()\d. ]|\\(?:frac|sqrt|cdot))*([A-Za-z])(?:[-+*/^{}()\d. ]|\2)*"
+)
 _LETTERS = re.compile(r"(?<![A-Za-z\\])[A-Za-z]|\\(?:theta|alpha|beta|gamma|lambda|mu|phi|text|angle|vec|overline)")
 _CLOCK = re.compile(r"(?<![\d:])\d{1,2} *: *\d\d(?![\d:])")
 
@@ -96,6 +99,8 @@ def same_sides(gold: str, pred: str, rules: Rules) -> bool | None:
     first, *others = (side.strip() for side in pred.split("="))
     if number(first) and len(others) == 1 and _NAMED.fullmatch(others[0]):  # 5 = x
         return same_number(gold, first, rules)
+    if _UNSOLVED.fullmatch(first) and not _NAMED.fullmatch(first):  # x^3 = -1
+        return False
     values = [number(side) for side in (first, *others)]
     if any(value is None and not _LETTERS.search(side) for side, value in zip((first, *others), values, strict=True)):
         return None

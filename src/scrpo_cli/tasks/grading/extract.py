@@ -24,7 +24,7 @@ _OR = re.compile(r"\b(?:or|either|maybe|perhaps|possibly)\b")
 _PHRASE = re.compile(
     r"(?:(?<![A-Za-z\d])(?:answer|(?:correct|right) (?:option|choice))"
     r"(?:\s+(?:is|equals|must be|should be|would be)\b|[*_]*\s*[:=])|^[#* \t]*(?:final[ \t]+)?answer[* \t]*$)"
-    r"(?:\s*:)?[\s*]*(?:__\s*)?(?:(?:therefore|thus|hence|then|simply|just)\b,?[\s*]*)?",
+    r"(?:\s*:)?[\s*]*(?:__\s*)?(?:(?:therefore|thus|hence|then|simply|just|equal to)\b,?[\s*]*)?",
     re.IGNORECASE | re.MULTILINE,
 )
 _MONEY = r"(?!\d[^$]*(?:\s|[A-Za-z]{2}[^$]*|[.,])\$)"  # "$5 and $3", "$18. She paid $2" are no formulas
@@ -35,7 +35,7 @@ _FINAL = re.compile(r"\bfinal\s+answer\b", re.IGNORECASE)
 _SAYS_A_VALUE = re.compile(r"[\d$\\]|^\(?[A-J]\)?$")
 _STATED = re.compile(
     r"[^\d=]*?[^\d=\s]\s+(?:is|are|equals|must be|will be|would be)\s+(?:simply |exactly |equal to )?"
-    r"(?=[-+$\\(]*\d|\$|\\)"
+    r"(?=[-+$\\(*]*\d|\$|\\)"
 )
 _IS = re.compile(r"\b(?:is|are|equals)\b")
 _NOT_STATED = re.compile(r"\b(?:not|or|either|neither|nor|than|least|most|between|that|if|unless)\b", re.IGNORECASE)
@@ -155,7 +155,7 @@ def _stated(sentence: str) -> str:
     stated = _STATED.match(sentence)
     if not stated or _NOT_STATED.search(stated[0]):
         return sentence
-    value = sentence[stated.end() :].strip()
+    value = sentence[stated.end() :].strip().strip("*")
     if _IS.search(value):
         return sentence
     formula = _DOLLARS.fullmatch(value)

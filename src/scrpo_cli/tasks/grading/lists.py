@@ -13,18 +13,19 @@ Same = Callable[[str, str, Rules], bool | None]  # None: it cannot tell
 
 _NAME = r"\\?[A-Za-z]\w*(?:_\{\w+\})?'*(?:\((?:\w|\\[a-z]+)+(?:, ?\w+)*\))?"
 _NO_LABEL = (
-    r"(?![A-J] ?:|.*\b(?i:not|nor|neither|or|and|either|except|unless|if|least|most|than|wrong|lambda|for)\b[^=:]*[=:]"
+    r"(?![A-J] ?:|.*\b(?i:not|nor|neither|or|and|either|except|unless|if|least|most|than|wrong|lambda|for)\b"
     r"|.*\\(?:iff|forall|exists|neg|Leftrightarrow))"
 )
 ASSIGNED = re.compile(
     rf"^{_NO_LABEL}({_NAME}(?: ?: ?{_NAME})*|\([A-Za-z](?:, ?[A-Za-z])+\)|\\mathbf\{{[A-Za-z]\}}|{TEXT.pattern}"
     r"|(?:\\(?:angle|triangle|overline|vec|Delta)|\|)? ?\{?[A-Z]{1,4}\}?\|?|[A-Za-z]{2,}(?: [A-Za-z]+){0,6})"
-    r"\s*(?:=|\\in(?![a-z])|:(?= ))\s*(?=[^=]+$)"
+    r"\s*(?:=|\\in(?![a-z])|:(?= )|is(?= ))\s*(?=[^=]+$)"
 )
 """What an answer is the value of: `x =`, `f(2) =`, `S_1:S_2 =`, `\\text{Area} =`, `Perimeter:`; no choice (`C: 12`)."""
 
 _BOUNDS = re.compile(r"[<>]|\\(?:[lg]eq?(?:slant)?|[lg]t|neq?)(?![a-z])")
-_SEPARATES = re.compile(r"=|:|\\in")
+_SIGNS = re.compile(r"\\pm\s*")
+_SEPARATES = re.compile(r"=|:|\\in| is ")
 _AND_OR = re.compile(
     r"\s*(?:\\text\s*\{[\s,]*(?:and|or)\s*\}|(?<![\\A-Za-z])(?:and|or)(?![A-Za-z])|\\(?:l?or|vee)(?![a-z]))\s*"
 )
@@ -107,7 +108,7 @@ def same_parts(gold: str, pred: str, rules: Rules, same: Same) -> bool | None:
     Order counts, save in sets, among equations (`x=1, y=2`), points (`(1,2), (2,1)`) and alternatives (`1 or 2`), and
     where the rules say so. A list in answer to a single value is right when each of its items is: `x+11` or `11+x`.
     """
-    theirs, ours = parts(gold), parts(pred)
+    theirs, ours = parts(gold), parts(_both_signs(pred))
     if ours is None or ((theirs is None or theirs.kind) and _BOUNDS.search(pred)):  # x >= -2 and x <= 7
         return None
     if "\\pm" in gold + pred and (theirs is None or len(theirs.items) != len(ours.items)):
@@ -125,6 +126,13 @@ def same_parts(gold: str, pred: str, rules: Rules, same: Same) -> bool | None:
     if theirs.kind == "" and (rules.unordered or _alternatives(theirs.items) or _OR.search(pred)):
         return _in_any_order(theirs.items, ours.items, single, same)
     return _all(same(item, other, single) for item, other in zip(theirs.items, ours.items, strict=True))
+
+
+def _both_signs(text: str) -> str:
+    """`(0, \\pm 2)` as `(0, +2), (0, -2)`."""
+    if text.count("\\pm") != 1 or not _bracketed(text)[0]:
+        return text
+    return ", ".join(_SIGNS.sub(sign, text) for sign in "+-")
 
 
 def _alternatives(listed: list[str]) -> bool:

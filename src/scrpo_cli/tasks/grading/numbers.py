@@ -20,16 +20,23 @@ APPROXIMATE = Fraction(1, 10**6)  # relative: how close a decimal has to be to a
 
 _SPACE = re.compile(r"(?<!\\)(?:\\(?:[,;:>]|!\s*)|\\(?:left|right|displaystyle|[bB]igg?)(?![a-zA-Z]))")
 _WIDE_SPACE = re.compile(r"(?<!\\)(?:\\(?: |q?quad\b)|~)|\s+")
+_DOLLAR = re.compile(r"(?<!\\)\$")
+_EMPTY = re.compile(r"\\\{\s*\\\}")
+_SWITCH = re.compile(r"color|\\math|\\(?:bf|em|tiny|small|normal|[lL]arge|LARGE|[hH]uge|textstyle)")
 _LABEL = re.compile(r"(\\text\w*\s*\{[^{}]*[A-Za-z])\s*(?:[:=]| is| are)\s*\}\s*(?=\S)")  # \text{Area: } 5
 _APPROXIMATION = re.compile(r"(.+?)\\approx(?![a-z])(.*)", re.DOTALL)
 _ONLY_NAME = re.compile(r"\\?[A-Za-z]\w*(?:_\{?\w+\}?)?")
 _NO_VALUE = re.compile(r"^\\approx(?![a-z])\s*|\\phantom(?![a-z])(?:\{[^{}]*\})?")
 _BOLD_DIGITS = re.compile(r"\\mathbf\s*\{\s*(-?[\d ]+?)[\s.]*\}")  # OlympiadBench sets them apart: \mathbf{3 4 3 2}
 _LETTER = re.compile(r"\\math(?:rm|it|sf)\s*\{\s*([eid])\s*\}")  # the constants and dx, set upright
-_COLOR = re.compile(r"\\(?:text)?color\s*(?:\[\w+\])?\{[^{}]*\}")
+_COLOR = re.compile(
+    r"\\(?:bf|em|bfseries|tiny|small|normalsize|[lL]arge|LARGE|[hH]uge|textstyle)(?![a-zA-Z])\s*|\\(?:text|f)?color(?:box)?\s*(?:\[\w+\])?\{[^{}]*\}"
+)
 _VULGAR = re.compile(r"[\u00bc-\u00be\u2150-\u215e]")  # ½
 _RAISED = re.compile(r"[\u2070\u00b9\u00b2\u00b3\u2074-\u2079\u207b]+")  # ²
-_WRAPPER = re.compile(r"(?:\\(?:boxed|fbox|underline|boldsymbol|bm|ensuremath|displaystyle)\s*)?\{|\*\*|__|`")
+_WRAPPER = re.compile(
+    r"(?:\\(?:text(?:bf|it|rm|normal)?(?=\s*\{[^{}]*\\(?!text|mbox)[a-z])|boxed|fbox|underline|boldsymbol|bm|ensuremath|displaystyle)\s*)?\{|\*\*|__|`"
+)
 _INFIX = re.compile(r"\\(?:choose|atop|brace|brack)(?![a-z])")  # their braces are part of them
 _OPENING = frozenset("$\\{*_`")
 _BRACE = re.compile(r"\\.|[{}]")
@@ -42,7 +49,6 @@ _SAME = (
     ("\\langle", "("),
     ("\\rangle", ")"),
     ("\\varnothing", "\\emptyset"),
-    ("\\{\\}", "\\emptyset"),
 )
 _SYMBOLS = str.maketrans(
     {
@@ -101,6 +107,8 @@ EXACT = Rules()
 def normalize(answer: str) -> str:
     """An answer without the markup that never changes its value: dollars around it, spacing, `\\left`, `\\dfrac`."""
     answer = _unwrapped(answer.replace("{}", "") if "{}" in answer else answer)
+    if "$" in answer and len(dollars := _DOLLAR.findall(answer)) > 1 and len(dollars) % 2 == 0:  # $17$ cm
+        answer = _DOLLAR.sub("", answer)
     if not answer.isascii():
         answer = _RAISED.sub(_power, _VULGAR.sub(_vulgar, answer))
         answer = _ROOT.sub(lambda root: f"\\sqrt{{{root[1]}}}" if root[1] else "\\sqrt", answer).translate(_SYMBOLS)
@@ -108,10 +116,11 @@ def normalize(answer: str) -> str:
         answer = _BOLD_DIGITS.sub(lambda digits: digits[1].replace(" ", ""), answer)
     if "\\" in answer or "{," in answer:
         answer = _LABEL.sub(r"\1}: ", answer)
-        answer = _LETTER.sub(r"{\1}", _COLOR.sub("", answer)) if "color" in answer or "\\math" in answer else answer
+        answer = _LETTER.sub(r"{\1}", _COLOR.sub("", answer)) if _SWITCH.search(answer) else answer
         answer = _unwrapped(_SPACE.sub("", _BRACED_COMMA.sub("", _NO_VALUE.sub("", answer))))
         for spelling, usual in _SAME:
             answer = answer.replace(spelling, usual)
+        answer = _EMPTY.sub(r"\\emptyset", answer)
     if "\\approx" in answer and (estimate := _APPROXIMATION.fullmatch(answer)):
         exact, decimal = estimate[1].strip(), estimate[2].strip()
         answer = f"{exact} = {decimal}" if _ONLY_NAME.fullmatch(exact) else exact

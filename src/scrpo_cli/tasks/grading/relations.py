@@ -78,7 +78,11 @@ def value_of(equation: Eq) -> Any:
         if right.free_symbols:
             return left
         return right if equal_constants(left, right) else None
-    return None if right.is_zero and not is_assignment(equation) else right
+    if is_assignment(equation):
+        return right
+    letters = left.free_symbols
+    unsolved = right.is_number and len(letters) == 1 and left.is_rational_function(*letters)  # x^3 = -1 says what x is
+    return None if right.is_zero or unsolved else right
 
 
 def same_relation(gold: Any, pred: Any) -> bool:

@@ -114,7 +114,7 @@ def symbolic(gold: str, pred: str, rules: Rules = EXACT) -> bool:
     real = not should_treat_as_complex(gold + " " + pred)
     theirs, ours = read(gold, real), read(pred, real)
     written = number(pred)
-    decimal = bool(written and is_decimal(written))
+    decimal = written is not None and is_decimal(written)
     return theirs is not None and ours is not None and _same(theirs, ours, rules, decimal)
 
 
@@ -285,7 +285,7 @@ def _same_constant(gold: Any, pred: Any, rules: Rules, decimal: bool) -> bool | 
         return None
     if gold.is_rational and pred.is_rational and not (rules.rel_tol or rules.abs_tol):
         return bool(gold.doit() == pred.doit())
-    approximate = decimal or pred.has(Float)
-    relative = max(rules.rel_tol, float(APPROXIMATE) if approximate else 1e-45)
+    relative = max(rules.rel_tol, float(APPROXIMATE) if decimal else 1e-45)
+    pred = pred.xreplace({x: Rational(str(x)) for x in pred.atoms(Float)})
     scale = abs(gold.evalf(60)) or 1
     return bool(abs((gold - pred).evalf(60)) <= max(rules.abs_tol, relative * scale))

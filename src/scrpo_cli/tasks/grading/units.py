@@ -24,7 +24,7 @@ _NUMBER_WORDS = (
 _OTHER_WORDS = (
     "and|or|nor|not|but|to|too|through|over|times|plus|minus|mod|modulo|pi|tau|ln|log|exp|sqrt|sin|cos|tan|"
     "cot|csc|squared|cubed|factorial|twice|thrice|double|doubled|triple|tripled|halved|negative|positive|"
-    "percent|than|if|when|where|whenever|because|since|unless|except|either|maybe|perhaps|possibly|wait|"
+    "percent|than|less|fewer|below|under|short|if|when|where|whenever|because|since|unless|except|either|maybe|perhaps|possibly|wait|"
     "between|at|about|choose|power|root|infinity|nan|is|are|was|equals"
 )
 _NO_UNIT = re.compile(rf"(?:{_NUMBER_WORDS})s?|{_OTHER_WORDS}", re.IGNORECASE)
@@ -53,7 +53,7 @@ _HAS_VALUE = re.compile(r"\d|\\(?:pi|infty)")
 _SPELLINGS = (
     (re.compile(r"\\(?:frac|dfrac|tfrac)\s*\{((?:[^{}]|\{[^{}]*\})*)\}\s*\{((?:[^{}]|\{[^{}]*\})*)\}"), r"\1 / \2"),
     (re.compile(r"\{\\(?:rm|it|bf|sf)\s+((?:[^{}]|\{[^{}]*\})*)\}|\{\}"), r" \1 "),
-    (re.compile(r"([MLR])_\s*\{?\s*(?:\\(?:big)?(?:odot)|\\?sun|☉)\s*\}?"), r" \1sun "),
+    (re.compile(r"([MLR])\s*_\s*\{?\s*(?:\\(?:big)?(?:odot)|\\?sun|☉)\s*\}?"), r" \1sun "),
     (re.compile(r"M_\s*\{?\s*\\oplus\s*\}?"), " Mearth "),
     (re.compile(r"\^\s*\{?\s*\\circ\s*\}?|\\degree\b|\\deg\b|°|\\textdegree\b"), " deg "),
     (re.compile(r"\\(?:text)?mu(?![a-z])\s*|[\u00b5\u03bc]\s*"), "µ"),
