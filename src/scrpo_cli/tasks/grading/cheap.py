@@ -24,7 +24,9 @@ _SPACED = re.compile(r"[+-]?\d[\d.]*(?: \d[\d.]*)+")
 _CHOICE = re.compile(r"\(?([A-J])\)?")
 _CHOSEN = re.compile(r"(?:(?:option|choice)\s+)?(?:[(\[]([A-Ja-j])[)\]]|([A-Ja-j])(?:[).:]|$))", re.IGNORECASE)
 _ANOTHER = re.compile(
-    r"\s*(?:[,/;&|-]|or\b|and\b|to\b|through\b)|.*(?<![A-Za-z\\])[A-J](?![A-Za-z])(?! [a-z])", re.DOTALL
+    r"\s*(?:[,/;&|-]|or\b|and\b|to\b|through\b|.*(?<![A-Za-z\\])[A-J](?![A-Za-z])(?! [a-z])"
+    r"|.*\b(?:any|all|every|each|both|either|neither|none|not|others?)\b)",
+    re.DOTALL,
 )
 _WORDS = re.compile(r"(?=.*[A-Za-z]{4}|yes|no)[A-Za-z][A-Za-z ,'-]*", re.IGNORECASE)
 _ARTICLE = re.compile(r"^(?:an?|the) ")
@@ -99,7 +101,7 @@ def same_sides(gold: str, pred: str, rules: Rules) -> bool | None:
     first, *others = (side.strip() for side in pred.split("="))
     if number(first) and len(others) == 1 and _NAMED.fullmatch(others[0]):  # 5 = x
         return same_number(gold, first, rules)
-    if _UNSOLVED.fullmatch(first) and not _NAMED.fullmatch(first):  # x^3 = -1
+    if len(others) == 1 and _UNSOLVED.fullmatch(first) and not _NAMED.fullmatch(first):  # x^3 = -1
         return False
     values = [number(side) for side in (first, *others)]
     if any(value is None and not _LETTERS.search(side) for side, value in zip((first, *others), values, strict=True)):

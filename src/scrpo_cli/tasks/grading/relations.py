@@ -23,7 +23,8 @@ def unchained(expression: Any) -> Any:
         constants = [side for side in sides if getattr(side, "is_number", False)]
         if not all(equal_constants(side, constants[-1]) for side in constants[:-1]):
             return None
-        return Eq(sides[0], sides[-1], evaluate=False)
+        named = sides[0] if is_assignment(chain[0]) else sides[-2]
+        return Eq(named, sides[-1], evaluate=False)
     return expression
 
 

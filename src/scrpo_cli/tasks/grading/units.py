@@ -100,7 +100,8 @@ def _unit_at(text: str) -> int:
     if _HAS_VALUE.search(text, 0, end):
         while end and text[end - 1] in "([":  # 5 (m/s)
             end -= 1
-        return end if _is_unit(text[end:], text[end - 1 : end].isspace()) else len(text)
+        whole = sum(map(text[:end].count, "([{")) == sum(map(text[:end].count, ")]}"))
+        return end if whole and _is_unit(text[end:], text[end - 1 : end].isspace()) else len(text)
     wrapped = _WRAPPED_TAIL.search(text)  # of a formula: x+1\text{ cm}; a bare word there may be letters
     return wrapped.start() if wrapped and _is_unit(wrapped[1], True) and not _letter(wrapped[1]) else len(text)
 
