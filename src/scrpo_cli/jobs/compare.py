@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from scrpo_cli.errors import UserError
 from scrpo_cli.evaluation.metrics import compare_two_turns
 from scrpo_cli.evaluation.outcomes import Outcomes, read_answers, shared_problems, side_by_side
@@ -80,6 +82,7 @@ def compare_scored(db: Database, a: Scored, b: Scored) -> dict[str, Any] | None:
     if ours.has_pairs and theirs.has_pairs:
         turns = compare_two_turns(ours.first_NK, ours.second_NK, theirs.first_NK, theirs.second_NK)
     notes = [*_protocol_warnings(a, b), *_size_warnings(of_a, of_b, len(shared))]
+    notes += [*_left_out("a", ours.first_NK), *_left_out("b", theirs.first_NK)]
     return first | {"run": a[0], "shared": len(shared), "turns": turns, "warnings": notes}
 
 
@@ -114,6 +117,12 @@ def _size_warnings(a: Outcomes, b: Outcomes, shared: int) -> list[str]:
     if a.first_NK.shape[1] != b.first_NK.shape[1]:
         found.append("They have different numbers of samples a problem: the test is approximate.")
     return found
+
+
+def _left_out(side: str, first_NK: np.ndarray) -> list[str]:
+    """That some answers to the shared problems do not count."""
+    missing = int(np.isnan(first_NK).sum())
+    return [f"Of {side}, {missing} of {first_NK.size} first answers do not count."] if missing else []
 
 
 def _short(value: Any, most: int = 60) -> str:
