@@ -112,7 +112,7 @@ def evaluate(
 
     if from_jsonl:
         refuse_sampling(context)
-        resolved = load_recipe(recipe or DEFAULT_RECIPE, sets)
+        resolved = load_recipe(recipe or DEFAULT_RECIPE, [*(["name=''"] if recipe is None else []), *sets])
         from scrpo_cli.jobs.external import evaluate_external
         from scrpo_cli.tasks.external import full_responses, parse_map, read_responses
 

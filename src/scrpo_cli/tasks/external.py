@@ -58,9 +58,9 @@ class ResponseRow:
     finish: FinishReason = FinishReason.UNKNOWN
     prefill: str = ""
     """What the chat template wrote at the start of the response; it is graded with it."""
-    placed: bool = False
+    placed: bool = field(default=False, compare=False)
     """`id` is a place in a file or the text itself, so that the text says which problem of a benchmark it is."""
-    numbered: bool = True
+    numbered: bool = field(default=True, compare=False)
     """The row says which `sample` it is."""
 
     def as_problem(self) -> Problem:
