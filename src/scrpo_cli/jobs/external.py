@@ -95,7 +95,7 @@ def asked_for(
     there = ", ".join(f"{len(each)} of {name}" for name, each in others.items())
     if missing := [name for name, each in found.items() if not each]:
         where = next(iter(others.values()))[0].where if others else "--benchmarks"
-        fix = f"There are rows {there}." if there else "Leave it out."
+        fix = misspelt(missing[0]) or (f"There are rows: {there}." if there else "Leave it out.")
         raise UserError(f"No row answers {missing[0]}.", where, fix)
     if others:
         report(f"rows that answer another benchmark are left out: {there}")
