@@ -155,6 +155,7 @@ def test_a_misspelt_benchmark_of_the_rows_is_refused(scrpo, tmp_path, label) -> 
         (["--limit", 4], "--limit: the answers"),
         (["--turns", 2, "--gate", "logprob"], "--turns, --gate: the answers"),
         (["--run", "last"], "--run: the answers"),
+        (["--scaling"], "the file has no second turn"),
         (["--against", "last"], "There is no earlier evaluation to compare with"),
         (["--format", "inspect"], "the log has no samples"),
     ],

@@ -6,6 +6,7 @@ answers in place of a model; of the Inspect log the events are left out.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import sys
@@ -204,12 +205,8 @@ def test_no_damage_to_a_file_ends_in_anything_but_rows_or_a_user_error(tmp_path_
         )
     file = tmp_path_factory.mktemp("damaged") / "file.json"
     file.write_text(json.dumps(document))
-    try:
-        rows = read(file, format)
-    except UserError as error:
-        assert error.where
-    else:
-        assert rows
+    with contextlib.suppress(UserError):
+        assert read(file, format)
 
 
 # --- which format, and field maps ---------------------------------------------------------------------------------
@@ -235,8 +232,15 @@ def test_the_wrong_format_is_told(file, format, says) -> None:
 
 @pytest.mark.parametrize(
     ("word", "finish"),
-    [("stop", "stop"), ("end_turn", "stop"), ("EOS", "stop"), ("MAX_TOKENS", "length"), ("length", "length")]
-    + [("content_filter", "unknown"), (None, "unknown")],
+    [
+        ("stop", "stop"),
+        ("end_turn", "stop"),
+        ("EOS", "stop"),
+        ("MAX_TOKENS", "length"),
+        ("length", "length"),
+        ("content_filter", "unknown"),
+        (None, "unknown"),
+    ],
 )
 def test_finish_and_benchmark_are_mapped(tmp_path, word, finish) -> None:
     file = jsonl(tmp_path / "r.jsonl", {"id": "a", "response": "x", "why": {"end": word}, "set": "gsm8k"})

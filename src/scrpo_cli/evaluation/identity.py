@@ -19,6 +19,7 @@ from scrpo_cli.tasks.sources import DATA_SETS
 from scrpo_cli.tasks.tiny import is_tiny
 from scrpo_cli.types import Problem
 
+OR_A_BENCHMARK = "Name its benchmark with --benchmarks, or the fields with --map; the whole file is refused."
 EXTERNAL = "external"
 """Where rows are stored that name neither a benchmark nor a source of their own."""
 
@@ -89,8 +90,8 @@ def of_their_own(rows: Sequence[ResponseRow]) -> list[ResponseRow]:
     answer and rules: the same problem is the same in every file, and another one is never taken for it.
     """
     first: dict[tuple[str, str], ResponseRow] = {}
-    for row in map(with_problem, rows):
-        known = first.setdefault((row.source, row.id), row)
+    for row in rows:
+        known = first.setdefault((row.source, row.id), with_problem(row, OR_A_BENCHMARK))
         for field in ("problem", "answer", "meta"):
             if getattr(row, field) != getattr(known, field):
                 what = f"Problem {shorten(row.id, 60, placeholder='...')!r} has another `{field}` in {known.where}."

@@ -65,7 +65,7 @@ def evaluate_external(
             benchmark = planned.benchmarks[name] if named else benchmark_of(name, each, recipe)
             sheet = of_rules(benchmark, each, recipe) if benchmark else of_no_rules(each, recipe, choose)
             stack.callback(sheet.task.close)
-            arranged(sheet.rows)  # its mistakes show before a run begins
+            check(sheet)
             report(announced(name, sheet, chosen=choose and not benchmark))
             sheets[name] = sheet
         graders = {name: sheet.task.grader for name, sheet in sheets.items()}
@@ -138,6 +138,14 @@ def of_no_rules(rows: Sequence[ResponseRow], recipe: Recipe, choose: bool) -> Sh
     if choose:
         protocol = replace(protocol, task=protocol.task.model_copy(update={"name": task_of(found)}))
     return Sheet(found, protocol, make_task(protocol.task), {})
+
+
+def check(sheet: Sheet) -> None:
+    """Refuse rows that do not fit together, and curves that they cannot give, before a run begins."""
+    turns, _ = arranged(sheet.rows)
+    if sheet.protocol.scaling and len(turns) < 2:
+        what = "Inference scaling compares first answers with corrected ones, and the file has no second turn."
+        raise UserError(what, sheet.rows[0].where, "Leave out --scaling, or give rows with turn 2.")
 
 
 def announced(name: str, sheet: Sheet, *, chosen: bool) -> str:

@@ -188,6 +188,8 @@ def misspelt(label: str) -> str:
     if isinstance(found := shipped().get(label), Suite):
         return f"'{label}' is a suite; its benchmarks are {', '.join(members_of(found, label))}."
     known = {b.name: b.problems.source for b in shipped().values() if isinstance(b, Benchmark)}
+    if label in known:
+        return ""
     same = [name for name, source in known.items() if source == label]
     return f"Did you mean '{same[0]}'?" if same else nearest(label, known, cutoff=LABEL_CUTOFF)
 

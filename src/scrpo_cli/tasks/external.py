@@ -135,11 +135,11 @@ def full_responses(rows: Sequence[ResponseRow | PairRow]) -> list[ResponseRow]:
     return [row for row in rows if isinstance(row, ResponseRow)]
 
 
-def with_problem(row: ResponseRow) -> ResponseRow:
+def with_problem(row: ResponseRow, fix: str = FULL) -> ResponseRow:
     """The row itself, which has to bring its problem and reference answer."""
     for name, value in (("problem", row.problem), ("answer", row.answer)):
         if value is None:
-            raise UserError(f"The row has no `{name}`.", row.where, FULL)
+            raise UserError(f"The row has no `{name}`.", row.where, fix)
     return row
 
 
