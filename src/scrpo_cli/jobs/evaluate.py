@@ -25,19 +25,16 @@ from scrpo_cli.evaluation.gate import (
 )
 from scrpo_cli.evaluation.held_out import check_held_out, held_out_of, trained_on, warnings
 from scrpo_cli.evaluation.metrics import suite_average
-from scrpo_cli.evaluation.outcomes import FIRST, REPAIR, Answers, Key, read_answers
+from scrpo_cli.evaluation.outcomes import FIRST, REPAIR, Answers, read_answers
 from scrpo_cli.evaluation.protocol import Protocol, fingerprint
 from scrpo_cli.evaluation.runner import Evaluator, Start
-from scrpo_cli.jobs.compare import compare_runs
+from scrpo_cli.jobs.compare import compare_runs, earlier_run
 from scrpo_cli.jobs.runs import ActiveRun, resumed_run, started_run
 from scrpo_cli.pool.db import Database
-from scrpo_cli.pool.models import RunRow
 from scrpo_cli.pool.queries import (
     attempts_of,
     evaluations_of,
-    list_runs,
     note_run,
-    problems_of,
     record_answers,
     record_evaluation,
     resolve_run,
@@ -71,7 +68,7 @@ def evaluate_model(db: Database, recipe: Recipe, against: str | None, report: Re
     found = check_held_out(recipe, trained_on(db, recipe), held_out_of(planned))
     for line in warnings(found):
         report(line)
-    other = earlier_run(db, against, graders_of(planned)) if against else None
+    other = earlier_run(db, against, graders_of(planned)) if against else None  # before anything is loaded
     options = {"plan": planned.as_dict(), "against": other}
     with started_run(db, "eval", recipe, summary={"options": options, "contamination": found}) as run:
         carry_out(db, run, report, draw)
@@ -94,53 +91,6 @@ def carry_out(db: Database, run: ActiveRun, report: Report, draw: Draw) -> None:
     planned = EvalPlan.read(options["plan"])
     results = evaluate_plan(db, run, planned, report)
     sum_up(db, run, results, planned.suites, options["against"], draw)
-
-
-def earlier_run(
-    db: Database, ref: str | None, graders: Mapping[str, str], problems: Mapping[str, set[Key]] | None = None
-) -> str | None:
-    """The run that an evaluation is compared with. `graders`: who grades each of its benchmarks; `problems`: theirs,
-    where they are known. `last` is the newest evaluation that can be compared with it: it is done, and what both have
-    scored was graded by the same grader.
-
-    UserError before anything is sampled where the run has none of the benchmarks, or no run can be compared.
-    """
-    if ref is None:
-        return None
-    if ref != "last":
-        run = resolve_run(db, ref)
-        if why := incomparable(db, run, graders, None):
-            raise UserError(f"Run {run.id} {why}.", f"--against {ref}", "Evaluate both on the same benchmark.")
-        return run.id
-    runs = [run for run in list_runs(db) if run.command == "eval"]
-    reasons = {}
-    for run in runs:
-        reasons[run.id] = incomparable(db, run, graders, problems or {})
-        if not reasons[run.id]:
-            return run.id
-    fix = f"The newest, {runs[0].id}, {reasons[runs[0].id]}." if runs else "Run one first, without --against."
-    raise UserError("There is no earlier evaluation to compare with.", f"--against last, {db.where}", fix)
-
-
-def incomparable(db: Database, run: RunRow, graders: Mapping[str, str], problems: Mapping[str, set[Key]] | None) -> str:
-    """Why a run cannot be compared with what `graders` grade, or nothing. Without `problems` it was asked for by name:
-    then it has only to share a benchmark, and other differences are warned of.
-    """
-    scored = {e.name: e for e in evaluations_of(db, run.id)}
-    shared = scored.keys() & graders.keys()
-    if not shared:
-        return f"scored {', '.join(sorted(scored)) or 'nothing'}, and not {' or '.join(graders)}"
-    if problems is None:
-        return ""
-    if run.status != "done":
-        return f"has the status {run.status}"
-    for name in sorted(shared):
-        theirs = (scored[name].metrics.get("protocol") or {}).get("grader")
-        if theirs != graders[name]:
-            return f"was graded on {name} by {theirs}, and not by {graders[name]}"
-    if any(name not in problems or problems[name] & problems_of(db, run.id, scored[name].phase) for name in shared):
-        return ""
-    return "scored other problems"
 
 
 def graders_of(planned: EvalPlan) -> dict[str, str]:
@@ -267,6 +217,8 @@ class BenchmarkRun:
             start = Start(before + len(batch), start.repairs + sum(a.part == REPAIR for a in attempts))
             if start.problems * TENTHS // len(self.problems) > before * TENTHS // len(self.problems):
                 share = f"{100 * right / max(1, counted):.0f}% of first answers right so far"
+                failed = start.problems * self.evaluator.protocol.samples - counted
+                share += f", {failed:.0f} not graded" if failed else ""
                 self.report(f"{self.name}: {start.problems} of {len(self.problems)} problems, {share}")
 
 
