@@ -42,7 +42,11 @@ class Interrupted(ScrpoError):
     exit_code = 130
 
 
-def nearest(word: str, known: Iterable[str], prefix: str = "") -> str:
-    """`Did you mean 'x'?` for a word that is like one of the known ones, with what stands before it, else nothing."""
-    near = difflib.get_close_matches(word, list(known), n=1)
-    return f"Did you mean '{prefix}{near[0]}'?" if near else ""
+def nearest(word: str, known: Iterable[str], prefix: str = "", most: int = 1, cutoff: float = 0.6) -> str:
+    """`Did you mean 'x'?` for a word that is like some of the known ones, whatever the case, with what stands before
+    them, else nothing.
+    """
+    spelled = {name.lower(): name for name in known}
+    near = difflib.get_close_matches(word.lower(), spelled, most, cutoff)
+    listed = " or ".join(f"'{prefix}{spelled[name]}'" for name in near)
+    return f"Did you mean {listed}?" if near else ""

@@ -38,6 +38,15 @@ def estimate(number: Mapping[str, Any] | None) -> str:
     return percent(number["value"], number["ci95"]) if number else NOTHING
 
 
+def left_out(found: Mapping[str, Mapping[str, Any]] | None) -> str:
+    """`3 of 100 answers`, `3 of 100 first, 1 of 100 second answers`: what the averages leave out; empty for nothing."""
+    parts = found or {}
+    if [*parts] == ["first"]:
+        return f"{parts['first']['n']:,} of {parts['first']['of']:,} answers"
+    counts = ", ".join(f"{part['n']:,} of {part['of']:,} {name}" for name, part in parts.items())
+    return f"{counts} answers" if counts else ""
+
+
 def points(value: float | None, ci95: Sequence[float] | None = None) -> str:
     """`+3.1`, or `+3.1 [+0.4, +5.8]`."""
     if value is None:

@@ -160,9 +160,9 @@ def test_benchmarks_of_one_file_are_kept_apart(scrpo_process, tmp_path) -> None:
     scored = scrpo_process("eval", "--from-jsonl", "rows.jsonl", "--json")
     assert scored.code == 0, scored.err
     assert {name: r["avg"] for name, r in scored.json["benchmarks"].items()} == {"one": 1.0, "two": 0.0}
-    math = scrpo_process("eval", "--benchmarks", "math500", "--from-jsonl", "rows.jsonl", "--json")
-    assert math.code == 0, math.err
-    assert math.json["benchmarks"]["one"]["protocol"]["task"] == "math"
+    math = scrpo_process("eval", "--benchmarks", "math500", "--from-jsonl", "rows.jsonl")
+    assert math.code == 2
+    assert "No row answers math500." in math.err
 
 
 def test_own_benchmark_beside_a_shipped_one_and_their_mean(scrpo_process, tmp_path) -> None:

@@ -7,7 +7,8 @@ from contextlib import closing
 import pytest
 
 from scrpo_cli.errors import UserError
-from scrpo_cli.evaluation.rows import by_benchmark, evaluate_rows
+from scrpo_cli.evaluation.identity import by_benchmark
+from scrpo_cli.evaluation.rows import evaluate_rows
 from scrpo_cli.recipe.load import load_recipe
 from scrpo_cli.recipe.models import TaskConfig
 from scrpo_cli.tasks import make_task
@@ -83,4 +84,4 @@ def test_what_the_template_wrote_at_the_start_is_graded_with_the_answer() -> Non
 
 def test_rows_are_scored_by_benchmark_or_by_source() -> None:
     rows = [row("p", "7", benchmark="a"), row("q", "7", source="s"), row("p", "7", benchmark="b"), row("r", "7")]
-    assert {name: len(each) for name, each in by_benchmark(rows).items()} == {"a": 1, "s": 1, "b": 1, "jsonl": 1}
+    assert {name: len(each) for name, each in by_benchmark(rows).items()} == {"a": 1, "s": 1, "b": 1, "external": 1}

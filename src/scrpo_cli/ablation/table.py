@@ -112,7 +112,19 @@ def tabulate(outcomes: Sequence[RunOutcome], arms: Sequence[str], budget: int) -
     results = [_arm_result(by_arm[arm], first if arm != arms[0] else [], problems) for arm in present]
     before = _shared_start([run for arm in present for run in by_arm[arm]], problems)
     notes = [*_notes(by_arm, budget), *([] if before else [UNEQUAL_STARTS])]
+    notes += [note for arm in present for run in by_arm[arm] for note in _left_out(run, problems)]
     return SweepResult(results, before, len(problems), budget, notes)
+
+
+def _left_out(run: RunOutcome, problems: Sequence[Key]) -> list[str]:
+    """That the grader failed on some of a run's first answers."""
+    found = []
+    for when, outcomes in (("before", run.before), ("after", run.after)):
+        first_NK = side_by_side([outcomes], problems).first_NK if outcomes else np.zeros(0)
+        if missing := int(np.isnan(first_NK).sum()):
+            numbers = f"{missing} of {first_NK.size} first answers {when} training"
+            found.append(f"{run.arm} seed {run.seed}: {numbers} could not be graded and are left out of the averages.")
+    return found
 
 
 def _arm_result(runs: Sequence[RunOutcome], first: Sequence[RunOutcome], problems: Sequence[Key]) -> ArmResult:

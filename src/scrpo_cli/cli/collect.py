@@ -12,6 +12,7 @@ from scrpo_cli.cli.common import (
     AdapterOption,
     DbOption,
     DebugOption,
+    FormatOption,
     FromOption,
     JsonOption,
     MapOption,
@@ -22,6 +23,7 @@ from scrpo_cli.cli.common import (
     ResumeOption,
     SetOption,
     refuse_with_resume,
+    refuse_without_file,
     sets_of,
 )
 from scrpo_cli.recipe.load import load_recipe
@@ -34,6 +36,7 @@ def collect(
     recipe: RecipeOption = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="At most so many problems.")] = None,
     from_jsonl: FromOption = None,
+    format_: FormatOption = "jsonl",
     map_: MapOption = None,
     filter_: Annotated[
         bool,
@@ -51,19 +54,22 @@ def collect(
     """Sample a policy on the recipe's training problems, grade, and keep the wrong answers in the error pool."""
     output = Output(json, quiet)
     refuse_with_resume(context, resume)
+    refuse_without_file(context, from_jsonl)
     resolved = load_recipe(recipe or DEFAULT_RECIPE, sets_of(context, KEYS))
     from scrpo_cli.jobs.collect import fill_pool
     from scrpo_cli.jobs.runs import resumed_run, started_run
     from scrpo_cli.pool.db import Database
-    from scrpo_cli.tasks.external import parse_map, read_full_responses
+    from scrpo_cli.tasks.external import models_of, parse_map, read_full_responses
 
-    rows = read_full_responses(from_jsonl, parse_map(map_ or [])) if from_jsonl else None
+    rows = read_full_responses(from_jsonl, parse_map(map_ or []), format_) if from_jsonl else None
     database = Database.open(db)
     options = {"pool": pool or DEFAULT_POOL, "from": str(from_jsonl) if from_jsonl else None}
     start = (
         resumed_run(database, "collect", resume)
         if resume
-        else started_run(database, "collect", resolved, summary=options, resumable=rows is None)
+        else started_run(
+            database, "collect", resolved, summary=options, resumable=rows is None, answered_by=models_of(rows)
+        )
     )
     with start as run:
         run.summary |= fill_pool(database, run, rows, output.say, use_filter=filter_)

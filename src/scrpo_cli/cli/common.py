@@ -54,10 +54,17 @@ PoolOption = Annotated[
 ]
 MapOption = Annotated[
     list[str] | None,
-    typer.Option("--map", metavar="OURS=THEIRS", help="Read our field from theirs, e.g. response=output; repeat."),
+    typer.Option("--map", metavar="OURS=THEIRS", help="Read our field from theirs, e.g. finish=stop_reason; repeat."),
 ]
 FromOption = Annotated[
-    Path | None, typer.Option("--from-jsonl", metavar="FILE", help="External responses, one JSON object a line (.gz).")
+    Path | None,
+    typer.Option(
+        "--from-jsonl", metavar="FILE", help="External responses, one JSON object a line (.gz); see --format."
+    ),
+]
+FormatOption = Annotated[
+    str,
+    typer.Option("--format", metavar="F", help="What wrote the file of --from-jsonl: jsonl (ours), lm-eval, inspect."),
 ]
 ResumeOption = Annotated[str | None, typer.Option("--resume", metavar="RUN", help="Continue an interrupted run.")]
 AdapterOption = Annotated[str | None, typer.Option("--adapter", metavar="DIR", help="A PEFT adapter to sample with.")]
@@ -122,6 +129,12 @@ def refuse_with_resume(context: typer.Context, resume: str | None, *fine: str) -
     if resume is not None and extra:
         fix = f"Drop {', '.join(extra)}, or start a new run."
         raise UserError("A resumed run keeps the recipe and options of its start.", f"--resume {resume}", fix)
+
+
+def refuse_without_file(context: typer.Context, file: object) -> None:
+    """UserError when --map or --format say how to read a file, and there is none."""
+    if file is None and (extra := [name for name in ("--map", "--format") if name in given_options(context)]):
+        raise UserError(f"{extra[0]} says how a file is read.", "--from-jsonl", "Name the file with --from-jsonl.")
 
 
 def write_json(data: Mapping[str, Any]) -> None:

@@ -78,8 +78,9 @@ def closing(summary: dict[str, Any]) -> str:
     if found := summary.get("gate"):
         coverage = estimate(found["coverage"])
         gate = f"gate {gate_rule(found)}: {coverage} of {found['errors']} errors reflected on\n"
+    failed = f" ({summary['not_graded']} not graded and left out)" if summary["not_graded"] else ""
     return (
-        f"{gate}{summary['errors']} errors, {summary['corrections']} corrections: "
+        f"{gate}{summary['errors']} errors, {summary['corrections']} corrections{failed}: "
         f"repair rate {estimate(rate)} (95%, clustered by problem)\n"
         f"look: scrpo pool ls --pool {summary['pool']}, then scrpo pool show ID"
     )

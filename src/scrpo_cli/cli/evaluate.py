@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -11,6 +12,7 @@ from scrpo_cli.cli.common import (
     AdapterOption,
     DbOption,
     DebugOption,
+    FormatOption,
     FromOption,
     GateOption,
     JsonOption,
@@ -20,7 +22,9 @@ from scrpo_cli.cli.common import (
     ResumeOption,
     SetOption,
     ThresholdOption,
+    given_options,
     refuse_with_resume,
+    refuse_without_file,
     sets_of,
 )
 from scrpo_cli.errors import UserError
@@ -36,6 +40,8 @@ KEYS = {
     "--gate": "eval.gate.signal",
     "--gate-threshold": "eval.gate.threshold",
 }
+SAMPLING = ("--run", "--adapter", "--samples", "--turns", "--second-turn", "--gate", "--gate-threshold", "--limit")
+"""Options that say how a model is asked."""
 HIDDEN = ("options", "pinned")
 """Of a run's summary: what a resumed run has to know."""
 
@@ -79,6 +85,7 @@ def evaluate(
     scaling: ScalingOption = False,
     limit: LimitOption = None,
     from_jsonl: FromOption = None,
+    format_: FormatOption = "jsonl",
     map_: MapOption = None,
     against: AgainstOption = None,
     resume: ResumeOption = None,
@@ -94,37 +101,61 @@ def evaluate(
         show_benchmarks(output)
         return
     refuse_with_resume(context, resume)
+    refuse_without_file(context, from_jsonl)
     if run_ref and adapter:
         raise UserError("--run and --adapter both name an adapter.", "", "Give one of them.")
     sets = sets_of(context, KEYS)
-    if benchmarks:
-        sets.append(f"eval.benchmarks={[name.strip() for name in benchmarks.split(',')]}")
+    if benchmarks is not None:
+        sets.append(f"eval.benchmarks={names_of(benchmarks)}")
     from scrpo_cli.pool.db import Database
     from scrpo_cli.report.figures import plot_scalings
 
-    database = Database.open(db)
-    if resume:
+    if from_jsonl:
+        refuse_sampling(context)
+        resolved = load_recipe(recipe or DEFAULT_RECIPE, [*(["name=''"] if recipe is None else []), *sets])
+        from scrpo_cli.jobs.external import evaluate_external
+        from scrpo_cli.tasks.external import full_responses, parse_map, read_responses
+
+        rows = full_responses(read_responses(from_jsonl, parse_map(map_ or []), format_))
+        how = {"named": benchmarks is not None, "choose": recipe is None and not names_task(sets)}
+        summary = evaluate_external(Database.open(db), resolved, rows, against, output.say, plot_scalings, **how)
+    elif resume:
         from scrpo_cli.jobs.evaluate import resume_evaluation
 
-        summary = resume_evaluation(database, resume, output.say, plot_scalings)
+        summary = resume_evaluation(Database.open(db), resume, output.say, plot_scalings)
     else:
+        database = Database.open(db)
+        from scrpo_cli.jobs.evaluate import evaluate_model, recipe_of_run
+
         if run_ref is None:
-            resolved = load_recipe(recipe or DEFAULT_RECIPE, sets)  # its mistakes show at once
+            resolved = load_recipe(recipe or DEFAULT_RECIPE, sets)
         else:
-            from scrpo_cli.jobs.evaluate import recipe_of_run
-
             resolved = recipe_of_run(database, run_ref, recipe, sets)
-        from scrpo_cli.jobs.evaluate import evaluate_external, evaluate_model
-        from scrpo_cli.tasks.external import parse_map, read_full_responses
-
-        if from_jsonl:
-            rows = read_full_responses(from_jsonl, parse_map(map_ or []))
-            summary = evaluate_external(database, resolved, rows, against, plot_scalings, named=benchmarks is not None)
-        else:
-            summary = evaluate_model(database, resolved, against, output.say, plot_scalings)
+        summary = evaluate_model(database, resolved, against, output.say, plot_scalings)
     from scrpo_cli.cli.tables import evaluation_parts
 
     output.result({k: v for k, v in summary.items() if k not in HIDDEN}, *evaluation_parts(summary))
+
+
+def names_of(benchmarks: str) -> list[str]:
+    """Of `--benchmarks a,b`."""
+    names = [name.strip() for name in benchmarks.split(",")]
+    if not all(names):
+        what = "--benchmarks has an empty name." if any(names) else "--benchmarks names nothing."
+        raise UserError(what, f"--benchmarks {benchmarks!r}", "`scrpo eval --list` lists the benchmarks.")
+    return names
+
+
+def names_task(sets: Sequence[str]) -> bool:
+    """Whether a --set says which task grades."""
+    return any(item.partition("=")[0].strip() in ("task", "task.name") for item in sets)
+
+
+def refuse_sampling(context: typer.Context) -> None:
+    """UserError for options that say how a model is asked: what a file holds is not sampled."""
+    if extra := [name for name in given_options(context) if name in SAMPLING]:
+        what = f"{', '.join(extra)}: the answers of a file are there already."
+        raise UserError(what, "--from-jsonl", f"Leave out {', '.join(extra)}, or --from-jsonl.")
 
 
 def show_benchmarks(output: Output) -> None:

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from scrpo_cli.cli.common import DbOption, DebugOption, JsonOption, MapOption, Output, QuietOption
+from scrpo_cli.cli.common import (
+    DbOption,
+    DebugOption,
+    FormatOption,
+    JsonOption,
+    MapOption,
+    Output,
+    QuietOption,
+    refuse_without_file,
+)
 from scrpo_cli.errors import UserError
 
 if TYPE_CHECKING:
@@ -18,6 +27,7 @@ if TYPE_CHECKING:
 
 
 def grade(
+    context: typer.Context,
     task: Annotated[str, typer.Option("--task", metavar="T", help="math, code, tiny, or a task of your own.")] = "math",
     grader: Annotated[
         str | None, typer.Option("--grader", metavar="G", help="A grader of your own instead (docs/plugins.md).")
@@ -25,8 +35,10 @@ def grade(
     gold: Annotated[str | None, typer.Option("--gold", metavar="G", help="The reference answer.")] = None,
     answer: Annotated[str | None, typer.Option("--answer", metavar="A", help="The final answer to judge.")] = None,
     from_jsonl: Annotated[
-        str | None, typer.Option("--from-jsonl", metavar="FILE", help="Responses, one JSON object a line (.gz too).")
+        str | None,
+        typer.Option("--from-jsonl", metavar="FILE", help="Responses, one JSON object a line (.gz); see --format."),
     ] = None,
+    format_: FormatOption = "jsonl",
     map_: MapOption = None,
     workers: Annotated[int | None, typer.Option("--workers", min=1, metavar="N", help="Grading processes.")] = None,
     deadline: Annotated[float, typer.Option("--deadline", min=0.1, metavar="S", help="Seconds for each item.")] = 5.0,
@@ -50,7 +62,8 @@ def grade(
     from scrpo_cli.tasks import make_task
     from scrpo_cli.tasks.external import PairRow
 
-    rows = _rows(gold, answer, from_jsonl, map_ or [])
+    refuse_without_file(context, from_jsonl)
+    rows = _rows(gold, answer, from_jsonl, map_ or [], format_)
     name, own = located(task, "task.name", "--task"), grader and located(grader, "task.grader", "--grader")
     if not own and not is_plugin(name):
         _refuse_other_tasks(task, rows)
@@ -65,12 +78,12 @@ def grade(
 
 
 def _rows(
-    gold: str | None, answer: str | None, file: str | None, maps: Sequence[str]
+    gold: str | None, answer: str | None, file: str | None, maps: Sequence[str], format: str
 ) -> Sequence[ResponseRow | PairRow]:
     from scrpo_cli.tasks.external import PairRow, parse_map, read_responses
 
     if file is not None and gold is None and answer is None:
-        return read_responses(file, parse_map(maps))
+        return read_responses(file, parse_map(maps), format)
     if file is None and gold is not None and answer is not None:
         return [PairRow("answer", "--gold, --answer", gold, answer)]
     raise UserError("nothing to grade", "scrpo grade", "give --gold G and --answer A, or --from-jsonl FILE")

@@ -185,12 +185,14 @@ def _shown(data: Mapping[str, Any], evaluations: list[StoredEvaluation]) -> Iter
 
 def _evaluations(evaluations: list[StoredEvaluation]) -> Table:
     """A row for each number that has an interval."""
-    from scrpo_cli.numbers import percent
+    from scrpo_cli.numbers import left_out, percent
 
     table = Table("benchmark", "step", "measure", "value", box=None, header_style="bold")
     for evaluation in evaluations:
         for name, value, interval in estimates(evaluation.metrics):
             table.add_row(Text(evaluation.name), str(evaluation.step), name, percent(value, interval))
+        if found := left_out(evaluation.metrics.get("left_out")):
+            table.add_row(Text(evaluation.name), str(evaluation.step), "left out", found)
     return table
 
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from textwrap import shorten
 from typing import Any
 
+from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 
-from scrpo_cli.numbers import estimate, in_points, p_equals, p_value, percent, point_interval, points
+from scrpo_cli.numbers import estimate, in_points, left_out, p_equals, p_value, percent, point_interval, points
+
+REASONS = 5  # that are spelled out; `--json` has all
 
 
-def before_after(evaluations: Mapping[str, Any]) -> Table:
+def before_after(evaluations: Mapping[str, Any]) -> Group:
     """First-answer accuracy and repair rate before and after training, with 95% intervals, and the paired change."""
     table = Table(title="95% intervals, clustered by problem", title_justify="left", box=None, header_style="bold")
     for column in ("", "first-answer accuracy", "repair rate of wrong answers", "truncated", "problems x samples"):
@@ -26,7 +32,20 @@ def before_after(evaluations: Mapping[str, Any]) -> Table:
             )
     if paired := evaluations.get("change"):
         table.add_row("change", in_points(paired), "", "", f"{p_equals(paired['p'])}: {paired['verdict']}")
-    return table
+    lines = left_out_lines({label: evaluations.get(label) for label in ("before", "after")})
+    return Group(table, *map(Text, lines))
+
+
+def left_out_lines(results: Mapping[str, Any]) -> list[str]:
+    """`after: 3 of 100 answers left out of the averages: 2 x ...; 1 x ...` for each evaluation that has some."""
+    lines = []
+    for name, found in results.items():
+        if parts := (found or {}).get("left_out"):
+            why = sum((Counter(part["why"]) for part in parts.values()), Counter()).most_common()
+            rest = [f"{sum(n for _, n in why[REASONS:]):,} x other reasons"] if len(why) > REASONS else []
+            reasons = [*(f"{n:,} x {shorten(reason, 100, placeholder='...')}" for reason, n in why[:REASONS]), *rest]
+            lines.append(f"{name}: {left_out(parts)} left out of the averages: {'; '.join(reasons)}")
+    return lines
 
 
 def places(rows: Mapping[str, str]) -> str:
@@ -41,7 +60,7 @@ def places(rows: Mapping[str, str]) -> str:
 def evaluation_parts(summary: Mapping[str, Any]) -> list[Any]:
     """Everything that is said of an evaluation at its end."""
     results = summary["benchmarks"]
-    parts: list[Any] = [benchmark_table(results)]
+    parts: list[Any] = [benchmark_table(results), *left_out_lines(results)]
     parts += [turn_table(name, r["turns"]) for name, r in results.items() if r.get("turns")]
     parts += [scaling_table(name, r["scaling"]) for name, r in results.items() if r.get("scaling")]
     for name, suite in summary.get("suites", {}).items():
@@ -82,6 +101,8 @@ def benchmark_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
 
 def benchmark_cells(r: Mapping[str, Any]) -> dict[str, str]:
     cells = {"problems x samples": f"{r['n']} x {r['samples']}", "avg@k": percent(r["avg"], r["ci95"])}
+    if found := left_out(r.get("left_out")):
+        cells["left out"] = found
     intervals = r.get("pass_at_ci95") or {}
     cells |= {f"pass@{k}": percent(v, intervals.get(k)) for k, v in r["pass_at"].items() if int(k) > 1}
     votes = r.get("maj_at_ci95") or {}
@@ -137,7 +158,9 @@ def benchmark_list(rows: Sequence[Mapping[str, Any]]) -> list[Any]:
 
 def protocol_line(protocol: Mapping[str, Any]) -> str:
     """How a number was made, in one line; `--json` and the database have all of it."""
-    parts = [f"{protocol['problems']} problems {protocol['problems_sha256'][:12]}", f"grader {protocol['grader']}"]
+    all_ = protocol.get("benchmark_problems", protocol["problems"])
+    problems = protocol["problems"] if all_ == protocol["problems"] else f"{protocol['problems']} of {all_:,}"
+    parts = [f"{problems} problems {protocol['problems_sha256'][:12]}", f"grader {protocol['grader']}"]
     if "temperature" in protocol:
         turns = protocol["turns"]
         parts = [

@@ -9,6 +9,7 @@ problem has fewer samples than others).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,9 +18,10 @@ import numpy as np
 
 from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.queries import attempts_of
-from scrpo_cli.types import Attempt, AttemptKind, FinishReason
+from scrpo_cli.types import Attempt, AttemptKind, FinishReason, Verdict
 
 FIRST, REPAIR, VERDICT = "first", "repair", "verdict"
+MISSING = "missing"
 Key = tuple[str, str]
 """Source and id of a problem."""
 
@@ -166,6 +168,21 @@ class Answers:
 def read_answers(db: Database, run_id: str, phase: str) -> Answers:
     """What a run answered in an evaluation (`StoredEvaluation.phase`)."""
     return Answers.of(attempts_of(db, run_id, phase=phase))
+
+
+def left_out(answers: Answers) -> dict[str, dict[str, Any]]:
+    """The answers that count in no sum and in no denominator, by part, where there are any: {"n", "of", "why"}, how
+    many of how many, and how often for which reason. `missing` is a sample that a problem lacks and others have.
+    """
+    missing = answers.outcomes.first_NK.size - len(flat(answers.first))
+    found = {}
+    for part in filter(None, [flat(answers.first), *answers.turns[1:], answers.repairs]):
+        absent = missing if part[0].part == FIRST else 0
+        failed = [a for a in part if a.grade.verdict is Verdict.GRADER_ERROR]
+        why = Counter(a.grade.reason or "no reason given" for a in failed) + Counter({MISSING: absent})
+        if why:
+            found[part[0].part] = {"n": why.total(), "of": len(part) + absent, "why": dict(why.most_common())}
+    return found
 
 
 def repairable(attempt: Attempt) -> bool:

@@ -2,29 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
 from scrpo_cli.errors import UserError
+from scrpo_cli.evaluation.identity import source_name
 from scrpo_cli.evaluation.outcomes import FIRST, REPAIR, Answers
 from scrpo_cli.evaluation.protocol import Protocol, fingerprint
 from scrpo_cli.evaluation.runner import Evaluation, measure
 from scrpo_cli.recipe.models import Recipe, ReflectionConfig
 from scrpo_cli.rollout.groups import grade_texts
 from scrpo_cli.tasks.base import Task
-from scrpo_cli.tasks.external import ResponseRow, rows_by_problem
+from scrpo_cli.tasks.external import ResponseRow, models_of, rows_by_problem
 from scrpo_cli.types import Attempt, AttemptKind, Completion, FinishReason, Grade, Verdict
+
+
+@dataclass(frozen=True)
+class ExternalEvaluation(Evaluation):
+    """`models`: who gave each answer, by the attempt's id, where the rows say it."""
+
+    models: Mapping[str, str]
+
 
 NO_ANSWERS = (AttemptKind.FEEDBACK.value, AttemptKind.SELF_VERDICT.value)
 
 
-def evaluate_rows(task: Task, rows: Sequence[ResponseRow], prefix: str, protocol: Protocol | None = None) -> Evaluation:
-    """Score external responses. A row of turn t revises the row of turn t - 1 of its problem and sample; rows of
-    kind `repair` are corrections of wrong first answers, and criticisms and self-verdicts are no answers.
-    """
+def evaluate_rows(
+    task: Task,
+    rows: Sequence[ResponseRow],
+    prefix: str,
+    protocol: Protocol | None = None,
+    about: Mapping[str, Any] | None = None,
+) -> ExternalEvaluation:
+    """Score external responses. `about`: what is known of them besides, for the protocol."""
     protocol = replace(protocol or Protocol.of(Recipe()), repair=False)
+    turns, repairs = arranged(rows)
+    attempts, models = graded(task, turns, repairs, prefix, protocol.task.reflection)
+    answers = Answers.of(attempts)
+    metrics = measure(answers, task, protocol)
+    record = protocol_of_rows(task, answers, rows) | dict(about or {})
+    return ExternalEvaluation(metrics | {"protocol": record}, answers, models)
+
+
+def arranged(rows: Sequence[ResponseRow]) -> tuple[list[list[ResponseRow]], list[ResponseRow]]:
+    """The rows of each turn, and the repairs. A row of turn t revises the row of turn t - 1 of its problem and sample;
+    rows of kind `repair` are corrections of wrong first answers, and criticisms and self-verdicts are no answers.
+    """
     answering = [r for r in rows if r.kind not in (*NO_ANSWERS, REPAIR)]
     first = [r for column in rows_by_problem([r for r in answering if r.turn == 1]) for r in column]
     if not first:
@@ -32,11 +57,7 @@ def evaluate_rows(task: Task, rows: Sequence[ResponseRow], prefix: str, protocol
     refuse_repeats(first)
     last = max(r.turn for r in answering)
     turns = [first, *(in_order(first, [r for r in answering if r.turn == turn], turn) for turn in range(2, last + 1))]
-    repairs = [r for r in rows if r.kind == REPAIR]
-    attempts = graded(task, turns, repairs, prefix, protocol.task.reflection)
-    answers = Answers.of(attempts)
-    metrics = measure(answers, task, protocol)
-    return Evaluation(metrics | {"protocol": protocol_of_rows(task, answers, rows)}, answers)
+    return turns, [r for r in rows if r.kind == REPAIR]
 
 
 def graded(
@@ -45,16 +66,18 @@ def graded(
     repairs: Sequence[ResponseRow],
     prefix: str,
     reflection: ReflectionConfig,
-) -> list[Attempt]:
-    """Attempts of all rows, graded at once. Ids are those of an evaluation: `prefix:part:group:sample`."""
-    first = rows_by_problem(turns[0])
+) -> tuple[list[Attempt], dict[str, str]]:
+    """Attempts of all rows, graded at once, and the models by attempt. Ids are those of an evaluation:
+    `prefix:part:group:sample`.
+    """
+    columns = rows_by_problem(turns[0])
+    answering = [row for column in columns for row in column]
     made = [
         blank(row, prefix, AttemptKind.FIRST, FIRST, g, s)
-        for g, column in enumerate(first)
+        for g, column in enumerate(columns)
         for s, row in enumerate(column)
     ]
-    prefills = [row.prefill for column in first for row in column]
-    by_key = {row.key: a.id for row, a in zip([r for column in first for r in column], made, strict=True)}
+    by_key = {row.key: a.id for row, a in zip(answering, made, strict=True)}
     earlier = [by_key[row.key] for row in turns[0]]
     for turn, rows in enumerate(turns[1:], start=2):
         part = "second" if turn == 2 else f"turn{turn}"
@@ -63,16 +86,14 @@ def graded(
             for i, (row, parent) in enumerate(zip(rows, earlier, strict=True))
         ]
         earlier = [a.id for a in later]
-        made += later
-        prefills += [row.prefill for row in rows]
+        made, answering = [*made, *later], [*answering, *rows]
     for i, row in enumerate(repairs):
-        parent = by_key.get(row.key)
-        made.append(blank(row, prefix, AttemptKind.CORRECTION, REPAIR, i, 0, 2, parent))
-        prefills.append(row.prefill)
-    texts = [p + a.completion.text for p, a in zip(prefills, made, strict=True)]
-    asked = [(a.problem, a.kind, text) for a, text in zip(made, texts, strict=True)]
+        made.append(blank(row, prefix, AttemptKind.CORRECTION, REPAIR, i, 0, 2, by_key.get(row.key)))
+        answering.append(row)
+    asked = [(a.problem, a.kind, row.prefill + row.response) for a, row in zip(made, answering, strict=True)]
     grades = grade_texts(task, reflection, asked)
-    return [replace(a, grade=grade) for a, grade in zip(made, grades, strict=True)]
+    models = {a.id: row.model for a, row in zip(made, answering, strict=True) if row.model}
+    return [replace(a, grade=grade) for a, grade in zip(made, grades, strict=True)], models
 
 
 def blank(
@@ -88,8 +109,7 @@ def blank(
     """Not graded yet. What the row says of its kind goes first: of a correction only the solution is graded."""
     if row.kind in [k.value for k in AttemptKind]:
         kind = AttemptKind(str(row.kind))
-    finish = FinishReason(str(row.finish)) if row.finish in [f.value for f in FinishReason] else FinishReason.UNKNOWN
-    completion = Completion([], [], [], row.response, finish)
+    completion = Completion([], [], [], row.response, FinishReason(row.finish))
     attempt_id, ungraded = f"{prefix}:{part}:{group}:{place}", Grade(Verdict.UNGRADED)
     return Attempt(attempt_id, row.as_problem(), completion, ungraded, kind, turn, row.sample, parent, part, group)
 
@@ -119,25 +139,17 @@ def in_order(first: Sequence[ResponseRow], later: Sequence[ResponseRow], turn: i
     return [by_key[r.key] for r in first]
 
 
-def by_benchmark(rows: Sequence[ResponseRow]) -> dict[str, list[ResponseRow]]:
-    """Rows that are scored together: those of one benchmark, or of one source where rows name no benchmark."""
-    found: dict[str, list[ResponseRow]] = {}
-    for row in rows:
-        found.setdefault(row.benchmark or row.source, []).append(row)
-    return found
-
-
 def protocol_of_rows(task: Task, answers: Answers, rows: Sequence[ResponseRow]) -> dict[str, Any]:
     """What is known of external responses: not how they were sampled."""
     problems = [column[0].problem for column in answers.first]
     return {
         "responses": "external",
-        "model": ", ".join(sorted({r.model for r in rows if r.model})) or None,
+        "model": models_of(rows) or None,
         "samples": max(map(len, answers.first)),
         "turns": len(answers.turns),
         "task": task.name,
         "grader": task.grader,
-        "source": ", ".join(sorted({p.source for p in problems})),
+        "source": ", ".join(sorted({source_name(p.source) for p in problems})),
         "problems": len(problems),
         "problems_sha256": fingerprint(problems),
         "scrpo_version": version("scrpo-cli"),

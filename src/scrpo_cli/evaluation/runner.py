@@ -11,7 +11,7 @@ from typing import Any
 
 from scrpo_cli.evaluation.changes import changes
 from scrpo_cli.evaluation.metrics import by_turn, repair_rate, summarize, two_turn
-from scrpo_cli.evaluation.outcomes import FIRST, REPAIR, Answers, flat, repairable
+from scrpo_cli.evaluation.outcomes import FIRST, REPAIR, Answers, flat, left_out, repairable
 from scrpo_cli.evaluation.protocol import Protocol
 from scrpo_cli.evaluation.voting import scaling_metrics, vote_classes
 from scrpo_cli.rollout.base import Engine, Sampling
@@ -139,6 +139,7 @@ def measure(answers: Answers, task: Task, protocol: Protocol) -> dict[str, Any]:
     if classes is not None:  # as wide as the outcomes, where a problem has fewer samples than others
         classes = [[*row, *[None] * (outcomes.first_NK.shape[1] - len(row))] for row in classes]
     metrics = summarize(outcomes.first_NK, answers.truncated, classes)
+    metrics["left_out"] = left_out(answers)
     if len(outcomes.turns) > 1:
         metrics |= two_turn(*outcomes.turns[:2]) | changes(answers.first, answers.turns[1], protocol.task.reflection)
     if len(outcomes.turns) > 2:

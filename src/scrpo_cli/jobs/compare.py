@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from scrpo_cli.errors import UserError
 from scrpo_cli.evaluation.metrics import compare_two_turns
-from scrpo_cli.evaluation.outcomes import Outcomes, read_answers, shared_problems, side_by_side
+from scrpo_cli.evaluation.outcomes import Key, Outcomes, read_answers, shared_problems, side_by_side
 from scrpo_cli.evaluation.paired import UNDECIDED, compare, holm
 from scrpo_cli.evaluation.power import Variation, measured
 from scrpo_cli.evaluation.stats import ALPHA
 from scrpo_cli.pool.db import Database
-from scrpo_cli.pool.queries import StoredEvaluation, evaluations_of, resolve_run
+from scrpo_cli.pool.models import RunRow
+from scrpo_cli.pool.queries import StoredEvaluation, evaluations_of, list_runs, problems_of, resolve_run
 
 BEFORE, AFTER = "before", "after"
 MUST_AGREE = {
@@ -49,6 +52,53 @@ def compare_runs(db: Database, run_id: str, other: str) -> dict[str, Any]:
     return adjusted(result)
 
 
+def earlier_run(
+    db: Database, ref: str | None, graders: Mapping[str, str], problems: Mapping[str, set[Key]] | None = None
+) -> str | None:
+    """The run that an evaluation is compared with. `graders`: who grades each of its benchmarks; `problems`: theirs,
+    where they are known. `last` is the newest evaluation that can be compared with it: it is done, and what both have
+    scored was graded by the same grader.
+
+    UserError before anything is sampled where the run has none of the benchmarks, or no run can be compared.
+    """
+    if ref is None:
+        return None
+    if ref != "last":
+        run = resolve_run(db, ref)
+        if why := incomparable(db, run, graders, None):
+            raise UserError(f"Run {run.id} {why}.", f"--against {ref}", "Evaluate both on the same benchmark.")
+        return run.id
+    runs = [run for run in list_runs(db) if run.command == "eval"]
+    reasons = {}
+    for run in runs:
+        reasons[run.id] = incomparable(db, run, graders, problems or {})
+        if not reasons[run.id]:
+            return run.id
+    fix = f"The newest, {runs[0].id}, {reasons[runs[0].id]}." if runs else "Run one first, without --against."
+    raise UserError("There is no earlier evaluation to compare with.", f"--against last, {db.where}", fix)
+
+
+def incomparable(db: Database, run: RunRow, graders: Mapping[str, str], problems: Mapping[str, set[Key]] | None) -> str:
+    """Why a run cannot be compared with what `graders` grade, or nothing. Without `problems` it was asked for by name:
+    then it has only to share a benchmark, and other differences are warned of.
+    """
+    scored = {e.name: e for e in evaluations_of(db, run.id)}
+    shared = scored.keys() & graders.keys()
+    if not shared:
+        return f"scored {', '.join(sorted(scored)) or 'nothing'}, and not {' or '.join(graders)}"
+    if problems is None:
+        return ""
+    if run.status != "done":
+        return f"has the status {run.status}"
+    for name in sorted(shared):
+        theirs = (scored[name].metrics.get("protocol") or {}).get("grader")
+        if theirs != graders[name]:
+            return f"was graded on {name} by {theirs}, and not by {graders[name]}"
+    if any(name not in problems or problems[name] & problems_of(db, run.id, scored[name].phase) for name in shared):
+        return ""
+    return "scored other problems"
+
+
 def compare_before_after(db: Database, run_id: str) -> dict[str, Any]:
     """A training run's evaluations after it minus those before it. Raises UserError where it has none."""
     result = changes_by_training(db, run_id)
@@ -80,6 +130,7 @@ def compare_scored(db: Database, a: Scored, b: Scored) -> dict[str, Any] | None:
     if ours.has_pairs and theirs.has_pairs:
         turns = compare_two_turns(ours.first_NK, ours.second_NK, theirs.first_NK, theirs.second_NK)
     notes = [*_protocol_warnings(a, b), *_size_warnings(of_a, of_b, len(shared))]
+    notes += [*_left_out("a", ours.first_NK), *_left_out("b", theirs.first_NK)]
     return first | {"run": a[0], "shared": len(shared), "turns": turns, "warnings": notes}
 
 
@@ -114,6 +165,12 @@ def _size_warnings(a: Outcomes, b: Outcomes, shared: int) -> list[str]:
     if a.first_NK.shape[1] != b.first_NK.shape[1]:
         found.append("They have different numbers of samples a problem: the test is approximate.")
     return found
+
+
+def _left_out(side: str, first_NK: np.ndarray) -> list[str]:
+    """That some answers to the shared problems do not count."""
+    missing = int(np.isnan(first_NK).sum())
+    return [f"Of {side}, {missing} of {first_NK.size} first answers do not count."] if missing else []
 
 
 def _short(value: Any, most: int = 60) -> str:

@@ -68,7 +68,8 @@ def correct_entries(
         metrics = {"correct/fix_rate": fixed / graded} if graded else {}
         stop_on_failures(runtime.task, str(run.directory), run.again)
         record_step(db, run.run_id, StepRecord(step, "correct", [*asked, *attempts], metrics=metrics))
-        report(f"{min(start + size, len(rest))}/{len(rest)} errors: {fixed:.0f} of {len(attempts)} repaired")
+        failed = f", {len(attempts) - graded} not graded" if graded < len(attempts) else ""
+        report(f"{min(start + size, len(rest))}/{len(rest)} errors: {fixed:.0f} of {len(attempts)} repaired{failed}")
     corrections = attempts_of(db, run.run_id, phase="correct", kind=AttemptKind.CORRECTION.value)
     return summary(corrections, run) | gate_summary(runtime.recipe, threshold, entries, corrections)
 
@@ -134,6 +135,7 @@ def summary(attempts: Sequence[Attempt], run: ActiveRun) -> dict[str, Any]:
         "run": run.run_id,
         "errors": len(by_error),
         "corrections": len(attempts),
+        "not_graded": sum(bool(np.isnan(a.outcome)) for a in attempts),
         "repair_rate": rate,
         "solved_by_any": sum(bool(repaired > 0) for repaired in mean.values()),
     }

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -26,19 +27,24 @@ from scrpo_cli.evaluation.held_out import check_held_out, held_out_of, trained_o
 from scrpo_cli.evaluation.metrics import suite_average
 from scrpo_cli.evaluation.outcomes import FIRST, REPAIR, Answers, read_answers
 from scrpo_cli.evaluation.protocol import Protocol, fingerprint
-from scrpo_cli.evaluation.rows import by_benchmark, evaluate_rows
 from scrpo_cli.evaluation.runner import Evaluator, Start
-from scrpo_cli.jobs.compare import compare_runs
+from scrpo_cli.jobs.compare import compare_runs, earlier_run
 from scrpo_cli.jobs.runs import ActiveRun, resumed_run, started_run
 from scrpo_cli.pool.db import Database
-from scrpo_cli.pool.queries import attempts_of, evaluations_of, note_run, record_answers, record_evaluation, resolve_run
-from scrpo_cli.recipe.benchmark import Benchmark, EvalPlan, benchmark_of_rows, other_prompts, plan, shipped
+from scrpo_cli.pool.queries import (
+    attempts_of,
+    evaluations_of,
+    note_run,
+    record_answers,
+    record_evaluation,
+    resolve_run,
+)
+from scrpo_cli.recipe.benchmark import Benchmark, EvalPlan, other_prompts, plan, shipped
 from scrpo_cli.recipe.load import load_recipe, stored_recipe
 from scrpo_cli.recipe.models import Recipe
 from scrpo_cli.rollout.prompts import check_prompt_budget
 from scrpo_cli.tasks import make_task
 from scrpo_cli.tasks.base import Task
-from scrpo_cli.tasks.external import ResponseRow
 from scrpo_cli.tasks.guard import left_out, stop_on_failures
 from scrpo_cli.training.checkpoint import newest
 from scrpo_cli.training.policy import model_path
@@ -62,7 +68,8 @@ def evaluate_model(db: Database, recipe: Recipe, against: str | None, report: Re
     found = check_held_out(recipe, trained_on(db, recipe), held_out_of(planned))
     for line in warnings(found):
         report(line)
-    options = {"plan": planned.as_dict(), "against": other_run(db, against)}
+    other = earlier_run(db, against, graders_of(planned)) if against else None  # before anything is loaded
+    options = {"plan": planned.as_dict(), "against": other}
     with started_run(db, "eval", recipe, summary={"options": options, "contamination": found}) as run:
         carry_out(db, run, report, draw)
     return run.summary
@@ -86,21 +93,13 @@ def carry_out(db: Database, run: ActiveRun, report: Report, draw: Draw) -> None:
     sum_up(db, run, results, planned.suites, options["against"], draw)
 
 
-def evaluate_external(
-    db: Database, recipe: Recipe, rows: Sequence[ResponseRow], against: str | None, draw: Draw, *, named: bool
-) -> dict[str, Any]:
-    """External responses; `named`: those without a benchmark of their own belong to the recipe's one benchmark."""
-    if recipe.eval.gate.signal != "none":
-        what = "A gate asks a model, and the answers of a file have no log-probs."
-        raise UserError(what, "--from-jsonl with eval.gate", "Leave out one of the two.")
-    other = other_run(db, against)
-    with started_run(db, "eval", recipe, resumable=False) as run:
-        sum_up(db, run, score_rows(db, run, rows, named=named), {}, other, draw)
-    return run.summary
-
-
-def other_run(db: Database, ref: str | None) -> str | None:
-    return resolve_run(db, ref, command="eval" if ref == "last" else None).id if ref else None
+def graders_of(planned: EvalPlan) -> dict[str, str]:
+    """Who grades each benchmark of a plan."""
+    found = {}
+    for name, benchmark in planned.benchmarks.items():
+        with closing(make_task(benchmark.task)) as task:
+            found[name] = task.grader
+    return found
 
 
 def recipe_of_run(db: Database, ref: str, recipe: str | None, sets: Sequence[str]) -> Recipe:
@@ -117,7 +116,7 @@ def evaluate_plan(db: Database, run: ActiveRun, plan: EvalPlan, report: Report) 
     """The metrics of every benchmark of the plan, by name. Benchmarks and parts that the run has stored are kept."""
     with ExitStack() as stack:
         tasks = {name: stack.enter_context(closing(make_task(b.task))) for name, b in plan.benchmarks.items()}
-        problems = {name: load(b, tasks[name], run) for name, b in plan.benchmarks.items()}
+        problems = {name: load(b, tasks[name], run.recipe.eval.limit) for name, b in plan.benchmarks.items()}
         runtime = stack.enter_context(open_runtime(run.recipe))
         identity = model_identity(runtime)
         pin(db, run, identity, problems)
@@ -139,9 +138,10 @@ def evaluate_plan(db: Database, run: ActiveRun, plan: EvalPlan, report: Report) 
     return {name: stored[name] for name in plan.benchmarks}
 
 
-def load(benchmark: Benchmark, task: Task, run: ActiveRun) -> Sequence[Problem]:
+def load(benchmark: Benchmark, task: Task, limit: int | None = None) -> Sequence[Problem]:
+    """The problems of a benchmark; a word that is no data set is answered with the nearest benchmark."""
     try:
-        return task.problems(benchmark.problems)[: run.recipe.eval.limit]
+        return task.problems(benchmark.problems)[:limit]
     except UserError as error:
         near = nearest(benchmark.name, shipped())
         if not near or benchmark.name in shipped():
@@ -157,22 +157,6 @@ def check(evaluator: Evaluator, name: str, problems: Sequence[Problem], runtime:
     check_prompt_budget(protocol.task, evaluator.task, runtime.chat, problems)
     if positions := getattr(runtime.policy.model.config, "max_position_embeddings", None):
         protocol.check_length(name, evaluator.task, runtime.chat, problems, positions)
-
-
-def score_rows(db: Database, run: ActiveRun, rows: Sequence[ResponseRow], *, named: bool) -> dict[str, Any]:
-    """The metrics of each benchmark in a file. Rows that name a shipped benchmark are graded by its task; the others by
-    the one benchmark of --benchmarks, or else by the recipe's task.
-    """
-    results = {}
-    for name, each in by_benchmark(rows).items():
-        benchmark = benchmark_of_rows(run.recipe, each[0].benchmark, named=named)
-        protocol = Protocol.of(run.recipe, benchmark)
-        with closing(make_task(protocol.task)) as task:
-            result = evaluate_rows(task, each, f"{run.run_id}:0:{name}", protocol)
-            stop_on_failures(task, str(run.directory), run.again)
-        record_evaluation(db, run.run_id, 0, name, result.metrics, result.attempts)
-        results[name] = result.metrics
-    return results
 
 
 def sum_up(
@@ -219,7 +203,7 @@ class BenchmarkRun:
     def sample(self, done: Sequence[Attempt]) -> None:
         firsts = Answers.of(done).first
         start = Start(len(firsts), sum(a.part == REPAIR for a in done))
-        right, answered = sum(a.reward for row in firsts for a in row), sum(map(len, firsts))
+        right, counted = right_of([a for row in firsts for a in row])
         if firsts:
             self.report(f"{self.name}: {start.problems} of {len(self.problems)} problems were stored already")
         size = max(1, self.run.recipe.rollout.batch_size // self.evaluator.protocol.samples)
@@ -230,12 +214,20 @@ class BenchmarkRun:
             stop_on_failures(self.evaluator.task, str(self.run.directory), self.run.again)
             record_answers(self.db, self.run.run_id, STEP, self.name, attempts)
             first = [a for a in attempts if a.part == FIRST]
-            right, answered = right + sum(a.reward for a in first), answered + len(first)
+            right, counted = (sum(pair) for pair in zip((right, counted), right_of(first), strict=True))
             before = start.problems
             start = Start(before + len(batch), start.repairs + sum(a.part == REPAIR for a in attempts))
             if start.problems * TENTHS // len(self.problems) > before * TENTHS // len(self.problems):
-                share = f"{100 * right / answered:.0f}% of first answers right so far"
+                share = f"{100 * right / max(1, counted):.0f}% of first answers right so far"
+                failed = start.problems * self.evaluator.protocol.samples - counted
+                share += f", {failed:.0f} not graded" if failed else ""
                 self.report(f"{self.name}: {start.problems} of {len(self.problems)} problems, {share}")
+
+
+def right_of(attempts: Sequence[Attempt]) -> tuple[float, float]:
+    """How many of the attempts are right, and how many count at all."""
+    outcomes = [a.outcome for a in attempts if not isnan(a.outcome)]
+    return sum(outcomes), len(outcomes)
 
 
 def gate_threshold(

@@ -44,23 +44,27 @@ def started_run(
     arm: str = "",
     summary: Mapping[str, Any] | None = None,
     resumable: bool = True,
+    answered_by: str | None = None,
 ) -> Iterator[ActiveRun]:
-    """A new run of `command` under `recipe`. `summary` holds the options that a resumed run has to know again."""
+    """A new run of `command` under `recipe`. `summary` holds the options that a resumed run has to know again.
+    `answered_by`: who gave external responses, empty where that is not known; then the recipe's model has no part in
+    the run.
+    """
     run_id = run_id or new_run_id()
     directory = runs_directory(db) / run_id
     directory.mkdir(parents=True, exist_ok=True)
     with locked(directory, f"run {run_id}"):
-        model = recipe.model.adapter or recipe.model.name
         start_run(
             db,
             command=command,
             recipe=recipe,
             directory=str(directory),
-            model=model,
+            model=answered_by if answered_by is not None else recipe.model.adapter or recipe.model.name,
             run_id=run_id,
             sweep=sweep,
             arm=arm or None,
             summary=summary,
+            external=answered_by is not None,
         )
         again = f"Continue with `{resume_command(db, command, run_id)}`." if resumable else "Run it again."
         with closed_at_end(db, ActiveRun(run_id, directory, recipe, False, again, dict(summary or {}))) as run:

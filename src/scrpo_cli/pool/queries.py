@@ -69,12 +69,15 @@ def start_run(
     sweep: str | None = None,
     arm: str | None = None,
     summary: Mapping[str, Any] | None = None,
+    external: bool = False,
 ) -> str:
     """Add a run with status `running`; its id begins with the UTC time, so ids sort by age. `summary`: what is known
-    from the start.
+    from the start. `external`: no model of the recipe's answers, and the recipe is stored without one.
     """
     row = new_run(command=command, recipe=recipe, directory=directory, model=model, sweep=sweep, arm=arm)
     row.id = run_id or row.id
+    if external:
+        row.recipe_json = recipe.model_dump_json(exclude={"model"})
     row.summary_json = json_text(summary or {})
     try:
         with db.write() as connection:
@@ -310,6 +313,14 @@ def phases_of(db: Database, run_id: str) -> list[str]:
         return sorted(row[0] for row in rows)
 
 
+def problems_of(db: Database, run_id: str, phase: str) -> set[tuple[str, str]]:
+    """(source, id) of the problems that a run answered in a phase."""
+    query = select(ATTEMPT.c.problem_source, ATTEMPT.c.problem_id).distinct()
+    with db.read() as connection:
+        rows = connection.execute(query.where(ATTEMPT.c.run_id == run_id, ATTEMPT.c.phase == phase))
+        return {(row[0], row[1]) for row in rows}
+
+
 def attempts_by_id(db: Database, ids: Sequence[str]) -> dict[str, Attempt]:
     """Attempts of any run; an id that is not there is left out."""
     found: dict[str, Attempt] = {}
@@ -374,10 +385,11 @@ def record_evaluation(
     metrics: Mapping[str, Any],
     attempts: Sequence[Attempt],
     label: str = "",
+    models: Mapping[str, str] | None = None,
 ) -> None:
-    """Write one evaluation with its answers in one transaction. Errors as in record_step."""
+    """Write one evaluation with its answers in one transaction; `models` as in StepRecord. Errors as in record_step."""
     stored = StoredEvaluation(step, benchmark, {}, label)
-    record = StepRecord(step=step, phase=stored.phase, attempts=attempts)
+    record = StepRecord(step=step, phase=stored.phase, attempts=attempts, models=models or {})
     row = {"run_id": run_id, "step": step, "benchmark": benchmark, "label": label, "metrics_json": json_text(metrics)}
     try:
         with db.write() as connection:

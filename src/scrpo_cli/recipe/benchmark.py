@@ -26,6 +26,8 @@ from scrpo_cli.section import Section
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
 SUFFIXES = (".yaml", ".yml")
+LABEL_CUTOFF = 0.75
+"""A label of one's own is refused when it is as like a benchmark's name as that (`gsm9k`, and not `gsm8k-train`)."""
 SPLITS = ("train", "validation", "test")
 PROMPTS = (
     "system",
@@ -170,21 +172,26 @@ def find(ref: str, recipe: Recipe) -> Benchmark | Suite:
     return plain(ref, recipe)
 
 
-def benchmark_of_rows(recipe: Recipe, name: str | None, *, named: bool) -> Benchmark | None:
-    """The benchmark under which external responses are graded: the shipped one that their rows name, or the one of
-    `eval.benchmarks` when that was `named` on the command line; None where the recipe's own task grades.
-    """
-    suite, _, member = (name or "").rpartition("/")
+def benchmark_of_label(label: str, recipe: Recipe) -> Benchmark | None:
+    """The shipped benchmark, or changed one of a suite (`suite/benchmark`), of that name; None where there is none."""
+    suite, _, member = label.rpartition("/")
     if isinstance(found := shipped().get(suite), Suite):
-        return with_prompts(members_of(found, suite)[name or ""], recipe) if member in found.benchmarks else None
-    if isinstance(found := shipped().get(name or ""), Benchmark):
-        return with_prompts(found, recipe)
-    if not named:
-        return None
-    chosen = list(plan(recipe).benchmarks.values())
-    if len(chosen) > 1:
-        raise UserError("Which of the benchmarks do the rows answer?", "--benchmarks with --from-jsonl", "Name one.")
-    return chosen[0]
+        return with_prompts(members_of(found, suite)[label], recipe) if member in found.benchmarks else None
+    found = shipped().get(label)
+    return with_prompts(found, recipe) if isinstance(found, Benchmark) else None
+
+
+def misspelt(label: str) -> str:
+    """What to say of a label that is nearly the name of a shipped benchmark, or the name of its problems or a suite;
+    else nothing.
+    """
+    if isinstance(found := shipped().get(label), Suite):
+        return f"'{label}' is a suite; its benchmarks are {', '.join(members_of(found, label))}."
+    known = {b.name: b.problems.source for b in shipped().values() if isinstance(b, Benchmark)}
+    if label in known:
+        return ""
+    same = [name for name, source in known.items() if source == label]
+    return f"Did you mean '{same[0]}'?" if same else nearest(label, known, cutoff=LABEL_CUTOFF)
 
 
 def plain(source: str, recipe: Recipe) -> Benchmark:

@@ -1,8 +1,9 @@
-"""External responses: the interchange JSONL that `grade`, `eval` and `collect` read, and its rows as graded attempts.
+"""External responses: the files that `grade`, `eval` and `collect` read, and their rows as graded attempts.
 
 A row is either a response (`id` or `problem`, `answer`, `response`, `sample`, `turn`, `model`) or a pair of final
 answers (`gold`, `pred`). A response to a programming problem has `prompt`, `entry_point` and `tests` in place of
-`answer`. Other field names are mapped: {"response": "model_solution"} reads ours from theirs.
+`answer`. Other field names are mapped: {"response": "model_solution"} reads ours from theirs, and {"problem":
+"doc.query"} from inside of a section. formats.py has the files that other programs write.
 """
 
 from __future__ import annotations
@@ -12,17 +13,29 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from scrpo_cli.errors import UserError
+from scrpo_cli.errors import UserError, nearest
 from scrpo_cli.tasks.base import Task
 from scrpo_cli.tasks.code.sources import FIELDS as CODE_FIELDS
 from scrpo_cli.tasks.code.sources import code_problem
-from scrpo_cli.tasks.sources import REFUSED, meta_field, read_rows, text_field
+from scrpo_cli.tasks.formats import Record, read_records
+from scrpo_cli.tasks.sources import REFUSED, meta_field, text_field
 from scrpo_cli.types import Attempt, Completion, FinishReason, Problem
 
 FIELDS = (
     *("id", "problem", "answer", "response", "sample", "turn", "model", "gold", "pred", "source", "meta"),
+    *("benchmark", "finish", "kind", "prefill"),
     *("prompt", "entry_point", "tests", "test_imports", "solution", "buggy"),
 )
+FINISHES = {
+    **dict.fromkeys(("stop", "eos", "eos_token", "end_turn", "stop_sequence"), FinishReason.STOP),
+    **dict.fromkeys(("length", "max_tokens", "max_length", "model_length"), FinishReason.LENGTH),
+}
+"""What programs and services call the two ends of an answer; any other word is `unknown`."""
+UNNAMED = "jsonl"
+"""The source of a row that names none."""
+FULL = "Name the fields with --map ours=theirs; the whole file is refused."
+ABSENT = object()
+"""A field that a record does not have; null is a value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +50,18 @@ class ResponseRow:
     sample: int = 0
     turn: int = 1
     model: str | None = None
-    source: str = "jsonl"
+    source: str = UNNAMED
     meta: Mapping[str, Any] = field(default_factory=dict)
     benchmark: str | None = None
     kind: str | None = None
     """What `scrpo runs export` writes: a word of AttemptKind, or `repair`."""
-    finish: str | None = None
+    finish: FinishReason = FinishReason.UNKNOWN
     prefill: str = ""
     """What the chat template wrote at the start of the response; it is graded with it."""
+    placed: bool = field(default=False, compare=False)
+    """`id` is a place in a file or the text itself, so that the text says which problem of a benchmark it is."""
+    numbered: bool = field(default=True, compare=False)
+    """The row says which `sample` it is."""
 
     def as_problem(self) -> Problem:
         """The problem that the response answers; UserError where the row has no reference answer."""
@@ -70,40 +87,65 @@ class PairRow:
 
 def parse_map(pairs: Sequence[str]) -> dict[str, str]:
     """`["response=model_solution", "id=problem_id,model=name"]` -> {ours: theirs}."""
-    fields = {}
+    fields: dict[str, str] = {}
     for pair in (part.strip() for text in pairs for part in text.split(",")):
         ours, equals, theirs = pair.partition("=")
         if not (equals and theirs) or ours not in FIELDS:
-            fix = f"write ours=theirs, ours being one of {', '.join(FIELDS)}"
+            fix = nearest(ours, FIELDS) if equals and theirs else ""
+            fix = f"{fix} Write ours=theirs, ours being one of {', '.join(FIELDS)}.".strip()
             raise UserError(f"the field map {pair!r} cannot be read", "--map", fix)
-        fields[ours] = theirs
+        if fields.setdefault(ours, theirs) != theirs:
+            raise UserError(f"the field {ours!r} is mapped twice", "--map", f"it is {fields[ours]!r} or {theirs!r}")
     return fields
 
 
-def read_responses(path: str | Path, fields: Mapping[str, str] | None = None) -> list[ResponseRow | PairRow]:
-    """All rows of an interchange file; UserError with `file:line` for the first bad one, and nothing is read then."""
-    rows = [_row(_renamed(row, fields or {}), where) for row, where in read_rows(Path(path))]
+def read_responses(
+    path: str | Path, fields: Mapping[str, str] | None = None, format: str = "jsonl"
+) -> list[ResponseRow | PairRow]:
+    """All rows of a file; UserError with its place for the first bad one, and nothing is read then."""
+    fields, rows = fields or {}, []
+    found: set[str] = set()
+    for record in read_records(Path(path), format):
+        mapped = {ours: _inside(record.raw, theirs) for ours, theirs in fields.items()}
+        mapped = {ours: value for ours, value in mapped.items() if value is not ABSENT}
+        found |= mapped.keys()
+        rows.append(_row(_renamed(record, fields) | mapped, record.where))
     if not rows:
-        raise UserError("the file has no rows", str(path), "give a JSONL file with one response a line")
+        raise UserError("the file has no rows", str(path), "give a file with one response a line")
+    if lacking := [theirs for ours, theirs in fields.items() if ours not in found]:
+        raise UserError(f"no row has the field {lacking[0]!r}", f"--map, {path}", "name a field of the file")
     return rows
 
 
-def read_full_responses(path: Path, fields: Mapping[str, str]) -> list[ResponseRow]:
+def read_full_responses(path: Path, fields: Mapping[str, str], format: str = "jsonl") -> list[ResponseRow]:
     """Responses with their problem and reference answer; UserError with the line of the first that is not one.
 
     Rows that do not name their source take the file's name, so that the ids of two files do not meet.
     """
     name = path.name.split(".")[0]
-    fix = "Name the fields with --map ours=theirs; the whole file is refused."
-    found = []
-    for row in read_responses(path, fields):
+    rows = [with_problem(row) for row in full_responses(read_responses(path, fields, format))]
+    return [replace(row, source=name) if row.source == UNNAMED else row for row in rows]
+
+
+def full_responses(rows: Sequence[ResponseRow | PairRow]) -> list[ResponseRow]:
+    """The rows, none of which may be a pair of final answers."""
+    for row in rows:
         if isinstance(row, PairRow):
-            raise UserError("A full response is needed, and this row is a (gold, pred) pair.", row.where, fix)
-        if row.problem is None or row.answer is None:
-            missing = "problem" if row.problem is None else "answer"
-            raise UserError(f"The row has no `{missing}`.", row.where, fix)
-        found.append(replace(row, source=name) if row.source == "jsonl" else row)
-    return found
+            raise UserError("A full response is needed, and this row is a (gold, pred) pair.", row.where, FULL)
+    return [row for row in rows if isinstance(row, ResponseRow)]
+
+
+def with_problem(row: ResponseRow, fix: str = FULL) -> ResponseRow:
+    """The row itself, which has to bring its problem and reference answer."""
+    for name, value in (("problem", row.problem), ("answer", row.answer)):
+        if value is None:
+            raise UserError(f"The row has no `{name}`.", row.where, fix)
+    return row
+
+
+def models_of(rows: Sequence[ResponseRow] | None) -> str | None:
+    """Who answered, as far as the rows say it; None without rows."""
+    return None if rows is None else ", ".join(sorted({row.model for row in rows if row.model}))
 
 
 def rows_by_problem(rows: Sequence[ResponseRow]) -> list[list[ResponseRow]]:
@@ -124,7 +166,7 @@ def attempts_of_rows(task: Task, columns: Sequence[Sequence[ResponseRow]], prefi
             Attempt(
                 f"{prefix}:{g}:{s}",
                 problem,
-                Completion([], [], [], row.response, FinishReason.UNKNOWN),
+                Completion([], [], [], row.response, row.finish),
                 next(grades),
                 turn=row.turn,
                 sample=row.sample,
@@ -136,10 +178,20 @@ def attempts_of_rows(task: Task, columns: Sequence[Sequence[ResponseRow]], prefi
     ]
 
 
-def _renamed(row: dict[str, Any], fields: Mapping[str, str]) -> dict[str, Any]:
-    """The row under our names; a field that is read as another one is not read under its own name too."""
-    rest = {key: value for key, value in row.items() if key not in fields.values()}
-    return rest | {ours: row[theirs] for ours, theirs in fields.items() if theirs in row}
+def _renamed(record: Record, fields: Mapping[str, str]) -> dict[str, Any]:
+    """The row without what is read as another field: it is not read under its own name too."""
+    own = record.row is record.raw
+    return {key: value for key, value in record.row.items() if not (own and key in fields.values())}
+
+
+def _inside(raw: Any, name: str) -> Any:
+    """A field by its name, or by the names of its sections with dots between them."""
+    if not isinstance(raw, Mapping):
+        return ABSENT
+    if name in raw:
+        return raw[name]
+    section, _, rest = name.partition(".")
+    return _inside(raw.get(section), rest) if rest else ABSENT
 
 
 def _row(row: Mapping[str, Any], where: str) -> ResponseRow | PairRow:
@@ -147,6 +199,7 @@ def _row(row: Mapping[str, Any], where: str) -> ResponseRow | PairRow:
         return PairRow(
             str(row.get("id", where)), where, text_field(row, "gold", where), _text(row, "pred", where) or ""
         )
+    placed = row.get("placed", "id" not in row)
     if "entry_point" in row or ("prompt" in row and "tests" in row):
         row = _with_problem(row, where)
     if "id" not in row and "problem" not in row:
@@ -164,12 +217,14 @@ def _row(row: Mapping[str, Any], where: str) -> ResponseRow | PairRow:
         sample=_whole(row, "sample", 0, where),
         turn=_whole(row, "turn", 1, where),
         model=_text(row, "model", where),
-        source=_text(row, "source", where) or "jsonl",
+        source=_text(row, "source", where) or UNNAMED,
         meta=meta_field(row, where),
         benchmark=_text(row, "benchmark", where),
         kind=_text(row, "kind", where),
-        finish=_text(row, "finish", where),
+        finish=FINISHES.get((_text(row, "finish", where) or "").lower(), FinishReason.UNKNOWN),
         prefill=_text(row, "prefill", where) or "",
+        placed=bool(placed),
+        numbered="sample" in row,
     )
 
 

@@ -39,6 +39,7 @@ LENGTHS = {"train": 20_000, "validation": 2_000, "test": 2_000}
 SHIFTS = (-10, -2, -1, 1, 2, 10)  # of an injected wrong line: what carries, borrows and slips do
 
 _INTEGER = re.compile(r"-?[0-9]{1,9}")
+_CHAIN = re.compile(r"\d+([+-]\d+)+=\?")
 _LINE = re.compile(r"([0-9]{1,9})([+-])([0-9]{1,9})=(-?[0-9]{1,9})")
 
 
@@ -96,10 +97,15 @@ def worked(chain: Chain, at: int = 0, shift: int = 0) -> str:
 
 def parse_chain(text: str) -> Chain:
     """The chain behind a problem text such as `47+38-29=?`; ValueError for anything else."""
-    if not re.fullmatch(r"\d+([+-]\d+)+=\?", text):
+    if not _CHAIN.fullmatch(text):
         raise ValueError(f"not a tiny problem: {text!r}")
     start, rest = re.match(r"\d+", text).group(), re.findall(r"([+-])(\d+)", text)  # type: ignore[union-attr]
     return Chain(int(start), tuple((op, int(n)) for op, n in rest))
+
+
+def is_tiny(text: str, answer: str) -> bool:
+    """Whether a problem is one of this world: a chain, and an integer as its reference answer."""
+    return bool(_CHAIN.fullmatch(text) and _INTEGER.fullmatch(answer.strip()))
 
 
 def split_of(text: str) -> Split:

@@ -109,7 +109,9 @@ def describe_eval(step: int, metrics: Mapping[str, float], kind: str = "eval") -
     ci95 = None if low is None or high is None else (low, high)
     text = f"{kind} at step {step}: {percent(metrics[f'{kind}/accuracy'], ci95)}"
     repairs = metrics.get(f"{kind}/repair_rate")
-    return text if repairs is None else f"{text}, repairs {percent(repairs)}"
+    text = text if repairs is None else f"{text}, repairs {percent(repairs)}"
+    n, of = metrics.get(f"{kind}/left_out"), metrics.get(f"{kind}/left_out_of")
+    return f"{text}, {n:.0f} of {of:.0f} answers left out" if n and of else text
 
 
 def sparkline(values: deque[float]) -> str:

@@ -203,6 +203,8 @@ def evaluation_metrics(metrics: Mapping[str, Any], prefix: str) -> dict[str, flo
     found = {"accuracy": metrics["avg"], "accuracy_lo": low, "accuracy_hi": high}
     if metrics.get("truncated") is not None:
         found["truncated"] = metrics["truncated"]
+    if first := metrics["left_out"].get("first"):
+        found |= {"left_out": first["n"], "left_out_of": first["of"]}
     repair = (metrics.get("repair_rate") or {}).get("value")
     if repair is not None:
         found["repair_rate"] = repair

@@ -59,7 +59,7 @@ def load_code(cfg: ProblemsConfig) -> list[Problem]:
 def _rows(cfg: ProblemsConfig) -> Iterator[tuple[Mapping[str, Any], str, str]]:
     """(row, where, name of the source)."""
     if cfg.source.startswith("hub:"):
-        yield from ((_from_hub(row), where, cfg.source) for row, where in hub_rows(cfg))
+        yield from ((from_hub(row), where, cfg.source) for row, where in hub_rows(cfg))
         return
     mbpp = cfg.source == "mbpp"
     if mbpp and cfg.split not in (MBPP_FILE, *MBPP_SPLITS):
@@ -195,7 +195,7 @@ def _optional(row: Mapping[str, Any], field: str, where: str) -> str:
     return text_field(row, field, where) if row.get(field) is not None else ""
 
 
-def _from_hub(row: dict[str, Any]) -> dict[str, Any]:
+def from_hub(row: dict[str, Any]) -> dict[str, Any]:
     """A row of the hub under our names. The function's name is the one that the first assert calls, where the row has
     none (MBPP).
     """
