@@ -1680,8 +1680,8 @@ def call(name, *arguments):
 GRABS = [
     grab(
         "slots of aio",
-        "takes all that the machine has for asynchronous reading and writing",
-        "for _ in range(100): call('syscall', 0 if ARM else 206, 10_000, (ctypes.c_ulong * 1)())",
+        "takes what the machine has for asynchronous reading and writing",
+        "call('syscall', 0 if ARM else 206, 20_000, (ctypes.c_ulong * 1)())",
     ),
     grab("rings", "asks for an io_uring", "call('syscall', 425, 8, (ctypes.c_ulong * 30)())"),
     grab("shared segment", "makes shared memory that stays when it ends", "call('shmget', 0, 1 << 20, 0o1666)"),
@@ -1705,6 +1705,7 @@ ctypes.memset(address, 1, 1)
         "stores a key with its user",
         "call('syscall', 217 if ARM else 248, b'user', b'name', b'x', 1, -4)",
     ),
+    grab("watched directory", "has the kernel tell it of changes", "fcntl.fcntl(os.open('.', 0), 1026, 2)"),
     grab("watches", "watches files, of which a user has few", "call('inotify_init1', 0)"),
     grab(
         "counters", "opens a counter of the processor", "call('syscall', 241 if ARM else 298, bytes(128), 0, -1, -1, 0)"

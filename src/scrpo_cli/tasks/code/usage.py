@@ -106,12 +106,13 @@ def _nameless_bytes(pids: list[int], directory: Path, most: int) -> int:
     deleted = re.compile(rb"^\S+ \S+ \S+ \S+ (\d+) +%s/.* \(deleted\)$" % re.escape(bytes(directory)), re.MULTILINE)
     for pid in pids:
         with contextlib.suppress(OSError), _as_owner(pid):
+            maps = b""  # threads share them, and may have descriptors of their own
             for thread in threads(pid):
                 held |= _nameless(f"/proc/{pid}/task/{thread}/fd")
-                maps = _read(f"/proc/{pid}/task/{thread}/maps", MAX_MAPS)
-                if len(maps) == MAX_MAPS:
-                    raise Excess("the program mapped too many pieces of memory")
-                mapped |= {int(inode) for inode in deleted.findall(maps)}
+                maps = maps or _read(f"/proc/{pid}/task/{thread}/maps", MAX_MAPS)
+            if len(maps) == MAX_MAPS:
+                raise Excess("the program mapped too many pieces of memory")
+            mapped |= {int(inode) for inode in deleted.findall(maps)}
     return sum(held.values()) + most * len(mapped - held.keys())
 
 

@@ -65,7 +65,7 @@ DENIED: dict[str, tuple[int, int]] = {  # name: number on x86-64, on ARM64 (-1: 
     "lremovexattr": (198, 15),
     "fremovexattr": (199, 16),
     "removexattrat": (466, 466),
-    # other programs, the network (of socketpair see RULES), files in flight between processes, which no one can count
+    # other programs, the network (RULES has socketpair), open files on their way to others, which nobody can count
     "execve": (59, 221),
     "execveat": (322, 281),
     "socket": (41, 198),
@@ -158,9 +158,8 @@ MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # column of 
 X32 = 0x40000000  # numbers of x86-64's second table start here
 UNKNOWN = 467  # calls that came after this list was made (Linux 6.15 and later)
 
-Step = tuple[
-    int, int, int, int
-]  # an instruction of classic BPF: what it does, steps to skip if true, if false, operand
+Step = tuple[int, int, int, int]
+"""An instruction of classic BPF: what it does, how many to skip if true and if false, its operand."""
 LOAD, EQUAL, AT_LEAST, ANY_BIT, AND, RETURN = 0x20, 0x15, 0x35, 0x45, 0x54, 0x06
 ALLOW, KILL, UNKNOWN_CALL, REFUSE = 0x7FFF0000, 0x80000000, 0x00050000 | errno.ENOSYS, 0x00050000 | errno.EPERM
 REFUSED: Step = (RETURN, 0, 0, REFUSE)
@@ -191,8 +190,9 @@ RULES: list[tuple[tuple[int, int], int, list[Step]]] = [  # numbers of a call, i
     # a datagram socket can be sent to any address; those that are only connected to each other cannot
     ((53, 199), 0, none_but(1)),  # socketpair: AF_UNIX
     ((53, 199), 1, none_but(1, 5, of=0xF)),  # SOCK_STREAM, SOCK_SEQPACKET, whatever flags go with them
-    # signals to others by way of the kernel, leases on files of others, longer pipes than a user has by default
-    ((72, 25), 1, any_of(8, 10, 15, 1024, 1031)),  # fcntl: F_SETOWN, F_SETSIG, F_SETOWN_EX, F_SETLEASE, F_SETPIPE_SZ
+    # signals to others by way of the kernel, leases and watches, longer pipes at the cost of the user's other processes
+    ((72, 25), 1, any_of(8, 10, 15)),  # fcntl: F_SETOWN, F_SETSIG, F_SETOWN_EX
+    ((72, 25), 1, any_of(1024, 1026, 1031)),  # fcntl: F_SETLEASE, F_NOTIFY, F_SETPIPE_SZ
     # ioctl: FIOSETOWN, SIOCSPGRP, TIOCSPGRP, TIOCSTI; flags of a file: FS_IOC_SETFLAGS (also of 32 bits), FSSETXATTR
     ((16, 29), 1, any_of(0x8901, 0x8902, 0x5410, 0x5412, 0x40086602, 0x40046602, 0x401C5820)),
     ((157, 167), 0, any_of(4, 62)),  # prctl: PR_SET_DUMPABLE would hide its open files, PR_SCHED_CORE take cores
