@@ -45,6 +45,7 @@ class Host:
             "PORT": self.listeners[0].getsockname()[1],
             "SOCKET": self.mark,
             "DATAGRAMS": f"{self.mark}-datagrams",
+            "SERVICE": self.secret.parent / "service",
             "SEGMENT": self.segment,
         }
         for name, value in places.items():
@@ -108,7 +109,7 @@ def hosting() -> Iterator[Host]:
         patch.setenv("SCRPO_PLANTED", SECRET)
         patch.setitem(isolation_module.ENVIRONMENT, "SCRPO_MARK", mark)
         patch.setattr(tempfile, "tempdir", str(temporary))
-        listeners = [stack.enter_context(listener) for listener in listening(mark)]
+        listeners = [stack.enter_context(listener) for listener in listening(mark, root / "service")]
         yield Host(outside, secret, temporary, victim, listeners, segment, mark, slots_of_aio())
     victim.kill()
     victim.wait()
@@ -116,7 +117,7 @@ def hosting() -> Iterator[Host]:
     subprocess.run(["rm", "-rf", str(root)], check=True)  # of any depth, should a check have left something
 
 
-def listening(mark: str) -> list[socket.socket]:
+def listening(mark: str, service: Path) -> list[socket.socket]:
     listeners = [socket.create_server(("127.0.0.1", 0))]
     listeners.append(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
     listeners[1].bind(listeners[0].getsockname())
@@ -125,6 +126,9 @@ def listening(mark: str) -> list[socket.socket]:
     listeners[2].listen()
     listeners.append(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
     listeners[3].bind(f"\0{mark}-datagrams")
+    listeners.append(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
+    listeners[4].bind(str(service))
+    service.chmod(0o777)
     for listener in listeners:
         listener.setblocking(False)
     return listeners
