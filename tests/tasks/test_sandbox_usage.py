@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -171,7 +172,39 @@ def nameless(path: Path, way: str, stack: contextlib.ExitStack) -> None:
         path.unlink()
 
 
-def test_open_files_with_a_name_and_shared_libraries_are_not_counted_twice(directory: Path) -> None:
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be without this capability and look at others")
+def test_root_without_capabilities_sees_the_files_of_the_programs_user(directory: Path) -> None:
+    """As in a container: no CAP_SYS_PTRACE, and a program that runs as another user."""
+    directory.chmod(0o777)
+    code = "import os; open('a', 'wb').write(bytes(2 << 20)); f = open('a'); os.remove('a'); print(flush=True); input()"
+    channels = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    python = "/usr/bin/python3" if Path("/usr/bin/python3").exists() else sys.executable
+    with subprocess.Popen([python, "-c", code], cwd=directory, user=4242, group=4242, **channels) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"\n"
+        found: list[str] = []
+
+        def look() -> None:
+            """In a thread, which alone loses the capability."""
+            header, sets = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+            assert kernel.LIBC.capget(header, sets) == 0
+            sets[0] &= ~(1 << 19)
+            assert kernel.LIBC.capset(header, sets) == 0
+            with pytest.raises(PermissionError):
+                os.stat(f"/proc/{process.pid}/fd/0")
+            try:
+                check_files(directory, [process.pid], LIMITS)
+            except Excess as excess:
+                found.append(str(excess))
+
+        thread = threading.Thread(target=look)
+        thread.start()
+        thread.join()
+        process.kill()
+    assert found == ["the program wrote more than 1 MiB"]
+
+
+def test_open_files_with_a_name_count_once(directory: Path) -> None:
     with (directory / "a").open("wb") as file:
         file.write(bytes(3 << 18))
         file.flush()
