@@ -12,12 +12,12 @@ import json
 import math
 import os
 import selectors
-import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -26,9 +26,10 @@ import psutil
 
 from scrpo_cli.errors import UserError
 from scrpo_cli.tasks.base import Judgement
-from scrpo_cli.tasks.code.inside.kernel import descendants, knows_children
+from scrpo_cli.tasks.code.inside.kernel import MIB
 from scrpo_cli.tasks.code.inside.wire import HEADER
 from scrpo_cli.tasks.code.isolation import ENVIRONMENT, FLAGS, Isolation, Limits, candidates, new_uid, script
+from scrpo_cli.tasks.code.usage import Excess, check_files, cpu_seconds, family, memory_bytes, remove
 from scrpo_cli.types import Verdict
 
 START_S = 60.0  # for two interpreters on a crowded machine
@@ -95,21 +96,23 @@ class _Check:
         }
         self.for_checker = {"program": self.for_program, "tests": tests.code, "entry_point": tests.entry_point}
         self.directory: Path | None = None
-        self.states: set[str] = set()
+        self.state = ""
+        """What the checker said last: `started` (the program's source runs), `ready`, `asked`."""
         self._cleanup = contextlib.ExitStack()
 
     def __enter__(self) -> _Check:
         with contextlib.ExitStack() as stack:
             uid = new_uid()
             if self.isolation.needs_directory:
-                self.directory = Path(tempfile.mkdtemp(prefix="scrpo-code-"))
-                stack.callback(_remove, self.directory)
+                self.directory = Path(os.path.realpath(tempfile.mkdtemp(prefix="scrpo-code-")))
+                stack.callback(remove, self.directory)
                 if uid is not None:
                     os.chown(self.directory, uid, uid)
             questions, request = os.pipe()
             answers, reply = os.pipe()
+            stack.callback(os.close, request)  # while it is open the program waits, to be looked at when the tests end
             with contextlib.ExitStack() as ours:  # our ends of the pipes: the processes hold their own
-                for descriptor in (questions, request, answers, reply):
+                for descriptor in (questions, answers, reply):
                     ours.callback(os.close, descriptor)
                 self.program = self._start(
                     self.isolation.command(self.limits, self.directory, uid), stdin=questions, stdout=reply
@@ -138,21 +141,22 @@ class _Check:
         deadline = time.monotonic() + START_S
         for report in self._reports():
             if "verdict" in report:
-                return Judgement(Verdict(report["verdict"]), report["reason"] or None)
+                judgement = Judgement(Verdict(report["verdict"]), report["reason"] or None)
+                return (judgement.verdict is Verdict.CORRECT and self._excess()) or judgement
             if "state" in report:
-                self.states.add(report["state"])
-                if report["state"] == "started":
+                self.state = report["state"]
+                if self.state == "started":
                     deadline = time.monotonic() + self.limits.wall_s
             elif excess := self._excess():
                 return excess
             if time.monotonic() > deadline:
                 return self._late()
-        if "asked" in self.states:
+        if self.state in ("started", "asked"):  # when it reads what the program sends
             return Judgement(Verdict.WRONG, "the tests' process ended on the program's answer")
         return Judgement(Verdict.GRADER_ERROR, "the tests' process ended before it called the program")
 
     def _late(self) -> Judgement:
-        if "started" in self.states:
+        if self.state:
             return Judgement(Verdict.TIMEOUT, f"the program took longer than {self.limits.wall_s:g} s")
         return Judgement(Verdict.GRADER_ERROR, f"the sandbox did not start within {START_S:g} s")
 
@@ -177,13 +181,16 @@ class _Check:
         """Which limit the program's processes exceed together; each one has its own limits from the kernel. CPU time,
         unlike a clock, does not depend on what else the machine does.
         """
-        processes = _family(self.program.pid)
-        if _total(processes, lambda p: sum(p.cpu_times()[:4])) > self.limits.cpu_s:  # those of ended children too
+        pids = family(self.program.pid)
+        if cpu_seconds(pids) > self.limits.cpu_s:
             return Judgement(Verdict.TIMEOUT, f"the program used more than {self.limits.cpu_s:g} s of CPU time")
-        if _total(processes, lambda p: p.memory_info().rss) > self.limits.memory_mib << 20:
+        if memory_bytes(pids) > self.limits.memory_mib * MIB:
             return Judgement(Verdict.WRONG, f"the program used more than {self.limits.memory_mib} MiB of memory")
-        if self.directory and _disk(self.directory, self.limits.disk_mib << 20) > self.limits.disk_mib << 20:
-            return Judgement(Verdict.WRONG, f"the program wrote more than {self.limits.disk_mib} MiB")
+        try:
+            if self.directory:
+                check_files(self.directory, pids, self.limits)
+        except Excess as excess:
+            return Judgement(Verdict.WRONG, str(excess))
         return None
 
 
@@ -203,9 +210,9 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     try:
         process.wait(5)
     except subprocess.TimeoutExpired:
-        for each in _family(process.pid):
-            with contextlib.suppress(psutil.Error):
-                each.kill()
+        for pid in family(process.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         process.wait()
     if process.stdout:
         process.stdout.close()
@@ -213,48 +220,8 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 def _threads_of_user() -> int:
     """Of all processes of this user: RLIMIT_NPROC is compared with their sum."""
-    user = os.getuid()
-    return int(_total(psutil.process_iter(), lambda p: p.num_threads() if p.uids().real == user else 0))
-
-
-def _total(processes: Iterable[psutil.Process], measure: Callable[[psutil.Process], float]) -> float:
-    """Summed over those that have not ended meanwhile."""
-    total = 0.0
-    for process in processes:
+    user, total = os.getuid(), 0
+    for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            total += measure(process)
+            total += process.num_threads() if process.uids().real == user else 0
     return total
-
-
-def _family(pid: int) -> list[psutil.Process]:
-    """A process and all its descendants; psutil alone would look at every process of the machine."""
-    family = []
-    with contextlib.suppress(psutil.Error):
-        top = psutil.Process(pid)
-        family = [top] if knows_children() else [top, *top.children(recursive=True)]
-    for descendant in descendants(pid):
-        with contextlib.suppress(psutil.Error):
-            family.append(psutil.Process(descendant))
-    return family
-
-
-def _disk(directory: Path, enough: int) -> int:
-    """Bytes below a directory; stops to count beyond `enough`. A file counts as a block at least."""
-    total = 0
-    for folder, folders, names in os.walk(directory):
-        for name in (*folders, *names):
-            with contextlib.suppress(OSError):
-                total += max(4096, os.lstat(os.path.join(folder, name)).st_blocks * 512)
-        if total > enough:
-            break
-    return total
-
-
-def _remove(directory: Path) -> None:
-    """Also what the program made unreadable. Links are not followed: they lead outside."""
-    for folder, folders, _ in os.walk(directory):  # looks into a folder only after we have opened it
-        for path in (os.path.join(folder, name) for name in folders):
-            if not os.path.islink(path):
-                with contextlib.suppress(OSError):
-                    os.chmod(path, 0o700)
-    shutil.rmtree(directory, ignore_errors=True)

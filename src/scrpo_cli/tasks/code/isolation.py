@@ -24,7 +24,7 @@ FLAGS = ("-S", "-P", "-s", "-B", "-X", "utf8")  # no site-packages, nothing from
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8", "TZ": "UTC", "PYTHONHASHSEED": "0"}
 """Nothing of ours. The fixed seed makes the order of sets, and with it verdicts, the same each time."""
 SYSTEM = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache", "/usr/share/zoneinfo")
-DEVICES = ("null", "zero", "random", "urandom")
+DEVICES = ("null", "random", "urandom")  # not zero: mapped, it is memory that no limit counts
 INSIDE = "scrpo_cli.tasks.code.inside"
 UNUSED_UIDS = range(0x70000000, 0x7FFE0000)  # systemd's table of users leaves them to nobody
 
@@ -45,6 +45,10 @@ class Limits:
     """Size of one file."""
     disk_mib: int = 64
     """All files together."""
+    files: int = 1000
+    """Files and directories at one time (bubblewrap: no limit)."""
+    depth: int = 32
+    """Directories inside of each other (namespaces: no limit)."""
     answer_kib: int = 4096
     """One answer of the program to the tests. What it prints goes to /dev/null."""
 
@@ -76,6 +80,7 @@ class Isolation:
             "read": readable(self.python),
             "devices": DEVICES,
             "disk_mib": limits.disk_mib,
+            "files": limits.files,
             "directory": str(directory),
         }
         return [sys.executable, *FLAGS, "-c", script("launcher"), json.dumps(cfg)]

@@ -53,6 +53,7 @@ class Program:
         reply = self._receive("while its source ran")
         if reply != {"ready": True}:
             raise self._ended(_text(reply, "broken"))
+        self._report({"state": "ready"})
 
     def call(self, classes: dict[str, type], name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The answer of the program's function; raises what that raised, as the nearest builtin exception."""

@@ -65,17 +65,55 @@ DENIED: dict[str, tuple[int, int]] = {  # name: number on x86-64, on ARM64 (-1: 
     "lremovexattr": (198, 15),
     "fremovexattr": (199, 16),
     "removexattrat": (466, 466),
-    # other programs, the network (socketpair stays: asyncio needs one), memory that no limit counts
+    # other programs, the network (RULES has socketpair), open files on their way to others, which nobody can count
     "execve": (59, 221),
     "execveat": (322, 281),
     "socket": (41, 198),
+    "connect": (42, 203),
+    "bind": (49, 200),
+    "listen": (50, 201),
+    "accept": (43, 202),
+    "accept4": (288, 242),
+    "sendmsg": (46, 211),
+    "sendmmsg": (307, 269),
+    "setsockopt": (54, 208),
+    # what all processes of the machine or of a user share, and what stays after its maker
+    "io_setup": (206, 0),
+    "io_destroy": (207, 1),
+    "io_getevents": (208, 4),
+    "io_submit": (209, 2),
+    "io_cancel": (210, 3),
+    "io_pgetevents": (333, 292),
     "io_uring_setup": (425, 425),
+    "io_uring_enter": (426, 426),
+    "io_uring_register": (427, 427),
+    "shmget": (29, 194),
+    "shmat": (30, 196),
+    "shmctl": (31, 195),
+    "msgget": (68, 186),
+    "msgsnd": (69, 189),
+    "msgrcv": (70, 188),
+    "msgctl": (71, 187),
+    "semget": (64, 190),
+    "semop": (65, 193),
+    "semctl": (66, 191),
+    "semtimedop": (220, 192),
+    "mq_open": (240, 180),
+    "mq_unlink": (241, 181),
+    "mq_timedsend": (242, 182),
+    "mq_timedreceive": (243, 183),
+    "mq_notify": (244, 184),
+    "mq_getsetattr": (245, 185),
+    # memory and disk that no limit counts, or faster than we can count
     "memfd_create": (319, 279),
     "memfd_secret": (447, 447),
-    "shmget": (29, 194),
-    "msgget": (68, 186),
-    "semget": (64, 190),
-    "mq_open": (240, 180),
+    "splice": (275, 76),
+    "tee": (276, 77),
+    "vmsplice": (278, 75),
+    "fallocate": (285, 47),
+    "landlock_create_ruleset": (444, 444),
+    "landlock_add_rule": (445, 445),
+    "landlock_restrict_self": (446, 446),
     # namespaces, mounts and other doors into the kernel
     "unshare": (272, 97),
     "setns": (308, 268),
@@ -86,7 +124,9 @@ DENIED: dict[str, tuple[int, int]] = {  # name: number on x86-64, on ARM64 (-1: 
     "open_tree": (428, 428),
     "move_mount": (429, 429),
     "fsopen": (430, 430),
+    "fsconfig": (431, 431),
     "fsmount": (432, 432),
+    "fspick": (433, 433),
     "mount_setattr": (442, 442),
     "bpf": (321, 280),
     "perf_event_open": (298, 241),
@@ -101,6 +141,7 @@ DENIED: dict[str, tuple[int, int]] = {  # name: number on x86-64, on ARM64 (-1: 
     "swapon": (167, 224),
     "acct": (163, 89),
     "quotactl": (179, 60),
+    "quotactl_fd": (443, 443),
     "personality": (135, 92),
     "syslog": (103, 116),
     "sync": (162, 81),
@@ -110,19 +151,55 @@ DENIED: dict[str, tuple[int, int]] = {  # name: number on x86-64, on ARM64 (-1: 
     "inotify_init": (253, -1),
     "inotify_init1": (294, 26),
     "fanotify_init": (300, 262),
-}
-DENIED_COMMANDS = {  # numbers of a call: values of its second argument; they make the kernel send signals to others
-    (72, 25): (8, 10, 15),  # fcntl: F_SETOWN, F_SETSIG, F_SETOWN_EX
-    (16, 29): (0x8901, 0x8902, 0x5410, 0x5412),  # ioctl: FIOSETOWN, SIOCSPGRP, TIOCSPGRP, TIOCSTI
+    "name_to_handle_at": (303, 264),
+    "open_by_handle_at": (304, 265),
 }
 MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # column of DENIED, the kernel's AUDIT_ARCH
-CLONE, CLONE3, PRLIMIT = (56, 220), (435, 435), (302, 261)
-NEW_NAMESPACES = 0x7E020000  # the CLONE_NEW* flags
 X32 = 0x40000000  # numbers of x86-64's second table start here
 UNKNOWN = 467  # calls that came after this list was made (Linux 6.15 and later)
 
-LOAD, EQUAL, AT_LEAST, ANY_BIT, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06  # instructions of classic BPF
-ALLOW, REFUSE, KILL = 0x7FFF0000, 0x00050000, 0x80000000
+Step = tuple[int, int, int, int]
+"""An instruction of classic BPF: what it does, how many to skip if true and if false, its operand."""
+LOAD, EQUAL, AT_LEAST, ANY_BIT, AND, RETURN = 0x20, 0x15, 0x35, 0x45, 0x54, 0x06
+ALLOW, KILL, UNKNOWN_CALL, REFUSE = 0x7FFF0000, 0x80000000, 0x00050000 | errno.ENOSYS, 0x00050000 | errno.EPERM
+REFUSED: Step = (RETURN, 0, 0, REFUSE)
+
+
+def any_of(*values: int) -> list[Step]:
+    """Refuses a call whose argument is one of these."""
+    return [step for value in values for step in ((EQUAL, 0, 1, value), REFUSED)]
+
+
+def all_bits(flags: int) -> list[Step]:
+    """Refuses a call whose argument has all of these flags."""
+    return [(AND, 0, 0, flags), *any_of(flags)]
+
+
+def none_but(*values: int, of: int = 0xFFFFFFFF) -> list[Step]:
+    """Refuses a call whose argument, of which the bits `of` count, is none of these."""
+    tests = [(EQUAL, len(values) - n, 0, value) for n, value in enumerate(values)]
+    return [(AND, 0, 0, of), *tests, REFUSED]
+
+
+NEW_NAMESPACES = 0x7E020000  # the CLONE_NEW* flags
+RULES: list[tuple[tuple[int, int], int, list[Step]]] = [  # numbers of a call, index of its argument, what is refused
+    ((56, 220), 0, [(ANY_BIT, 0, 1, NEW_NAMESPACES), REFUSED]),  # clone
+    ((302, 261), 0, none_but(0)),  # prlimit64 of another process: 0 is oneself, and getrlimit too is this call
+    # a child of a process that ignores SIGCHLD vanishes, and with it the CPU time that it has used
+    ((13, 134), 0, any_of(17)),  # rt_sigaction: SIGCHLD
+    # a datagram socket can be sent to any address; those that are only connected to each other cannot
+    ((53, 199), 0, none_but(1)),  # socketpair: AF_UNIX
+    ((53, 199), 1, none_but(1, 5, of=0xF)),  # SOCK_STREAM, SOCK_SEQPACKET, whatever flags go with them
+    # signals to others by way of the kernel, leases and watches, longer pipes at the cost of the user's other processes
+    ((72, 25), 1, any_of(8, 10, 15)),  # fcntl: F_SETOWN, F_SETSIG, F_SETOWN_EX
+    ((72, 25), 1, any_of(1024, 1026, 1031)),  # fcntl: F_SETLEASE, F_NOTIFY, F_SETPIPE_SZ
+    # ioctl: FIOSETOWN, SIOCSPGRP, TIOCSPGRP, TIOCSTI; flags of a file: FS_IOC_SETFLAGS (also of 32 bits), FSSETXATTR
+    ((16, 29), 1, any_of(0x8901, 0x8902, 0x5410, 0x5412, 0x40086602, 0x40046602, 0x401C5820)),
+    ((157, 167), 0, any_of(4, 62)),  # prctl: PR_SET_DUMPABLE would hide its open files, PR_SCHED_CORE take cores
+    # shared memory without a file stays, out of sight, when a process gives back the pages that it sees
+    ((9, 222), 3, all_bits(0x21)),  # mmap: MAP_SHARED | MAP_ANONYMOUS
+]
+CLONE3 = (435, 435)
 
 LANDLOCK_CREATE, LANDLOCK_ADD, LANDLOCK_RESTRICT = 444, 445, 446
 READ = 1 << 0 | 1 << 2 | 1 << 3  # execute (what a dynamic loader maps), read a file, list a directory
@@ -144,6 +221,7 @@ def confine(limits: Mapping[str, int], files: Mapping[str, Sequence[str]] | None
     limit("NOFILE", 64)  # also bounds what pipes and sockets hold in the kernel, which counts as nobody's memory
     limit("MEMLOCK", 0)
     limit("MSGQUEUE", 0)
+    limit("SIGPENDING", 64)  # also the timers of a user
     if files is not None:
         restrict_files(files["read"], files["write"])
     filter_system_calls()
@@ -173,32 +251,40 @@ def knows_children() -> bool:
     return os.path.exists(f"/proc/self/task/{os.getpid()}/children")
 
 
-def descendants(pid: int) -> set[int]:
-    """All processes below one; each thread has children of its own."""
-    found: set[int] = set()
-    with contextlib.suppress(OSError):  # it has ended
-        for thread in os.listdir(f"/proc/{pid}/task"):
-            with open(f"/proc/{pid}/task/{thread}/children") as file:
-                for child in map(int, file.read().split()):
-                    found |= {child, *descendants(child)}
-    return found
+def descendants(pid: int) -> list[int]:
+    """All processes below one, parents before their children; each thread has children of its own."""
+    found: dict[int, None] = {}
+    waiting = [pid]
+    while waiting:
+        process = waiting.pop()
+        for thread in threads(process):
+            with contextlib.suppress(OSError), open(f"/proc/{process}/task/{thread}/children") as file:
+                children = [child for child in map(int, file.read().split()) if child not in found]
+                found |= dict.fromkeys(children)
+                waiting += children
+    return list(found)
+
+
+def threads(pid: int) -> list[str]:
+    """Of a process; none when it has ended."""
+    with contextlib.suppress(OSError):
+        return os.listdir(f"/proc/{pid}/task")
+    return []
 
 
 def filter_system_calls() -> None:
-    """A seccomp filter: what is in DENIED fails with EPERM. It looks at numbers and flags, never at memory."""
+    """A seccomp filter: what is in DENIED or RULES fails with EPERM. It looks at numbers and flags, never at memory."""
     machine = os.uname().machine
     if machine not in MACHINES:
         raise OSError(errno.ENOSYS, f"no system call filter for {machine}")
     column, architecture = MACHINES[machine]
     denied = [numbers[column] for numbers in DENIED.values() if numbers[column] >= 0]
-    number, first_argument, second_argument = 0, 16, 24  # offsets in struct seccomp_data
-    refuse = (RETURN, 0, 0, REFUSE | errno.EPERM)
-    commands: list[tuple[int, int, int, int]] = []
-    for calls, values in DENIED_COMMANDS.items():
-        commands += [(EQUAL, 0, 2 + 2 * len(values), calls[column]), (LOAD, 0, 0, second_argument)]
-        commands += [step for value in values for step in ((EQUAL, 0, 1, value), refuse)]
-        commands += [(LOAD, 0, 0, number)]
-    code = [  # instruction, steps to skip if true, if false, operand
+    number, first_argument = 0, 16  # offsets in struct seccomp_data
+    rules: list[Step] = []
+    for calls, index, refused in RULES:
+        look = [(LOAD, 0, 0, first_argument + 8 * index), *refused, (LOAD, 0, 0, number)]
+        rules += [(EQUAL, 0, len(look), calls[column]), *look]
+    code: list[Step] = [
         (LOAD, 0, 0, 4),
         (EQUAL, 1, 0, architecture),
         (RETURN, 0, 0, KILL),  # a call by the table of another architecture would pass under a wrong number
@@ -206,19 +292,11 @@ def filter_system_calls() -> None:
         (AT_LEAST, 0, 1, X32),
         (RETURN, 0, 0, KILL),
         (AT_LEAST, 0, 1, UNKNOWN),
-        (RETURN, 0, 0, REFUSE | errno.ENOSYS),
-        *(step for n in denied for step in ((EQUAL, 0, 1, n), refuse)),
-        *commands,
+        (RETURN, 0, 0, UNKNOWN_CALL),
         (EQUAL, 0, 1, CLONE3[column]),  # hides its flags in memory; libc falls back to clone
-        (RETURN, 0, 0, REFUSE | errno.ENOSYS),
-        (EQUAL, 0, 3, CLONE[column]),
-        (LOAD, 0, 0, first_argument),
-        (ANY_BIT, 0, 5, NEW_NAMESPACES),
-        refuse,
-        (EQUAL, 0, 3, PRLIMIT[column]),  # its first argument is a process: 0 is oneself, and getrlimit too is this call
-        (LOAD, 0, 0, first_argument),
-        (EQUAL, 1, 0, 0),
-        refuse,
+        (RETURN, 0, 0, UNKNOWN_CALL),
+        *(step for n in denied for step in any_of(n)),
+        *rules,
         (RETURN, 0, 0, ALLOW),
     ]
     filters = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in code))

@@ -44,6 +44,7 @@ NOBODY = 65534
 
 def main() -> None:
     cfg = json.loads(sys.argv[1])
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # inherited; no child's CPU time may be lost (see kernel.RULES)
     try:
         status = in_namespaces(cfg) if cfg["level"] == "namespaces" else as_process(cfg)
     except OSError as error:  # before the program's first line: the checker believes the first message
@@ -61,7 +62,7 @@ def in_namespaces(cfg: dict[str, Any]) -> int:
         _close_channels()
         return _code(os.waitpid(child, 0)[1])
     prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # the first process of the new namespace: all others end with it
-    build_root(cfg["read"], cfg["devices"], cfg["disk_mib"])
+    build_root(cfg["read"], cfg["devices"], cfg["disk_mib"], cfg["files"])
     program = os.fork()
     if not program:
         start(cfg["command"], "/tmp", cfg["uid"] if privileged else None)
@@ -142,7 +143,7 @@ def end_children() -> int:
     """
     while True:
         stopped: set[int] = set()
-        while new := descendants(os.getpid()) - stopped:
+        while new := set(descendants(os.getpid())) - stopped:
             signal_all(new, signal.SIGSTOP)
             stopped |= new
         signal_all(stopped, signal.SIGKILL)
@@ -160,7 +161,7 @@ def signal_all(pids: set[int], number: int) -> None:
             os.kill(pid, number)
 
 
-def build_root(read: list[str], devices: list[str], disk_mib: int) -> None:
+def build_root(read: list[str], devices: list[str], disk_mib: int, files: int) -> None:
     """The new root: empty, but for `read` at its own places, devices and /tmp. There is no /proc."""
     mount("none", "/", flags=RECURSIVE | PRIVATE)
     sources = {path: os.open(path, os.O_PATH) for path in read if os.path.exists(path)}  # they may lie below /tmp
@@ -174,7 +175,7 @@ def build_root(read: list[str], devices: list[str], disk_mib: int) -> None:
     for name, source in opened.items():
         bind(source, _place(f"/dev/{name}"), directory=False, device=True)
     os.mkdir("/tmp/tmp")
-    mount("tmpfs", "/tmp/tmp", "tmpfs", NO_SUID | NO_DEVICES, f"size={disk_mib}m,nr_inodes=10k,mode=1777")
+    mount("tmpfs", "/tmp/tmp", "tmpfs", NO_SUID | NO_DEVICES, f"size={disk_mib}m,nr_inodes={files},mode=1777")
     os.chdir("/tmp")
     checked(LIBC.syscall(PIVOT_ROOT[os.uname().machine], b".", b"."), "pivot_root")
     checked(LIBC.umount2(b".", DETACH), "umount")

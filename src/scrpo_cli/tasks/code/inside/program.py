@@ -63,14 +63,13 @@ def serve(requests: int, answers: int, module: ModuleType, classes: dict[str, ty
 
 
 def answer(message: Any, module: ModuleType, classes: dict[str, type], limit: int) -> dict[str, Any]:
-    """The packed result of a call, or what was raised."""
-    heap = Heap(classes, opaque=True)
+    """The packed result of a call, or what was raised; Unsendable if it is too long."""
+    heap = Heap(classes, opaque=True, limit=limit)
     name, args, kwargs = heap.unpack(message)
     try:
-        reply = heap.pack(getattr(module, name)(*args, **kwargs))
-        if len(reply["heap"]) > limit:  # a node has more than a byte: spares the memory of writing it out
-            raise Unsendable(f"an answer of {len(reply['heap'])} objects")
-        return reply
+        return heap.pack(getattr(module, name)(*args, **kwargs))
+    except Unsendable:  # not an exception of the function, which the tests may expect
+        raise
     except Exception as error:  # noqa: BLE001 - handed to the tests, which may expect it
         kinds = [cls.__name__ for cls in type(error).__mro__ if cls.__module__ == "builtins"]
         return {"raised": kinds, "text": described(error)}

@@ -83,11 +83,15 @@ class Opaque:
 
 class Heap:
     """The objects of one call by index. `classes` are those of trusted modules, by dotted name. `opaque`: objects
-    without a plain form cross as Opaque; otherwise they are Unsendable.
+    without a plain form cross as Opaque; otherwise they are Unsendable. So is what takes more than `limit` bytes at
+    least: found out before it is written, as a number of a billion bits takes seconds and a gigabyte to write.
     """
 
-    def __init__(self, classes: Mapping[str, type] | None = None, opaque: bool = False) -> None:
+    def __init__(
+        self, classes: Mapping[str, type] | None = None, opaque: bool = False, limit: int = 0xFFFFFFFF
+    ) -> None:
         self._opaque = opaque
+        self._limit = self._room = limit
         self.objects: list[Any] = []  # kept: an id is only unique while its object lives
         self._index: dict[int, int] = {}
         self._fixed: dict[int, Sequence[Any]] = {}  # the parts of what cannot change; an iterator is read only once
@@ -98,17 +102,26 @@ class Heap:
 
     def pack(self, value: Any) -> dict[str, Any]:
         """`value` and all objects of the heap as they now are."""
+        self._room = self._limit
         top = self._refer(value)
         nodes: list[list[Any]] = []
         while len(nodes) < len(self.objects):  # describing one adds those that it refers to
+            self._take(1)
             nodes.append(self._node(self.objects[len(nodes)], self._fixed.get(len(nodes), ())))
         return {"value": top, "heap": nodes}
+
+    def _take(self, size: int) -> None:
+        """Of the room that there is in a message."""
+        self._room -= size
+        if self._room < 0:
+            raise Unsendable(f"a message of more than {self._limit} bytes")
 
     def _refer(self, value: Any) -> Any:
         """A scalar, or `[i]`. What cannot change later is listed after its parts, so that it can be built in order."""
         if type(value) is bool or value is None or type(value) is float:
             return value
         if isinstance(value, str):
+            self._take(str.__len__(value))
             return str.__str__(value)
         if isinstance(value, float):
             return float.__float__(value)
@@ -137,10 +150,12 @@ class Heap:
             case set():
                 return ["set", *map(refer, value)]
             case int():
+                self._take(int.bit_length(value) // 4)
                 return ["int", hex(value)]
             case complex():
                 return ["complex", value.real, value.imag]
             case bytes() | bytearray():
+                self._take(len(value))
                 return ["bytes" if isinstance(value, bytes) else "bytearray", value.decode("latin-1")]
             case deque():
                 return ["deque", value.maxlen, *map(refer, value)]
