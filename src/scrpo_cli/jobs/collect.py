@@ -27,7 +27,7 @@ from scrpo_cli.rollout.prompts import check_prompt_budget
 from scrpo_cli.tasks import make_task
 from scrpo_cli.tasks.base import Task
 from scrpo_cli.tasks.external import ResponseRow, attempts_of_rows, rows_by_problem
-from scrpo_cli.tasks.guard import left_out, stop_on_failures
+from scrpo_cli.tasks.guard import stop_on_failures, unreadable_references
 from scrpo_cli.types import KEPT, Group, SampleRequest, Verdict
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def collect_samples(db: Database, run: ActiveRun, runtime: Runtime, report: Repo
     note_fingerprint(db, run, runtime.chat)
     problems = runtime.task.problems(recipe.task.train)
     check_prompt_budget(recipe.task, runtime.task, runtime.chat, problems)
-    for line in left_out(runtime.task, problems, "task.train"):
+    for line in unreadable_references(runtime.task, problems, "task.train"):
         report(line)
     done = {s.step for s in steps_of(db, run.run_id)}
     size = recipe.optim.prompts_per_step

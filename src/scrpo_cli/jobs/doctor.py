@@ -188,12 +188,12 @@ def check_data(checkup: Checkup) -> Iterator[Check]:
 
     from scrpo_cli.recipe.benchmark import plan
     from scrpo_cli.tasks import make_task
-    from scrpo_cli.tasks.guard import left_out
+    from scrpo_cli.tasks.guard import unreadable_references
 
     task = checkup.recipe.task
     train = task.train
     yield Check("data", "ok", f"{train.source} ({train.split}): {len(checkup.problems):,} problems")
-    for line in left_out(checkup.task, checkup.problems, "task.train"):
+    for line in unreadable_references(checkup.task, checkup.problems, "task.train"):
         yield Check("references", "warn", line.removeprefix("warning: "), "Mend them, or leave these problems out.")
     for held_out in filter(None, (task.validation, task.test)):
         count = len(checkup.task.problems(held_out))

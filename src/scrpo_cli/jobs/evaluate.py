@@ -45,7 +45,7 @@ from scrpo_cli.recipe.models import Recipe
 from scrpo_cli.rollout.prompts import check_prompt_budget
 from scrpo_cli.tasks import make_task
 from scrpo_cli.tasks.base import Task
-from scrpo_cli.tasks.guard import left_out, stop_on_failures
+from scrpo_cli.tasks.guard import stop_on_failures, unreadable_references
 from scrpo_cli.training.checkpoint import newest
 from scrpo_cli.training.policy import model_path
 from scrpo_cli.training.runtime import Runtime, open_runtime
@@ -126,7 +126,7 @@ def evaluate_plan(db: Database, run: ActiveRun, plan: EvalPlan, report: Report) 
         }
         for name, evaluator in evaluators.items():
             check(evaluator, name, problems[name], runtime)
-            for line in left_out(tasks[name], problems[name], name):
+            for line in unreadable_references(tasks[name], problems[name], name):
                 report(line)
         evaluator = Evaluator(Protocol.of(run.recipe), runtime.engine, runtime.chat, runtime.task)
         threshold = gate_threshold(db, run, evaluator, [*problems.values()], report)

@@ -105,7 +105,7 @@ class Guarded:
         return [self._sound(grade, [pair])[0] for pair in pairs]
 
 
-def left_out(task: Task, problems: Sequence[Problem], where: str) -> list[str]:
+def unreadable_references(task: Task, problems: Sequence[Problem], where: str) -> list[str]:
     """A line that names the problems whose reference answers cannot be read, if there are any: known before anything is
     sampled. UserError where they are more than `task.grading.max_failed` of all.
     """

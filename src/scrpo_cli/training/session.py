@@ -22,7 +22,7 @@ from scrpo_cli.pool.queries import attempts_of, resolve_run, rewind
 from scrpo_cli.recipe.models import Recipe
 from scrpo_cli.rollout.injection import ErrorInjector
 from scrpo_cli.rollout.prompts import TaskPrompts, check_context, check_prompt_budget
-from scrpo_cli.tasks.guard import left_out
+from scrpo_cli.tasks.guard import unreadable_references
 from scrpo_cli.tracking.tracker import HasConsole, Tracker
 from scrpo_cli.training import checkpoint
 from scrpo_cli.training.checkpoint import Progress
@@ -143,13 +143,13 @@ def open_session(
     """
     runtime = open_runtime(recipe)
     problems = runtime.task.problems(recipe.task.train)
-    unread = left_out(runtime.task, problems, "task.train")
+    unread = unreadable_references(runtime.task, problems, "task.train")
     check_prompt_budget(recipe.task, runtime.task, runtime.chat, problems)
     positions = getattr(runtime.policy.model.config, "max_position_embeddings", None)
     check_context(recipe, runtime.chat, positions)
     protocol = Protocol.of(recipe)
     for name, found in [each for split in ("test", "validation") if (each := held_out_problems(runtime, split))]:
-        unread += left_out(runtime.task, found, f"task.{name}")
+        unread += unreadable_references(runtime.task, found, f"task.{name}")
         if positions is not None:  # before training, not at its first evaluation
             protocol.check_length(f"task.{name}", runtime.task, runtime.chat, found, positions)
     library = RunLibrary(db, run_id, runtime.chat.fingerprint)
