@@ -46,7 +46,7 @@ def test_programs_are_graded_by_their_tests(scrpo: Callable, tmp_path: Path) -> 
     }
     assert outcome.json["rows"][0]["extracted"] == "def f(x):\n    return x + 1\n"
     assert outcome.json["counts"] == {"correct": 2, "wrong": 2, "timeout": 1, "unparsable": 1}
-    assert outcome.json["grader"].startswith("code/1 python=3")
+    assert outcome.json["grader"].startswith("code/2 python=3")
 
 
 def test_any_field_can_be_the_response(scrpo: Callable, tmp_path: Path) -> None:

@@ -138,7 +138,7 @@ def test_debugging_takes_the_two_turns_of_training(
     assert verdicts[2, "correct"] == 12  # 2 steps of 3 problems with 2 samples
     assert verdicts[1, "wrong"] > 0
     graders = execute(tmp_path, "SELECT DISTINCT grader FROM attempt")
-    assert [g.split(" ")[0] for (g,) in graders] == ["code/1"]
+    assert [g.split(" ")[0] for (g,) in graders] == ["code/2"]
 
 
 def test_the_shipped_recipe_trains_a_real_model(scrpo: Callable, recipe: Path, bugs: Path, tmp_path: Path) -> None:

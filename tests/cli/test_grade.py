@@ -57,7 +57,7 @@ def test_a_file_of_responses_and_pairs(scrpo: Callable, tmp_path: Path) -> None:
     }
     assert list(rows) == list("abcde")
     assert outcome.json["counts"] == {"correct": 3, "unparsable": 1, "wrong": 1}
-    assert outcome.json["grader"].startswith("math/2 math-verify=")
+    assert outcome.json["grader"].startswith("math/3 math-verify=")
     assert "60.0%" in scrpo("grade", "--from-jsonl", file).out
 
 

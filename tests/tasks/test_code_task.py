@@ -58,7 +58,7 @@ def test_every_kind_of_answer_has_its_verdict_in_order_with_one_worker_and_with_
 
 
 def test_the_grader_names_its_version_the_python_and_the_walls() -> None:
-    assert make().grader.startswith("code/1 python=3.")
+    assert make().grader.startswith("code/2 python=3.")
     assert make().grader.endswith(("sandbox=namespaces", "sandbox=process"))
 
 

@@ -17,7 +17,7 @@ from scrpo_cli.tasks.code.isolation import Limits
 from scrpo_cli.tasks.code.sources import fenced, load_code
 from scrpo_cli.types import Grade, Message, Problem, Verdict
 
-VERSION = "code/1"
+VERSION = "code/2"
 PATIENCE = 4
 """Seconds on the clock for each second of CPU time that a program may use."""
 NO_PROGRAM = {"thinking": "the response never leaves <think>", "nothing": "no program found"}

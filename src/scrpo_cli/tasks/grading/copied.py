@@ -29,25 +29,27 @@ MAX_TEXT = 20_000  # characters of a problem that are looked at
 
 
 def copied(answer: str, problem: str, gold: str) -> bool:
-    """Whether an answer stands in the problem as a formula, a side of one or an item of one, and the reference is
-    written differently. Numbers, letters and words are no formulas; a number in another form is (`0.5` for `1/2`).
+    """Whether an answer, or what it says behind a label or an equals sign, stands in the problem as a formula, a side
+    of one or an item of one, and the reference is written differently.
     """
-    ours, theirs = _key(answer), _key(gold)
-    if "=" in answer and copied(answer.rpartition("=")[2], problem, gold):
-        return True
-    if not _STRUCTURE.search(ours) or ours == theirs or _same_sides(answer, gold):
-        return False
-    if (n := number(normalize(answer))) and (g := number(normalize(gold))):
-        kept = n.form is Form.INTEGER and not n.percent
-        if kept or (n.form, n.percent) == (g.form, g.percent) != (Form.FRACTION, n.percent):
-            return False
-    return any(ours == _key(part) for formula in formulas(problem) for part in _parts(formula))
-
-
-def _same_sides(answer: str, gold: str) -> bool:
-    """Whether both are written alike but for a name: `y=2x+3` and `2x+3`."""
     theirs, ours = right_sides(normalize(gold), normalize(answer))
-    return _key(theirs) == _key(ours)
+    if _key(ours) == _key(theirs):
+        return False
+    said = {normalize(answer), ours, ours.rpartition("=")[2]}
+    keys = {_key(text) for text in said if _is_formula(text, theirs)}
+    return bool(keys) and any(_key(part) in keys for formula in formulas(problem) for part in _parts(formula))
+
+
+def _is_formula(answer: str, gold: str) -> bool:
+    """Numbers, letters and words are none; a number in another form than the reference is (`0.5` for `1/2`)."""
+    if not _STRUCTURE.search(_key(answer)):
+        return False
+    ours, theirs = number(answer), number(gold)
+    if ours is None or theirs is None:
+        return True
+    if ours.form is Form.INTEGER and not ours.percent:
+        return False
+    return ours.form is Form.FRACTION or (ours.form, ours.percent) != (theirs.form, theirs.percent)
 
 
 def formulas(problem: str) -> list[str]:
