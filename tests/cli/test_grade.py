@@ -103,7 +103,7 @@ def test_hard_answers_in_a_process_of_their_own(tmp_path: Path) -> None:
     file = jsonl(
         tmp_path / "rows.jsonl",
         {"id": "a", "gold": "x+1", "pred": "1+x"},
-        {"id": "b", "gold": "42", "pred": "9^{9^{9^{9}}}"},
+        {"id": "b", "gold": "5!+\\sqrt{2}", "pred": "9^{9^{9^{9}}}"},
         {"id": "c", "gold": "x+1", "pred": "x-1"},
     )
     command = [sys.executable, "-m", "scrpo_cli", "grade", "--from-jsonl", file, "--json", "--workers", "1"]

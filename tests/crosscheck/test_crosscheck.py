@@ -39,11 +39,10 @@ def test_every_rewriting_of_an_answer_has_its_value(answer: str) -> None:
     others = formats.rewritings(answer)
     assert others
     for name, text in others.items():
-        if name not in (
-            "fraction of 100",
-            "doubled and halved",
-        ):  # listed in docs/validation/crosscheck.md where they fail
-            assert equal(answer, text), (name, text)
+        if name in ("fraction of 100", "doubled and halved"):  # listed in docs/validation/crosscheck.md where they fail
+            continue
+        to_compute = name == "unreduced fraction" and answer.lstrip("-").isdigit()  # by our rule no answer
+        assert equal(answer, text) is not to_compute, (name, text)
 
 
 def test_a_list_may_be_reversed_only_where_its_order_does_not_matter() -> None:

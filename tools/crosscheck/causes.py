@@ -48,8 +48,15 @@ CAUSES = (
         "gold not readable",
         ("ours",),
         _note("grader_error"),
-        "The reference answer cannot be read as mathematics. Only the same text can be judged; all else is a "
-        "`grader_error`, left out of averages.",
+        "The reference answer cannot be read as mathematics: every answer to it is a `grader_error`, left out of "
+        "averages.",
+    ),
+    Cause(
+        "still to be computed",
+        ("ours",),
+        _kind("format: unreduced fraction", "format: doubled and halved"),
+        "By our rule, a division that is left (`\\frac{40}{2}` for 20) is no answer where the reference is a number: "
+        "else a policy is paid for restating the problem.",
     ),
     Cause("deadline", ("ours",), _note("timeout"), "Simplifying the difference took longer than the 5 s deadline."),
     Cause(

@@ -24,6 +24,7 @@ _ROW = re.compile(r"\\\\(?:\[[^\]]*\])?|\\(?:begin|end)\{(?:aligned|align|split|
 _RELATION = re.compile(r"[=<>]|\\(?:leq?|geq?|lt|gt|ne|neq|equiv|approx|in|le|ge|leqslant|geqslant)(?![a-z])")
 _FRACTION = re.compile(r"\\frac\{?(-?\d+?)\}?\{?(\d+)\}?")
 _BRACES = re.compile(r"(?<!\\)[{}]")
+_NAME = re.compile(r"\\?[A-Za-z]\w*(?:_\{?\w+\}?)?(?:\(\w+\))?")
 _STRUCTURE = re.compile(r"[-+*/^_=<>,()\[\]!|]|\\(?!text|math|bf|it|rm)[a-zA-Z]|\d[A-Za-z]|\d\.\d|[A-Za-z]\d|%")
 MAX_TEXT = 20_000  # characters of a problem that are looked at
 
@@ -35,14 +36,16 @@ def copied(answer: str, problem: str, gold: str) -> bool:
     theirs, ours = right_sides(normalize(gold), normalize(answer))
     if _key(ours) == _key(theirs):
         return False
-    said = {normalize(answer), ours, ours.rpartition("=")[2]}
+    said = {normalize(answer), ours, ours.rpartition("=")[2]}  # behind a label; behind the last equals sign
     keys = {_key(text) for text in said if _is_formula(text, theirs)}
     return bool(keys) and any(_key(part) in keys for formula in formulas(problem) for part in _parts(formula))
 
 
 def _is_formula(answer: str, gold: str) -> bool:
-    """Numbers, letters and words are none; a number in another form than the reference is (`0.5` for `1/2`)."""
-    if not _STRUCTURE.search(_key(answer)):
+    """Numbers, names (`X_d`, `g(x)`) and words are none; a number in another form than the reference is (`0.5` for
+    `1/2`).
+    """
+    if not _STRUCTURE.search(_key(answer)) or _NAME.fullmatch(answer.strip()):
         return False
     ours, theirs = number(answer), number(gold)
     if ours is None or theirs is None:
