@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from scrpo_cli.tasks.grading.lists import parts, right_sides, same_parts
+from scrpo_cli.tasks.grading.lists import ASSIGNED, TURNED, parts, right_sides, same_parts
 from scrpo_cli.tasks.grading.numbers import (
     EXACT,
     MAX_CHARACTERS,
@@ -35,13 +35,15 @@ _PROSE = re.compile(rf"(?:^|\s)(?!(?:{_NO_PROSE})\b)[A-Za-z]{{2,}}(?=[\s,.;!?]|$
 _NUMBERS = re.compile(r"\d+")
 _TIME = re.compile(r"(\d{1,2}) *: *(\d\d)(?: *([ap])\.? ?m\.?)?", re.IGNORECASE)
 _LISTED = re.compile(r",|\b(?:and|or)\b")
-_LOGIC = re.compile(r"\\(?:iff|forall|exists|neg|Leftrightarrow)(?![a-z])")
+_LOGIC = re.compile(r"\\(?:iff|forall|exists|neg|Leftrightarrow|Rightarrow|implies|rightarrow|to)(?![a-z])")
 _SET = re.compile(r"\\\{|\\in(?![a-z])")
 _RATIO = re.compile(r"(\d+(?:\.\d+)?) *: *(\d+(?:\.\d+)?)")
-_NAMED = re.compile(r"\\?[A-Za-z]\w*(?:_\{\w+\})?(?:\(\w+\))?")
-_UNSOLVED = re.compile(
-    r"(?=.*[\d^]|.*([A-Za-z]).*\1)(?:[-+*/^{}()\d. ]|\\(?:frac|sqrt|cdot))*([A-Za-z])(?:[-+*/^{}()\d. ]|\2)*"
+_NAMED = re.compile(
+    r"\\?[A-Za-z]\w*(?:_\{\\?\w+\})?(?:\(\w+\))?|\\(?:bar|hat|vec|overline|tilde|mathbf) ?\{?[A-Za-z]\}?"
 )
+_CONSTANT = re.compile(r"\\(?:pi|infty)")
+_LETTER = re.compile(r"[A-Za-z]")
+_COMMANDS = re.compile(r"\\[A-Za-z]+|_\{?\w+\}?")
 _LETTERS = re.compile(r"(?<![A-Za-z\\])[A-Za-z]|\\(?:theta|alpha|beta|gamma|lambda|mu|phi|text|angle|vec|overline)")
 _CLOCK = re.compile(r"(?<![\d:])\d{1,2} *: *\d\d(?![\d:])")
 
@@ -85,7 +87,9 @@ def same_value(gold: str, pred: str, rules: Rules) -> bool | None:
     """
     if (value := number(gold)) is None or value.form is Form.TO_COMPUTE:
         return None
-    if _SET.search(pred) or parts(pred):
+    if listed := parts(pred):
+        return None if listed.kind in ("", "{}") else False
+    if _SET.search(pred):
         return None
     if "=" in pred:
         return same_sides(gold, pred, rules)
@@ -98,20 +102,33 @@ def same_sides(gold: str, pred: str, rules: Rules) -> bool | None:
     """A chain of equalities against a number: its last side; None where a side still has to be computed."""
     if _LOGIC.search(pred):
         return False
-    first, *others = (side.strip() for side in pred.split("="))
-    if number(first) and len(others) == 1 and _NAMED.fullmatch(others[0]):  # 5 = x
-        return same_number(gold, first, rules)
-    if len(others) == 1 and _UNSOLVED.fullmatch(first) and not _NAMED.fullmatch(first):  # x^3 = -1
+    sides = [side.strip() for side in pred.split("=")]
+    if number(sides[0]) and len(sides) == 2 and number(sides[1]) is None:  # 5 = x
+        sides.reverse()
+    *names, last = sides
+    if len(names) == 1 and not says_value_of(names[0]):
         return False
-    values = [number(side) for side in (first, *others)]
-    if any(value is None and not _LETTERS.search(side) for side, value in zip((first, *others), values, strict=True)):
+    values = [number(side) for side in sides]
+    if any(value is None and not _LETTERS.search(side) for side, value in zip(sides, values, strict=True)):
         return None
     plain = {value.value for value in values if value}
     if len(plain) != 1 or values[-1] is None:
         return False if len(plain) > 1 else None
-    if plain == {0} and not _NAMED.fullmatch(first):  # x^2-1=0
+    if plain == {0} and not _NAMED.fullmatch(names[0]):  # x^2-1=0
         return False
-    return same_number(gold, others[-1], rules)
+    return same_number(gold, last, rules)
+
+
+def says_value_of(side: str) -> bool:
+    """Whether an equation with this side is an answer: a name, a computation, or a formula in several letters
+    (`m+n = 33`). In one letter that does not stand alone it has yet to be solved (`x^3 = -1`, `\\sqrt{x} = 5`).
+    """
+    if _NAMED.fullmatch(side) or ASSIGNED.match(f"{side} = 0"):
+        return not _CONSTANT.fullmatch(side)
+    if TURNED.search(side):
+        return False
+    letters = set(_LETTER.findall(_COMMANDS.sub(" ", side)))
+    return not letters or len(letters) > 1
 
 
 def squeeze(text: str) -> str:

@@ -27,9 +27,10 @@ _PHRASE = re.compile(
     r"(?:\s*:)?[\s*]*(?:__\s*)?(?:(?:therefore|thus|hence|then|simply|just|equal to)\b,?[\s*]*)?",
     re.IGNORECASE | re.MULTILINE,
 )
-_MONEY = r"(?!\d[^$]*(?:\s|[A-Za-z]{2}[^$]*|[.,])\$)"  # "$5 and $3", "$18. She paid $2" are no formulas
-_DOLLARS = re.compile(rf"\$\$(.+?)\$\$|\${_MONEY}((?:[^$\\]|\\.)+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
-_ANOTHER = re.compile(r"\s*(?:,|\bor\b|\band\b)\s*(?:or\b|and\b)?\s*(?:\$|\\\()")
+_DOLLARS = re.compile(r"\$\$(.+?)\$\$|\$((?:[^$\\]|\\.)+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
+_MONEY = re.compile(r"\d(?s:.*)(?:[\s.,]$|(?<![A-Za-z\\])[A-Za-z]{2})")  # "$5 and $3", "$18. She paid $2"
+_GOES_ON = re.compile(r"[ \t*_]*(?:[;,/|:-]?[ \t]*)(?:\n?[ \t]*\b(?:or|and)\b|[^\s.,*_])")
+_ASIDE = re.compile(r"\s*,\s*(?:as|because|since|which|where|so|for|by|using|with)\b")
 _SENTENCE = re.compile(r"[^\n]*?(?=\.(?:\s|$)|\n|$|,?\s(?:because|since|which)\b)")
 _FINAL = re.compile(r"\bfinal\s+answer\b", re.IGNORECASE)
 _SAYS_A_VALUE = re.compile(r"[\d$\\]|^\(?[A-J]\)?$")
@@ -143,8 +144,12 @@ def _last_phrase(text: str) -> str | None:
         return None
     start = phrases[-1].end()
     formula = _DOLLARS.match(text, start)
-    if formula and not _ANOTHER.match(text, formula.end()):
+    if formula and formula[2] and _MONEY.match(formula[2]):
+        formula = None
+    if formula and (_ASIDE.match(text, formula.end()) or not _GOES_ON.match(text, formula.end())):
         answer = next(part for part in formula.groups() if part is not None).strip()
+    elif formula:  # $40$ million, $40$ or $41$
+        answer = _tidy(text[start : formula.end()] + _SENTENCE.match(text, formula.end())[0])  # type: ignore[index]
     else:
         answer = _stated(_tidy(_SENTENCE.match(text, start)[0]))  # type: ignore[index]  # it matches everywhere
     return answer if answer and not _BOX.match(answer) else None  # the box was empty, or it had been found

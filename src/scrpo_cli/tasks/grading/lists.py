@@ -11,11 +11,15 @@ from scrpo_cli.tasks.grading.units import TEXT
 
 Same = Callable[[str, str, Rules], bool | None]  # None: it cannot tell
 
-_NAME = r"\\?[A-Za-z]\w*(?:_\{\w+\})?'*(?:\((?:\w|\\[a-z]+)+(?:, ?\w+)*\))?"
-_NO_LABEL = (
-    r"(?![A-J] ?:|.*\b(?i:not|nor|neither|or|and|either|except|unless|if|least|most|than|wrong|lambda|for)\b"
-    r"|.*\\(?:iff|forall|exists|neg|Leftrightarrow))"
+_NAME = r"\\?[A-Za-z]\w*(?:_\{\\?\w+\})?'*(?:\((?:\w|\\[a-z]+)+(?:, ?\w+)*\))?"
+TURNED = re.compile(
+    r"\b(?i:not?|nor|never|neither|or|and|either|except\w*|exclud\w*|unless|if|but|least|most|than|more|less|fewer|"
+    r"other|different|unlike|wrong|incorrect|false|lambda|for|half|third|quarter|twice|double|triple|times|minus|negative|"
+    r"square|squared|cube|cubed|root|reciprocal|inverse|opposite|logarithm|power)\b|\\(?:iff|forall|exists|neg|"
+    r"Leftrightarrow|Rightarrow|implies|ne)(?![a-z])"
 )
+"""Words and signs with which a label says something else than the value of what it names."""
+_NO_LABEL = rf"(?![A-J] ?:|.*(?:{TURNED.pattern}))"
 ASSIGNED = re.compile(
     rf"^{_NO_LABEL}({_NAME}(?: ?: ?{_NAME})*|\([A-Za-z](?:, ?[A-Za-z])+\)|\\mathbf\{{[A-Za-z]\}}|{TEXT.pattern}"
     r"|(?:\\(?:angle|triangle|overline|vec|Delta)|\|)? ?\{?[A-Z]{1,4}\}?\|?|[A-Za-z]{2,}(?: [A-Za-z]+){0,6})"

@@ -18,7 +18,7 @@ MAX_CHARACTERS = 1000  # of a plain number: a longer one is left to the killable
 REMEMBERED = 32_768  # texts: a reference answer comes back with each answer to it
 APPROXIMATE = Fraction(1, 10**6)  # relative: how close a decimal has to be to a value that has no finite decimal form
 
-_SPACE = re.compile(r"(?<!\\)(?:\\(?:[,;:>]|!\s*)|\\(?:left|right|displaystyle|[bB]igg?)(?![a-zA-Z]))")
+_SPACE = re.compile(r"(?<!\\)(?:\\(?:[,;:>]|!\s*)|\\(?:left|right|displaystyle|[bB]igg?[lrm]?)(?![a-zA-Z]))")
 _WIDE_SPACE = re.compile(r"(?<!\\)(?:\\(?: |q?quad\b)|~)|\s+")
 _DOLLAR = re.compile(r"(?<!\\)\$")
 _EMPTY = re.compile(r"\\\{\s*\\\}")
@@ -40,6 +40,8 @@ _WRAPPER = re.compile(
 _INFIX = re.compile(r"\\(?:choose|atop|brace|brack)(?![a-z])")  # their braces are part of them
 _OPENING = frozenset("$\\{*_`")
 _BRACE = re.compile(r"\\.|[{}]")
+_UNEQUAL = re.compile(r"(?<=[A-Za-z ])!=|\\not\s*=")
+_BRACED_COLON = re.compile(r"(?<=\d)\{:\}")
 _BRACED_COMMA = re.compile(r"(?<=\d)\{,\}(?=\d{3})")
 _SAME = (
     ("\\dfrac", "\\frac"),
@@ -49,6 +51,11 @@ _SAME = (
     ("\\langle", "("),
     ("\\rangle", ")"),
     ("\\varnothing", "\\emptyset"),
+    ("\\lbrace", "\\{"),
+    ("\\rbrace", "\\}"),
+    ("\\bigcup", "\\cup"),
+    ("\\backslash", "\\setminus"),
+    ("\\mathbb R", "\\mathbb{R}"),
 )
 _SYMBOLS = str.maketrans(
     {
@@ -76,7 +83,7 @@ _THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:(?:,\d{3})+|(?: \d{3})+)(?![\d,])
 
 _PLAIN = r"[+-]?(?:\d+\.?\d*|\.\d+)"
 _DECIMAL = re.compile(_PLAIN)
-_REPEATING = re.compile(r"([+-]?)(\d*)\.(\d*)\\(?:overline|bar)\s*\{(\d+)\}")
+_REPEATING = re.compile(r"([+-]?)(\d*)\.(\d*)\\(?:overline|bar|dot)\s*\{(\d+)\}")
 _SCIENTIFIC = re.compile(rf"({_PLAIN})[eE]([+-]?\d{{1,3}})")
 _POWER = re.compile(rf"(?:({_PLAIN})(?:\\times|\\cdot|\*|x))?10\^\{{?([+-]?\d{{1,3}})\}}?")
 _SLASHED = re.compile(rf"(?P<sign>)(?P<whole>)(?P<top>{_PLAIN})/(?P<bottom>[+-]?\d+)")
@@ -114,10 +121,12 @@ def normalize(answer: str) -> str:
         answer = _ROOT.sub(lambda root: f"\\sqrt{{{root[1]}}}" if root[1] else "\\sqrt", answer).translate(_SYMBOLS)
     if "\\mathbf" in answer:
         answer = _BOLD_DIGITS.sub(lambda digits: digits[1].replace(" ", ""), answer)
-    if "\\" in answer or "{," in answer:
+    if "=" in answer:
+        answer = _UNEQUAL.sub(r"\\ne ", answer)
+    if "\\" in answer or "{" in answer:
         answer = _LABEL.sub(r"\1}: ", answer)
         answer = _LETTER.sub(r"{\1}", _COLOR.sub("", answer)) if _SWITCH.search(answer) else answer
-        answer = _unwrapped(_SPACE.sub("", _BRACED_COMMA.sub("", _NO_VALUE.sub("", answer))))
+        answer = _unwrapped(_SPACE.sub("", _BRACED_COMMA.sub("", _BRACED_COLON.sub(":", _NO_VALUE.sub("", answer)))))
         for spelling, usual in _SAME:
             answer = answer.replace(spelling, usual)
         answer = _EMPTY.sub(r"\\emptyset", answer)
@@ -129,7 +138,9 @@ def normalize(answer: str) -> str:
 
 def _unwrapped(answer: str) -> str:
     """Without what stands around all of it: dollars, brackets of displayed formulas, boxes, braces, bold."""
-    answer = answer.strip().rstrip(".,;\\ ")
+    answer = answer.strip()
+    if not answer.endswith(".."):  # 5... says more than 5
+        answer = answer.rstrip(".,;\\ ")
     if answer[:1] not in _OPENING:
         return answer
     for left, right in (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]")):
@@ -191,23 +202,25 @@ class Number:
 
 
 @lru_cache(maxsize=REMEMBERED)
-def number(text: str) -> Number | None:
-    """The plain number in a normalised text, units and currency dropped; None for anything else."""
+def number(text: str, symbols: bool = False) -> Number | None:
+    """The plain number in a normalised text, units and currency dropped; None for anything else. `symbols`: also bare
+    letters that are units, see `without_unit`.
+    """
     if text.isascii() and text.isdigit() and len(text) <= MAX_CHARACTERS:
         return Number(Fraction(int(text)), Form.INTEGER)
     if len(text) > MAX_CHARACTERS:
         return None
     bare = _PERCENT.sub("", text) if "%" in text or "cent" in text else text
-    found = _bare_number(_DECIMAL_BASE.sub("", bare) if "_" in bare else bare)
+    found = _bare_number(_DECIMAL_BASE.sub("", bare) if "_" in bare else bare, symbols)
     return replace(found, percent=True) if found and bare != text else found
 
 
-def _bare_number(text: str) -> Number | None:
-    text = _CURRENCY_AFTER.sub("", _CURRENCY.sub(r"\1", without_unit(_inner(text))))
+def _bare_number(text: str, symbols: bool) -> Number | None:
+    text = _CURRENCY_AFTER.sub("", _CURRENCY.sub(r"\1", without_unit(_inner(text), symbols)))
     if "," in text or " " in text:
         text = _THOUSANDS.sub(lambda thousands: thousands[0].replace(",", "").replace(" ", ""), text)
     text = text.replace("\\over ", "/").replace("\\div", "/") if "\\" in text else text
-    if text.startswith(("-(", "- ")) and (positive := _bare_number(text[1:].strip())) and positive.value > 0:
+    if text.startswith(("-(", "- ")) and (positive := _bare_number(text[1:].strip(), symbols)) and positive.value > 0:
         return replace(positive, value=-positive.value)
     if fraction := _MIXED.fullmatch(text) or _FRAC.fullmatch(text) or _SLASHED.fullmatch(text.replace(" ", "")):
         return _fraction(fraction.groupdict())
@@ -239,7 +252,7 @@ def _fraction(parts: dict[str, str | None]) -> Number | None:
     if not Fraction(bottom):
         return None
     value = Fraction(parts["whole"] or 0) + Fraction(top) / Fraction(bottom)
-    whole = value.denominator == 1 and abs(Fraction(bottom)) != 1
+    whole = value.denominator == 1 and (abs(Fraction(bottom)) != 1 or bool(parts["whole"]))  # 84/2, 40\\frac{0}{1}
     return Number(-value if parts["sign"] == "-" else value, Form.TO_COMPUTE if whole else Form.FRACTION)
 
 
@@ -248,7 +261,8 @@ def same_number(gold: str, pred: str, rules: Rules) -> bool | None:
 
     `84/2` is no answer where the reference is 42: it is still to be computed.
     """
-    g, p = number(gold), number(pred)
+    g = number(gold)
+    p = number(pred, symbols=True) if g else None
     if g is None or p is None:
         return None
     if p.form is Form.TO_COMPUTE and g.form is not Form.TO_COMPUTE:

@@ -77,12 +77,12 @@ def value_of(equation: Eq) -> Any:
         return None
     if not left.free_symbols and not is_assignment(equation):
         if right.free_symbols:
-            return left
+            return left if isinstance(right, Symbol | AppliedUndef) or len(right.free_symbols) > 1 else None
         return right if equal_constants(left, right) else None
     if is_assignment(equation):
         return right
     letters = left.free_symbols
-    unsolved = right.is_number and len(letters) == 1 and left.is_rational_function(*letters)  # x^3 = -1 says what x is
+    unsolved = right.is_number and len(letters) == 1  # x^3 = -1 says what x is
     return None if right.is_zero or unsolved else right
 
 

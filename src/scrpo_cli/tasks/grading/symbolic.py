@@ -22,6 +22,7 @@ from sympy import (
     Derivative,
     Eq,
     Expr,
+    FiniteSet,
     Float,
     I,
     Integral,
@@ -244,6 +245,10 @@ def _same(gold: Any, pred: Any, rules: Rules, decimal: bool) -> bool:
     elif is_relation(pred):
         pred = value_of(pred) if isinstance(pred, Eq) else None
     if gold is None or pred is None or restates(gold, pred):
+        return False
+    if isinstance(gold, Set) and isinstance(pred, Set) and isinstance(gold, FiniteSet) != isinstance(pred, FiniteSet):
+        return bool(gold == pred)
+    if isinstance(gold, MatrixBase) and not isinstance(pred, MatrixBase):  # a sum or product of matrices
         return False
     if isinstance(gold, Symbol) and isinstance(pred, Symbol):
         return gold.name == pred.name

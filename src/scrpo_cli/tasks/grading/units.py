@@ -24,7 +24,9 @@ _NUMBER_WORDS = (
 _OTHER_WORDS = (
     "and|or|nor|not|but|to|too|through|over|times|plus|minus|mod|modulo|pi|tau|ln|log|exp|sqrt|sin|cos|tan|"
     "cot|csc|squared|cubed|factorial|twice|thrice|double|doubled|triple|tripled|halved|negative|positive|"
-    "percent|than|less|fewer|below|under|short|if|when|where|whenever|because|since|unless|except|either|maybe|perhaps|possibly|wait|"
+    "percent|than|less|fewer|below|under|short|no|nope|never|false|wrong|incorrect|mille|permille|basis|bps|lakh|crore|googol|kilo|mega|giga|bn|mn|"
+    "quadrupled|quintupled|inverted|negated|binary|hex|hexadecimal|octal|factorials|recurring|repeating|reciprocal|"
+    "inverse|opposite|minimum|maximum|if|when|where|whenever|because|since|unless|except|either|maybe|perhaps|possibly|wait|"
     "between|at|about|choose|power|root|infinity|nan|is|are|was|equals"
 )
 _NO_UNIT = re.compile(rf"(?:{_NUMBER_WORDS})s?|{_OTHER_WORDS}", re.IGNORECASE)
@@ -37,6 +39,7 @@ _OTHER = (
     "h|hr|hrs|min|sec|deg|rev|rpm|ft|in|yd|mi|lb|lbs|oz|gal|qt|pt|mph|kph|kmh|knots|ppm|ppb|ppt|amu|au|AU|ly|"
     "dB|Oe|atm|Torr|torr|mmHg|psi|Å|Msun|Lsun|Rsun|Mearth|cc|sq|pH|px|pts|USD|EUR|GBP"
 )
+_COMMON = frozenset(("cm", "mm", "km", "kg", "ml", "ft", "in", "hr", "mi", "lb", "oz"))
 _SYMBOL = re.compile(rf"(?:da|[yzafpnµumcdhkMGTPEZY])?(?:{_SI})|{_OTHER}")
 
 # A number and whatever is computed with numbers alone; possessive, as it has only one way to match.
@@ -60,7 +63,7 @@ _SPELLINGS = (
     (re.compile(r"\\Omega(?![a-z])|[\u03a9\u2126]"), "Ohm"),
     (re.compile(r"\\AA(?![a-zA-Z])|\\mathring\s*\{\s*A\s*\}|\\(?:r|overset\{\\circ\})\s*\{\s*A\s*\}|\u212b"), "Å"),
     (re.compile(r"\\ell(?![a-z])|\u2113"), "L"),
-    (re.compile(r"\\(?:cdot|times|bullet|quad|,|;|:|!|\s)|[~\u00b7\u22c5*\u00d7]"), " "),
+    (re.compile(r"\\(?:(?:cdot|times|bullet|quad)(?![a-z])|[,;:!\s])|[~\u00b7\u22c5*\u00d7]"), " "),
     (re.compile(r"(?<=[A-Za-z])-(?=[A-Za-z])"), " "),
     (re.compile(r"(?<![A-Za-z])([kMGmnµ]) +(?=Ohm(?![a-z]))"), r"\1"),
     (re.compile(r"\s+(?=\^)"), ""),
@@ -70,9 +73,11 @@ _POWER = re.compile(r"\^\s*\{?([1-9])|\b(square|sq)\b|\bcubic\b")
 _WRAPPED_TAIL = re.compile(r"(?<=[\w})\]!|])\s*(?:\\[,;: ]|~)*\s*((?:" + TEXT.pattern + r"(?:\s*\^\s*\{?\d\}?)?)+)$")
 
 
-def without_unit(text: str) -> str:
-    """A normalised answer without the unit after it."""
-    return text[: _unit_at(text)].rstrip() if not text.replace(".", "").isdigit() else text
+def without_unit(text: str, symbols: bool = False) -> str:
+    """A normalised answer without the unit after it. `symbols`: bare ones too (`5 J`), as in an answer to a number;
+    else they may be letters of a formula (`\\frac{1}{2} m v`).
+    """
+    return text[: _unit_at(text, symbols)].rstrip() if not text.replace(".", "").isdigit() else text
 
 
 def other_dimension(gold: str, pred: str) -> bool:
@@ -85,13 +90,13 @@ def _dimension(text: str) -> int | None:
     """The power of the unit after an answer, None where none is named; quotients (`N/m^2`, `J/m^3`) have none."""
     if not _POWER.search(text):
         return None
-    unit = text[_unit_at(text) :]
+    unit = text[_unit_at(text, True) :]
     if "/" in unit or "frac" in unit or not (power := _POWER.search(unit)):
         return None
     return int(power[1]) if power[1] else 2 if power[2] else 3
 
 
-def _unit_at(text: str) -> int:
+def _unit_at(text: str, symbols: bool) -> int:
     """Where the unit after an answer starts; the text's length where there is none."""
     value = _VALUE.match(text)
     end = value.end() if value else 0
@@ -101,9 +106,9 @@ def _unit_at(text: str) -> int:
         while end and text[end - 1] in "([":  # 5 (m/s)
             end -= 1
         whole = sum(map(text[:end].count, "([{")) == sum(map(text[:end].count, ")]}"))
-        return end if whole and _is_unit(text[end:], text[end - 1 : end].isspace()) else len(text)
+        return end if whole and _is_unit(text[end:], text[end - 1 : end].isspace(), symbols) else len(text)
     wrapped = _WRAPPED_TAIL.search(text)  # of a formula: x+1\text{ cm}; a bare word there may be letters
-    return wrapped.start() if wrapped and _is_unit(wrapped[1], True) and not _letter(wrapped[1]) else len(text)
+    return wrapped.start() if wrapped and _is_unit(wrapped[1], True, symbols) and not _letter(wrapped[1]) else len(text)
 
 
 def _letter(tail: str) -> bool:
@@ -111,7 +116,7 @@ def _letter(tail: str) -> bool:
     return bool(re.fullmatch(r"(?:\\math\w+\s*\{\w\})+", tail))
 
 
-def _is_unit(tail: str, spaced: bool) -> bool:
+def _is_unit(tail: str, spaced: bool, symbols: bool) -> bool:
     """Whether what follows a number is a unit: known symbols, or words. `spaced`: not glued to the number."""
     plain = _SET_UPRIGHT.sub(r" \1 ", tail)
     wrapped = plain != tail or "\\rm" in tail
@@ -128,14 +133,16 @@ def _is_unit(tail: str, spaced: bool) -> bool:
                 return False
             continue
         word = token[0].rstrip(".").removesuffix("'s").rstrip("'")
-        if _NO_UNIT.fullmatch(word) or not _reads_as_unit(word, words, wrapped, spaced):
+        if _NO_UNIT.fullmatch(word) or not _reads_as_unit(word, words, wrapped, spaced, symbols):
             return False
         words += 1
     return words > 0
 
 
-def _reads_as_unit(word: str, before: int, wrapped: bool, spaced: bool) -> bool:
+def _reads_as_unit(word: str, before: int, wrapped: bool, spaced: bool, symbols: bool) -> bool:
     """A known symbol or a word. Bare letters that touch the number are factors (`6m`, `2k`), as are i and e."""
+    if not (wrapped or symbols or before):
+        return word == "deg" or (spaced and (len(word) > 2 or word in _COMMON))
     known = bool(_SYMBOL.fullmatch(word))
     if len(word) == 1:
         return (known or before > 0) and (wrapped or spaced or before > 0) and word not in "ei"
