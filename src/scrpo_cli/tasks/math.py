@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from scrpo_cli.recipe.models import ProblemsConfig, TaskConfig
 from scrpo_cli.tasks.base import BaseTask, InjectionSource
-from scrpo_cli.tasks.grading.copied import copied
 from scrpo_cli.tasks.grading.extract import Extracted, extract
 from scrpo_cli.tasks.grading.numbers import Rules
 from scrpo_cli.tasks.grading.workers import GRADER, Judge, Question
 from scrpo_cli.tasks.sources import load_problems
 from scrpo_cli.types import Grade, Problem, Verdict
 
-COPIED = "a formula of the problem, where the reference answer is written differently"
 NO_ANSWER = {"thinking": "the response never leaves <think>", "nothing": "no final answer found"}
 
 
@@ -37,32 +34,22 @@ class MathTask(BaseTask):
         found = [extract(response) for _, response in pairs]
         unreadable = self._judge.unreadable(problem.answer for problem, _ in pairs)
         questions = [
-            Question(problem.answer, extracted.answer, rules_of(problem.meta))
+            Question(problem.answer, extracted.answer, rules_of(problem.meta), problem.text)
             for (problem, _), extracted in zip(pairs, found, strict=True)
             if extracted.answer is not None
         ]
         judged = iter(self._judged(questions))
         grades = [next(judged) if e.answer is not None else None for e in found]
         return [
-            self._settled(problem, extracted, grade, unreadable.get(problem.answer))
+            self._settled(extracted, grade, unreadable.get(problem.answer))
             for (problem, _), extracted, grade in zip(pairs, found, grades, strict=True)
         ]
 
-    def _settled(self, problem: Problem, extracted: Extracted, grade: Grade | None, unreadable: str | None) -> Grade:
-        """The grade of a response: left out whatever it says where the reference cannot be read, and never correct
-        for a formula of the problem.
-        """
+    def _settled(self, extracted: Extracted, grade: Grade | None, unreadable: str | None) -> Grade:
+        """The grade of a response: left out, whatever it says, where the reference cannot be read."""
         if unreadable:
             return Grade(Verdict.GRADER_ERROR, extracted.answer, unreadable, GRADER)
-        if grade is None:
-            return Grade(Verdict.UNPARSABLE, None, NO_ANSWER[extracted.how], GRADER)
-        if (
-            grade.verdict is Verdict.CORRECT
-            and extracted.answer
-            and copied(extracted.answer, problem.text, problem.answer)
-        ):
-            return replace(grade, verdict=Verdict.WRONG, reason=COPIED)
-        return grade
+        return grade or Grade(Verdict.UNPARSABLE, None, NO_ANSWER[extracted.how], GRADER)
 
     def unreadable(self, problems: Sequence[Problem]) -> dict[str, str]:
         reasons = self._judge.unreadable(problem.answer for problem in problems)

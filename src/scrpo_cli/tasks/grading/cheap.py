@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 
 from scrpo_cli.tasks.grading.lists import ASSIGNED, TURNED, parts, right_sides, same_parts
 from scrpo_cli.tasks.grading.numbers import (
@@ -37,12 +38,14 @@ _TIME = re.compile(r"(\d{1,2}) *: *(\d\d)(?: *([ap])\.? ?m\.?)?", re.IGNORECASE)
 _LISTED = re.compile(r",|\b(?:and|or)\b")
 _LOGIC = re.compile(r"\\(?:iff|forall|exists|neg|Leftrightarrow|Rightarrow|implies|rightarrow|to)(?![a-z])")
 _SET = re.compile(r"\\\{|\\in(?![a-z])")
-_RATIO = re.compile(r"(\d+(?:\.\d+)?) *: *(\d+(?:\.\d+)?)")
+_COLON = re.compile(r":| to |\\text *\{ *(?:to|:) *\}")
+_TERM = re.compile(r"\d+(?:\.\d+)?")
 _NAMED = re.compile(
     r"\\?[A-Za-z]\w*(?:_\{\\?\w+\})?(?:\(\w+\))?|\\(?:bar|hat|vec|overline|tilde|mathbf) ?\{?[A-Za-z]\}?"
 )
 _CONSTANT = re.compile(r"\\(?:pi|infty)")
 _LETTER = re.compile(r"[A-Za-z]")
+_CALLED = re.compile(r"([A-Za-z])\(\w+\)|e(?=\^)")
 _COMMANDS = re.compile(r"\\[A-Za-z]+|_\{?\w+\}?")
 _LETTERS = re.compile(r"(?<![A-Za-z\\])[A-Za-z]|\\(?:theta|alpha|beta|gamma|lambda|mu|phi|text|angle|vec|overline)")
 _CLOCK = re.compile(r"(?<![\d:])\d{1,2} *: *\d\d(?![\d:])")
@@ -58,7 +61,7 @@ def cheap(gold: str, pred: str, rules: Rules = EXACT) -> bool | None:
     gold, pred = right_sides(gold, pred)
     if other_dimension(gold, pred):
         return False
-    for same in (same_number, same_time):
+    for same in (same_number, same_time, same_ratio):
         if (verdict := same(gold, pred, rules)) is not None:
             return verdict
     if squeeze(gold) == squeeze(pred):
@@ -93,9 +96,25 @@ def same_value(gold: str, pred: str, rules: Rules) -> bool | None:
         return None
     if "=" in pred:
         return same_sides(gold, pred, rules)
-    if ratio := _RATIO.fullmatch(pred):
-        return same_number(gold, f"{ratio[1]}/{ratio[2]}", rules)
+    if (quotient := _ratio(pred)) and len(quotient) == 2:
+        return same_number(gold, "/".join(quotient), rules)
     return None if rules.rel_tol or rules.abs_tol else False
+
+
+def same_ratio(gold: str, pred: str, rules: Rules = EXACT) -> bool | None:
+    """`3:2` against `6:4`, `3:2:1` or a fraction; None unless that is what the two answers are."""
+    theirs, ours = _ratio(gold), _ratio(pred)
+    if not theirs or (ours is None and (len(theirs) > 2 or not number(pred))):
+        return None
+    if ours is None:
+        return same_number("/".join(theirs), pred, rules)
+    return len(ours) == len(theirs) and len({Fraction(a) / Fraction(b) for a, b in zip(ours, theirs, strict=True)}) == 1
+
+
+def _ratio(text: str) -> list[str] | None:
+    """The terms of `3:2` or of `3 to 2`, none of them 0."""
+    terms = [term.strip() for term in _COLON.split(text)]
+    return terms if len(terms) > 1 and all(_TERM.fullmatch(term) and Fraction(term) for term in terms) else None
 
 
 def same_sides(gold: str, pred: str, rules: Rules) -> bool | None:
@@ -127,7 +146,7 @@ def says_value_of(side: str) -> bool:
         return not _CONSTANT.fullmatch(side)
     if TURNED.search(side):
         return False
-    letters = set(_LETTER.findall(_COMMANDS.sub(" ", side)))
+    letters = set(_LETTER.findall(_CALLED.sub(r"\1", _COMMANDS.sub(" ", side))))
     return not letters or len(letters) > 1
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 
 from scrpo_cli.tasks.grading.cheap import squeeze
-from scrpo_cli.tasks.grading.lists import items, right_sides
+from scrpo_cli.tasks.grading.lists import items, parts, right_sides
 from scrpo_cli.tasks.grading.numbers import Form, normalize, number
 from scrpo_cli.tasks.grading.units import without_unit
 
@@ -26,6 +27,7 @@ _FRACTION = re.compile(r"\\frac\{?(-?\d+?)\}?\{?(\d+)\}?")
 _BRACES = re.compile(r"(?<!\\)[{}]")
 _NAME = re.compile(r"\\?[A-Za-z]\w*(?:_\{?\w+\}?)?(?:\(\w+\))?")
 _STRUCTURE = re.compile(r"[-+*/^_=<>,()\[\]!|]|\\(?!text|math|bf|it|rm)[a-zA-Z]|\d[A-Za-z]|\d\.\d|[A-Za-z]\d|%")
+_HELD = (("(", ")"), ("[", "]"), ("\\{", "\\}"), ("+", ""))
 MAX_TEXT = 20_000  # characters of a problem that are looked at
 
 
@@ -36,9 +38,26 @@ def copied(answer: str, problem: str, gold: str) -> bool:
     theirs, ours = right_sides(normalize(gold), normalize(answer))
     if _key(ours) == _key(theirs):
         return False
-    said = {normalize(answer), ours, ours.rpartition("=")[2]}  # behind a label; behind the last equals sign
-    keys = {_key(text) for text in said if _is_formula(text, theirs)}
-    return bool(keys) and any(_key(part) in keys for formula in formulas(problem) for part in _parts(formula))
+    keys = {_key(text) for text in said(answer, gold) if _is_formula(text, theirs)}
+    return bool(keys) and any(_key(part) in keys for part in formulas(problem))
+
+
+def said(answer: str, gold: str) -> set[str]:
+    """What an answer says: all of it, what stands behind a label or the last equals sign, and each item of a list where
+    the reference is none.
+    """
+    theirs, ours = right_sides(normalize(gold), normalize(answer))
+    found = {normalize(answer), ours, ours.rpartition("=")[2]}
+    if parts(theirs) is None:
+        lists = [parts(text) for text in found]
+        found |= {item for listed in lists if listed for item in listed.items}
+    return found | {
+        text[len(left) : len(text) - len(right)] for text in found for left, right in _HELD if _holds(text, left, right)
+    }
+
+
+def _holds(text: str, left: str, right: str) -> bool:
+    return text.startswith(left) and text.endswith(right) and len(text) > len(left + right)
 
 
 def _is_formula(answer: str, gold: str) -> bool:
@@ -55,10 +74,12 @@ def _is_formula(answer: str, gold: str) -> bool:
     return ours.form is Form.FRACTION or (ours.form, ours.percent) != (theirs.form, theirs.percent)
 
 
-def formulas(problem: str) -> list[str]:
-    """The formulas in a problem's text, in order, without what sets them."""
+@lru_cache(maxsize=256)
+def formulas(problem: str) -> tuple[str, ...]:
+    """The formulas in a problem's text without what sets them, their rows, sides and items."""
     found = _FORMULA.finditer(problem[:MAX_TEXT])
-    return [next(part for part in (m[1], m[2], m[3], m[4], m[6]) if part is not None).strip() for m in found]
+    whole = (next(part for part in (m[1], m[2], m[3], m[4], m[6]) if part is not None) for m in found)
+    return tuple(dict.fromkeys(part.strip() for formula in whole for part in _parts(formula)))
 
 
 def _parts(formula: str) -> Iterator[str]:

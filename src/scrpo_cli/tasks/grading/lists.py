@@ -19,9 +19,11 @@ TURNED = re.compile(
     r"Leftrightarrow|Rightarrow|implies|ne)(?![a-z])"
 )
 """Words and signs with which a label says something else than the value of what it names."""
-_NO_LABEL = rf"(?![A-J] ?:|.*(?:{TURNED.pattern}))"
+_NO_LABEL = rf"(?![A-J] ?:|\\(?:pi|infty)\s*=|.*(?:{TURNED.pattern}))"
+_INDEXED = r"[A-Za-z](?:_\{?\w+\}?)?"
 ASSIGNED = re.compile(
-    rf"^{_NO_LABEL}({_NAME}(?: ?: ?{_NAME})*|\([A-Za-z](?:, ?[A-Za-z])+\)|\\mathbf\{{[A-Za-z]\}}|{TEXT.pattern}"
+    rf"^{_NO_LABEL}({_NAME}(?: ?: ?{_NAME})*|\({_INDEXED}(?:, ?{_INDEXED})+\)|{TEXT.pattern}"
+    r"|[A-Z]\^\{?(?:-1|T|\\top)\}?|\\(?:mathbf|vec|overline|bar|hat|tilde)\s*\{?[A-Za-z]+\}?"
     r"|(?:\\(?:angle|triangle|overline|vec|Delta)|\|)? ?\{?[A-Z]{1,4}\}?\|?|[A-Za-z]{2,}(?: [A-Za-z]+){0,6})"
     r"\s*(?:=|\\in(?![a-z])|:(?= )|is(?= ))\s*(?=[^=]+$)"
 )
@@ -113,6 +115,8 @@ def same_parts(gold: str, pred: str, rules: Rules, same: Same) -> bool | None:
     where the rules say so. A list in answer to a single value is right when each of its items is: `x+11` or `11+x`.
     """
     theirs, ours = parts(gold), parts(_both_signs(pred))
+    if "\\cup" in gold and _OR.search(pred):
+        return None
     if ours is None or ((theirs is None or theirs.kind) and _BOUNDS.search(pred)):  # x >= -2 and x <= 7
         return None
     if "\\pm" in gold + pred and (theirs is None or len(theirs.items) != len(ours.items)):

@@ -40,6 +40,8 @@ _WRAPPER = re.compile(
 _INFIX = re.compile(r"\\(?:choose|atop|brace|brack)(?![a-z])")  # their braces are part of them
 _OPENING = frozenset("$\\{*_`")
 _BRACE = re.compile(r"\\.|[{}]")
+_ROW_GAP = re.compile(r"(?<=\\\\)\[-?[\d.]+ *(?:pt|em|ex|mm|cm|in)\]")  # \\\\[4pt]
+_TEXT_NUMBER = re.compile(r"\\text(?:bf|it|rm|normal|sf)?\s*\{\s*(-?\d[\d.,]*)\s*\}(?=\s*\S)")  # \\text{40}^\\circ
 _UNEQUAL = re.compile(r"(?<=[A-Za-z ])!=|\\not\s*=")
 _BRACED_COLON = re.compile(r"(?<=\d)\{:\}")
 _BRACED_COMMA = re.compile(r"(?<=\d)\{,\}(?=\d{3})")
@@ -124,6 +126,7 @@ def normalize(answer: str) -> str:
     if "=" in answer:
         answer = _UNEQUAL.sub(r"\\ne ", answer)
     if "\\" in answer or "{" in answer:
+        answer = _TEXT_NUMBER.sub(r"\1", _ROW_GAP.sub("", answer))
         answer = _LABEL.sub(r"\1}: ", answer)
         answer = _LETTER.sub(r"{\1}", _COLOR.sub("", answer)) if _SWITCH.search(answer) else answer
         answer = _unwrapped(_SPACE.sub("", _BRACED_COMMA.sub("", _BRACED_COLON.sub(":", _NO_VALUE.sub("", answer)))))

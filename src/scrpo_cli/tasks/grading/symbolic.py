@@ -43,6 +43,7 @@ from sympy.core.function import AppliedUndef
 
 from scrpo_cli.tasks.grading.cheap import cheap, plain
 from scrpo_cli.tasks.grading.computed import restates
+from scrpo_cli.tasks.grading.copied import formulas, said
 from scrpo_cli.tasks.grading.lists import parts, right_sides, same_parts
 from scrpo_cli.tasks.grading.numbers import APPROXIMATE, EXACT, Rules, is_decimal, normalize, number
 from scrpo_cli.tasks.grading.relations import (
@@ -60,6 +61,7 @@ from scrpo_cli.tasks.grading.units import without_unit
 _NORMALIZATION = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none")
 _CONVERSION = ConversionConfig(lowercase_symbols=False)
 
+MAX_FORMULA, MAX_FORMULAS = 200, 30  # characters and number of a problem's formulas that are parsed
 _FUNCTIONS = "arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|ln|log|exp|pi"
 _BARE_FUNCTION = re.compile(rf"(?<![\\A-Za-z{{])({_FUNCTIONS})(?![A-Za-z])")
 _E_NOTATION = re.compile(r"(?<![A-Za-z\\])(\d+\.?\d*)[eE]([+-]?\d+)\b")
@@ -107,7 +109,8 @@ def symbolic(gold: str, pred: str, rules: Rules = EXACT) -> bool:
     """Whether two answers are the same expression. Nothing bounds its time."""
     logging.getLogger("math_verify").setLevel(logging.ERROR)
     gold, pred = (_BUILDER.sub(r"\1", text) for text in right_sides(normalize(gold), normalize(pred)))
-    if any(_RELATION.search(text) and (_OR.search(text) or _AND.search(text)) for text in (gold, pred)):
+    sets = "\\cup" in gold
+    if any((sets or _RELATION.search(text)) and (_OR.search(text) or _AND.search(text)) for text in (gold, pred)):
         theirs, ours = _cases(gold), _cases(pred)
         return theirs is not None and ours is not None and bool(theirs == ours)
     if (listed := same_parts(gold, pred, rules, equal)) is not None:
@@ -117,6 +120,29 @@ def symbolic(gold: str, pred: str, rules: Rules = EXACT) -> bool:
     written = number(pred)
     decimal = written is not None and is_decimal(written)
     return theirs is not None and ours is not None and _same(theirs, ours, rules, decimal)
+
+
+def restated(pred: str, problem: str, gold: str) -> bool:
+    """Whether an answer in letters is a formula of the problem but for what evaluates by itself, such as order,
+    brackets, factors 1 and terms 0, and the reference is not: `1\\cdot(x-2)(x+1)` in answer to "Expand $(x+1)(x-2)$".
+    """
+    theirs = _evaluated(gold)
+    ours = {_evaluated(text) for text in said(pred, gold)} - {None, theirs}
+    asked = [part for part in formulas(problem) if len(part) <= MAX_FORMULA][:MAX_FORMULAS] if ours else ()
+    return any(_evaluated(part) in ours for part in asked)
+
+
+@lru_cache(maxsize=4096)
+def _evaluated(text: str) -> Expr | None:
+    """A formula in letters as sympy writes it by itself, nothing expanded; None for anything else and for names."""
+    expression = read(normalize(text))
+    if not isinstance(expression, Expr) or not expression.free_symbols or expression.has(*_UNEVALUATED):
+        return None
+    return None if isinstance(expression, Symbol) else _rebuilt(expression)
+
+
+def _rebuilt(expression: Any) -> Any:
+    return expression.func(*map(_rebuilt, expression.args)) if expression.args else expression
 
 
 def _cases(text: str) -> Set | None:

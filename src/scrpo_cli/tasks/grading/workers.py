@@ -16,11 +16,13 @@ from typing import Any
 
 from scrpo_cli.tasks.base import Judgement, remember
 from scrpo_cli.tasks.grading.cheap import cheap, plain
+from scrpo_cli.tasks.grading.copied import copied
 from scrpo_cli.tasks.grading.numbers import EXACT, Rules, normalize
 from scrpo_cli.tasks.processes import DeadlineExceeded, KillableProcesses, ProcessExpired
 from scrpo_cli.types import Verdict
 
 GRADER = f"math/3 math-verify={version('math-verify')} latex2sympy2-extended={version('latex2sympy2-extended')}"
+COPIED = "a formula of the problem, where the reference answer is written differently"
 DEADLINE_S = 5.0
 MEMORY_BYTES = 4 << 30  # of one worker's address space: 10^10^10 is a 4 GB integer
 MAX_ANSWER = 1_000  # characters; the longest reference answer of the eight sources has 210
@@ -32,11 +34,14 @@ _BRACKET = re.compile(r"[()\[\]{}]")
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One comparison: a reference answer, a final answer and the problem's rules. Hashable: it is the cache's key."""
+    """One comparison: a reference answer, a final answer, the problem's rules and, where it is known, its text.
+    Hashable: it is the cache's key.
+    """
 
     gold: str
     pred: str
     rules: Rules = EXACT
+    problem: str = ""
 
 
 class Judge:
@@ -133,6 +138,8 @@ def judge_cheaply(question: Question) -> Judgement | None:
     if reason := _runaway(question):
         return Judgement(Verdict.WRONG, reason)
     same = cheap(question.gold, question.pred, question.rules)
+    if same and question.problem and copied(question.pred, question.problem, question.gold):
+        return Judgement(Verdict.WRONG, COPIED)
     return None if same is None else _judgement(same)
 
 
@@ -157,9 +164,13 @@ def depth(text: str) -> int:
 
 def judge_hard(question: Question) -> Judgement:
     """math-verify's judgement; runs in a worker."""
-    from scrpo_cli.tasks.grading.symbolic import symbolic  # sympy: the calling process does not need it
+    from scrpo_cli.tasks.grading.symbolic import restated, symbolic  # sympy: the calling process does not need it
 
-    return _judgement(symbolic(question.gold, question.pred, question.rules))
+    gold, pred, problem = question.gold, question.pred, question.problem
+    same = symbolic(gold, pred, question.rules)
+    if same and problem and (copied(pred, problem, gold) or restated(pred, problem, gold)):
+        return Judgement(Verdict.WRONG, COPIED)
+    return _judgement(same)
 
 
 def read_reference(gold: str) -> bool:
