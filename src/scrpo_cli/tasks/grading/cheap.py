@@ -45,6 +45,9 @@ _NAMED = re.compile(
 )
 _CONSTANT = re.compile(r"\\(?:pi|infty)")
 _LETTER = re.compile(r"[A-Za-z]")
+_OPERATOR = re.compile(r"\\(?:lim|max|min|sup|inf|deg|dim|det|sum|prod|int|gcd|lcm|arg|operatorname)(?![a-z])")
+_KNOWN = re.compile(r"[A-Za-z]\(-?\d+\)")
+_SUM = re.compile(r"[^\s(={^_*/][\s]*[-+]")
 _CALLED = re.compile(r"([A-Za-z])\(\w+\)|e(?=\^)")
 _COMMANDS = re.compile(r"\\[A-Za-z]+|_\{?\w+\}?")
 _LETTERS = re.compile(r"(?<![A-Za-z\\])[A-Za-z]|\\(?:theta|alpha|beta|gamma|lambda|mu|phi|text|angle|vec|overline)")
@@ -133,7 +136,7 @@ def same_sides(gold: str, pred: str, rules: Rules) -> bool | None:
     plain = {value.value for value in values if value}
     if len(plain) != 1 or values[-1] is None:
         return False if len(plain) > 1 else None
-    if plain == {0} and not _NAMED.fullmatch(names[0]):  # x^2-1=0
+    if plain == {0} and len(names) == 1 and _SUM.search(_CALLED.sub("", names[0])):  # x-2y=0
         return False
     return same_number(gold, last, rules)
 
@@ -142,11 +145,11 @@ def says_value_of(side: str) -> bool:
     """Whether an equation with this side is an answer: a name, a computation, or a formula in several letters
     (`m+n = 33`). In one letter that does not stand alone it has yet to be solved (`x^3 = -1`, `\\sqrt{x} = 5`).
     """
-    if _NAMED.fullmatch(side) or ASSIGNED.match(f"{side} = 0"):
-        return not _CONSTANT.fullmatch(side)
-    if TURNED.search(side):
+    if TURNED.search(side) or _CONSTANT.fullmatch(side):
         return False
-    letters = set(_LETTER.findall(_CALLED.sub(r"\1", _COMMANDS.sub(" ", side))))
+    if _NAMED.fullmatch(side) or _OPERATOR.match(side) or ASSIGNED.match(f"{side} = 0"):
+        return True
+    letters = set(_LETTER.findall(_CALLED.sub(r"\1", _KNOWN.sub("1", _COMMANDS.sub(" ", side)))))
     return not letters or len(letters) > 1
 
 

@@ -38,22 +38,25 @@ def copied(answer: str, problem: str, gold: str) -> bool:
     theirs, ours = right_sides(normalize(gold), normalize(answer))
     if _key(ours) == _key(theirs):
         return False
-    keys = {_key(text) for text in said(answer, gold) if _is_formula(text, theirs)}
-    return bool(keys) and any(_key(part) in keys for part in formulas(problem))
+    asked = {_key(part) for part in formulas(problem)}
+    if _is_formula(answer, theirs) and _key(normalize(answer)) in asked:
+        return True
+    return any(_is_formula(text, theirs) and _key(text) in asked for text in said(answer, gold))
 
 
 def said(answer: str, gold: str) -> set[str]:
-    """What an answer says: all of it, what stands behind a label or the last equals sign, and each item of a list where
-    the reference is none.
+    """What an answer says: all of it, what stands behind a label or the last equals sign, and the items of a list where
+    the reference is none. Nothing where one of these is written like the reference: `1 - \\frac12 = \\frac12`.
     """
     theirs, ours = right_sides(normalize(gold), normalize(answer))
-    found = {normalize(answer), ours, ours.rpartition("=")[2]}
+    found = {normalize(answer), ours, ours.rpartition("=")[2].strip()}
     if parts(theirs) is None:
         lists = [parts(text) for text in found]
         found |= {item for listed in lists if listed for item in listed.items}
-    return found | {
+    found |= {
         text[len(left) : len(text) - len(right)] for text in found for left, right in _HELD if _holds(text, left, right)
     }
+    return set() if _key(theirs) in map(_key, found) else found
 
 
 def _holds(text: str, left: str, right: str) -> bool:

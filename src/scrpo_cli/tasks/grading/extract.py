@@ -30,10 +30,12 @@ _PHRASE = re.compile(
 _DOLLARS = re.compile(r"\$\$(.+?)\$\$|\$((?:[^$\\]|\\.)+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
 _MONEY = re.compile(r"\d(?s:.*)(?:[\s.,]$|(?<![A-Za-z\\])[A-Za-z]{2})")  # "$5 and $3", "$18. She paid $2"
 _GOES_ON = re.compile(r"[ \t*_]*(?:[;,/|:-]?[ \t]*)(?:\n?[ \t]*\b(?:or|and)\b|[^\s.,*_])")
-_ASIDE = re.compile(r"\s*,\s*(?:as|because|since|which|where|so|for|by|using|with)\b")
+_ASIDE = re.compile(
+    r"\s*,\s*(?!(?:or|and|but|not|nor|maybe|perhaps|possibly|alternatively|unless|if|plus|minus|times)\b)[a-z]+\b"
+)
 _SENTENCE = re.compile(r"[^\n]*?(?=\.(?:\s|$)|\n|$|,?\s(?:because|since|which)\b)")
 _FINAL = re.compile(r"\bfinal\s+answer\b", re.IGNORECASE)
-_SAYS_A_VALUE = re.compile(r"[\d$\\]|^\(?[A-J]\)?$")
+_SAYS_A_VALUE = re.compile(r"[-+]?[\d$\\(\[.]|[A-J]$")
 _STATED = re.compile(
     r"[^\d=]*?[^\d=\s]\s+(?:is|are|equals|must be|will be|would be)\s+(?:simply |exactly |equal to )?"
     r"(?=[-+$\\(*]*\d|\$|\\)"
@@ -61,7 +63,7 @@ def extract(response: str) -> Extracted:
     if text is None:
         return Extracted(None, "thinking")
     boxes, end = _last_boxes(text)
-    if boxes and _FINAL.search(text, end) and (later := _last_phrase(text[end:])) and _SAYS_A_VALUE.search(later):
+    if boxes and _FINAL.search(text, end) and (later := _last_phrase(text[end:])) and _SAYS_A_VALUE.match(later):
         return Extracted(later, "phrase")
     if boxes:
         return Extracted(boxes, "boxed")

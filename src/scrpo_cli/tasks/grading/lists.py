@@ -13,8 +13,8 @@ Same = Callable[[str, str, Rules], bool | None]  # None: it cannot tell
 
 _NAME = r"\\?[A-Za-z]\w*(?:_\{\\?\w+\})?'*(?:\((?:\w|\\[a-z]+)+(?:, ?\w+)*\))?"
 TURNED = re.compile(
-    r"\b(?i:not?|nor|never|neither|or|and|either|except\w*|exclud\w*|unless|if|but|least|most|than|more|less|fewer|"
-    r"other|different|unlike|wrong|incorrect|false|lambda|for|half|third|quarter|twice|double|triple|times|minus|negative|"
+    r"(?<![\\A-Za-z])(?i:not?|nor|never|neither|or|and|either|except\w*|exclud\w*|unless|if|but|least|most|than|more|less|fewer|"
+    r"other|different|unlike|wrong|incorrect|false|untrue|invalid|impossible|extraneous|rejected|apart|instead|lambda|for|half|third|quarter|twice|double|triple|times|minus|negative|"
     r"square|squared|cube|cubed|root|reciprocal|inverse|opposite|logarithm|power)\b|\\(?:iff|forall|exists|neg|"
     r"Leftrightarrow|Rightarrow|implies|ne)(?![a-z])"
 )

@@ -23,9 +23,13 @@ _WIDE_SPACE = re.compile(r"(?<!\\)(?:\\(?: |q?quad\b)|~)|\s+")
 _DOLLAR = re.compile(r"(?<!\\)\$")
 _EMPTY = re.compile(r"\\\{\s*\\\}")
 _SWITCH = re.compile(r"color|\\math|\\(?:bf|em|tiny|small|normal|[lL]arge|LARGE|[hH]uge|textstyle)")
+_ANSWER_IS = re.compile(
+    r"^\\text\w*\s*\{\s*(?:the )?(?:final )?(?:answer|solution|result)s?(?: is| are)?\s*:?\s*\}\s*:?", re.I
+)
+_TEXT_COMMA = re.compile(r"\\text\w*\s*\{\s*,\s*\}")
 _LABEL = re.compile(r"(\\text\w*\s*\{[^{}]*[A-Za-z])\s*(?:[:=]| is| are)\s*\}\s*(?=\S)")  # \text{Area: } 5
 _APPROXIMATION = re.compile(r"(.+?)\\approx(?![a-z])(.*)", re.DOTALL)
-_ONLY_NAME = re.compile(r"\\?[A-Za-z]\w*(?:_\{?\w+\}?)?")
+_ONLY_NAME = re.compile(r"(?!\\pi)\\?[A-Za-z]\w*(?:_\{?\w+\}?)?")
 _NO_VALUE = re.compile(r"^\\approx(?![a-z])\s*|\\phantom(?![a-z])(?:\{[^{}]*\})?")
 _BOLD_DIGITS = re.compile(r"\\mathbf\s*\{\s*(-?[\d ]+?)[\s.]*\}")  # OlympiadBench sets them apart: \mathbf{3 4 3 2}
 _LETTER = re.compile(r"\\math(?:rm|it|sf)\s*\{\s*([eid])\s*\}")  # the constants and dx, set upright
@@ -49,6 +53,8 @@ _SAME = (
     ("\\dfrac", "\\frac"),
     ("\\tfrac", "\\frac"),
     ("\\cfrac", "\\frac"),
+    ("\\nicefrac", "\\frac"),
+    ("\\sfrac", "\\frac"),
     ("{,}", ","),
     ("\\langle", "("),
     ("\\rangle", ")"),
@@ -65,6 +71,7 @@ _SYMBOLS = str.maketrans(
         "\N{EN DASH}": "-",
         "\N{MULTIPLICATION SIGN}": "*",
         "\N{DIVISION SIGN}": "/",
+        "\N{FRACTION SLASH}": "/",
         "π": "\\pi ",
         "∞": "\\infty ",
         "±": "\\pm ",
@@ -127,7 +134,7 @@ def normalize(answer: str) -> str:
         answer = _UNEQUAL.sub(r"\\ne ", answer)
     if "\\" in answer or "{" in answer:
         answer = _TEXT_NUMBER.sub(r"\1", _ROW_GAP.sub("", answer))
-        answer = _LABEL.sub(r"\1}: ", answer)
+        answer = _LABEL.sub(r"\1}: ", _TEXT_COMMA.sub(", ", _ANSWER_IS.sub("", answer)))
         answer = _LETTER.sub(r"{\1}", _COLOR.sub("", answer)) if _SWITCH.search(answer) else answer
         answer = _unwrapped(_SPACE.sub("", _BRACED_COMMA.sub("", _BRACED_COLON.sub(":", _NO_VALUE.sub("", answer)))))
         for spelling, usual in _SAME:
@@ -219,7 +226,7 @@ def number(text: str, symbols: bool = False) -> Number | None:
 
 
 def _bare_number(text: str, symbols: bool) -> Number | None:
-    text = _CURRENCY_AFTER.sub("", _CURRENCY.sub(r"\1", without_unit(_inner(text), symbols)))
+    text = _CURRENCY_AFTER.sub("", (without_unit(_CURRENCY.sub(r"\1", _inner(text)), symbols)))
     if "," in text or " " in text:
         text = _THOUSANDS.sub(lambda thousands: thousands[0].replace(",", "").replace(" ", ""), text)
     text = text.replace("\\over ", "/").replace("\\div", "/") if "\\" in text else text

@@ -81,8 +81,9 @@ def value_of(equation: Eq) -> Any:
         return right if equal_constants(left, right) else None
     if is_assignment(equation):
         return right
-    letters = left.free_symbols
-    unsolved = right.is_number and len(letters) == 1  # x^3 = -1 says what x is
+    if right.free_symbols:  # (x+1)^2 = x^2+2x+1, not 2f(x) = x^2+1
+        return right if simplify(left - right).is_zero else None
+    unsolved = right.is_number and len(left.free_symbols) == 1  # x^3 = -1 says what x is
     return None if right.is_zero or unsolved else right
 
 

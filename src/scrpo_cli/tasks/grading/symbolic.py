@@ -18,6 +18,7 @@ from math_verify import verify
 from math_verify.grader import should_treat_as_complex
 from math_verify.parser import get_last_eq
 from sympy import (
+    Add,
     Basic,
     Derivative,
     Eq,
@@ -29,6 +30,8 @@ from sympy import (
     Intersection,
     Limit,
     MatrixBase,
+    Mul,
+    Pow,
     Product,
     Rational,
     Set,
@@ -126,8 +129,8 @@ def restated(pred: str, problem: str, gold: str) -> bool:
     """Whether an answer in letters is a formula of the problem but for what evaluates by itself, such as order,
     brackets, factors 1 and terms 0, and the reference is not: `1\\cdot(x-2)(x+1)` in answer to "Expand $(x+1)(x-2)$".
     """
-    theirs = _evaluated(gold)
-    ours = {_evaluated(text) for text in said(pred, gold)} - {None, theirs}
+    theirs = {_evaluated(text) for text in (gold, gold.rpartition("=")[2])}
+    ours = {_evaluated(text) for text in said(pred, gold)} - theirs - {None}
     asked = [part for part in formulas(problem) if len(part) <= MAX_FORMULA][:MAX_FORMULAS] if ours else ()
     return any(_evaluated(part) in ours for part in asked)
 
@@ -208,8 +211,13 @@ def _primed(match: re.Match[str]) -> str:
 
 def _with_imaginary_unit(expression: Any) -> Any:
     """The letter i is the imaginary unit: what holds for a letter holds for it."""
-    letters = {symbol: I for symbol in getattr(expression, "free_symbols", ()) if symbol.name == "i"}
-    return expression.xreplace(letters) if letters else expression
+    if isinstance(expression, Symbol):
+        return I if expression.name == "i" else expression
+    if not any(symbol.name == "i" for symbol in getattr(expression, "free_symbols", ())):
+        return expression
+    arguments = map(_with_imaginary_unit, expression.args)
+    unevaluated = {"evaluate": False} if isinstance(expression, Add | Mul | Pow) else {}  # 9-12i-4 is to be computed
+    return expression.func(*arguments, **unevaluated)
 
 
 class _Parser(_Latex2Sympy):

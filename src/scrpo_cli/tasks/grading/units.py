@@ -24,7 +24,7 @@ _NUMBER_WORDS = (
 _OTHER_WORDS = (
     "and|or|nor|not|but|to|too|through|over|times|plus|minus|mod|modulo|pi|tau|ln|log|exp|sqrt|sin|cos|tan|"
     "cot|csc|squared|cubed|factorial|twice|thrice|double|doubled|triple|tripled|halved|negative|positive|"
-    "percent|than|less|fewer|below|under|short|no|nope|never|false|wrong|incorrect|mille|permille|basis|bps|lakh|crore|googol|kilo|mega|giga|bn|mn|"
+    "percent|than|less|fewer|below|under|short|no|nope|never|false|wrong|incorrect|untrue|invalid|impossible|extraneous|rejected|away|mille|permille|basis|bps|lakh|crore|googol|kilo|mega|giga|bn|mn|"
     "quadrupled|quintupled|inverted|negated|binary|hex|hexadecimal|octal|factorials|recurring|repeating|reciprocal|"
     "inverse|opposite|minimum|maximum|if|when|where|whenever|because|since|unless|except|either|maybe|perhaps|possibly|wait|"
     "between|at|about|choose|power|root|infinity|nan|is|are|was|equals"
