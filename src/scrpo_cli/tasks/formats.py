@@ -130,7 +130,7 @@ def _inspect(path: Path) -> Iterator[Record]:
 
 def _json_log(path: Path) -> tuple[dict[str, Any], Sequence[dict[str, Any]]]:
     try:
-        log = json.loads(path.read_text(encoding="utf-8"))
+        log = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise UserError("the file does not exist", str(path), "check the path") from None
     except (OSError, ValueError, RecursionError) as error:
