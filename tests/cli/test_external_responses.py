@@ -320,12 +320,13 @@ def test_one_reader_for_every_command(scrpo, tmp_path, format, file) -> None:
     assert (collected["attempts"], collected["verdicts"]) == (6, graded)
 
 
-def test_their_documents_are_found_in_a_benchmark_by_their_text(evaluate) -> None:
-    """lm-eval on the hub's GSM8K: no ids, worked answers."""
+@pytest.mark.parametrize("own", [{}, {"ID": "2024-II-4"}, {"id": 3}])
+def test_their_documents_are_found_in_a_benchmark_by_their_text(evaluate, own) -> None:
+    """lm-eval on the hub's GSM8K: no ids, or others than ours, and worked answers."""
     lines = [
         {
             "doc_id": i,
-            "doc": {"question": problem["problem"], "answer": f"It is\n#### {problem['answer']}"},
+            "doc": own | {"question": problem["problem"], "answer": f"It is\n#### {problem['answer']}"},
             "target": f"It is\n#### {problem['answer']}",
             "resps": [["#### 11", "#### 12"]],
         }
