@@ -392,11 +392,29 @@ def test_references_that_cannot_be_read_are_listed_first(scrpo, tmp_path, monkey
     assert found["left_out"]["first"]["why"] == {"the reference answer cannot be read: 't(0,4]'": 1}
 
 
-def test_rows_of_which_many_cannot_be_graded_are_refused_before_a_run_begins(scrpo, tmp_path) -> None:
-    rows = [problem | {"response": "\\boxed{1}"} for problem in unreadable_among(4)]
-    what, where, _ = refused(scrpo("eval", "--from-jsonl", write(tmp_path / "rows.jsonl", rows)))
-    assert (what.startswith("1 of 4 reference answers"), where) == (True, "external (minerva-0)")
+@pytest.mark.parametrize(
+    ("options", "n", "said", "place"),
+    [
+        ([], 4, "1 of 4 reference answers", "external (minerva-0)"),
+        (["--benchmarks", "minerva"], 1, "1 of 1 reference answers", "minerva (minerva-0)"),
+    ],
+)
+def test_rows_that_cannot_be_graded_are_refused_before_a_run_begins(
+    scrpo, tmp_path, monkeypatch, options, n, said, place
+) -> None:
+    (tmp_path / "minerva_math").mkdir()
+    write(tmp_path / "minerva_math/test.jsonl", unreadable_among(12))
+    monkeypatch.setenv("SCRPO_DATA_DIR", str(tmp_path))
+    rows = [problem | {"response": "\\boxed{1}"} for problem in unreadable_among(n)]
+    what, where, _ = refused(scrpo("eval", "--from-jsonl", write(tmp_path / "rows.jsonl", rows), *options))
+    assert (what.startswith(said), where) == (True, place)
     assert execute(tmp_path, "SELECT count(*) FROM run") == [(0,)]
+
+
+def test_a_collection_lists_them_too(scrpo, tmp_path) -> None:
+    rows = [problem | {"response": "\\boxed{1}"} for problem in unreadable_among(12)]
+    outcome = scrpo("collect", "--from-jsonl", write(tmp_path / "rows.jsonl", rows), "--set", "task.name=math")
+    assert (outcome.code, "warning: 1 of 12 reference answers cannot be read" in outcome.err) == (0, True), outcome.err
 
 
 def test_missing_samples_are_left_out_and_nothing_is_said_where_nothing_is(evaluate) -> None:
