@@ -132,13 +132,17 @@ def test_what_is_not_the_benchmarks_is_refused_with_its_line_and_no_run_begins(
 
 
 @pytest.mark.parametrize(
-    "label", ["gsm9k", "GSM8K", "MATH-500", "minerva_math", "human_eval", "aime2024", "score-math"]
+    "label",
+    [
+        *("gsm9k", "GSM8K", "MATH-500", "minerva_math", "human_eval", "aime2024"),
+        *("score-math", "scrpo-five/gsm8k", "score-math/gsm8k", "score-math/"),
+    ],
 )
 def test_a_misspelt_benchmark_of_the_rows_is_refused(scrpo, tmp_path, label) -> None:
     row = {"id": "1", "problem": "1?", "answer": "1", "response": "\\boxed{1}", "benchmark": label}
     what, where, fix = refused(scrpo("eval", "--from-jsonl", write(tmp_path / "rows.jsonl", [row])))
     assert (what, where) == (f"There is no benchmark '{label}'.", f"{tmp_path / 'rows.jsonl'}:1")
-    assert re.match(r"Did you mean '[a-z0-9-]+'\?|'score-math' is a suite", fix)
+    assert re.match(r"Did you mean '[a-z0-9-]+'\?|'(score-math|scrpo-five)' is a suite", fix)
 
 
 @pytest.mark.parametrize(
@@ -316,12 +320,13 @@ def test_one_reader_for_every_command(scrpo, tmp_path, format, file) -> None:
     assert (collected["attempts"], collected["verdicts"]) == (6, graded)
 
 
-def test_their_documents_are_found_in_a_benchmark_by_their_text(evaluate) -> None:
-    """lm-eval on the hub's GSM8K: no ids, worked answers."""
+@pytest.mark.parametrize("own", [{}, {"ID": "2024-II-4"}, {"id": 3}])
+def test_their_documents_are_found_in_a_benchmark_by_their_text(evaluate, own) -> None:
+    """lm-eval on the hub's GSM8K: no ids, or others than ours, and worked answers."""
     lines = [
         {
             "doc_id": i,
-            "doc": {"question": problem["problem"], "answer": f"It is\n#### {problem['answer']}"},
+            "doc": own | {"question": problem["problem"], "answer": f"It is\n#### {problem['answer']}"},
             "target": f"It is\n#### {problem['answer']}",
             "resps": [["#### 11", "#### 12"]],
         }
@@ -364,6 +369,52 @@ def test_what_is_left_out_is_said_wherever_the_score_is(scrpo, tmp_path) -> None
     compared = scrpo("runs", "compare", run["run"], "last")
     assert "Of a, 2 of 30 first answers do not count." in compared.out
     assert "Of b, 2 of 30 first answers do not count." in compared.out
+
+
+def unreadable_among(n: int) -> list[dict]:
+    """So many problems, of which the first has a reference answer that cannot be read."""
+    return [{"id": f"minerva-{i}", "problem": f"{i} or more?", "answer": "t(0,4]" if i == 0 else "1"} for i in range(n)]
+
+
+@pytest.mark.parametrize("answer", ["t(0,4]", "1", "x<2 or x>3", "\\frac{"])
+@pytest.mark.parametrize("options", [[], ["--benchmarks", "minerva"]])
+def test_references_that_cannot_be_read_are_listed_first(scrpo, tmp_path, monkeypatch, options, answer) -> None:
+    problems = unreadable_among(12)
+    (tmp_path / "minerva_math").mkdir()
+    write(tmp_path / "minerva_math/test.jsonl", problems)
+    monkeypatch.setenv("SCRPO_DATA_DIR", str(tmp_path))
+    rows = [problem | {"response": f"\\boxed{{{answer}}}"} for problem in problems[: 3 if options else 12]]
+    outcome = scrpo("eval", "--from-jsonl", write(tmp_path / "rows.jsonl", rows), *options, "--json")
+    assert f"warning: 1 of {len(rows)} reference answers cannot be read" in outcome.err
+    assert "(minerva-0)" in outcome.err
+    (found,) = outcome.json["benchmarks"].values()
+    assert (found["n"], found["excluded"]) == (len(rows) - 1, 1)
+    assert found["left_out"]["first"]["why"] == {"the reference answer cannot be read: 't(0,4]'": 1}
+
+
+@pytest.mark.parametrize(
+    ("options", "n", "said", "place"),
+    [
+        ([], 4, "1 of 4 reference answers", "external (minerva-0)"),
+        (["--benchmarks", "minerva"], 1, "1 of 1 reference answers", "minerva (minerva-0)"),
+    ],
+)
+def test_rows_that_cannot_be_graded_are_refused_before_a_run_begins(
+    scrpo, tmp_path, monkeypatch, options, n, said, place
+) -> None:
+    (tmp_path / "minerva_math").mkdir()
+    write(tmp_path / "minerva_math/test.jsonl", unreadable_among(12))
+    monkeypatch.setenv("SCRPO_DATA_DIR", str(tmp_path))
+    rows = [problem | {"response": "\\boxed{1}"} for problem in unreadable_among(n)]
+    what, where, _ = refused(scrpo("eval", "--from-jsonl", write(tmp_path / "rows.jsonl", rows), *options))
+    assert (what.startswith(said), where) == (True, place)
+    assert execute(tmp_path, "SELECT count(*) FROM run") == [(0,)]
+
+
+def test_a_collection_lists_them_too(scrpo, tmp_path) -> None:
+    rows = [problem | {"response": "\\boxed{1}"} for problem in unreadable_among(12)]
+    outcome = scrpo("collect", "--from-jsonl", write(tmp_path / "rows.jsonl", rows), "--set", "task.name=math")
+    assert (outcome.code, "warning: 1 of 12 reference answers cannot be read" in outcome.err) == (0, True), outcome.err
 
 
 def test_missing_samples_are_left_out_and_nothing_is_said_where_nothing_is(evaluate) -> None:

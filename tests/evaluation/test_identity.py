@@ -44,6 +44,8 @@ def test_everything_comes_from_the_benchmark_in_its_order() -> None:
     [
         {"answer": "2"},
         {"answer": " 2 "},
+        {"answer": "2.0"},
+        {"answer": "002"},
         {"problem": "Two, or  more?"},
         {"meta": {}},
         {"source": "elsewhere", "answer": "2", "problem": "Two,\nor more?"},
@@ -56,7 +58,9 @@ def test_a_row_may_repeat_its_problem(said) -> None:
 @pytest.mark.parametrize(
     ("said", "field"),
     [
-        ({"answer": "2.0"}, "answer"),
+        ({"answer": "2.01"}, "answer"),
+        ({"answer": "nan"}, "answer"),
+        ({"answer": "two"}, "answer"),
         ({"problem": "Two?"}, "problem"),
         ({"problem": ""}, "problem"),
         ({"meta": {"rel_tol": 0.01}}, "meta.rel_tol"),
@@ -80,18 +84,18 @@ def test_an_unknown_id_is_answered_with_those_near_it(id, says) -> None:
 
 
 def test_a_place_in_a_file_is_no_id_and_the_text_says_which_problem_it_is() -> None:
-    placed = row("0", problem="Two, or more?", placed=True)
-    assert [r.id for r in of_benchmark([placed], PROBLEMS, "m")] == ["m-2"]
+    foreign = row("0", problem="Two, or more?", foreign=True)
+    assert [r.id for r in of_benchmark([foreign], PROBLEMS, "m")] == ["m-2"]
     with pytest.raises(UserError, match="has no problem '0'"):
-        of_benchmark([replace(placed, problem="Another?")], PROBLEMS, "m")
+        of_benchmark([replace(foreign, problem="Another?")], PROBLEMS, "m")
     with pytest.raises(UserError, match="has no problem '0'"):  # its own id is one, even with the text of a problem
-        of_benchmark([replace(placed, placed=False)], PROBLEMS, "m")
+        of_benchmark([replace(foreign, foreign=False)], PROBLEMS, "m")
 
 
 def test_of_two_problems_with_one_text_the_text_decides_nothing() -> None:
     twice = [*PROBLEMS, Problem("m-4", "m", "One?", "4")]
     with pytest.raises(UserError, match="has no problem"):
-        of_benchmark([row("One?", problem="One?", placed=True)], twice, "m")
+        of_benchmark([row("One?", problem="One?", foreign=True)], twice, "m")
 
 
 RULES = {"minerva": ({"rel_tol"}, 272), "olympiadbench": ({"is_multiple_answer", "error"}, 95)}

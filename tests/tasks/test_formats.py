@@ -64,13 +64,15 @@ def sample_line(doc: dict[str, Any], **more: Any) -> dict[str, Any]:
 )
 def test_documents_of_other_names(tmp_path, line, problem, answer) -> None:
     (row,) = read(jsonl(tmp_path / "s.jsonl", line), "lm-eval")
-    assert (row.id, row.problem, row.answer, row.placed) == ("7", problem, answer, True)
+    assert (row.id, row.problem, row.answer, row.foreign) == ("7", problem, answer, True)
 
 
 def test_a_field_inside_of_the_document_is_mapped(tmp_path) -> None:
     file = jsonl(tmp_path / "s.jsonl", sample_line({"ask": {"text": "1+1?"}, "gold": "2.0"}))
     (row,) = read(file, "lm-eval", "problem=doc.ask.text,answer=doc.gold")
-    assert (row.problem, row.answer, row.response) == ("1+1?", "2.0", "so 2")
+    assert (row.problem, row.answer, row.response, row.foreign) == ("1+1?", "2.0", "so 2", True)
+    (row,) = read(file, "lm-eval", "problem=doc.ask.text,id=target")
+    assert (row.id, row.foreign) == ("2", False)  # whoever maps an id means ours
 
 
 def test_programs_have_tests(tmp_path) -> None:
@@ -107,7 +109,7 @@ def test_epochs_are_samples() -> None:
     assert {r.model for r in rows} == {"mockllm/model"}
     assert [(r.id, r.sample) for r in rows if r.finish is FinishReason.LENGTH] == [("bread", 1)]
     assert {r.finish for r in rows} == {FinishReason.LENGTH, FinishReason.STOP}
-    assert not any(r.placed for r in rows)
+    assert all(r.foreign for r in rows)
 
 
 def zipped(path: Path, log: dict[str, Any]) -> Path:
@@ -155,7 +157,7 @@ def test_thoughts_conversations_and_numbered_samples() -> None:
     asked = [{"role": "system", "content": "Solve."}, {"role": "user", "content": "1+1?"}]
     output = {"choices": [{"message": {"content": parts}, "stop_reason": "model_length"}]}
     raw = {"id": 3, "epoch": 2, "input": asked, "target": ["2"], "output": output}
-    expected = {"id": 3, "placed": True, "problem": "1+1?", "answer": "2", "response": "\\boxed{2}", "sample": 1}
+    expected = {"id": 3, "problem": "1+1?", "answer": "2", "response": "\\boxed{2}", "sample": 1}
     assert _sample(raw) == expected | {"finish": "model_length"}
 
 

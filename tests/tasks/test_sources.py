@@ -114,10 +114,20 @@ def test_bytes_that_are_no_text(tmp_path, name, content, says):
         load(tmp_path / name)
 
 
-def test_half_a_surrogate_pair_is_replaced(tmp_path):
-    (tmp_path / "mine.jsonl").write_text('{"id": "a\\ud800b \\ud83d\\ude00"}\n')
+@pytest.mark.parametrize("text", ["a\\ud800b \\ud83d\\ude00", "a\\uD800b \\uD83D\\uDE00"])
+def test_half_a_surrogate_pair_is_replaced(tmp_path, text):
+    (tmp_path / "mine.jsonl").write_text(f'{{"id": "{text}"}}\n')
     ((row, _),) = read_rows(tmp_path / "mine.jsonl")
     assert row["id"] == "a?b 😀"
+
+
+@pytest.mark.parametrize("packed", [bytes, gzip.compress])
+@pytest.mark.parametrize("ends", ["\n", "\r\n", "\r\n\r\n"])
+def test_files_of_windows_programs(tmp_path, packed, ends):
+    text = ends.join(['{"id": "ä"}', '{"id": "2"}', ""])
+    path = tmp_path / ("mine.jsonl" if packed is bytes else "mine.jsonl.gz")
+    path.write_bytes(packed(text.encode("utf-8-sig")))
+    assert [row["id"] for row, _ in read_rows(path)] == ["ä", "2"]
 
 
 def test_the_hub_needs_a_revision():

@@ -8,7 +8,9 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
+from decimal import Decimal, InvalidOperation
 from textwrap import shorten
 
 from scrpo_cli.errors import UserError, nearest
@@ -44,7 +46,7 @@ def of_benchmark(rows: Sequence[ResponseRow], problems: Sequence[Problem], name:
     texts = {_words(p.text): i for i, p in enumerate(problems) if times[_words(p.text)] == 1}
     found = []
     for row in rows:
-        place = texts.get(_words(row.problem or "")) if row.placed else None
+        place = texts.get(_words(row.problem or "")) if row.foreign else None
         place = places.get(row.id) if place is None else place
         if place is None:
             raise _unknown(row, problems, name)
@@ -59,9 +61,17 @@ def _words(text: str) -> str:
     return " ".join(text.split())
 
 
+def _same(theirs: str, ours: str) -> bool:
+    """The same words, or the same number: data sets write `73` as `073` and `73.0` too."""
+    with suppress(InvalidOperation):
+        if Decimal(theirs) == Decimal(ours):
+            return True
+    return _words(theirs) == _words(ours)
+
+
 def _unknown(row: ResponseRow, problems: Sequence[Problem], name: str) -> UserError:
     what = f"{name} has no problem {shorten(row.id, 60, placeholder='...')!r}."
-    if row.placed:
+    if row.foreign:
         return UserError(what, row.where, "Name the problem by its id; a text has to be the benchmark's to the word.")
     fix = nearest(row.id, (p.id for p in problems), most=3) or f"Its ids are like {problems[0].id!r}."
     return UserError(what, row.where, f"{fix} The whole file is refused.")
@@ -72,7 +82,7 @@ def _refuse_difference(row: ResponseRow, problem: Problem, name: str) -> None:
     said = {"problem": (row.problem, problem.text)} if row.problem is not None else {}
     said |= {"answer": (row.answer, problem.answer)} if row.answer else {}  # a program's may be left empty
     for field, (theirs, ours) in said.items():
-        if _words(theirs or "") != _words(ours):
+        if not _same(theirs or "", ours):
             raise _different(row, problem, field, ours, name)
     for key, value in row.meta.items():
         if key not in problem.meta or problem.meta[key] != value:

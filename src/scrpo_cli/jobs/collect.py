@@ -44,7 +44,7 @@ def fill_pool(
     """Sample the recipe's problems, or take `rows` of external responses; what came of it, for the run's summary."""
     if rows is not None:
         with closing(make_task(run.recipe.task)) as task:
-            collect_rows(db, run, task, rows, use_filter=use_filter)
+            collect_rows(db, run, task, rows, report, use_filter=use_filter)
         return totals(db, run)
     if run.summary["from"]:
         raise UserError("An import is one transaction and cannot be resumed.", run.run_id, "Run it again.")
@@ -82,9 +82,13 @@ def collect_samples(db: Database, run: ActiveRun, runtime: Runtime, report: Repo
         report(f"{min(start + size, len(problems))}/{len(problems)} problems: {describe(groups, decided)}")
 
 
-def collect_rows(db: Database, run: ActiveRun, task: Task, rows: Sequence[ResponseRow], *, use_filter: bool) -> None:
+def collect_rows(
+    db: Database, run: ActiveRun, task: Task, rows: Sequence[ResponseRow], report: Report, *, use_filter: bool
+) -> None:
     """Grade external responses and pool every wrong one (or, with `use_filter`, what the recipe's filter keeps)."""
     columns = rows_by_problem([row for row in rows if row.turn == 1])[: run.recipe.task.train.limit]
+    for line in unreadable_references(task, [column[0].as_problem() for column in columns], "--from-jsonl"):
+        report(line)
     attempts = attempts_of_rows(task, columns, f"{run.run_id}:1")
     groups = [
         Group(SampleRequest(same[0].problem, task.messages(same[0].problem), len(same)), same) for same in attempts

@@ -23,8 +23,8 @@ from scrpo_cli.recipe.benchmark import Benchmark, EvalPlan, benchmark_of_label, 
 from scrpo_cli.recipe.models import Recipe
 from scrpo_cli.tasks import make_task
 from scrpo_cli.tasks.base import Task
-from scrpo_cli.tasks.external import ResponseRow, models_of
-from scrpo_cli.tasks.guard import stop_on_failures
+from scrpo_cli.tasks.external import ResponseRow, models_of, rows_by_problem
+from scrpo_cli.tasks.guard import stop_on_failures, unreadable_references
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,9 @@ def evaluate_external(
             sheets[name] = sheet
         graders = {name: sheet.task.grader for name, sheet in sheets.items()}
         other = earlier_run(db, against, graders, {name: sheet.problems for name, sheet in sheets.items()})
+        for name, sheet in sheets.items():
+            for line in unreadable(name, sheet):
+                report(line)
         with started_run(db, "eval", recipe, resumable=False, answered_by=models_of(rows)) as run:
             results = {name: score(db, run, name, sheet) for name, sheet in sheets.items()}
             sum_up(db, run, results, planned.suites, other, draw)
@@ -155,6 +158,14 @@ def announced(name: str, sheet: Sheet, *, chosen: bool) -> str:
     of = f"{asked} of its {all_:,} problems" if all_ else f"{asked} problems"
     why = f"; the rows call for the task {sheet.task.name}, --recipe R names another" if chosen else ""
     return f"{name}: {of}, {len(sheet.rows)} answers, graded by {sheet.task.grader}{why}"
+
+
+def unreadable(name: str, sheet: Sheet) -> list[str]:
+    """See `unreadable_references`. Of a benchmark they are counted among all its problems: a few rows may answer no
+    others.
+    """
+    problems = [column[0].as_problem() for column in rows_by_problem(sheet.rows)]
+    return unreadable_references(sheet.task, problems, name, sheet.about.get("benchmark_problems", 0))
 
 
 def score(db: Database, run: ActiveRun, name: str, sheet: Sheet) -> dict[str, Any]:

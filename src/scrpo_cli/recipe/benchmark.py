@@ -174,19 +174,17 @@ def find(ref: str, recipe: Recipe) -> Benchmark | Suite:
 
 def benchmark_of_label(label: str, recipe: Recipe) -> Benchmark | None:
     """The shipped benchmark, or changed one of a suite (`suite/benchmark`), of that name; None where there is none."""
-    suite, _, member = label.rpartition("/")
-    if isinstance(found := shipped().get(suite), Suite):
-        return with_prompts(members_of(found, suite)[label], recipe) if member in found.benchmarks else None
-    found = shipped().get(label)
+    suite = shipped().get(label.partition("/")[0])
+    found = members_of(suite, suite.name).get(label) if isinstance(suite, Suite) else shipped().get(label)
     return with_prompts(found, recipe) if isinstance(found, Benchmark) else None
 
 
 def misspelt(label: str) -> str:
-    """What to say of a label that is nearly the name of a shipped benchmark, or the name of its problems or a suite;
-    else nothing.
+    """What to say of a label that is nearly the name of a shipped benchmark, or the name of its problems, or that
+    begins with a suite; else nothing.
     """
-    if isinstance(found := shipped().get(label), Suite):
-        return f"'{label}' is a suite; its benchmarks are {', '.join(members_of(found, label))}."
+    if isinstance(suite := shipped().get(label.partition("/")[0]), Suite):
+        return f"'{suite.name}' is a suite; its benchmarks are {', '.join(members_of(suite, suite.name))}."
     known = {b.name: b.problems.source for b in shipped().values() if isinstance(b, Benchmark)}
     if label in known:
         return ""

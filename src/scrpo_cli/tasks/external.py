@@ -58,8 +58,8 @@ class ResponseRow:
     finish: FinishReason = FinishReason.UNKNOWN
     prefill: str = ""
     """What the chat template wrote at the start of the response; it is graded with it."""
-    placed: bool = field(default=False, compare=False)
-    """`id` is a place in a file or the text itself, so that the text says which problem of a benchmark it is."""
+    foreign: bool = field(default=False, compare=False)
+    """`id` is what another program calls the problem, or its text: the text says which one of a benchmark it is."""
     numbered: bool = field(default=True, compare=False)
     """The row says which `sample` it is."""
 
@@ -109,7 +109,8 @@ def read_responses(
         mapped = {ours: _inside(record.raw, theirs) for ours, theirs in fields.items()}
         mapped = {ours: value for ours, value in mapped.items() if value is not ABSENT}
         found |= mapped.keys()
-        rows.append(_row(_renamed(record, fields) | mapped, record.where))
+        foreign = record.row is not record.raw and "id" not in mapped
+        rows.append(_row(_renamed(record, fields) | mapped, record.where, foreign))
     if not rows:
         raise UserError("the file has no rows", str(path), "give a file with one response a line")
     if lacking := [theirs for ours, theirs in fields.items() if ours not in found]:
@@ -194,12 +195,12 @@ def _inside(raw: Any, name: str) -> Any:
     return _inside(raw.get(section), rest) if rest else ABSENT
 
 
-def _row(row: Mapping[str, Any], where: str) -> ResponseRow | PairRow:
+def _row(row: Mapping[str, Any], where: str, foreign: bool) -> ResponseRow | PairRow:
     if "gold" in row and "pred" in row:
         return PairRow(
             str(row.get("id", where)), where, text_field(row, "gold", where), _text(row, "pred", where) or ""
         )
-    placed = row.get("placed", "id" not in row)
+    foreign = foreign or "id" not in row
     if "entry_point" in row or ("prompt" in row and "tests" in row):
         row = _with_problem(row, where)
     if "id" not in row and "problem" not in row:
@@ -223,7 +224,7 @@ def _row(row: Mapping[str, Any], where: str) -> ResponseRow | PairRow:
         kind=_text(row, "kind", where),
         finish=FINISHES.get((_text(row, "finish", where) or "").lower(), FinishReason.UNKNOWN),
         prefill=_text(row, "prefill", where) or "",
-        placed=bool(placed),
+        foreign=foreign,
         numbered="sample" in row,
     )
 

@@ -68,9 +68,7 @@ def _lm_eval(path: Path) -> Iterator[Record]:
 
 
 def _asked(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The problem of a line. A document has the id that its data set gave it, or else the number of its place there:
-    then the text says which problem it is.
-    """
+    """The problem of a line. A document has the id that its data set gave it, or else the number of its place there."""
     doc = raw.get("doc")
     if not isinstance(doc, Mapping) or "doc_id" not in raw:
         raise UserError("the line has no 'doc' and 'doc_id': it is no sample of lm-eval's", where, REFUSED)
@@ -82,7 +80,6 @@ def _asked(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
     own_id = named.get("id")
     return {
         "id": raw["doc_id"] if own_id is None else own_id,
-        "placed": own_id is None,
         **{key: value for key, value in (("problem", next(texts, None)), ("answer", next(answers, None))) if value},
     }
 
@@ -130,7 +127,7 @@ def _inspect(path: Path) -> Iterator[Record]:
 
 def _json_log(path: Path) -> tuple[dict[str, Any], Sequence[dict[str, Any]]]:
     try:
-        log = json.loads(path.read_text(encoding="utf-8"))
+        log = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise UserError("the file does not exist", str(path), "check the path") from None
     except (OSError, ValueError, RecursionError) as error:
@@ -160,13 +157,12 @@ def _zipped_log(path: Path) -> tuple[dict[str, Any], Sequence[dict[str, Any]]]:
 
 
 def _sample(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """One epoch of a problem. Where its data set gave no ids Inspect counts from 1: then the text says which it is."""
+    """One epoch of a problem. Where its data set gave no ids Inspect counts from 1."""
     choices = raw["output"]["choices"]
     targets = [raw["target"]] if isinstance(raw["target"], str) else raw["target"]
     asked = raw["input"] if isinstance(raw["input"], str) else _last_question(raw["input"])
     return {
         "id": raw["id"],
-        "placed": isinstance(raw["id"], int),
         "problem": asked,
         **({"answer": targets[0]} if len(targets) == 1 and targets[0] else {}),
         "response": _content(choices[0]["message"]["content"]) if choices else None,

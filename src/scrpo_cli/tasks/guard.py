@@ -105,16 +105,18 @@ class Guarded:
         return [self._sound(grade, [pair])[0] for pair in pairs]
 
 
-def unreadable_references(task: Task, problems: Sequence[Problem], where: str) -> list[str]:
+def unreadable_references(task: Task, problems: Sequence[Problem], where: str, of: int = 0) -> list[str]:
     """A line that names the problems whose reference answers cannot be read, if there are any: known before anything is
-    sampled. UserError where they are more than `task.grading.max_failed` of all.
+    sampled. UserError where they are all, or more than `task.grading.max_failed` of them, or of the set of size `of`
+    that they are from.
     """
     found = task.unreadable(problems)
     if not found:
         return []
     what = f"{len(found)} of {len(problems)} reference answers cannot be read"
     named = ", ".join([*list(found)[:SHOWN], *(["..."] if len(found) > SHOWN else [])])
-    if isinstance(task, Guarded) and len(found) > task.max_failed * len(problems):
+    too_many = isinstance(task, Guarded) and len(found) > task.max_failed * (of or len(problems))
+    if too_many or len(found) == len(problems):
         fix = "Mend the reference answers, take another task or grader, or raise task.grading.max_failed."
         raise UserError(f"{what}: {next(iter(found.values()))}", f"{where} ({named})", fix)
     return [f"warning: {what}, and every answer to them is left out of averages and groups: {where} ({named})"]

@@ -67,7 +67,7 @@ def read_rows(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
             for number, line in enumerate(lines, 1):
                 if line.strip():
                     row = json.loads(line)
-                    if "\\ud" in line:  # half a surrogate pair, which neither a database nor a terminal takes
+                    if "\\ud" in line or "\\uD" in line:  # half a surrogate pair, which no database or terminal takes
                         row = json.loads(json.dumps(row, ensure_ascii=False).encode(errors="replace"))
                     if not isinstance(row, dict):
                         raise UserError("the line is not a JSON object", f"{path}:{number}", REFUSED)
@@ -83,7 +83,9 @@ def read_rows(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
 
 
 def _open(path: Path) -> IO[str]:
-    return gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
+    """With or without the mark that Windows programs write before UTF-8."""
+    read = "utf-8-sig"
+    return gzip.open(path, "rt", encoding=read) if path.suffix == ".gz" else path.open(encoding=read)
 
 
 def hub_rows(cfg: ProblemsConfig) -> Iterator[tuple[dict[str, Any], str]]:
