@@ -26,6 +26,7 @@ PIECES = [
     "A: 1\n",
     "answer",
     "the answer is ",
+    "the answer is $1",
     "answer: **",
     "final answer\n",
     "1,234,",

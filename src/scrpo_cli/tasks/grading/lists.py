@@ -13,10 +13,10 @@ Same = Callable[[str, str, Rules], bool | None]  # None: it cannot tell
 
 _NAME = r"\\?[A-Za-z]\w*(?:_\{\\?\w+\})?'*(?:\((?:\w|\\[a-z]+)+(?:, ?\w+)*\))?"
 TURNED = re.compile(
-    r"(?<![\\A-Za-z])(?i:not?|nor|never|neither|or|and|either|except\w*|exclud\w*|unless|if|but|least|most|than|more|less|fewer|"
-    r"other|different|unlike|wrong|incorrect|false|untrue|invalid|impossible|extraneous|rejected|apart|instead|lambda|for|half|third|quarter|twice|double|triple|times|minus|negative|"
-    r"square|squared|cube|cubed|root|reciprocal|inverse|opposite|logarithm|power)\b|\\(?:iff|forall|exists|neg|"
-    r"Leftrightarrow|Rightarrow|implies|ne)(?![a-z])"
+    r"(?<![\\A-Za-z])(?i:not?|nor|never|neither|or|and|either|except\w*|exclud\w*|unless|if|but|least|most|than|more|"
+    r"less|fewer|other|different|unlike|wrong|incorrect|false|untrue|invalid|impossible|extraneous|rejected|apart|instead|"
+    r"lambda|for|half|third|quarter|twice|double|triple|times|minus|negative|square|squared|cube|cubed|root|reciprocal|"
+    r"inverse|opposite|logarithm|power)\b|\\(?:iff|forall|exists|neg|Leftrightarrow|Rightarrow|implies|ne)(?![a-z])"
 )
 """Words and signs with which a label says something else than the value of what it names."""
 _NO_LABEL = rf"(?![A-J] ?:|\\(?:pi|infty)\s*=|.*(?:{TURNED.pattern}))"

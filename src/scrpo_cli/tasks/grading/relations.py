@@ -73,8 +73,8 @@ def value_of(equation: Eq) -> Any:
     `5 + 5 = 10`; the left one of `5 = x`. None where it says none: `5 + 5 = 11`, `x^2 - 1 = 0`.
     """
     left, right = equation.lhs, equation.rhs
-    if isinstance(left, MatrixBase) != isinstance(right, MatrixBase):
-        return None
+    if isinstance(left, MatrixBase) != isinstance(right, MatrixBase):  # a+b = (1, 2), set as letters and a column
+        return None if isinstance(left, MatrixBase) else right
     if not left.free_symbols and not is_assignment(equation):
         if right.free_symbols:
             return left if isinstance(right, Symbol | AppliedUndef) or len(right.free_symbols) > 1 else None
