@@ -17,15 +17,22 @@ from scrpo_cli.tasks.grading.numbers import Form, normalize, number
 from scrpo_cli.tasks.grading.units import without_unit
 
 _FORMULA = re.compile(
-    r"\$\$(.+?)\$\$|(?<!\\)\$((?:[^$\\]|\\.)+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]"
-    r"|\\begin\{((?:align|equation|gather|eqnarray|multline)\*?)\}(.+?)\\end\{\5\}",
+    r"\\\((.+?)\\\)|\\\[(.+?)\\\]|`([^`]+)`|<math>(.+?)</math>"
+    r"|\\begin\{((?:align|equation|gather|eqnarray|multline|displaymath)\*?)\}(.+?)\\end\{\5\}",
     re.DOTALL,
 )
-_ROW = re.compile(r"\\\\(?:\[[^\]]*\])?|\\(?:begin|end)\{(?:aligned|align|split|cases|gathered|array)\*?\}")
+_DOLLAR = re.compile(r"(?<!\\)\$+")
+_TYPED = re.compile(
+    r"(?:[-+*/^_=<>()\[\]{}|!\d.]|(?<![A-Za-z])[A-Za-z](?![A-Za-z])|[ ](?=\S))+"
+)  # (x+1)^2, set by nothing
+_ROW = re.compile(
+    r"\\q?quad|\\ |\\text\w*\s*\{[^{}]*\}|: |\\\\(?:\[[^\]]*\])?"
+    r"|\\(?:begin|end)\{(?:aligned|align|split|cases|gathered|array)\*?\}(?:\{[lcr|]+\})?"
+)
 _RELATION = re.compile(r"[=<>]|\\(?:leq?|geq?|lt|gt|ne|neq|equiv|approx|in|le|ge|leqslant|geqslant)(?![a-z])")
 _FRACTION = re.compile(r"\\frac\{?(-?\d+?)\}?\{?(\d+)\}?")
 _BRACES = re.compile(r"(?<!\\)[{}]")
-_NAME = re.compile(r"\\?[A-Za-z]\w*(?:_\{?\w+\}?)?(?:\(\w+\))?")
+_NAME = re.compile(r"(?:[A-Za-z]\w*|\\[A-Za-z]+)(?:_\{?\w+\}?)?(?:\(\w+\))?")
 _STRUCTURE = re.compile(r"[-+*/^_=<>,()\[\]!|]|\\(?!text|math|bf|it|rm)[a-zA-Z]|\d[A-Za-z]|\d\.\d|[A-Za-z]\d|%")
 _HELD = (("(", ")"), ("[", "]"), ("\\{", "\\}"), ("+", ""))
 MAX_TEXT = 20_000  # characters of a problem that are looked at
@@ -80,8 +87,10 @@ def _is_formula(answer: str, gold: str) -> bool:
 @lru_cache(maxsize=256)
 def formulas(problem: str) -> tuple[str, ...]:
     """The formulas in a problem's text without what sets them, their rows, sides and items."""
-    found = _FORMULA.finditer(problem[:MAX_TEXT])
-    whole = (next(part for part in (m[1], m[2], m[3], m[4], m[6]) if part is not None) for m in found)
+    text = problem[:MAX_TEXT]
+    whole = [part for m in _FORMULA.finditer(text) for part in (m[1], m[2], m[3], m[4], m[6]) if part]
+    whole += _DOLLAR.split(text)[1:-1]  # what stands between two dollars, whichever are money
+    whole += [typed for typed in _TYPED.findall(text) if _STRUCTURE.search(typed) and not number(normalize(typed))]
     return tuple(dict.fromkeys(part.strip() for formula in whole for part in _parts(formula)))
 
 
