@@ -133,10 +133,10 @@ def same_sides(gold: str, pred: str, rules: Rules) -> bool | None:
     values = [number(side) for side in sides]
     if any(value is None and not _LETTERS.search(side) for side, value in zip(sides, values, strict=True)):
         return None
-    plain = {value.value for value in values if value}
-    if len(plain) != 1 or values[-1] is None:
-        return False if len(plain) > 1 else None
-    if plain == {0} and len(names) == 1 and _SUM.search(_CALLED.sub("", names[0])):  # x-2y=0
+    said = {value.value for value in values if value}
+    if len(said) != 1 or values[-1] is None:
+        return False if len(said) > 1 else None
+    if said == {0} and len(names) == 1 and _SUM.search(_CALLED.sub("", names[0])):  # x-2y=0
         return False
     return same_number(gold, last, rules)
 
