@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import re
 from functools import lru_cache
+from itertools import permutations
 from typing import Any
 
 from antlr4.atn.PredictionMode import PredictionMode
@@ -149,11 +150,16 @@ def _rebuilt(expression: Any) -> Any:
 
 
 def _cases(text: str) -> Set | None:
-    """The set of `x < -2 or x > 3`, `x \\ge -2 and x \\le 7`, or of one relation or interval."""
+    """The set of `x < -2 or x > 3`, `x \\ge -2 and x \\le 7`, or of one relation or interval; None where a case adds
+    nothing to another, as in the hedge `x > 2 or x > 3`.
+    """
     found = [[_case(part) for part in _AND.split(case)] for case in _OR.split(text)]
     if any(part is None for case in found for part in case):
         return None
-    return Union(*(Intersection(*case) for case in found))
+    cases = [Intersection(*case) for case in found]
+    if any(a.is_subset(b) for a, b in permutations(cases, 2)):
+        return None
+    return Union(*cases)
 
 
 def _case(text: str) -> Set | None:
