@@ -39,17 +39,10 @@ class MathTask(BaseTask):
             if extracted.answer is not None
         ]
         judged = iter(self._judged(questions))
-        grades = [next(judged) if e.answer is not None else None for e in found]
         return [
-            self._settled(extracted, grade, unreadable.get(problem.answer))
-            for (problem, _), extracted, grade in zip(pairs, found, grades, strict=True)
+            next(judged) if extracted.answer is not None else _unanswered(extracted, unreadable.get(problem.answer))
+            for (problem, _), extracted in zip(pairs, found, strict=True)
         ]
-
-    def _settled(self, extracted: Extracted, grade: Grade | None, unreadable: str | None) -> Grade:
-        """The grade of a response: left out, whatever it says, where the reference cannot be read."""
-        if unreadable:
-            return Grade(Verdict.GRADER_ERROR, extracted.answer, unreadable, GRADER)
-        return grade or Grade(Verdict.UNPARSABLE, None, NO_ANSWER[extracted.how], GRADER)
 
     def unreadable(self, problems: Sequence[Problem]) -> dict[str, str]:
         reasons = self._judge.unreadable(problem.answer for problem in problems)
@@ -64,6 +57,13 @@ class MathTask(BaseTask):
 
     def close(self) -> None:
         self._judge.close()
+
+
+def _unanswered(extracted: Extracted, unreadable: str | None) -> Grade:
+    """The grade of a response without an answer: left out like any other where the reference cannot be read."""
+    if unreadable:
+        return Grade(Verdict.GRADER_ERROR, None, unreadable, GRADER)
+    return Grade(Verdict.UNPARSABLE, None, NO_ANSWER[extracted.how], GRADER)
 
 
 def rules_of(meta: Mapping[str, Any]) -> Rules:

@@ -22,9 +22,8 @@ _FORMULA = re.compile(
     re.DOTALL,
 )
 _DOLLAR = re.compile(r"(?<!\\)\$+")
-_TYPED = re.compile(
-    r"(?:[-+*/^_=<>()\[\]{}|!\d.]|(?<![A-Za-z])[A-Za-z](?![A-Za-z])|[ ](?=\S))+"
-)  # (x+1)^2, set by nothing
+# A run of symbols and single letters in plain text: (x+1)^2
+_TYPED = re.compile(r"(?:[-+*/^_=<>()\[\]{}|!\d.]|(?<![A-Za-z])[A-Za-z](?![A-Za-z])|[ ](?=\S))+")
 _ROW = re.compile(
     r"\\q?quad|\\ |\\text\w*\s*\{[^{}]*\}|: |\\\\(?:\[[^\]]*\])?"
     r"|\\(?:begin|end)\{(?:aligned|align|split|cases|gathered|array)\*?\}(?:\{[lcr|]+\})?"
@@ -45,10 +44,9 @@ def copied(answer: str, problem: str, gold: str) -> bool:
     theirs, ours = right_sides(normalize(gold), normalize(answer))
     if _key(ours) == _key(theirs):
         return False
-    asked = {_key(part) for part in formulas(problem)}
-    if _is_formula(answer, theirs) and _key(normalize(answer)) in asked:
+    if _is_formula(answer, theirs) and _key(normalize(answer)) in _keys(problem):
         return True
-    return any(_is_formula(text, theirs) and _key(text) in asked for text in said(answer, gold))
+    return any(_is_formula(text, theirs) and _key(text) in _keys(problem) for text in said(answer, gold))
 
 
 def said(answer: str, gold: str) -> set[str]:
@@ -92,6 +90,12 @@ def formulas(problem: str) -> tuple[str, ...]:
     whole += _DOLLAR.split(text)[1:-1]  # what stands between two dollars, whichever are money
     whole += [typed for typed in _TYPED.findall(text) if _STRUCTURE.search(typed) and not number(normalize(typed))]
     return tuple(dict.fromkeys(part.strip() for formula in whole for part in _parts(formula)))
+
+
+@lru_cache(maxsize=256)
+def _keys(problem: str) -> frozenset[str]:
+    """What an answer is held against: the same for all answers to a problem."""
+    return frozenset(map(_key, formulas(problem)))
 
 
 def _parts(formula: str) -> Iterator[str]:

@@ -33,19 +33,21 @@ _ONLY_NAME = re.compile(r"(?!\\pi)\\?[A-Za-z]\w*(?:_\{?\w+\}?)?")
 _NO_VALUE = re.compile(r"^\\approx(?![a-z])\s*|\\phantom(?![a-z])(?:\{[^{}]*\})?")
 _BOLD_DIGITS = re.compile(r"\\mathbf\s*\{\s*(-?[\d ]+?)[\s.]*\}")  # OlympiadBench sets them apart: \mathbf{3 4 3 2}
 _LETTER = re.compile(r"\\math(?:rm|it|sf)\s*\{\s*([eid])\s*\}")  # the constants and dx, set upright
-_COLOR = re.compile(
-    r"\\(?:bf|em|bfseries|tiny|small|normalsize|[lL]arge|LARGE|[hH]uge|textstyle)(?![a-zA-Z])\s*|\\(?:text|f)?color(?:box)?\s*(?:\[\w+\])?\{[^{}]*\}"
+_STYLE = re.compile(  # colour, weight and size
+    r"\\(?:bf|em|bfseries|tiny|small|normalsize|[lL]arge|LARGE|[hH]uge|textstyle)(?![a-zA-Z])\s*"
+    r"|\\(?:text|f)?color(?:box)?\s*(?:\[\w+\])?\{[^{}]*\}"
 )
 _VULGAR = re.compile(r"[\u00bc-\u00be\u2150-\u215e]")  # ½
 _RAISED = re.compile(r"[\u2070\u00b9\u00b2\u00b3\u2074-\u2079\u207b]+")  # ²
 _WRAPPER = re.compile(
-    r"(?:\\(?:text(?:bf|it|rm|normal)?(?=\s*\{[^{}]*\\(?!text|mbox)[a-z])|boxed|fbox|underline|boldsymbol|bm|ensuremath|displaystyle)\s*)?\{|\*\*|__|`"
+    r"(?:\\(?:text(?:bf|it|rm|normal)?(?=\s*\{[^{}]*\\(?!text|mbox)[a-z])"
+    r"|boxed|fbox|underline|boldsymbol|bm|ensuremath|displaystyle)\s*)?\{|\*\*|__|`"
 )
 _INFIX = re.compile(r"\\(?:choose|atop|brace|brack)(?![a-z])")  # their braces are part of them
 _OPENING = frozenset("$\\{*_`")
 _BRACE = re.compile(r"\\.|[{}]")
-_ROW_GAP = re.compile(r"(?<=\\\\)\[-?[\d.]+ *(?:pt|em|ex|mm|cm|in)\]")  # \\\\[4pt]
-_TEXT_NUMBER = re.compile(r"\\text(?:bf|it|rm|normal|sf)?\s*\{\s*(-?\d[\d.,]*)\s*\}(?=\s*\S)")  # \\text{40}^\\circ
+_ROW_GAP = re.compile(r"(?<=\\\\)\[-?[\d.]+ *(?:pt|em|ex|mm|cm|in)\]")  # \\[4pt]
+_TEXT_NUMBER = re.compile(r"\\text(?:bf|it|rm|normal|sf)?\s*\{\s*(-?\d[\d.,]*)\s*\}(?=\s*\S)")  # \text{40}^\circ
 _UNEQUAL = re.compile(r"(?<=[A-Za-z ])!=|\\not\s*=")
 _BRACED_COLON = re.compile(r"(?<=\d)\{:\}")
 _BRACED_COMMA = re.compile(r"(?<=\d)\{,\}(?=\d{3})")
@@ -135,7 +137,7 @@ def normalize(answer: str) -> str:
     if "\\" in answer or "{" in answer:
         answer = _TEXT_NUMBER.sub(r"\1", _ROW_GAP.sub("", answer))
         answer = _LABEL.sub(r"\1}: ", _TEXT_COMMA.sub(", ", _ANSWER_IS.sub("", answer)))
-        answer = _LETTER.sub(r"{\1}", _COLOR.sub("", answer)) if _SWITCH.search(answer) else answer
+        answer = _LETTER.sub(r"{\1}", _STYLE.sub("", answer)) if _SWITCH.search(answer) else answer
         answer = _unwrapped(_SPACE.sub("", _BRACED_COMMA.sub("", _BRACED_COLON.sub(":", _NO_VALUE.sub("", answer)))))
         for spelling, usual in _SAME:
             answer = answer.replace(spelling, usual)
@@ -226,7 +228,7 @@ def number(text: str, symbols: bool = False) -> Number | None:
 
 
 def _bare_number(text: str, symbols: bool) -> Number | None:
-    text = _CURRENCY_AFTER.sub("", (without_unit(_CURRENCY.sub(r"\1", _inner(text)), symbols)))
+    text = _CURRENCY_AFTER.sub("", without_unit(_CURRENCY.sub(r"\1", _inner(text)), symbols))
     if "," in text or " " in text:
         text = _THOUSANDS.sub(lambda thousands: thousands[0].replace(",", "").replace(" ", ""), text)
     text = text.replace("\\over ", "/").replace("\\div", "/") if "\\" in text else text
@@ -262,7 +264,7 @@ def _fraction(parts: dict[str, str | None]) -> Number | None:
     if not Fraction(bottom):
         return None
     value = Fraction(parts["whole"] or 0) + Fraction(top) / Fraction(bottom)
-    whole = value.denominator == 1 and (abs(Fraction(bottom)) != 1 or bool(parts["whole"]))  # 84/2, 40\\frac{0}{1}
+    whole = value.denominator == 1 and (abs(Fraction(bottom)) != 1 or bool(parts["whole"]))  # 84/2, 40\frac{0}{1}
     return Number(-value if parts["sign"] == "-" else value, Form.TO_COMPUTE if whole else Form.FRACTION)
 
 

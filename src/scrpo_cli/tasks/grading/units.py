@@ -22,11 +22,12 @@ _NUMBER_WORDS = (
     "tenth|eleventh|twelfth|twentieth|hundredth|thousandth|millionth|billionth|halve|couple|myriad"
 )
 _OTHER_WORDS = (
-    "and|or|nor|not|but|to|too|through|over|times|plus|minus|mod|modulo|pi|tau|ln|log|exp|sqrt|sin|cos|tan|"
-    "cot|csc|squared|cubed|factorial|twice|thrice|double|doubled|triple|tripled|halved|negative|positive|"
-    "percent|than|less|fewer|below|under|short|no|nope|never|false|wrong|incorrect|untrue|invalid|impossible|extraneous|rejected|away|mille|permille|basis|bps|lakh|crore|googol|kilo|mega|giga|bn|mn|"
-    "quadrupled|quintupled|inverted|negated|binary|hex|hexadecimal|octal|factorials|recurring|repeating|reciprocal|"
-    "inverse|opposite|minimum|maximum|if|when|where|whenever|because|since|unless|except|either|maybe|perhaps|possibly|wait|"
+    "and|or|nor|not|but|to|too|through|over|times|plus|minus|mod|modulo|pi|tau|ln|log|exp|sqrt|sin|cos|tan|cot|"
+    "csc|squared|cubed|factorial|twice|thrice|double|doubled|triple|tripled|halved|negative|positive|percent|"
+    "than|less|fewer|below|under|short|no|nope|never|false|wrong|incorrect|untrue|invalid|impossible|extraneous|"
+    "rejected|away|mille|permille|basis|bps|lakh|crore|googol|kilo|mega|giga|bn|mn|quadrupled|quintupled|"
+    "inverted|negated|binary|hex|hexadecimal|octal|factorials|recurring|repeating|reciprocal|inverse|opposite|"
+    "minimum|maximum|if|when|where|whenever|because|since|unless|except|either|maybe|perhaps|possibly|wait|"
     "between|at|about|choose|power|root|infinity|nan|is|are|was|equals"
 )
 _NO_UNIT = re.compile(rf"(?:{_NUMBER_WORDS})s?|{_OTHER_WORDS}", re.IGNORECASE)

@@ -77,13 +77,12 @@ class Judge:
     def _read(self, golds: Iterable[str]) -> dict[str, str]:
         """See `unreadable`; what is known of a reference answer is kept as long as the judge is."""
         wanted = list(dict.fromkeys(golds))
-        new = [gold for gold in wanted if gold not in self._golds]
-        hard = [gold for gold in new if normalize(gold) and not plain(normalize(gold))]
-        self._golds |= {gold: None if normalize(gold) else "the reference answer is empty" for gold in new}
+        new = {gold: normalize(gold) for gold in wanted if gold not in self._golds}
+        hard = [gold for gold, text in new.items() if text and not plain(text)]
+        self._golds |= {gold: None if text else "the reference answer is empty" for gold, text in new.items()}
         found = self._ask(read_reference, hard)
-        found |= self._ask(
-            read_reference, [gold for gold in hard if isinstance(found[gold], BaseException)]
-        )  # the machine?
+        again = [gold for gold in hard if isinstance(found[gold], BaseException)]  # it may have been the machine
+        found |= self._ask(read_reference, again)
         for gold, reads in found.items():
             if reads is not True:
                 why = f" ({self._why(reads)})" if isinstance(reads, BaseException) else ""
