@@ -19,7 +19,7 @@ from scrpo_cli.files import write_atomically
 from scrpo_cli.jobs.runs import runs_directory
 from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.models import RunRow
-from scrpo_cli.pool.queries import list_runs, new_run_id, resolve_run, start_run
+from scrpo_cli.pool.queries import list_runs, moved, new_run_id, resolve_run, start_run
 from scrpo_cli.recipe.load import recipe_json, stored_recipe
 from scrpo_cli.recipe.models import Recipe
 
@@ -102,8 +102,14 @@ def _write(sweep: Sweep) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(recipe_json(arm.recipe) + "\n", encoding="utf-8")  # JSON is YAML
     arms = [{"name": arm.name, "overrides": arm.overrides} for arm in sweep.arms]
+    grid = {"arms": arms, "seeds": sweep.seeds, "home": str(_home(sweep.directory))}
     with write_atomically(sweep.directory / GRID_FILE) as path:
-        path.write_text(json.dumps({"arms": arms, "seeds": sweep.seeds}, indent=2) + "\n", encoding="utf-8")
+        path.write_text(json.dumps(grid, indent=2) + "\n", encoding="utf-8")
+
+
+def _home(directory: Path) -> Path:
+    """Where the database and `runs` lie. The grid keeps it, so that the recipes of a moved sweep can follow."""
+    return directory.parents[1]
 
 
 def _recipe_file(directory: Path, arm: str) -> Path:
@@ -111,20 +117,27 @@ def _recipe_file(directory: Path, arm: str) -> Path:
 
 
 def find_sweep(db: Database, ref: str) -> Sweep:
-    """The sweep that `ref` names: an id, a unique prefix, or `last`."""
+    """The sweep that `ref` names: an id, a unique prefix, or `last`. Where it was moved, its files are mended."""
     row = resolve_run(db, ref, command=COMMAND)
     directory = Path(row.directory)
     try:
         grid = json.loads((directory / GRID_FILE).read_text(encoding="utf-8"))
-        arms = tuple(_read_arm(directory, arm["name"], arm["overrides"]) for arm in grid["arms"])
-    except (OSError, ValueError) as error:
-        raise UserError(f"The sweep cannot be read: {error}", str(directory), "Start a new sweep.") from None
-    return Sweep(row.id, directory, arms, tuple(grid["seeds"]))
+        home = Path(grid.get("home", _home(directory)))
+        arms = tuple(_read_arm(directory, home, arm["name"], arm["overrides"]) for arm in grid["arms"])
+        sweep = Sweep(row.id, directory, arms, tuple(grid["seeds"]))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        what = f"The sweep cannot be read: {type(error).__name__}: {error}"
+        raise UserError(what, str(directory / GRID_FILE), "Start a new sweep.") from None
+    if home != _home(directory):
+        _write(sweep)
+    return sweep
 
 
-def _read_arm(directory: Path, name: str, overrides: Sequence[str]) -> Arm:
+def _read_arm(directory: Path, home: Path, name: str, overrides: Sequence[str]) -> Arm:
+    """An arm as it was written when the database was in `home`."""
     path = _recipe_file(directory, name)
-    return Arm(name, tuple(overrides), stored_recipe(path.read_text(encoding="utf-8"), str(path)))
+    text = moved(path.read_text(encoding="utf-8"), home, _home(directory))
+    return Arm(name, tuple(overrides), stored_recipe(text, str(path)))
 
 
 def runs_by_cell(db: Database, sweep: Sweep) -> dict[Cell, RunRow]:

@@ -132,7 +132,7 @@ def finish(database: Database, sweep: Sweep, executor: Executor, db: str | None,
     from scrpo_cli.report.figures import plot_sweep
     from scrpo_cli.report.tables import render
 
-    again = f"scrpo ablate --resume {sweep.id}" + (f" --db {db}" if db else "")
+    again = database.command("ablate", "--resume", sweep.id)
     jobs = jobs_to_do(database, sweep, db)
     output.say(f"sweep {sweep.id}: {len(jobs)} of {len(sweep.cells)} runs to do, logs in {sweep.directory / 'logs'}")
     try:

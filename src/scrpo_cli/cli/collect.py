@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -27,6 +27,9 @@ from scrpo_cli.cli.common import (
     sets_of,
 )
 from scrpo_cli.recipe.load import load_recipe
+
+if TYPE_CHECKING:
+    from scrpo_cli.pool.db import Database
 
 KEYS = {"--limit": "task.train.limit", "--adapter": "model.adapter"}
 
@@ -73,13 +76,14 @@ def collect(
     )
     with start as run:
         run.summary |= fill_pool(database, run, rows, output.say, use_filter=filter_)
-    output.result(run.summary, closing(run.summary))
+    output.result(run.summary, closing(run.summary, database))
 
 
-def closing(summary: dict[str, Any]) -> str:
+def closing(summary: dict[str, Any], database: Database) -> str:
+    pool = ("--pool", summary["pool"])
     verdicts = ", ".join(f"{n} {verdict}" for verdict, n in sorted(summary["verdicts"].items()))
     return (
         f"{summary['attempts']} attempts: {verdicts}\n"
         f"{summary['kept']} errors are in the pool '{summary['pool']}' (run {summary['run']})\n"
-        f"next: scrpo pool stats --pool {summary['pool']}   or   scrpo correct --pool {summary['pool']}"
+        f"next: {database.command('pool', 'stats', *pool)}   or   {database.command('correct', *pool)}"
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -25,6 +25,9 @@ from scrpo_cli.cli.common import (
     sets_of,
 )
 from scrpo_cli.recipe.load import load_recipe
+
+if TYPE_CHECKING:
+    from scrpo_cli.pool.db import Database
 
 KEYS = {"--adapter": "model.adapter", "--gate": "eval.gate.signal", "--gate-threshold": "eval.gate.threshold"}
 
@@ -67,10 +70,10 @@ def correct(
         from scrpo_cli.jobs.correct import correct_pool
 
         run.summary |= correct_pool(database, run, output.say)
-    output.result(run.summary, closing(run.summary))
+    output.result(run.summary, closing(run.summary, database))
 
 
-def closing(summary: dict[str, Any]) -> str:
+def closing(summary: dict[str, Any], database: Database) -> str:
     from scrpo_cli.cli.tables import gate_rule
     from scrpo_cli.numbers import estimate
 
@@ -82,5 +85,5 @@ def closing(summary: dict[str, Any]) -> str:
     return (
         f"{gate}{summary['errors']} errors, {summary['corrections']} corrections{failed}: "
         f"repair rate {estimate(rate)} (95%, clustered by problem)\n"
-        f"look: scrpo pool ls --pool {summary['pool']}, then scrpo pool show ID"
+        f"look: {database.command('pool', 'ls', '--pool', summary['pool'])}, then {database.command('pool', 'show', 'ID')}"
     )

@@ -19,6 +19,7 @@ from scrpo_cli.cli.common import (
     refuse_with_resume,
     sets_of,
 )
+from scrpo_cli.errors import UserError
 from scrpo_cli.recipe.load import load_recipe
 from scrpo_cli.recipe.models import Recipe
 
@@ -26,10 +27,19 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from scrpo_cli.jobs.runs import ActiveRun
+    from scrpo_cli.pool.db import Database
+    from scrpo_cli.training.resume import Start
 
 ReflectOption = Annotated[
     str | None,
     typer.Option("--reflect-every", metavar="N|never", help="A reflection step after every N first-answer steps."),
+]
+
+FromCheckpointOption = Annotated[
+    int | None,
+    typer.Option(
+        "--from-checkpoint", min=0, metavar="STEP", help="With --resume: go back, and drop the steps after STEP."
+    ),
 ]
 
 KEYS = {"--seed": "seed", "--reflect-every": "method.reflect_every"}
@@ -42,6 +52,7 @@ def train(
     seed: Annotated[int | None, typer.Option("--seed", metavar="N", help="Overrides the recipe's seed.")] = None,
     set_: SetOption = None,
     resume: ResumeOption = None,
+    from_checkpoint: FromCheckpointOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe and its budget.")] = False,
     run_id: Annotated[str | None, typer.Option("--run-id", hidden=True)] = None,
     sweep: Annotated[str | None, typer.Option("--sweep", hidden=True)] = None,
@@ -53,7 +64,9 @@ def train(
 ) -> None:
     """LoRA training by recipe: ScRPO and the methods that it is compared with. Ctrl-C saves; --resume continues."""
     output = Output(json, quiet)
-    refuse_with_resume(context, resume)
+    refuse_with_resume(context, resume, "--from-checkpoint")
+    if from_checkpoint is not None and resume is None:
+        raise UserError("There is no run to go back in.", "--from-checkpoint", "Name it with --resume RUN.")
     resolved = load_recipe(recipe or DEFAULT_RECIPE, sets_of(context, KEYS))
     if dry_run:
         show_budget(resolved, output)
@@ -61,9 +74,14 @@ def train(
     from scrpo_cli.jobs.runs import resumed_run, started_run
     from scrpo_cli.pool.db import Database
 
+    def check(run: ActiveRun) -> Start:
+        from scrpo_cli.jobs.train import start_of
+
+        return start_of(database, run, from_checkpoint)
+
     database = Database.open(db)
     start = (
-        resumed_run(database, "train", resume)
+        resumed_run(database, "train", resume, check)
         if resume is not None
         else started_run(database, "train", resolved, run_id=run_id, sweep=sweep, arm=arm)
     )
@@ -71,7 +89,7 @@ def train(
         from scrpo_cli.jobs.train import run_training
 
         run.summary |= run_training(database, run, output)
-    output.result(run.summary, *closing(run, str(database.url)))
+    output.result(run.summary, *closing(run, database))
 
 
 def show_budget(recipe: Recipe, output: Output) -> None:
@@ -88,11 +106,12 @@ def show_budget(recipe: Recipe, output: Output) -> None:
     output.result(document, text, render(budget), *warnings(found))
 
 
-def closing(run: ActiveRun, database: str) -> tuple[RenderableType, str]:
+def closing(run: ActiveRun, database: Database) -> tuple[RenderableType, str]:
     """Before and after in one table, and where everything lies."""
     from scrpo_cli.cli.tables import before_after, places
 
     summary = run.summary
-    rows = {"run": run.run_id, "database": database, "adapter": summary["adapter"], "metrics": summary["metrics"]}
-    rows |= {"more": f"scrpo runs show {run.run_id}"}
+    rows = {"run": run.run_id, "database": str(database.url)}
+    rows |= {"adapter": summary["adapter"], "metrics": summary["metrics"]}
+    rows |= {"more": database.command("runs", "show", run.run_id)}
     return before_after(summary["eval"]), places(rows)

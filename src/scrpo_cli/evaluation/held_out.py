@@ -63,7 +63,7 @@ def trained_on(db: Database, recipe: Recipe) -> TaskConfig:
     adapter = Path(recipe.model.adapter or "").resolve()
     runs = (run for run in list_runs(db) if run.command == "train") if recipe.model.adapter else ()
     found = next((run for run in runs if adapter.is_relative_to(run.directory)), None)
-    return stored_recipe(found.recipe_json, f"run {found.id}").task if found else recipe.task
+    return stored_recipe(found.recipe_json, found.origin).task if found else recipe.task
 
 
 def contamination(trained: TaskConfig, held: Mapping[str, ProblemSet]) -> dict[str, Any]:

@@ -103,7 +103,8 @@ def compare_before_after(db: Database, run_id: str) -> dict[str, Any]:
     """A training run's evaluations after it minus those before it. Raises UserError where it has none."""
     result = changes_by_training(db, run_id)
     if not result:
-        fix = "Name a second run to compare it with; `scrpo runs show` lists what a run has scored."
+        show = db.command("runs", "show", run_id)
+        fix = f"Name a second run to compare it with; `{show}` lists what this one has scored."
         raise UserError("This run has no evaluation before and after training.", f"run {run_id}", fix)
     return adjusted(result)
 

@@ -34,7 +34,8 @@ def errors_to_correct(db: Database, run: ActiveRun) -> list[PoolEntry]:
     pool, limit = run.summary["pool"], run.summary["limit"]
     entries = living_entries(db, pool)
     if not entries:
-        fix = "Fill it with `scrpo collect`, or name another one (`scrpo pool stats`)."
+        fill, stats = db.command("collect", "--pool", pool), db.command("pool", "stats")
+        fix = f"Fill it with `{fill}`, or name another one (`{stats}`)."
         raise UserError(f"The pool '{pool}' holds no living errors.", db.where, fix)
     return entries[:limit]
 

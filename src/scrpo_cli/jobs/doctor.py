@@ -300,11 +300,10 @@ def check_database(checkup: Checkup) -> Iterator[Check]:
     from scrpo_cli.pool.db import Database
 
     path = _database_path(checkup.db)
+    if path is not None and not os.access(folder := _existing(path.parent), os.W_OK):
+        yield Check("database", "fail", f"cannot write to {folder}", "Name another place with --db or SCRPO_DB.")
+        return
     if path is not None and not path.exists():
-        folder = _existing(path)
-        if not os.access(folder, os.W_OK):
-            yield Check("database", "fail", f"cannot write to {folder}", "Name another place with --db or SCRPO_DB.")
-            return
         yield Check("database", "ok", f"{path} will be made")
     else:
         with Database.open(checkup.db, create=False) as database:

@@ -105,11 +105,16 @@ def graders_of(planned: EvalPlan) -> dict[str, str]:
 def recipe_of_run(db: Database, ref: str, recipe: str | None, sets: Sequence[str]) -> Recipe:
     """A training run's newest adapter under its own recipe, or under the one that is named."""
     row = resolve_run(db, ref, command="train")
-    found = newest(Path(row.directory) / "checkpoints")
-    if found is None:
+    found, damaged = newest(Path(row.directory) / "checkpoints")
+    if found is None and not damaged:
         raise UserError(f"Run {row.id} has no complete checkpoint.", row.directory, "Resume it, or name another run.")
+    if damaged:  # an older adapter is another result
+        path, why = next(iter(damaged.items()))
+        fix = f"`{db.command('train', '--resume', row.id)}` makes it anew"
+        fix += f", or evaluate an older one: --adapter {found}" if found else ""
+        raise UserError(f"The newest checkpoint of run {row.id} is damaged: {why}.", str(path), f"{fix}.")
     sets = [*sets, f"model.adapter={found}"]
-    return load_recipe(recipe, sets) if recipe else stored_recipe(row.recipe_json, f"run {row.id}", sets)
+    return load_recipe(recipe, sets) if recipe else stored_recipe(row.recipe_json, row.origin, sets)
 
 
 def evaluate_plan(db: Database, run: ActiveRun, plan: EvalPlan, report: Report) -> dict[str, dict[str, Any]]:

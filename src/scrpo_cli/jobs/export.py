@@ -24,7 +24,8 @@ def export_run(db: Database, run: RunRow, path: Path, *, everything: bool = Fals
     unfinished = {p: StoredEvaluation(0, p.removeprefix(EVALUATED), {}) for p in phases if p.startswith(EVALUATED)}
     evaluated = unfinished | {e.phase: e for e in evaluations_of(db, run.id)}
     if not phases:
-        fix = "`scrpo runs export --all` also writes what was sampled for training."
+        everything_too = db.command("runs", "export", run.id, "--all", "-o", str(path))
+        fix = f"`{everything_too}` also writes what was sampled for training."
         raise UserError(f"Run {run.id} has no answers to a benchmark.", db.where, fix)
     rows = (row for phase in phases for row in rows_of(db, run, phase, evaluated.get(phase)))
     return write_lines(path, (json.dumps(row, ensure_ascii=False) for row in rows))

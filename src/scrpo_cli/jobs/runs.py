@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
 from scrpo_cli.errors import Interrupted, UserError
-from scrpo_cli.pool.db import DEFAULT_PATH, Database
+from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.queries import finish_run, new_run_id, note_run, reopen_run, resolve_run, start_run
 from scrpo_cli.recipe.load import stored_recipe
 from scrpo_cli.recipe.models import Recipe
 from scrpo_cli.rollout.chat import Chat
+
+if TYPE_CHECKING:
+    from scrpo_cli.training.resume import Start  # loads torch
 
 
 @dataclass
@@ -31,6 +34,8 @@ class ActiveRun:
     resumed: bool
     again: str
     summary: dict[str, Any] = field(default_factory=dict)
+    start: Start | None = None
+    """From which checkpoint a training run that was taken up again goes on."""
 
 
 @contextmanager
@@ -72,18 +77,26 @@ def started_run(
 
 
 @contextmanager
-def resumed_run(db: Database, command: str, ref: str) -> Iterator[ActiveRun]:
-    """An earlier run of `command`, taken up again under the recipe and the options that it was started with."""
+def resumed_run(
+    db: Database, command: str, ref: str, check: Callable[[ActiveRun], Start] | None = None
+) -> Iterator[ActiveRun]:
+    """An earlier run of `command`, taken up again under the recipe and the options that it was started with. `check`
+    finds where it goes on, or refuses, before anything of the run is changed.
+    """
     row = resolve_run(db, ref, command=command)
     directory = Path(row.directory)
     if not directory.is_dir():  # starting over would drop the rows of a run whose checkpoints were only moved
-        fix = "Put it back where it was, or start a new run."
+        beside = runs_directory(db) / row.id
+        fix = f"Put it back there or beside the database ({beside}), or start a new run."
+        if check is None:  # the rows are all that such a run goes on from
+            fix = f"Nothing of it is needed: `mkdir -p {beside}`, then resume."
         raise UserError(f"The directory of run {row.id} is gone.", row.directory, fix)
     with locked(directory, f"run {row.id}"):
-        recipe = stored_recipe(row.recipe_json, f"run {row.id}")
+        recipe = stored_recipe(row.recipe_json, row.origin)
         again = f"Continue with `{resume_command(db, command, row.id)}`."
         run = ActiveRun(row.id, directory, recipe, True, again, json.loads(row.summary_json))
-        reopen_run(db, row.id)
+        run.start = check(run) if check else None
+        reopen_run(db, row)
         with closed_at_end(db, run):
             yield run
 
@@ -124,11 +137,8 @@ def locked(directory: Path, name: str) -> Iterator[None]:
 
 def resume_command(db: Database, command: str, run_id: str) -> str:
     """What to type to take a run up again."""
-    return f"scrpo {command} --resume {run_id}" + ("" if db.where == DEFAULT_PATH else f" --db {db.where}")
+    return db.command(command, "--resume", run_id)
 
 
 def runs_directory(db: Database) -> Path:
-    """`runs/` beside a SQLite file; `.scrpo/runs` for a database server."""
-    if db.url.get_backend_name() == "sqlite" and db.url.database:
-        return Path(db.url.database).resolve().parent / "runs"
-    return Path(".scrpo/runs").resolve()
+    return db.home / "runs"

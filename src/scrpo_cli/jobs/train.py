@@ -10,9 +10,14 @@ from scrpo_cli.jobs.runs import ActiveRun, note_fingerprint
 from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.queries import steps_of
 from scrpo_cli.tracking.tracker import HasConsole
-from scrpo_cli.training import checkpoint
 from scrpo_cli.training.loop import train
+from scrpo_cli.training.resume import Start, find_start
 from scrpo_cli.training.session import Session, open_session
+
+
+def start_of(db: Database, run: ActiveRun, at: int | None) -> Start:
+    """Where a resumed run goes on: `at` is the step that the user chose, if any."""
+    return find_start(db, run.run_id, run.directory, run.recipe.checkpoint.every, at)
 
 
 def run_training(db: Database, run: ActiveRun, console: HasConsole | None) -> dict[str, Any]:
@@ -24,11 +29,12 @@ def run_training(db: Database, run: ActiveRun, console: HasConsole | None) -> di
     if "contamination" not in run.summary:  # of an earlier part of this run
         check_contamination(run, console)
     with open_session(
-        run.recipe, db, run.run_id, run.directory, resume=run.resumed, again=run.again, console=console
+        run.recipe, db, run.run_id, run.directory, start=run.start, again=run.again, console=console
     ) as session:
         note_fingerprint(db, run, session.chat)
         with session.tracker, session.stop.on_signals():
             evaluations = train(session)
+            session.mend(session.progress.step)
             for line in phases_never_taken(session):
                 session.tracker.event(line)
             session.tracker.finish({k: v["avg"] for k, v in evaluations.items() if v})
@@ -39,7 +45,7 @@ def run_training(db: Database, run: ActiveRun, console: HasConsole | None) -> di
             "status": "done",
             "steps": session.progress.step,
             "generated_tokens": session.progress.generated_tokens,
-            "adapter": str(checkpoint.newest(session.checkpoints)),
+            "adapter": str(session.save()),
             "metrics": str(run.directory / "metrics.jsonl"),
             "eval": evaluations,
         }

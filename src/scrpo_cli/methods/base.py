@@ -262,6 +262,8 @@ class Method(ABC, Generic[Cfg]):
 
     Config: ClassVar[type[MethodConfig]]
     state: dict[str, Any]
+    renamed_state: ClassVar[Mapping[str, str]] = {}
+    """What keys of `state` were called in checkpoints of earlier versions -> what they are called now."""
 
     def __init__(self, cfg: Cfg, context: MethodContext) -> None:
         self.cfg, self.setting, self.prompts, self.library = cfg, context.setting, context.prompts, context.library

@@ -158,6 +158,7 @@ class Scrpo(Method[ScrpoConfig]):
     """First-answer steps that fill the error pool, reflection steps that learn from it."""
 
     Config = ScrpoConfig
+    renamed_state = {"trials_since": "first_steps"}
 
     def __init__(self, cfg: ScrpoConfig, context: MethodContext) -> None:
         super().__init__(cfg, context)

@@ -5,6 +5,7 @@ database is in this file.
 from __future__ import annotations
 
 import os
+import shlex
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -25,29 +26,35 @@ BUSY_TIMEOUT_S = 30.0
 """How long a writer waits for another; `sqlite:///FILE?timeout=S` says otherwise."""
 INSERTS: dict[str, Callable[[Table], Any]] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 MIGRATION_LOCK = 0x5C290  # any number that other programs on the same server do not lock
+PLACE_FIX = "Name a place that you can write to with --db or SCRPO_DB."
+COPY_FIX = "Copy it, with the -wal file beside it, to a place that you can write to, and name the copy with --db."
 URL_FIX = "Write a path, sqlite:///PATH, or postgresql://USER@HOST/NAME."
 
 
 class Database:
     """One open database. Connections are pooled per process: open anew after a fork."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, url: URL | None = None) -> None:
+        """`url`: the place as it was asked for, where the engine has to spell it otherwise."""
         self._engine = engine
-        self.url = engine.url
+        self.url = url or engine.url
+        self._files: dict[Path, tuple[int, int]] = {}
 
     @classmethod
     def open(cls, url: str | None = None, *, create: bool = True) -> Database:
         """Open `url`: a path or an SQLAlchemy URL; none: $SCRPO_DB, else .scrpo/scrpo.db. Migrates an old schema.
 
-        A missing file and its directory are made, unless `create` is false (commands that only look). Errors:
-        UserError for a place that cannot be used and for a database newer than this program, which is left alone.
+        A missing file and its directory are made, unless `create` is false (commands that only look; these read a
+        database on a read-only file system too). Errors: UserError for a place that cannot be used and for a database
+        newer than this program, which is left alone.
         """
         parsed = parse_url(url or os.environ.get("SCRPO_DB") or DEFAULT_PATH)
         if parsed.get_backend_name() == "sqlite":
             _check_file(parsed, create)
-        database = cls(make_engine(parsed))
+        database = cls(make_engine(parsed if create else read_only(parsed)), parsed)
         try:
             database._prepare()
+            database._files = _identities(parsed)
         except BaseException:
             database.dispose()
             raise
@@ -58,6 +65,17 @@ class Database:
         """The place as a user reads it: a path, or the URL without its password."""
         return _where(self.url)
 
+    @property
+    def home(self) -> Path:
+        """Where `runs` and `sweeps` lie: beside a SQLite file, in `.scrpo` for a database server."""
+        path = _file(self.url) if self.url.get_backend_name() == "sqlite" else None
+        return (path or Path(DEFAULT_PATH)).resolve().parent
+
+    def command(self, *words: str) -> str:
+        """`scrpo WORDS` as a user types it to work on this database."""
+        named = self.where != DEFAULT_PATH or "SCRPO_DB" in os.environ
+        return shlex.join(["scrpo", *words, *(["--db", self.where] if named else [])])
+
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """A transaction that sees one snapshot."""
@@ -66,7 +84,12 @@ class Database:
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
-        """A write transaction; on SQLite it holds the only write lock, so keep it short. All or nothing."""
+        """A write transaction; on SQLite it holds the only write lock, so keep it short. All or nothing.
+
+        RunError when the file is not the one that was opened: SQLite would go on writing to what nobody can read.
+        """
+        if self._files != {path: _identity(path) for path in self._files}:
+            raise self._rescued()
         with (
             explained(self.url),
             self._engine.connect() as connection,
@@ -78,6 +101,18 @@ class Database:
         """Bulk insert of `rows`, passing over those whose primary key is there already."""
         if rows:
             connection.execute(INSERTS[self._engine.dialect.name](table).on_conflict_do_nothing(), rows)
+
+    def _rescued(self) -> RunError:
+        """What is said of a database that was deleted or replaced, after a copy of what the open one holds."""
+        what = "The database was deleted or replaced while it was in use; nothing more was written"
+        target = self.home / f"{Path(self.where).name}.rescued"
+        try:
+            with closing(self._engine.raw_connection()) as connection, write_atomically(target) as new:
+                new.unlink(missing_ok=True)
+                connection.cursor().execute("VACUUM INTO ?", (str(new),))
+        except (sqlite3.Error, OSError) as error:
+            return RunError(what, self.where, f"Restore a copy; a rescue failed ({error}).")
+        return RunError(what, self.where, f"All that it held is in {target}: put it in place, then resume.")
 
     def dispose(self) -> None:
         self._engine.dispose()
@@ -94,6 +129,9 @@ class Database:
             behind = self._pending(connection)
         if not behind:
             return
+        if self.url != self._engine.url:
+            what = f"The database has an older schema ({behind[0].__name__} is missing) and cannot be migrated here"
+            raise UserError(f"{what}: its directory cannot be written", self.where, COPY_FIX)
         if self._engine.dialect.name == "sqlite":
             self._use_wal()
         with self.write() as connection:
@@ -163,8 +201,46 @@ def _check_file(url: URL, create: bool) -> None:
             raise UserError("There is no database", str(path), fix)
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        fix = "Name a place that you can write to with --db or SCRPO_DB."
-        raise UserError(f"Cannot make the database's directory: {error.strerror}", str(path.parent), fix) from None
+        raise UserError(
+            f"Cannot make the database's directory: {error.strerror}", str(path.parent), PLACE_FIX
+        ) from None
+    if create and not os.access(path.parent, os.W_OK):
+        raise UserError("Cannot write to the database's directory", str(path.parent), PLACE_FIX)
+
+
+def read_only(url: URL) -> URL:
+    """`url` as SQLite can open it where it may not write: its write-ahead log wants two more files beside the database.
+
+    Where they are, another process may be writing, and they are read with it. Where there is no log, nothing is lost
+    by not looking for one. UserError for a log that cannot be read.
+    """
+    path = _file(url) if url.get_backend_name() == "sqlite" else None
+    if path is None or os.access(path.parent, os.W_OK):
+        return url
+    log, index = path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")
+    if not (log.exists() and log.stat().st_size):
+        query = {"immutable": "1"}
+    elif index.exists():
+        query = {"mode": "ro"}
+    else:
+        what = "The newest rows stand in a log that cannot be read where nothing can be written"
+        raise UserError(what, str(log), COPY_FIX)
+    return url.set(database=path.absolute().as_uri(), query={**url.query, **query, "uri": "true"})
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _identities(url: URL) -> dict[Path, tuple[int, int]]:
+    """The files of an open SQLite database. None of them changes place as long as a connection is open."""
+    path = _file(url) if url.get_backend_name() == "sqlite" else None
+    files = [] if path is None else [path.absolute(), path.absolute().with_name(f"{path.name}-wal")]
+    return {file: identity for file in files if (identity := _identity(file))}
 
 
 def make_engine(url: URL) -> Engine:

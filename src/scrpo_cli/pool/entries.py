@@ -115,7 +115,7 @@ def known_pool(db: Database, pool: str) -> str:
         pools = list(connection.scalars(select(POOL_ENTRY.c.pool).distinct().order_by(POOL_ENTRY.c.pool)))
     if pool in pools:
         return pool
-    fix = f"There are: {listing(pools, most=10)}" if pools else "`scrpo collect` fills one."
+    fix = f"There are: {listing(pools, most=10)}" if pools else f"`{db.command('collect')}` fills one."
     raise UserError(f"There is no pool '{pool}'", db.where, fix)
 
 
@@ -146,7 +146,8 @@ def find_entries(db: Database, ref: str) -> list[Entry]:
             return [read_entry(dict(row)) for row in rows]
     if ids:
         raise UserError(f"'{ref}' begins {len(ids)} pooled attempts", db.where, f"Write more of it: {listing(ids)}")
-    raise UserError(f"There is no pooled attempt '{ref}'", db.where, "`scrpo pool ls --all` lists them.")
+    fix = f"`{db.command('pool', 'ls', '--all')}` lists them."
+    raise UserError(f"There is no pooled attempt '{ref}'", db.where, fix)
 
 
 def uses_of(db: Database, attempt_id: str) -> list[Use]:

@@ -35,6 +35,11 @@ class RunRow(SQLModel, table=True):
     finished_at: str | None = Field(default=None, sa_type=Text)
     summary_json: str = Field(default="{}", sa_type=Text)
 
+    @property
+    def origin(self) -> str:
+        """Its id and the code that started it."""
+        return f"run {self.id} (scrpo {' '.join(filter(None, (self.scrpo_version, self.git_commit)))})"
+
 
 class ProblemRow(SQLModel, table=True):
     """One task item, stored when its first attempt is; `id` is unique inside `source`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
@@ -129,10 +130,12 @@ def note_run(db: Database, run_id: str, summary: Mapping[str, Any]) -> None:
         connection.execute(update(RUN).where(RUN.c.id == run_id).values(summary_json=json_text(summary)))
 
 
-def reopen_run(db: Database, run_id: str) -> None:
-    """Mark a run that is taken up again as running."""
+def reopen_run(db: Database, run: RunRow) -> None:
+    """Mark a run that is taken up again as running, and store where it lies now."""
+    places = {"directory": run.directory, "recipe_json": run.recipe_json, "summary_json": run.summary_json}
     with db.write() as connection:
-        connection.execute(update(RUN).where(RUN.c.id == run_id).values(status="running", finished_at=None))
+        values = {"status": "running", "finished_at": None, **places}
+        connection.execute(update(RUN).where(RUN.c.id == run.id).values(values))
 
 
 def list_runs(
@@ -143,7 +146,37 @@ def list_runs(
     for column, value in ((RUN.c.status, status), (RUN.c.sweep, sweep)):
         query = query if value is None else query.where(column == value)
     with db.read() as connection:
-        return [RunRow(**row) for row in connection.execute(query).mappings()]
+        return [located(db, RunRow(**row)) for row in connection.execute(query).mappings()]
+
+
+def located(db: Database, run: RunRow) -> RunRow:
+    """`run` with its directory where it lies now, and so every other path into the place that the database was moved
+    from: beside the database first, else where the row says.
+    """
+    stored = Path(run.directory)
+    here = db.home.joinpath(*stored.parts[-2:])
+    if len(stored.parts) < 3 or here == stored or not here.is_dir():
+        return run
+    run.directory = str(here)
+    run.recipe_json = moved(run.recipe_json, stored.parents[1], db.home)
+    run.summary_json = moved(run.summary_json, stored.parents[1], db.home)
+    return run
+
+
+def moved(text: str, old: Path, new: Path) -> str:
+    """A JSON document in which each path into `old` that is there under `new` leads to `new`."""
+
+    def place(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: place(each) for key, each in value.items()}
+        if isinstance(value, list):
+            return [place(each) for each in value]
+        if isinstance(value, str) and value.startswith(f"{old}{os.sep}"):
+            there = new / Path(value).relative_to(old)
+            return str(there) if there.exists() else value
+        return value
+
+    return json.dumps(place(json.loads(text))) if str(old) in text else text
 
 
 def resolve_run(db: Database, ref: str, *, command: str | None = None) -> RunRow:
@@ -162,7 +195,7 @@ def resolve_run(db: Database, ref: str, *, command: str | None = None) -> RunRow
         raise UserError(f"'{ref}' begins the ids of {len(found)} {what}", db.where, fix)
     what = f"There is no `scrpo {command}` run '{ref}'" if command else f"There is no run '{ref}'"
     hint = nearest(ref, (run.id for run in runs)) or f"The newest is {runs[0].id}."
-    raise UserError(what, db.where, f"{hint} `scrpo runs ls` lists them.")
+    raise UserError(what, db.where, f"{hint} `{db.command('runs', 'ls')}` lists them.")
 
 
 def listing(names: Iterable[str], most: int = 4) -> str:
@@ -352,6 +385,14 @@ def steps_of(db: Database, run_id: str) -> list[StepMetrics]:
     with db.read() as connection:
         rows = connection.execute(query).mappings().all()
     return [StepMetrics(row["step"], row["phase"], json.loads(row["metrics_json"])) for row in rows]
+
+
+def tokens_of_steps(db: Database, run_id: str) -> dict[int, int]:
+    """How many tokens the attempts of each step of a run have, without evaluations and what nobody sampled."""
+    sampled = (ATTEMPT.c.run_id == run_id, ATTEMPT.c.phase.not_like(f"{EVALUATED}%"), ~IS_INJECTED)
+    query = select(ATTEMPT.c.step, func.sum(ATTEMPT.c.n_tokens)).where(*sampled).group_by(ATTEMPT.c.step)
+    with db.read() as connection:
+        return {step: int(tokens) for step, tokens in connection.execute(query)}
 
 
 # --- evaluations --------------------------------------------------------------------------------------------------

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from scrpo_cli.errors import RunError
 from scrpo_cli.files import write_atomically
 
 FILE_NAME = "metrics.jsonl"
+TOKENS = "tokens/total"
+"""What every step measures, and no evaluation: the tokens generated so far."""
 
 
 class JsonlSink:
@@ -42,6 +45,18 @@ class JsonlSink:
                 f"Could not write metrics: {error.strerror}", str(self._path), "Free some disk space, then --resume."
             ) from error
 
+    def is_in_place(self) -> bool:
+        """False when the file was deleted or replaced since it was opened: what is written then reaches nobody."""
+        try:
+            return os.path.samestat(os.fstat(self._file.fileno()), self._path.stat())
+        except OSError:
+            return False
+
+    def reopen(self) -> None:
+        self._file.close()
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = self._path.open("ab")
+
     def event(self, text: str) -> None:
         """Lines for the reader are not metrics."""
 
@@ -55,6 +70,15 @@ def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
     return [row for _, row in _rows(run_dir / FILE_NAME)]
 
 
+def restore(run_dir: Path, rows: Sequence[tuple[int, Mapping[str, Any]]]) -> None:
+    """Put (step, metrics) that the file has lost back into their places. They have no time."""
+    lost = [{"step": step, **metrics} for step, metrics in rows]
+    lines = [*_rows(run_dir / FILE_NAME), *((to_json(row, inf_nan_mode="null") + b"\n", row) for row in lost)]
+    lines.sort(key=lambda each: (each[1]["step"], TOKENS not in each[1]))  # an evaluation comes after its step
+    with write_atomically(run_dir / FILE_NAME) as new:
+        new.write_bytes(b"".join(line for line, _ in lines))
+
+
 def _rows(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
     if not path.exists():
         return
@@ -63,7 +87,7 @@ def _rows(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
             row = json.loads(line)
         except ValueError:  # half-written when the process was killed
             continue
-        if line.endswith(b"\n"):
+        if line.endswith(b"\n") and isinstance(row, dict) and isinstance(row.get("step"), int):
             yield line, row
 
 

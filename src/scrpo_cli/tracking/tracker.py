@@ -40,6 +40,8 @@ class Tracker:
     def __init__(self, sinks: Sequence[Sink]) -> None:
         self._sinks = list(sinks)
         self._finished = False
+        self.file: JsonlSink | None = None
+        """metrics.jsonl, when `open` made it."""
 
     @classmethod
     def open(
@@ -54,7 +56,9 @@ class Tracker:
         """`resume_step`: the last step that the resumed checkpoint holds; later lines of metrics.jsonl are dropped (-1:
         all of them, None: none).
         """
-        tracker = cls([JsonlSink(run_dir, resume_step)])
+        file = JsonlSink(run_dir, resume_step)
+        tracker = cls([file])
+        tracker.file = file
         if console is not None:
             from scrpo_cli.tracking.console import ConsoleSink
 

@@ -6,8 +6,8 @@
                   state.json                                       step, tokens, method state, adapter hash
                   manifest.json                                    SHA-256 of each of them; written last
 
-Everything is written to a temporary directory and renamed: what has a manifest whose hashes hold is complete. There is
-no random state to save, since every draw depends on (seed, step, purpose, index) alone.
+Everything is written to a temporary directory and renamed: what has a manifest whose hashes hold is intact. There is no
+random state to save, since every draw depends on (seed, step, purpose, index) alone.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ import hashlib
 import json
 import os
 import shutil
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
+from importlib.metadata import version
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -25,10 +27,12 @@ from peft import set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from scrpo_cli.errors import RunError
-from scrpo_cli.training.policy import Policy
+from scrpo_cli.errors import RunError, UserError
+from scrpo_cli.training.policy import Policy, first_line
 
-MANIFEST = "manifest.json"
+MANIFEST, STATE = "manifest.json", "state.json"
+FILES = ("adapter_config.json", "adapter_model.safetensors", "optimizer.pt", STATE)
+"""What every checkpoint has."""
 
 
 @dataclass
@@ -40,12 +44,18 @@ class Progress:
     policy_version: int = 0
     method: dict[str, Any] = field(default_factory=dict)
     adapter_sha256: str = ""
+    scrpo_version: str = ""
+    """That wrote it; the first versions did not say."""
 
 
-def save(root: Path, progress: Progress, policy: Policy, optimizer: torch.optim.Optimizer, keep: int) -> Path:
-    """Write a complete checkpoint under `root`, then drop all but the newest `keep`. RunError when the disk is full."""
-    final = root / f"step-{progress.step:06d}"
-    if is_complete(final):
+def save(
+    root: Path, progress: Progress, policy: Policy, optimizer: torch.optim.Optimizer, keep: int, again: str = ""
+) -> Path:
+    """Write an intact checkpoint under `root`, then drop all but the newest `keep`. RunError when the disk is full;
+    `again` says how to go on then.
+    """
+    final = at_step(root, progress.step)
+    if damage(final) is None:
         return final
     temporary = root / f".tmp-{final.name}"
     try:
@@ -55,9 +65,10 @@ def save(root: Path, progress: Progress, policy: Policy, optimizer: torch.optim.
         torch.save(optimizer.state_dict(), temporary / "optimizer.pt")
         if policy.frozen is not None:
             torch.save(policy.frozen, temporary / "reference.pt")
-        (temporary / "state.json").write_text(json.dumps(asdict(progress), indent=2))
+        state = asdict(progress) | {"scrpo_version": version("scrpo-cli")}
+        (temporary / STATE).write_text(json.dumps(state, indent=2))
         seal(temporary)
-        shutil.rmtree(final, ignore_errors=True)  # an incomplete leftover of the same step
+        shutil.rmtree(final, ignore_errors=True)  # a damaged one of the same step
         temporary.rename(final)
     except (OSError, RuntimeError, SafetensorError) as err:  # a full disk, in the words of each writer
         where = f"{root} ({free_mib(root):.0f} MiB free)"
@@ -65,11 +76,11 @@ def save(root: Path, progress: Progress, policy: Policy, optimizer: torch.optim.
         raise RunError(
             f"The checkpoint of step {progress.step} could not be written: {err}",
             where,
-            f"Free some space, then `scrpo train --resume {root.parent.name}` continues from the last complete one.",
+            f"Free some space. {again}".strip(),
         ) from err
-    kept = complete_checkpoints(root)[-keep:]
-    for other in [*root.glob("step-*"), *root.glob(".tmp-*")]:  # the latter, and incomplete ones, if we were killed
-        if other not in kept:
+    intact = [each for each in checkpoints(root) if damage(each) is None]
+    for other in [*checkpoints(root), *root.glob(".tmp-*")]:  # the latter, and damaged ones, if we were killed
+        if other not in intact[-keep:]:
             shutil.rmtree(other)
     return final
 
@@ -91,27 +102,88 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-def is_complete(directory: Path) -> bool:
-    """Whether the manifest is there and every hash in it holds."""
+def at_step(root: Path, step: int) -> Path:
+    return root / f"step-{step:06d}"
+
+
+def step_of(directory: Path) -> int:
+    return int(directory.name.removeprefix("step-"))
+
+
+def checkpoints(root: Path) -> list[Path]:
+    """Oldest first, intact or not. A directory that someone has renamed is none of ours."""
+    return sorted((p for p in root.glob("step-*") if p.name.removeprefix("step-").isdecimal()), key=step_of)
+
+
+def damage(directory: Path) -> str | None:
+    """Why a checkpoint cannot be used, in a few words; None for an intact one."""
     try:
-        digests = json.loads((directory / MANIFEST).read_text())
-        return all(file_hash(directory / name) == digest for name, digest in digests.items())
-    except (OSError, ValueError):
-        return False
+        digests = json.loads((directory / MANIFEST).read_bytes())
+    except FileNotFoundError:
+        return f"it has no {MANIFEST}"
+    except (OSError, ValueError) as error:
+        return f"its {MANIFEST} cannot be read ({error})"
+    if not isinstance(digests, dict) or (absent := [name for name in FILES if name not in digests]):
+        return f"its {MANIFEST} does not name {absent[0] if isinstance(digests, dict) else 'its files'}"
+    return next((why for name, digest in digests.items() if (why := file_damage(directory / name, digest))), None)
 
 
-def complete_checkpoints(root: Path) -> list[Path]:
-    """Complete checkpoints, oldest first."""
-    return [p for p in sorted(root.glob("step-*")) if is_complete(p)]
+def file_damage(path: Path, digest: str) -> str | None:
+    try:
+        if file_hash(path) != digest:
+            return f"{path.name} ({path.stat().st_size:,} bytes) is not as it was written: its SHA-256 differs"
+    except FileNotFoundError:
+        return f"{path.name} is missing"
+    except OSError as error:
+        return f"{path.name} cannot be read ({error.strerror})"
+    return None
 
 
-def newest(root: Path) -> Path | None:
-    return next(iter(reversed(complete_checkpoints(root))), None)
+def newest(root: Path) -> tuple[Path | None, dict[Path, str]]:
+    """The newest intact checkpoint, and why each newer one is not."""
+    damaged: dict[Path, str] = {}
+    for each in reversed(checkpoints(root)):
+        why = damage(each)
+        if why is None:
+            return each, damaged
+        damaged[each] = why
+    return None, damaged
+
+
+def drop_after(root: Path, step: int) -> None:
+    """Remove the checkpoints of later steps, as a run does that goes on from `step`; they come again."""
+    for each in checkpoints(root):
+        if step_of(each) > step:
+            shutil.rmtree(each)
+
+
+def read_progress(directory: Path) -> Progress:
+    """UserError for what another version of the program has written and this one cannot take up."""
+    data = json.loads((directory / STATE).read_bytes())
+    if not isinstance(data, dict):
+        raise of_another_version(directory, "it is no object", {})
+    known = {f.name for f in fields(Progress)}
+    check_keys(directory, data, data.keys() - known, known - data.keys() - {"scrpo_version"})
+    return Progress(**data)
+
+
+def check_keys(directory: Path, data: Any, unknown: set[str], absent: set[str], section: str = "") -> None:
+    """UserError that names the first key of a state that this version does not know, or that it lacks."""
+    if unknown:
+        raise of_another_version(directory, f"this version does not know '{section}{min(unknown)}'", data)
+    if absent:
+        raise of_another_version(directory, f"it lacks '{section}{min(absent)}'", data)
+
+
+def of_another_version(directory: Path, why: str, data: Any) -> UserError:
+    name = data.get("scrpo_version") or "another version"
+    fix = "Go on with the version that wrote it, or start a new run. Nothing was changed."
+    return UserError(f"The checkpoint is of scrpo {name}: {why} (this is {version('scrpo-cli')}).", str(directory), fix)
 
 
 def load(directory: Path, policy: Policy, optimizer: torch.optim.Optimizer) -> Progress:
     """Put a checkpoint's adapter and optimizer in place and check that the adapter is the one that was saved."""
-    progress = Progress(**json.loads((directory / "state.json").read_text()))
+    progress = read_progress(directory)
     set_peft_model_state_dict(policy.model, load_file(directory / "adapter_model.safetensors"))
     policy.version = progress.policy_version
     if policy.adapter_hash() != progress.adapter_sha256:
@@ -120,9 +192,14 @@ def load(directory: Path, policy: Policy, optimizer: torch.optim.Optimizer) -> P
             str(directory),
             "Resume with the model and LoRA settings of the run, or start a new one.",
         )
-    optimizer.load_state_dict(torch.load(directory / "optimizer.pt", map_location="cpu", weights_only=True))
-    if (directory / "reference.pt").exists():
-        policy.frozen = torch.load(directory / "reference.pt", map_location=policy.device, weights_only=True)
+    try:  # the files are as they were written: what cannot be loaded is of a version that wrote them in another form
+        optimizer.load_state_dict(torch.load(directory / "optimizer.pt", map_location="cpu", weights_only=True))
+        if (directory / "reference.pt").exists():
+            policy.frozen = torch.load(directory / "reference.pt", map_location=policy.device, weights_only=True)
+    except (ValueError, KeyError, TypeError, RuntimeError, UnpicklingError) as error:
+        raise of_another_version(
+            directory, f"its tensors do not fit ({first_line(error)})", asdict(progress)
+        ) from error
     return progress
 
 

@@ -163,6 +163,7 @@ def commit(
     record = StepRecord(step, phase, written, dict(change.decisions), run.pool, retired, metrics, models)
     record_step(run.db, run.run_id, record)
     run.progress.step, run.progress.generated_tokens = step, generated
+    run.mend(step - 1)
     run.tracker.log(step, metrics)
 
 
@@ -183,6 +184,7 @@ def evaluate(run: Session, label: str) -> dict[str, Any] | None:
         stop_if_grader_fails(run)  # before it is stored: a resumed run evaluates again
         metrics = run.evaluator.measure(Answers.of(attempts))
         record_evaluation(run.db, run.run_id, step, name, metrics, attempts, label)
+    run.mend(step)
     if not any(row["step"] == step and f"{kind}/accuracy" in row for row in read_metrics(run.directory)):
         run.tracker.log(step, health.evaluation_metrics(metrics, kind))
     return metrics

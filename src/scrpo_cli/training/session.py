@@ -7,7 +7,7 @@ import json
 import signal
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import FrameType
 
@@ -15,7 +15,7 @@ from scrpo_cli.errors import UserError
 from scrpo_cli.evaluation.protocol import Protocol
 from scrpo_cli.evaluation.runner import Evaluator
 from scrpo_cli.methods.base import Library, Method, MethodContext, Needs
-from scrpo_cli.methods.registry import make_method
+from scrpo_cli.methods.registry import NAMES, make_method
 from scrpo_cli.methods.scrpo import InjectionConfig
 from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.queries import attempts_of, resolve_run, rewind
@@ -26,6 +26,7 @@ from scrpo_cli.tasks.guard import unreadable_references
 from scrpo_cli.tracking.tracker import HasConsole, Tracker
 from scrpo_cli.training import checkpoint
 from scrpo_cli.training.checkpoint import Progress
+from scrpo_cli.training.resume import Start, restore_metrics
 from scrpo_cli.training.runtime import Runtime, open_runtime
 from scrpo_cli.training.update import Updater
 from scrpo_cli.types import Attempt, Problem
@@ -75,7 +76,7 @@ class RunLibrary:
             what = (
                 f"The answers of run {run_id} were sampled with another tokenizer or template than run {self.run_id}'s."
             )
-            fix = "Name runs of the same model, or collect its answers anew with `scrpo collect`."
+            fix = f"Name runs of the same model, or collect its answers anew with `{self.db.command('collect')}`."
             raise UserError(what, "method.runs or method.offline_run", fix)
 
 
@@ -97,6 +98,8 @@ class Session(Runtime):
     again: str
     """How to go on after an interruption."""
     stop: Stop = field(default_factory=Stop)
+    saved: Path | None = None
+    """The newest checkpoint of this session."""
 
     @property
     def pool(self) -> str:
@@ -123,8 +126,25 @@ class Session(Runtime):
         self.progress.policy_version = self.policy.version
         self.progress.method = self.method.state
         self.progress.adapter_sha256 = self.policy.adapter_hash()
-        cfg = self.recipe.checkpoint
-        return checkpoint.save(self.checkpoints, self.progress, self.policy, self.updater.optimizer, cfg.keep)
+        state = (self.progress, self.policy, self.updater.optimizer)
+        self.saved = checkpoint.save(self.checkpoints, *state, self.recipe.checkpoint.keep, self.again)
+        return self.saved
+
+    def mend(self, until: int) -> None:
+        """Make anew what was deleted of the run's directory while the run went on: the lines of metrics.jsonl up to
+        step `until`, from the database, and a checkpoint of now. A line says so.
+        """
+        file = self.tracker.file
+        in_place = file is None or file.is_in_place()
+        if in_place and (self.saved is None or self.saved.is_dir()):
+            return
+        if file is not None and not in_place:
+            restore_metrics(self.db, self.run_id, self.directory, until)
+            file.reopen()
+        if self.progress.step:
+            self.save()
+        lost = f"warning: metrics.jsonl or checkpoints were deleted from {self.directory} while the run went on"
+        self.tracker.event(f"{lost}; they were made anew after step {self.progress.step} (older checkpoints are gone)")
 
 
 def open_session(
@@ -133,13 +153,14 @@ def open_session(
     run_id: str,
     directory: Path,
     *,
-    resume: bool,
+    start: Start | None,
     again: str = "",
     console: HasConsole | None = None,
 ) -> Session:
-    """Load the model, check the data against the prompt budget and, to resume, put the newest checkpoint in place.
+    """Load the model, check the data against the prompt budget and, to resume from a `start`, put its checkpoint in
+    place.
 
-    Rows and metrics beyond that checkpoint are dropped, so that no step is counted twice and none is missing.
+    Rows, metrics and checkpoints beyond that are dropped, so that no step is counted twice and none is missing.
     """
     runtime = open_runtime(recipe)
     problems = runtime.task.problems(recipe.task.train)
@@ -155,16 +176,23 @@ def open_session(
     library = RunLibrary(db, run_id, runtime.chat.fingerprint)
     method = make_method(recipe.method, method_context(runtime, problems, library))
     updater = Updater(runtime.policy, recipe)
-    newest = checkpoint.newest(directory / "checkpoints") if resume else None
-    progress = checkpoint.load(newest, runtime.policy, updater.optimizer) if newest else Progress()
-    method.state |= progress.method
+    progress = Progress()
+    if start and start.checkpoint:
+        progress = checkpoint.load(start.checkpoint, runtime.policy, updater.optimizer)
+        take_up_state(method, recipe, progress, start.checkpoint)
     runtime.engine.sync(runtime.policy.version)
-    reached = progress.step if newest else -1
+    reached = progress.step if start and start.checkpoint else -1
+    checkpoint.drop_after(directory / "checkpoints", reached)  # before the rows: what is newer than they is refused
     rewind(db, run_id, reached)
-    tracker = Tracker.open(directory, run_id, recipe, resume_step=reached if resume else None, console=console)
+    restored = restore_metrics(db, run_id, directory, reached)
+    tracker = Tracker.open(directory, run_id, recipe, resume_step=reached if start else None, console=console)
     for line in unread:
         tracker.event(line)
-    if resume:
+    if start:
+        for line in start.damaged:
+            tracker.event(f"warning: passed over a damaged checkpoint, which will be made anew: {line}")
+        if restored:
+            tracker.event(f"warning: {restored} lines of metrics.jsonl were missing; they came from the database")
         tracker.event(f"Resumed {run_id} at step {progress.step} ({progress.generated_tokens:,} tokens generated).")
     return Session(
         **runtime.parts(),
@@ -180,6 +208,17 @@ def open_session(
         positions=positions,
         again=again,
     )
+
+
+def take_up_state(method: Method, recipe: Recipe, progress: Progress, directory: Path) -> None:
+    """Give the method the state of a checkpoint, in the words of this version. Methods of one's own may put into their
+    state what they like; UserError where one of ours would begin anew with what it does not find there.
+    """
+    state = {method.renamed_state.get(key, key): value for key, value in progress.method.items()}
+    if recipe.method.name in NAMES:
+        unknown, absent = state.keys() - method.state, method.state.keys() - state
+        checkpoint.check_keys(directory, asdict(progress), unknown, absent, "method.")
+    method.state |= state
 
 
 def held_out_problems(runtime: Runtime, split: str) -> tuple[str, Sequence[Problem]] | None:
