@@ -134,3 +134,24 @@ def test_a_sweep_runs_once_at_a_time(scrpo, executor):
         code, answer, _ = scrpo("ablate --resume last")
     assert code == 2
     assert "Another process" in answer["error"]["what"]
+
+
+def test_a_sweep_that_was_moved_goes_on_where_it_is(scrpo, executor, tmp_path, monkeypatch):
+    first, new = tmp_path / "first", tmp_path / "new"
+    adapter = first / "runs/a/checkpoints/step-000001"
+    adapter.mkdir(parents=True)
+    executor(after=AFTER, stop_after=4)
+    code, _, _ = scrpo(f"ablate {TWO_SEEDS} --set model.adapter={adapter} --db {first}/scrpo.db")
+    assert code == 130
+    first.rename(new)
+    fake = executor(after=AFTER)
+    code, answer, err = scrpo(f"ablate --resume last --db {new}/scrpo.db")
+    assert code == 0, err
+    assert str(first) not in json.dumps(answer)
+    assert answer["plot"].startswith(str(new))
+    assert len(fake.seen) == 2
+    recipe = json.loads((new / fake.seen[0][fake.seen[0].index("--recipe") + 1]).read_text())
+    assert recipe["model"]["adapter"] == str(new / adapter.relative_to(first))
+    code, answer, err = scrpo(f"ablate --extend last --seeds 3 --db {new}/scrpo.db")
+    assert code == 0, err
+    assert not first.exists()

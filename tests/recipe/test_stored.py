@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from scrpo_cli.errors import UserError
 from scrpo_cli.pool.db import Database
@@ -99,4 +101,37 @@ def test_a_run_of_another_version_is_resumed_or_refused_in_three_lines(tmp_path,
     lines = outcome.err.strip().splitlines()
     assert len(lines) == 3
     assert "Unknown key 'optim.momentum'" in lines[0]
-    assert run in lines[1]
+    assert f"run {run} (scrpo " in lines[1]
+
+
+def places(value: Any, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """Every key of a document, as a path."""
+    if not isinstance(value, dict):
+        return [path]
+    return [path, *(each for key, below in value.items() for each in places(below, (*path, key)))]
+
+
+NOW = recipe_json(Recipe(name="r"))
+STORED = {"first": FIRST_COMMIT, "now": NOW, "score": recipe_json(load_recipe("score-gsm8k"))}
+WHERE = [(name, path) for name, text in STORED.items() for path in places(json.loads(text)) if path]
+JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=3), st.lists, max_leaves=3)
+
+
+@example(("first", ("method",)), "scrpo", False)
+@example(("now", ("method", "trigger")), "never", False)
+@example(("first", ("task", "reflection")), [], False)
+@given(st.sampled_from(WHERE), JSON | st.dictionaries(st.text(max_size=3), JSON, max_size=2), st.booleans())
+def test_whatever_another_version_changed_is_read_or_refused_in_three_lines(place, value, dropped) -> None:
+    name, path = place
+    data = json.loads(STORED[name])
+    section = data
+    for key in path[:-1]:
+        section = section[key]
+    section[path[-1]] = value
+    if dropped:
+        del section[path[-1]]
+    try:
+        stored_recipe(json.dumps(data), "run a (scrpo 0.1.0)")
+    except UserError as error:
+        what, where, fix = error.lines()
+        assert (where, bool(what), bool(fix)) == ("run a (scrpo 0.1.0)", True, True)

@@ -81,9 +81,10 @@ def closing(summary: dict[str, Any], database: Database) -> str:
     if found := summary.get("gate"):
         coverage = estimate(found["coverage"])
         gate = f"gate {gate_rule(found)}: {coverage} of {found['errors']} errors reflected on\n"
+    listed = database.command("pool", "ls", "--pool", summary["pool"])
     failed = f" ({summary['not_graded']} not graded and left out)" if summary["not_graded"] else ""
     return (
         f"{gate}{summary['errors']} errors, {summary['corrections']} corrections{failed}: "
         f"repair rate {estimate(rate)} (95%, clustered by problem)\n"
-        f"look: {database.command('pool', 'ls', '--pool', summary['pool'])}, then {database.command('pool', 'show', 'ID')}"
+        f"look: {listed}, then {database.command('pool', 'show', 'ID')}"
     )

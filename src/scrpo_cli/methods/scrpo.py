@@ -18,9 +18,9 @@ The paper's trigger, filter threshold, prompt and token choice are unknown: each
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -158,7 +158,7 @@ class Scrpo(Method[ScrpoConfig]):
     """First-answer steps that fill the error pool, reflection steps that learn from it."""
 
     Config = ScrpoConfig
-    renamed_state = {"trials_since": "first_steps"}
+    renamed_state: ClassVar[Mapping[str, str]] = {"trials_since": "first_steps"}
 
     def __init__(self, cfg: ScrpoConfig, context: MethodContext) -> None:
         super().__init__(cfg, context)

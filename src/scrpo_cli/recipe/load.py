@@ -10,7 +10,7 @@ without a `name`, a recipe is called like its file. See `document.merge` for wha
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Union
 
@@ -94,18 +94,19 @@ def _renewed(data: dict[str, Any]) -> dict[str, Any]:
         if key in section:
             value = section.pop(key)
             section, key = _section(data, new, make=True)
-            section[key] = section.get(key, {}) | value if isinstance(value, Mapping) else value
+            there = section.get(key)
+            section[key] = there | value if isinstance(value, dict) and isinstance(there, dict) else value
     for old, values in RENAMED.items():
         section, key = _section(data, old)
-        if section.get(key) in values:
-            section[key] = values[section[key]]
+        if isinstance(value := section.get(key), str) and value in values:
+            section[key] = values[value]
     for old, neutral in DROPPED.items():
         section, key = _section(data, old)
         if section.get(key) in neutral:
             section.pop(key, None)
-    method = data.get("method", {})
-    trigger = method.get("trigger", {})
-    every = {"every_n_steps": trigger.pop("n", 10), "never": "never"}.get(trigger.get("mode"))
+    method, _ = _section(data, "method.trigger")
+    trigger, _ = _section(data, "method.trigger.mode")
+    every = {"every_n_steps": trigger.pop("n", 10), "never": "never"}.get(str(trigger.get("mode")))
     if every is not None:  # `reflect_every` says it now, and said it before where it was given
         method["reflect_every"] = method.get("reflect_every") or every
         del trigger["mode"]
@@ -113,12 +114,13 @@ def _renewed(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def _section(data: dict[str, Any], key: str, make: bool = False) -> tuple[dict[str, Any], str]:
-    """The section that holds a dotted key, and the key's last part. Where there is none: an empty one, put in its place
-    if `make` says so.
+    """The section that holds a dotted key, and the key's last part. Where there is no section: an empty one, put in its
+    place if `make` says so.
     """
     *sections, last = key.split(".")
     for name in sections:
-        data = data.setdefault(name, {}) if make else data.get(name) or {}
+        found = data.setdefault(name, {}) if make else data.get(name)
+        data = found if isinstance(found, dict) else {}
     return data, last
 
 

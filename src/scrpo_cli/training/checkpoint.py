@@ -176,9 +176,9 @@ def check_keys(directory: Path, data: Any, unknown: set[str], absent: set[str], 
 
 
 def of_another_version(directory: Path, why: str, data: Any) -> UserError:
-    name = data.get("scrpo_version") or "another version"
+    name = f"scrpo {data['scrpo_version']}" if data.get("scrpo_version") else "another version of scrpo"
     fix = "Go on with the version that wrote it, or start a new run. Nothing was changed."
-    return UserError(f"The checkpoint is of scrpo {name}: {why} (this is {version('scrpo-cli')}).", str(directory), fix)
+    return UserError(f"The checkpoint is of {name}: {why} (this is {version('scrpo-cli')}).", str(directory), fix)
 
 
 def load(directory: Path, policy: Policy, optimizer: torch.optim.Optimizer) -> Progress:
