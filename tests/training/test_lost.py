@@ -8,8 +8,10 @@ import importlib
 import json
 import shlex
 import shutil
+import sqlite3
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,11 @@ from typing import Any
 import pytest
 from processes import run_scrpo, small
 from run_rows import DATABASE, all_rows, assert_same_rows, execute, lines
+from sqlalchemy import MetaData, Table
 from test_resume import Remains, assert_same, remains
+
+from scrpo_cli.pool import migrations
+from scrpo_cli.pool.db import Database, make_engine, parse_url
 
 SIZES = small(
     optim__steps=6, checkpoint__every=2, eval__every=3, eval__limit=2, eval__repair="false", rollout__max_tokens=160
@@ -270,20 +276,68 @@ def test_other_commands_say_it_too_when_their_database_is_deleted(scrpo_process,
     assert "deleted or replaced" in failed.err
 
 
-def test_a_state_in_earlier_words_is_taken_up(scrpo_process, tmp_path, whole, run) -> None:
-    """`first_steps` was called `trials_since`: read as 0, the next reflection would come too late."""
-
-    def as_before(state: dict[str, Any]) -> None:
-        state["method"]["trials_since"] = state["method"].pop("first_steps")
-        del state["scrpo_version"]
-
-    each_checkpoint(run, lambda c: reseal(c, as_before))
-    resumed = scrpo_process("train", "--resume", "last", "--from-checkpoint", 4)
-    assert resumed.code == 0, resumed.err
-    assert_same(remains(tmp_path), whole[1])
-
-
 def test_lines_are_those_of_the_steps(whole) -> None:
     """What the tests above rest on: an evaluation before, one in the middle, one after."""
     (run,) = (whole[0] / ".scrpo/runs").iterdir()
     assert [row["step"] for row in lines(run / "metrics.jsonl")] == [0, 1, 2, 3, 3, 4, 5, 6, 6]
+
+
+# --- runs of earlier versions -------------------------------------------------------------------------------------
+
+
+def earlier_recipe(text: str) -> str:
+    """A stored recipe in the keys of the first two schemas (tests/recipe/first_commit.json is one of them)."""
+    data = json.loads(text)
+    method, reflection = data["method"], data["task"].pop("reflection")
+    segments = ("analysis", "solution", "think_is_reflection", "require_marker")
+    method["segments"] = {key: reflection.pop(key) for key in segments}
+    method["prompt"] = reflection
+    method["trigger"] |= {"mode": "every_n_steps", "n": method.pop("reflect_every")}
+    data["rollout"] |= {"engine": "transformers", "top_p": 1.0}
+    data["model"]["lora"]["dropout"] = 0.0
+    return json.dumps(data)
+
+
+def earlier_row(table: str, row: dict[str, Any]) -> dict[str, Any]:
+    """A row in the words of the first two schemas."""
+    changed = dict(row)
+    if table == "run":
+        changed["recipe_json"] = earlier_recipe(row["recipe_json"])
+    if table in ("attempt", "step") and row["phase"] == "first":
+        changed["phase"] = "trial"
+    if table == "step":
+        changed["metrics_json"] = row["metrics_json"].replace('"first/', '"trial/')
+    if table == "evaluation" and row["label"]:
+        changed["benchmark"] = f"{row['benchmark']}:{row['label']}"
+    return changed
+
+
+def downgrade(directory: Path, length: int) -> None:
+    """The database as a program that knew the first `length` migrations would have written it."""
+    old = directory / "old.db"
+    with closing(sqlite3.connect(directory / DATABASE)) as new, Database(make_engine(parse_url(str(old)))) as db:
+        new.row_factory = sqlite3.Row
+        with db.write() as connection:
+            migrations.migrate(connection, migrations.MIGRATIONS[:length])
+            for name in ("run", "problem", "attempt", "pool_entry", "step", "evaluation"):
+                table = Table(name, MetaData(), autoload_with=connection)
+                for row in map(dict, new.execute(f"SELECT * FROM {name}")):
+                    known = earlier_row(name, row) if length < 3 else row
+                    connection.execute(table.insert().values({k: v for k, v in known.items() if k in table.c}))
+    old.replace(directory / DATABASE)
+
+
+def as_before(state: dict[str, Any]) -> None:
+    """`first_steps` was called `trials_since`: read as 0, the next reflection would come too late."""
+    state["method"]["trials_since"] = state["method"].pop("first_steps")
+    del state["scrpo_version"]
+
+
+@pytest.mark.parametrize("length", range(1, len(migrations.MIGRATIONS) + 1))
+def test_a_run_of_every_schema_is_resumed_and_ends_the_same(scrpo_process, tmp_path, whole, run, length) -> None:
+    downgrade(tmp_path, length)
+    each_checkpoint(run, lambda c: reseal(c, as_before))
+    truncate(run / "checkpoints/step-000006/optimizer.pt")
+    resumed = scrpo_process("train", "--resume", "last")
+    assert resumed.code == 0, resumed.err
+    assert_same(remains(tmp_path), whole[1])
