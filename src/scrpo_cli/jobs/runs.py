@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -31,7 +32,6 @@ class ActiveRun:
     run_id: str
     directory: Path
     recipe: Recipe
-    resumed: bool
     again: str
     summary: dict[str, Any] = field(default_factory=dict)
     start: Start | None = None
@@ -72,7 +72,7 @@ def started_run(
             external=answered_by is not None,
         )
         again = f"Continue with `{resume_command(db, command, run_id)}`." if resumable else "Run it again."
-        with closed_at_end(db, ActiveRun(run_id, directory, recipe, False, again, dict(summary or {}))) as run:
+        with closed_at_end(db, ActiveRun(run_id, directory, recipe, again, dict(summary or {}))) as run:
             yield run
 
 
@@ -89,12 +89,12 @@ def resumed_run(
         beside = runs_directory(db) / row.id
         fix = f"Put it back there or beside the database ({beside}), or start a new run."
         if check is None:  # the rows are all that such a run goes on from
-            fix = f"Nothing of it is needed: `mkdir -p {beside}`, then resume."
+            fix = f"Nothing of it is needed: `{shlex.join(['mkdir', '-p', str(beside)])}`, then resume."
         raise UserError(f"The directory of run {row.id} is gone.", row.directory, fix)
     with locked(directory, f"run {row.id}"):
         recipe = stored_recipe(row.recipe_json, row.origin)
         again = f"Continue with `{resume_command(db, command, row.id)}`."
-        run = ActiveRun(row.id, directory, recipe, True, again, json.loads(row.summary_json))
+        run = ActiveRun(row.id, directory, recipe, again, json.loads(row.summary_json))
         run.start = check(run) if check else None
         reopen_run(db, row)
         with closed_at_end(db, run):

@@ -78,9 +78,9 @@ def save(
             where,
             f"Free some space. {again}".strip(),
         ) from err
-    intact = [each for each in checkpoints(root) if damage(each) is None]
+    kept = complete_checkpoints(root)[-keep:]
     for other in [*checkpoints(root), *root.glob(".tmp-*")]:  # the latter, and damaged ones, if we were killed
-        if other not in intact[-keep:]:
+        if other not in kept:
             shutil.rmtree(other)
     return final
 
@@ -137,6 +137,11 @@ def file_damage(path: Path, digest: str) -> str | None:
     except OSError as error:
         return f"{path.name} cannot be read ({error.strerror})"
     return None
+
+
+def complete_checkpoints(root: Path) -> list[Path]:
+    """The intact ones, oldest first."""
+    return [each for each in checkpoints(root) if damage(each) is None]
 
 
 def newest(root: Path) -> tuple[Path | None, dict[Path, str]]:

@@ -6,8 +6,9 @@ lost in another way, and nothing is dropped for it unless the user says how far 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from scrpo_cli.errors import UserError
@@ -42,32 +43,32 @@ def find_start(db: Database, run_id: str, directory: Path, every: int, at: int |
     whole = whole_until(steps, tokens_of_steps(db, run_id))
     found, damaged = checkpoint.newest(root)
     start = Start(found, tuple(f"{path.name}: {why}" for path, why in damaged.items()))
+    back = partial(go_back, db, run_id, root, min(recorded, whole))
     if at is not None:
         start = chosen(root, at)
     else:
-        back = go_back(db, run_id, root, min(recorded, whole))
         refuse_losses(run_id, root, start, recorded, every, back)
     if start.step > whole:
-        fix = f"Put the database back that belongs to the run. {go_back(db, run_id, root, min(recorded, whole))}"
         what = f"The database lacks answers or metrics that run {run_id} has given until its checkpoint"
+        fix = f"Put the database back that belongs to the run. {back()}"
         raise UserError(f"{what} of step {start.step}: step {whole + 1} is not whole.", db.where, fix)
     if start.checkpoint:
         checkpoint.read_progress(start.checkpoint)
     return start
 
 
-def refuse_losses(run_id: str, root: Path, start: Start, recorded: int, every: int, back: str) -> None:
+def refuse_losses(run_id: str, root: Path, start: Start, recorded: int, every: int, back: Callable[[], str]) -> None:
     """UserError where the checkpoints are not those of a run that was killed after `recorded` steps."""
     latest = max(map(checkpoint.step_of, checkpoint.checkpoints(root)), default=0)
     if latest > recorded:
         what = f"The checkpoint of step {latest} is newer than the database, which knows {recorded} steps of run"
-        fix = f"Put the database back that belongs to it (this one is a copy, or rows were deleted). {back}"
+        fix = f"Put the database back that belongs to it (this one is a copy, or rows were deleted). {back()}"
         raise UserError(f"{what} {run_id}.", str(root), fix)
     if start.step < (recorded - 1) // every * every:  # a checkpoint of that step was there before the last one began
         held = f"the newest intact checkpoint is of step {start.step}" if start.step else "no checkpoint is intact"
         passed = f" ({'; '.join(start.damaged)})" if start.damaged else ""
         what = f"Run {run_id} has recorded {recorded} steps, and {held}{passed}."
-        raise UserError(what, str(root), f"Put its files back from a copy. {back}")
+        raise UserError(what, str(root), f"Put its files back from a copy. {back()}")
 
 
 def chosen(root: Path, at: int) -> Start:
@@ -76,7 +77,7 @@ def chosen(root: Path, at: int) -> Start:
         return Start()
     why = checkpoint.damage(checkpoint.at_step(root, at))
     if why is not None:
-        intact = [str(checkpoint.step_of(p)) for p in checkpoint.checkpoints(root) if checkpoint.damage(p) is None]
+        intact = [str(checkpoint.step_of(p)) for p in checkpoint.complete_checkpoints(root)]
         fix = f"There is one of step {', '.join(intact)}; 0 is the beginning." if intact else "0 is the beginning."
         raise UserError(f"There is no intact checkpoint of step {at}: {why}.", f"--from-checkpoint {at}", fix)
     return Start(checkpoint.at_step(root, at))
@@ -84,10 +85,8 @@ def chosen(root: Path, at: int) -> Start:
 
 def go_back(db: Database, run_id: str, root: Path, step: int) -> str:
     """How to say that the steps after the newest intact checkpoint up to `step` may be dropped."""
-    older = [
-        s for p in checkpoint.checkpoints(root) if (s := checkpoint.step_of(p)) <= step and not checkpoint.damage(p)
-    ]
-    target = max(older, default=0)
+    intact = map(checkpoint.step_of, checkpoint.complete_checkpoints(root))
+    target = max((each for each in intact if each <= step), default=0)
     command = db.command("train", "--resume", run_id, "--from-checkpoint", str(target))
     return f"Or drop what came after step {target}: `{command}`." if target else f"Or start it over: `{command}`."
 

@@ -207,6 +207,7 @@ def open_session(
         progress=progress,
         positions=positions,
         again=again,
+        saved=start.checkpoint if start else None,
     )
 
 
