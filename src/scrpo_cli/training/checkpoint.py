@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from scrpo_cli.errors import RunError
+from scrpo_cli.training.adapters import put_weights
 from scrpo_cli.training.policy import Policy
 
 MANIFEST = "manifest.json"
@@ -112,7 +112,7 @@ def newest(root: Path) -> Path | None:
 def load(directory: Path, policy: Policy, optimizer: torch.optim.Optimizer) -> Progress:
     """Put a checkpoint's adapter and optimizer in place and check that the adapter is the one that was saved."""
     progress = Progress(**json.loads((directory / "state.json").read_text()))
-    set_peft_model_state_dict(policy.model, load_file(directory / "adapter_model.safetensors"))
+    put_weights(policy.model, load_file(directory / "adapter_model.safetensors"), str(directory))
     policy.version = progress.policy_version
     if policy.adapter_hash() != progress.adapter_sha256:
         raise RunError(
