@@ -23,6 +23,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from scrpo_cli.errors import first_line
@@ -80,7 +81,7 @@ def estimate(recipe: Recipe) -> Budget:
         tokens = min(tokens, recipe.optim.max_generated_tokens - 1 + needs.rollouts * recipe.rollout.max_tokens)
     try:
         sizes, note = model_sizes(recipe), ""
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except (OSError, ValueError, KeyError, ImportError, TypeError, AttributeError, StrictDataclassError) as error:
         sizes, note = None, f"The sizes of {recipe.model.name} are not known here: {first_line(error)}"
     per_step = {name: phase.rollouts for name, phase in needs.phases.items() if phase.rollouts}
     return Budget(recipe.optim.steps, per_step, needs.turns, needs.context, rollouts, tokens, sizes, note)

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 import transformers
+from huggingface_hub import try_to_load_from_cache
 from peft import LoraConfig as PeftLoraConfig
 from peft import get_peft_model
 from safetensors import safe_open
@@ -23,10 +24,12 @@ from scrpo_cli import hub
 from scrpo_cli.assets import embedded_model_dir
 from scrpo_cli.errors import UserError, blaming, first_line, nearest
 from scrpo_cli.recipe.models import ModelConfig
+from scrpo_cli.recipe.references import is_path
 from scrpo_cli.rollout.transformers_engine import stop_ids
 from scrpo_cli.training.adapters import load_adapter, refuse_rank, with_sorted_names
 
 transformers.utils.logging.disable_progress_bar()  # one bar a shard would tear our own display
+WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 SMALL_MODEL = 50_000_000  # below this, several threads cost more than they bring and collapse on a busy machine
 
 
@@ -107,7 +110,7 @@ def source_of(cfg: ModelConfig) -> dict[str, Any]:
     local = Path(path).is_dir()
     if local:
         check_files(Path(path), f"model.name: {cfg.name}")
-    elif path.startswith((".", "/", "~")):  # no hub name
+    elif is_path(path):
         raise UserError("The model directory does not exist.", f"model.name: {cfg.name}", "Check the path.")
     return {
         "pretrained_model_name_or_path": path,
@@ -115,6 +118,13 @@ def source_of(cfg: ModelConfig) -> dict[str, Any]:
         "trust_remote_code": cfg.trust_remote_code,
         "local_files_only": local or not hub.answers(path, cfg.revision),
     }
+
+
+def has_weights(cfg: ModelConfig) -> bool:
+    """Whether the model is on this machine: a directory, or in the cache of the hub."""
+    path = model_path(cfg.name)
+    kept = (try_to_load_from_cache(path, name, revision=cfg.revision) for name in WEIGHT_FILES)
+    return Path(path).is_dir() or any(isinstance(file, str) for file in kept)
 
 
 def check_files(folder: Path, where: str) -> None:
