@@ -26,7 +26,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from scrpo_cli.errors import first_line
+from scrpo_cli.errors import UserError, first_line
 from scrpo_cli.recipe.models import ModelConfig, Recipe
 from scrpo_cli.training.adapters import put_weights, read_config, read_shapes, refuse_other_base, with_empty_adapter
 from scrpo_cli.training.policy import add_adapter, check_trainable, pick_device, pick_dtype, source_of
@@ -90,7 +90,11 @@ def estimate(recipe: Recipe) -> Budget:
 def model_sizes(recipe: Recipe) -> Sizes:
     """Builds model and adapter without weights; OSError where the model's config cannot be had."""
     cfg = recipe.model
-    config = AutoConfig.from_pretrained(**source_of(cfg))
+    try:
+        source = source_of(cfg)
+    except UserError as error:
+        raise OSError(error.what) from error
+    config = AutoConfig.from_pretrained(**source)
     with torch.device("meta"):
         base = AutoModelForCausalLM.from_config(config, trust_remote_code=cfg.trust_remote_code)
         parameters = base.num_parameters()

@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from peft import PeftConfig, get_peft_model, get_peft_model_state_dict, set_peft
 from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME, load_peft_weights
 from safetensors import safe_open
 
-from scrpo_cli.errors import UserError, blaming
+from scrpo_cli.errors import UserError, blaming, nearest
 
 OTHER = "Use the adapter with the base model that it was trained on."
 BROKEN = "Copy the adapter again, or name another one."
@@ -104,7 +104,21 @@ def refuse_rank(base: Any, r: int, where: str) -> None:
     """A rank above that of every layer says nothing more, and takes memory until there is none."""
     most = max(min(p.shape) for p in base.parameters() if p.ndim == 2)
     if r > most:
-        raise UserError(f"The adapter's rank is {r}, and no layer of this model has one above {most}.", where, OTHER)
+        what = f"The adapter's rank is {r}, and no layer of this model has one above {most}."
+        raise UserError(what, where, "Usual ranks are 8 to 64.")
+
+
+def refuse_unknown_targets(base: Any, targets: str | Sequence[str]) -> None:
+    """peft passes over names of which the model has no module, as long as it has one of another name."""
+    if isinstance(targets, str):  # a pattern, or all of them
+        return
+    paths = [name for name, _ in base.named_modules()]
+    for target in targets:
+        if not any(path == target or path.endswith(f".{target}") for path in paths):
+            linear = (n.rpartition(".")[2] for n, m in base.named_modules() if isinstance(m, torch.nn.Linear))
+            known = list(dict.fromkeys(linear))
+            fix = f"{nearest(target, known)} Its linear layers: {', '.join(known)}; or use all-linear.".strip()
+            raise UserError(f"The model has no module {target!r}.", f"model.lora.targets: {list(targets)}", fix)
 
 
 def with_sorted_names(model: Any) -> Any:

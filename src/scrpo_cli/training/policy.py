@@ -26,7 +26,7 @@ from scrpo_cli.errors import UserError, blaming, first_line, nearest
 from scrpo_cli.recipe.models import ModelConfig
 from scrpo_cli.recipe.references import is_path
 from scrpo_cli.rollout.transformers_engine import stop_ids
-from scrpo_cli.training.adapters import load_adapter, refuse_rank, with_sorted_names
+from scrpo_cli.training.adapters import load_adapter, refuse_rank, refuse_unknown_targets, with_sorted_names
 
 transformers.utils.logging.disable_progress_bar()  # one bar a shard would tear our own display
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
@@ -147,9 +147,9 @@ def remedy(cfg: ModelConfig) -> str:
     name = model_path(cfg.name)
     if Path(name).is_dir():
         return "Copy the model again; `scrpo doctor --recipe R` checks it."
-    near = nearest(name, ("tiny",))
-    offline = "" if hub.answers(name, cfg.revision) else "The model hub does not answer. "
-    return f"{offline}{near} Give a directory with config.json, weights and tokenizer, or a name on the hub.".strip()
+    offline = "" if hub.answers(name, cfg.revision) else "The model hub does not answer."
+    give = "Give a directory with config.json, weights and tokenizer, or a name on the hub."
+    return " ".join(filter(None, (offline, nearest(name, ("tiny",)), give)))
 
 
 def pick_device(cfg: ModelConfig) -> str:
@@ -179,6 +179,10 @@ def load_base_model(cfg: ModelConfig) -> Any:
     """The base model on its device, frozen."""
     where, source = f"model.name: {cfg.name}", source_of(cfg)
     device = pick_device(cfg)
+    folder = Path(model_path(cfg.name))
+    if folder.is_dir() and not [*folder.glob("*.safetensors"), *folder.glob("*.bin")]:
+        fix = "Copy the *.safetensors files beside config.json."
+        raise UserError("The model directory holds no weights.", where, fix)
     with quiet_loading(), blaming("The model could not be loaded", where, remedy(cfg)):
         try:
             loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -318,6 +322,7 @@ def add_adapter(base: Any, cfg: ModelConfig, seed: int) -> Any:
     if cfg.adapter:
         return load_adapter(base, cfg.adapter)
     refuse_rank(base, cfg.lora.r, f"model.lora.r: {cfg.lora.r}")
+    refuse_unknown_targets(base, cfg.lora.targets)
     lora = PeftLoraConfig(
         r=cfg.lora.r,
         lora_alpha=cfg.lora.alpha,
