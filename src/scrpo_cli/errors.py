@@ -5,7 +5,8 @@ it (exit code 2), `RunError` when the work itself failed (exit code 1); say what
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class ScrpoError(Exception):
@@ -50,3 +51,22 @@ def nearest(word: str, known: Iterable[str], prefix: str = "", most: int = 1, cu
     near = difflib.get_close_matches(word.lower(), spelled, most, cutoff)
     listed = " or ".join(f"'{prefix}{spelled[name]}'" for name in near)
     return f"Did you mean {listed}?" if near else ""
+
+
+@contextmanager
+def blaming(what: str, where: str, fix: str) -> Iterator[None]:
+    """Inside, whatever foreign code raises is the fault of the user's file at `where`: a broken one makes the loaders
+    of models, tokenizers and templates raise nearly anything.
+    """
+    try:
+        yield
+    except ScrpoError:
+        raise
+    except Exception as error:
+        raise UserError(f"{what}: {first_line(error)}", where, fix) from error
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception says in its first line, with the second where that is only a heading; else its kind."""
+    lines = (str(error).strip() or type(error).__name__).splitlines()
+    return f"{lines[0]} {lines[1].strip()}" if lines[0].endswith(":") and len(lines) > 1 else lines[0]

@@ -59,7 +59,7 @@ def test_the_table_shows_remedies(scrpo: Callable, model_dir: Path) -> None:
 def test_a_model_directory_that_is_not_there(doctor, model_dir: Path) -> None:
     outcome, found = doctor("--set", f"model.name={model_dir / 'gone'}")
     assert outcome.code == 1
-    assert "there is no directory" in found["model"][0]["detail"]
+    assert "directory does not exist" in found["model"][0]["detail"]
     assert found["grader"][0]["status"] == "ok"  # the other checks go on
 
 

@@ -19,6 +19,7 @@ from transformers import (
     Qwen3Config,
 )
 
+from scrpo_cli.errors import RunError
 from scrpo_cli.rollout.base import Sampling
 from scrpo_cli.rollout.decode import ROOM, InverseCdfSampler, RoomyLayer, decode, roomy_cache
 
@@ -114,3 +115,40 @@ def test_a_roomy_layer_holds_what_a_plain_one_holds() -> None:
 def test_sliding_windows_keep_their_own_cache() -> None:
     layers = roomy_cache(CONFIGS["mistral_sliding_window"]).layers
     assert not any(isinstance(layer, RoomyLayer) for layer in layers)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_logits_that_are_not_finite_stop_it(value: float, temperature: float) -> None:
+    model = model_of(CONFIGS["qwen3"])
+    model.lm_head.register_forward_hook(lambda _, __, logits: logits.index_fill(-1, torch.tensor([5]), value))
+    with pytest.raises(RunError, match="not finite numbers at token 1 of"):
+        decode(model, PROMPTS, sampler(len(PROMPTS), temperature), STOP, LIMIT)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_masked_token_is_no_trouble(temperature: float) -> None:
+    model = model_of(CONFIGS["qwen3"])
+    model.lm_head.register_forward_hook(lambda _, __, logits: logits.index_fill(-1, torch.tensor([5]), -torch.inf))
+    new_BT, _ = decode(model, PROMPTS, sampler(len(PROMPTS), temperature), STOP, LIMIT)
+    assert not any(5 in cut(row) for row in new_BT)
+
+
+def test_what_follows_the_end_of_a_row_may_be_anything() -> None:
+    """Rows that are finished stay in the batch for a while."""
+    model = model_of(CONFIGS["qwen3"])
+    expected, _ = decode(model, PROMPTS, sampler(len(PROMPTS)), STOP, LIMIT)
+
+    ended = torch.zeros(len(PROMPTS), dtype=torch.bool)
+    draw = sampler(len(PROMPTS))
+
+    def spoil(logits_RV: torch.Tensor, row_R: torch.Tensor, t: int) -> tuple[torch.Tensor, torch.Tensor]:
+        logits_RV = logits_RV.masked_fill(ended[row_R].unsqueeze(1), torch.nan)
+        token_R, logp_R = InverseCdfSampler.__call__(draw, logits_RV, row_R, t)
+        ended[row_R] |= torch.isin(token_R, torch.tensor(STOP))
+        return token_R, logp_R
+
+    spoil.temperature = 1.0  # type: ignore[attr-defined]
+    found, _ = decode(model, PROMPTS, spoil, STOP, LIMIT)  # type: ignore[arg-type]
+    assert ended.any()
+    assert [cut(row) for row in found] == [cut(row) for row in expected]

@@ -20,15 +20,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import PeftConfig, get_peft_model
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from scrpo_cli.errors import UserError, first_line
 from scrpo_cli.recipe.models import ModelConfig, Recipe
-from scrpo_cli.training.policy import add_adapter, check_trainable, first_line, model_path, pick_device, pick_dtype
+from scrpo_cli.training.adapters import put_weights, read_config, read_shapes, refuse_other_base, with_empty_adapter
+from scrpo_cli.training.policy import add_adapter, check_trainable, pick_device, pick_dtype, source_of
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -80,7 +81,7 @@ def estimate(recipe: Recipe) -> Budget:
         tokens = min(tokens, recipe.optim.max_generated_tokens - 1 + needs.rollouts * recipe.rollout.max_tokens)
     try:
         sizes, note = model_sizes(recipe), ""
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except (OSError, ValueError, KeyError, ImportError, TypeError, AttributeError, StrictDataclassError) as error:
         sizes, note = None, f"The sizes of {recipe.model.name} are not known here: {first_line(error)}"
     per_step = {name: phase.rollouts for name, phase in needs.phases.items() if phase.rollouts}
     return Budget(recipe.optim.steps, per_step, needs.turns, needs.context, rollouts, tokens, sizes, note)
@@ -89,10 +90,11 @@ def estimate(recipe: Recipe) -> Budget:
 def model_sizes(recipe: Recipe) -> Sizes:
     """Builds model and adapter without weights; OSError where the model's config cannot be had."""
     cfg = recipe.model
-    path = model_path(cfg.name)
-    if path.startswith((".", "/", "~")) and not Path(path).is_dir():
-        raise OSError(f"there is no directory {path}")  # transformers would take it for a hub name
-    config = AutoConfig.from_pretrained(path, revision=cfg.revision, trust_remote_code=cfg.trust_remote_code)
+    try:
+        source = source_of(cfg)
+    except UserError as error:
+        raise OSError(error.what) from error
+    config = AutoConfig.from_pretrained(**source)
     with torch.device("meta"):
         base = AutoModelForCausalLM.from_config(config, trust_remote_code=cfg.trust_remote_code)
         parameters = base.num_parameters()
@@ -120,9 +122,11 @@ def model_sizes(recipe: Recipe) -> Sizes:
 def with_adapter(base: Any, cfg: ModelConfig) -> Any:
     """The adapter that training will use: of the shape of the one at `cfg.adapter`, or a fresh one."""
     if cfg.adapter:
-        config = PeftConfig.from_pretrained(cfg.adapter)
-        config.inference_mode = False
-        return get_peft_model(base, config)
+        config = read_config(cfg.adapter)
+        refuse_other_base(config.base_model_name_or_path, base.name_or_path, cfg.adapter)
+        model = with_empty_adapter(base, config, cfg.adapter)
+        put_weights(model, read_shapes(cfg.adapter), cfg.adapter, assign=True)
+        return model
     return add_adapter(base, cfg, seed=0)
 
 

@@ -134,12 +134,13 @@ def check_device(checkup: Checkup) -> Iterator[Check]:
         yield Check("attention", "fail", "flash-attn is not installed", "Set model.attn=sdpa, or install flash-attn.")
 
 
-def check_threads(checkup: Checkup) -> Iterator[Check]:
+def check_cores(checkup: Checkup) -> Iterator[Check]:
     """Several threads on a tiny model collapse as soon as another process is busy: by up to a hundred times."""
     import torch
 
-    from scrpo_cli.training.policy import SMALL_MODEL
+    from scrpo_cli.training.policy import SMALL_MODEL, check_threads
 
+    check_threads(checkup.recipe.model)
     sizes, asked = checkup.budget.sizes, checkup.recipe.model.threads
     small = sizes is not None and sizes.parameters < SMALL_MODEL
     threads = asked or (1 if small else torch.get_num_threads())
@@ -152,19 +153,47 @@ def check_threads(checkup: Checkup) -> Iterator[Check]:
 
 
 def check_model(checkup: Checkup) -> Iterator[Check]:
-    """The config, and for a local directory the weights beside it."""
+    """The config, and how large it makes the model."""
     name, sizes = checkup.recipe.model.name, checkup.budget.sizes
     if sizes is None:
         fix = "Give a directory that holds config.json and weights, or a hub name with network access."
         yield Check("model", "fail", checkup.budget.note, fix)
-        return
-    from scrpo_cli.training.policy import model_path
-
-    folder = Path(model_path(name))
-    if folder.is_dir() and not [*folder.glob("*.safetensors"), *folder.glob("*.bin")]:
-        yield Check("model", "fail", f"{folder} holds no weights", "Copy the *.safetensors files beside config.json.")
     else:
         yield Check("model", "ok", f"{name}: {sizes.parameters:,} parameters, {sizes.adapter_parameters:,} to train")
+
+
+def check_weights(checkup: Checkup) -> Iterator[Check]:
+    """The model with its adapter, loaded as every command does it, and a few sampled tokens. Weights that are still on
+    the hub, or too large for what is free here, are left alone.
+    """
+    import torch
+
+    from scrpo_cli.rollout.base import RowKey, Sampling
+    from scrpo_cli.rollout.transformers_engine import TransformersEngine
+    from scrpo_cli.training.policy import has_weights, load_policy
+
+    sizes, cfg = checkup.budget.sizes, checkup.recipe.model
+    if sizes is None or (sizes.device == "cuda" and not torch.cuda.is_available()):
+        return
+    if not has_weights(cfg):
+        yield Check("weights", "ok", "not checked: they are on the model hub, and the first run loads them")
+    elif sizes.memory["weights"] > _free_memory(sizes.device):
+        yield Check("weights", "warn", "not checked: they need more memory than is free", "Free some memory.")
+    else:
+        policy = load_policy(cfg, checkup.recipe.seed)
+        engine = TransformersEngine(policy.model, policy.tokenizer)
+        prompt = checkup.chat.ids(checkup.task.messages(Problem("", "", "PROBLEM", "")))
+        engine.generate([prompt], Sampling(checkup.recipe.rollout.temperature, 4), [RowKey(0, 0, "doctor", 0)])
+        adapter = f", with the adapter {cfg.adapter}" if cfg.adapter else ""
+        yield Check("weights", "ok", f"complete and finite{adapter}; so are the logits of an answer")
+
+
+def _free_memory(device: str) -> int:
+    """Bytes."""
+    import psutil
+    import torch
+
+    return torch.cuda.mem_get_info()[0] if device == "cuda" else psutil.virtual_memory().available
 
 
 def check_template(checkup: Checkup) -> Iterator[Check]:
@@ -270,7 +299,6 @@ def check_sandbox(checkup: Checkup) -> Iterator[Check]:
 
 def check_memory(checkup: Checkup) -> Iterator[Check]:
     """The estimate of training's peak against what is free."""
-    import psutil
     import torch
 
     from scrpo_cli.jobs.budget import size
@@ -278,7 +306,7 @@ def check_memory(checkup: Checkup) -> Iterator[Check]:
     sizes = checkup.budget.sizes
     if sizes is None or (sizes.device == "cuda" and not torch.cuda.is_available()):
         return
-    free = torch.cuda.mem_get_info()[0] if sizes.device == "cuda" else psutil.virtual_memory().available
+    free = _free_memory(sizes.device)
     detail = f"{size(sizes.peak)} at the peak (estimate), {size(free)} free on {sizes.device}"
     remedy = "Lower rollout.batch_size and optim.tokens_per_microbatch, or set model.gradient_checkpointing=true."
     yield Check("memory", "ok", detail) if sizes.peak < free else Check("memory", "warn", detail, remedy)
@@ -353,9 +381,10 @@ CHECKS: dict[str, Callable[[Checkup], Iterator[Check]]] = {
     "python": check_python,
     "packages": check_packages,
     "device": check_device,
-    "threads": check_threads,
     "model": check_model,
+    "threads": check_cores,
     "template": check_template,
+    "weights": check_weights,
     "data": check_data,
     "prompt budget": check_budget,
     "grader": check_grader,

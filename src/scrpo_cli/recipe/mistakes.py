@@ -75,6 +75,8 @@ def _mistake(path: KeyPath, details: list[Any], document: Document) -> Mistake:
             return Mistake(first["msg"].removeprefix("Value error, "), where)
         case "model_type" | "model_attributes_type" | "dict_type":
             return Mistake(f"'{key}' is a section of keys, got {_short(first['input'])}", where)
+        case "too_short" | "string_too_short" if not first["input"]:
+            return Mistake(f"'{key}' is empty", where, f"Name what it takes{_described(path, document.data)}.")
         case "union_tag_invalid":
             legal, given = first["ctx"]["expected_tags"], first["ctx"]["tag"]
             return Mistake(

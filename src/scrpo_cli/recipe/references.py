@@ -1,4 +1,6 @@
-"""A recipe's references to the user's own code: `method.name`, `task.name` and `task.grader`.
+"""What a recipe names outside of itself: the user's own code, and directories and files.
+
+The code of `method.name`, `task.name` and `task.grader`:
 
     name                  an entry point of an installed package (plugins.GROUPS)
     package.module:thing  imported as Python would; the working directory is searched last
@@ -6,12 +8,16 @@
     file.py:thing         that file, relative to the recipe
 
 Nothing is imported here. Files are made absolute, so that a run can be resumed from anywhere.
+
+A model, an adapter and the problems' files are looked for beside the recipe and then in the working directory (for an
+option there alone), and made absolute as well: a directory's name is never taken for one on the hub elsewhere.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from scrpo_cli.errors import UserError, nearest
 from scrpo_cli.methods.registry import NAMES as METHODS
@@ -22,14 +28,58 @@ BUILT_IN = {"method.name": METHODS, "task.name": ("tiny", "math", "code"), "task
 FORMS = "Write module:name, file.py:name, or the name of an installed entry point"
 
 
+MODELS = ("model.name", "model.adapter")
+DATA = tuple(f"task.{part}.source" for part in ("train", "validation", "test", "shots"))
+EMBEDDED = "tiny"
+DATA_FILES = (".jsonl", ".jsonl.gz")
+HUB = "hub:"
+
+
 def resolve_references(document: Document) -> None:
-    """Make the references of a recipe document absolute; UserError, with the line, for one that leads nowhere."""
+    """Make the references of a recipe document absolute; UserError, with the line, for code that leads nowhere."""
     for key in GROUPS:
         section, name = key.split(".")
         found = document.data.get(section)
         if isinstance(found, Mapping) and isinstance(reference := found.get(name), str):
             origin = document.origin((section, name))
             document.data[section] = {**found, name: located(reference, key, origin)}
+
+    for key in (*MODELS, *DATA):
+        *sections, name = key.split(".")
+        _make_absolute(document, tuple(sections), name)
+
+
+def _make_absolute(document: Document, path: tuple[str, ...], name: str) -> None:
+    """The name of a model or of data at a key of the document, if it leads to a directory or file, as its path. A data
+    set is a bare name as well, which SCRPO_DATA_DIR has to be asked for: only after `hub:` it may be a directory's.
+    """
+    section: Any = document.data
+    for part in path:
+        section = section.get(part) if isinstance(section, Mapping) else None
+    if not isinstance(section, dict) or not isinstance(value := section.get(name), str):
+        return
+    prefix = HUB if value.startswith(HUB) else ""
+    rest = value.removeprefix(prefix)
+    if prefix or path == ("model",) or rest.endswith(DATA_FILES) or is_path(rest):
+        section[name] = prefix + absolute(rest, document.origin((*path, name)))
+
+
+def is_path(name: str) -> bool:
+    """Whether it is spelled as a path, which is no name of anything else."""
+    return name.startswith((".", "/", "~"))
+
+
+def absolute(name: str, origin: str) -> str:
+    """Where `name`, written at `origin`, leads beside the recipe or else in the working directory; the name itself
+    where it leads nowhere and is not spelled as a path.
+    """
+    if name in ("", EMBEDDED):
+        return name
+    path = Path(name).expanduser()
+    places = [folder / path for folder in (_folder(origin), Path())]
+    file = name.endswith(DATA_FILES)
+    found = next((p for p in places if (p.is_file() if file else p.is_dir())), places[0] if is_path(name) else None)
+    return name if found is None else str(found.resolve())
 
 
 def located(reference: str, key: str, origin: str) -> str:

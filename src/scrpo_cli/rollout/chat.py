@@ -13,13 +13,16 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
-from scrpo_cli.errors import UserError
+from scrpo_cli.errors import UserError, blaming
 from scrpo_cli.recipe.models import ReflectionConfig, TaskConfig
 from scrpo_cli.types import Attempt, AttemptKind, Completion, FinishReason, Message, Problem, SampleRequest
 
+PROBE = "47+38=?"
+MEND = "Mend chat_template.jinja (or chat_template in tokenizer_config.json), or leave out what it does not take."
+
 
 class Chat:
-    """A tokenizer with its chat template."""
+    """A tokenizer with its chat template, which has been tried."""
 
     def __init__(self, tokenizer: Any) -> None:
         if not getattr(tokenizer, "chat_template", None):
@@ -29,10 +32,15 @@ class Chat:
                 "Use an instruction-tuned model, or put a `chat_template.jinja` beside its tokenizer.",
             )
         self.tokenizer = tokenizer
+        if PROBE not in self.render([user(PROBE)]):
+            what = "The chat template leaves out what the user says: no model would see the problem."
+            raise UserError(what, f"model: {tokenizer.name_or_path}", MEND)
 
     def render(self, messages: Sequence[Message]) -> str:
         """The prompt text, up to where the assistant starts to write."""
-        return self.tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False)
+        where = f"model: {self.tokenizer.name_or_path}"
+        with blaming(f"The chat template fails on {' and '.join(m['role'] for m in messages)}", where, MEND):
+            return self.tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False)
 
     def ids(self, messages: Sequence[Message]) -> list[int]:
         """Prompt token ids; the template writes special tokens itself, so none are added."""

@@ -14,9 +14,11 @@ import torch
 from transformers import DynamicCache, TopPLogitsWarper
 from transformers.cache_utils import DynamicLayer
 
+from scrpo_cli.errors import RunError
 from scrpo_cli.rollout.base import Sampling
 
 ROOM = 64  # positions that a cache layer grows by
+BROKEN = -1
 KEEP = 7 / 8  # the batch is cut down when at most this share of its rows is unfinished: a cut copies the cache
 
 
@@ -92,7 +94,11 @@ def roomy_cache(config: Any) -> DynamicCache:
 def decode(
     model: Any, prompts: Sequence[Sequence[int]], sampler: InverseCdfSampler, stop_ids: Sequence[int], max_tokens: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Sampled ids and log-probs, both (B, T). What follows a row's first end token is meaningless."""
+    """Sampled ids and log-probs, both (B, T). What follows a row's first end token is meaningless.
+
+    RunError as soon as logits are not finite: a single NaN or +inf makes the log-prob of whatever is picked NaN, while
+    a -inf, which masks a token, does not.
+    """
     width, device = max(len(p) for p in prompts), model.device
     ids_RL, mask_RL = (x.to(device) for x in left_padded(prompts, width, max_tokens))
     position_RL = (mask_RL[:, :width].cumsum(-1) - 1).clamp(min=0)
@@ -106,9 +112,12 @@ def decode(
         logits_RV = next_logits(model, ids_RL, mask_RL[:, : width + t], position_RL, cache)
         token_R, logp_R = sampler(logits_RV, row_R, t)
         new_BT[row_R, t], logp_BT[row_R, t] = token_R, logp_R
+        finite = (logp_R.isfinite() | ~open_R).all()
         open_R = open_R & ~torch.isin(token_R, stop_S)
         ids_RL, position_RL = token_R.unsqueeze(1), position_RL[:, -1:] + 1
-        left = int(open_R.sum())
+        left = int(torch.where(finite, open_R.sum(), BROKEN))  # one transfer says both
+        if left == BROKEN:
+            raise not_finite(model, t, sampler.temperature)
         if left == 0:
             break
         if left <= KEEP * len(row_R):
@@ -118,6 +127,14 @@ def decode(
                 x[keep] for x in (row_R, open_R, mask_RL, ids_RL, position_RL)
             )
     return new_BT.cpu().numpy(), logp_BT.cpu().numpy()
+
+
+def not_finite(model: Any, t: int, temperature: float) -> RunError:
+    dtype = str(model.dtype).removeprefix("torch.")
+    what = f"The model's logits are not finite numbers at token {t + 1} of an answer; no answer of this batch is kept."
+    where = f"weights in {dtype}, temperature {temperature:g}"
+    overflow = "float16 ends at 65504: set model.dtype to bfloat16 or float32. " if dtype == "float16" else ""
+    return RunError(what, where, f"{overflow}`scrpo doctor` checks the model; an earlier checkpoint may be whole.")
 
 
 def next_logits(

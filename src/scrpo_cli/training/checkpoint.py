@@ -23,12 +23,12 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from peft import set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from scrpo_cli.errors import RunError, UserError
-from scrpo_cli.training.policy import Policy, first_line
+from scrpo_cli.errors import RunError, UserError, first_line
+from scrpo_cli.training.adapters import put_weights
+from scrpo_cli.training.policy import Policy
 
 MANIFEST, STATE = "manifest.json", "state.json"
 FILES = ("adapter_config.json", "adapter_model.safetensors", "optimizer.pt", STATE)
@@ -189,7 +189,7 @@ def of_another_version(directory: Path, why: str, data: Any) -> UserError:
 def load(directory: Path, policy: Policy, optimizer: torch.optim.Optimizer) -> Progress:
     """Put a checkpoint's adapter and optimizer in place and check that the adapter is the one that was saved."""
     progress = read_progress(directory)
-    set_peft_model_state_dict(policy.model, load_file(directory / "adapter_model.safetensors"))
+    put_weights(policy.model, load_file(directory / "adapter_model.safetensors"), str(directory))
     policy.version = progress.policy_version
     if policy.adapter_hash() != progress.adapter_sha256:
         raise RunError(

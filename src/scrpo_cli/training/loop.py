@@ -29,6 +29,8 @@ from scrpo_cli.training.monitors import watch
 from scrpo_cli.training.session import Session
 from scrpo_cli.types import Group
 
+LOWER = "Start a new run with a lower optim.lr or a higher kl.beta."
+
 
 def train(run: Session) -> dict[str, Any]:
     """Run to the end of the budget and return the evaluations before and after, by label.
@@ -156,8 +158,11 @@ def commit(
         raise RunError(
             f"Step {step} measured {metrics[bad[0]]} in {', '.join(bad)}; nothing of it was kept.",
             str(run.directory),
-            "Start a new run with a lower optim.lr or a higher kl.beta.",
+            LOWER,
         )
+    if not all(p.isfinite().all() for p in run.policy.trainable()):  # before a checkpoint holds them
+        what = f"The adapter's weights are not finite numbers after step {step}; nothing of it was kept."
+        raise RunError(what, str(run.directory), LOWER)
     models = {a.id: injected_model(change.injected_kind) for a in change.injected}
     written, retired = [*attempts, *change.injected], list(change.retired)
     record = StepRecord(step, phase, written, dict(change.decisions), run.pool, retired, metrics, models)

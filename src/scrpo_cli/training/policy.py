@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import re
+import json
+import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,15 +14,22 @@ from typing import Any
 
 import torch
 import transformers
+from huggingface_hub import try_to_load_from_cache
 from peft import LoraConfig as PeftLoraConfig
-from peft import PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from peft import get_peft_model
+from safetensors import safe_open
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from scrpo_cli import hub
 from scrpo_cli.assets import embedded_model_dir
-from scrpo_cli.errors import UserError
+from scrpo_cli.errors import UserError, blaming, first_line, nearest
 from scrpo_cli.recipe.models import ModelConfig
+from scrpo_cli.recipe.references import is_path
+from scrpo_cli.rollout.transformers_engine import stop_ids
+from scrpo_cli.training.adapters import load_adapter, refuse_rank, refuse_unknown_targets, with_sorted_names
 
 transformers.utils.logging.disable_progress_bar()  # one bar a shard would tear our own display
+WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 SMALL_MODEL = 50_000_000  # below this, several threads cost more than they bring and collapse on a busy machine
 
 
@@ -94,6 +102,56 @@ def model_path(name: str) -> str:
     return str(embedded_model_dir()) if name == "tiny" else name
 
 
+def source_of(cfg: ModelConfig) -> dict[str, Any]:
+    """The arguments of every `from_pretrained` of the recipe's model. Nothing asks the hub for a local directory, and
+    nothing waits for a hub that does not answer.
+    """
+    path = model_path(cfg.name)
+    local = Path(path).is_dir()
+    if local:
+        check_files(Path(path), f"model.name: {cfg.name}")
+    elif is_path(path):
+        raise UserError("The model directory does not exist.", f"model.name: {cfg.name}", "Check the path.")
+    return {
+        "pretrained_model_name_or_path": path,
+        "revision": cfg.revision,
+        "trust_remote_code": cfg.trust_remote_code,
+        "local_files_only": local or not hub.answers(path, cfg.revision),
+    }
+
+
+def has_weights(cfg: ModelConfig) -> bool:
+    """Whether the model is on this machine: a directory, or in the cache of the hub."""
+    path = model_path(cfg.name)
+    kept = (try_to_load_from_cache(path, name, revision=cfg.revision) for name in WEIGHT_FILES)
+    return Path(path).is_dir() or any(isinstance(file, str) for file in kept)
+
+
+def check_files(folder: Path, where: str) -> None:
+    """Refuse a directory whose own files say nothing, or that is an adapter: transformers would look for its base."""
+    if (folder / "adapter_config.json").is_file():
+        fix = "Name it as model.adapter (or --adapter), and its base model as model.name."
+        raise UserError("This directory is an adapter and no model.", where, fix)
+    if not (folder / "config.json").is_file():
+        fix = "Give a directory that holds config.json, weights and tokenizer, or a hub name."
+        raise UserError("The model directory has no config.json.", where, fix)
+    for name in ("config.json", "generation_config.json", "tokenizer_config.json"):
+        if (folder / name).is_file():
+            with blaming(f"The model's {name} cannot be read", where, "Copy the model again."):
+                if not isinstance(json.loads((folder / name).read_text(encoding="utf-8")), dict):
+                    raise ValueError("it is no JSON object")
+
+
+def remedy(cfg: ModelConfig) -> str:
+    """How to go on where files of the model could not be had."""
+    name = model_path(cfg.name)
+    if Path(name).is_dir():
+        return "Copy the model again; `scrpo doctor --recipe R` checks it."
+    offline = "" if hub.answers(name, cfg.revision) else "The model hub does not answer."
+    give = "Give a directory with config.json, weights and tokenizer, or a name on the hub."
+    return " ".join(filter(None, (offline, nearest(name, ("tiny",)), give)))
+
+
 def pick_device(cfg: ModelConfig) -> str:
     if cfg.device == "cuda" and not torch.cuda.is_available():
         raise UserError("model.device is cuda and this machine has no usable CUDA GPU.", "", "Use device: auto or cpu.")
@@ -107,40 +165,93 @@ def pick_dtype(cfg: ModelConfig, device: str) -> torch.dtype:
 
 
 def load_tokenizer(cfg: ModelConfig) -> Any:
-    path = model_path(cfg.name)
-    if path.startswith((".", "/", "~")) and not Path(path).is_dir():  # no hub name
-        raise UserError("The model directory does not exist.", f"model.name: {cfg.name}", "Check the path.")
-    fix = "Give a directory that holds tokenizer.json (or a hub name with network access)."
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path, revision=cfg.revision, trust_remote_code=cfg.trust_remote_code)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as err:
-        raise UserError(f"No tokenizer could be loaded: {first_line(err)}", f"model.name: {cfg.name}", fix) from err
-    if not tokenizer.encode("1", add_special_tokens=False):  # without files, transformers makes one without words
-        raise UserError("No tokenizer could be loaded: it knows no words.", f"model.name: {cfg.name}", fix)
+    where, source = f"model.name: {cfg.name}", source_of(cfg)
+    fix = f"It takes a tokenizer.json. {remedy(cfg)}"
+    with blaming("No tokenizer could be loaded", where, fix):
+        tokenizer = AutoTokenizer.from_pretrained(**source)
+        known = tokenizer.encode("1", add_special_tokens=False)
+    if not known:  # without files, transformers makes one without words
+        raise UserError("No tokenizer could be loaded: it knows no words.", where, fix)
     return tokenizer
 
 
 def load_base_model(cfg: ModelConfig) -> Any:
     """The base model on its device, frozen."""
+    where, source = f"model.name: {cfg.name}", source_of(cfg)
     device = pick_device(cfg)
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            model_path(cfg.name),
-            revision=cfg.revision,
-            dtype=pick_dtype(cfg, device),
-            attn_implementation=cfg.attn,
-            trust_remote_code=cfg.trust_remote_code,
-        )
-    except (OSError, ValueError, KeyError, ImportError) as err:
-        raise UserError(
-            f"The model could not be loaded: {first_line(err)}",
-            f"model.name: {cfg.name}",
-            "Give a directory with config.json and weights, or a hub name; `scrpo doctor --recipe R` checks it.",
-        ) from err
+    folder = Path(model_path(cfg.name))
+    if folder.is_dir() and not [*folder.glob("*.safetensors"), *folder.glob("*.bin")]:
+        fix = "Copy the *.safetensors files beside config.json."
+        raise UserError("The model directory holds no weights.", where, fix)
+    with quiet_loading(), blaming("The model could not be loaded", where, remedy(cfg)):
+        try:
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                **source,
+                dtype=pick_dtype(cfg, device),
+                attn_implementation=cfg.attn,
+                output_loading_info=True,
+            )
+        except RuntimeError as error:
+            raise ValueError(first_mismatch(source) or first_line(error)) from error
+    model, found = loaded
+    refuse_other_weights(found, where)
     refuse_scaled_logits(model)
     set_threads(cfg, sum(p.numel() for p in model.parameters()))
     model.requires_grad_(False)
-    return model.to(device)  # type: ignore[arg-type]  # a decorator hides the method's own signature
+    model.to(device)
+    refuse_infinite(model, where)
+    return model
+
+
+@contextmanager
+def quiet_loading() -> Iterator[None]:
+    """Inside, transformers does not report what it found: `refuse_other_weights` says it."""
+    before = transformers.utils.logging.get_verbosity()
+    transformers.utils.logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers.utils.logging.set_verbosity(before)
+
+
+def first_mismatch(source: Mapping[str, Any]) -> str:
+    """The first tensor in a model directory whose shape is not that of the config: transformers only logs it."""
+    options = {key: value for key, value in source.items() if key != "pretrained_model_name_or_path"}
+    folder = Path(source["pretrained_model_name_or_path"])
+    config = AutoConfig.from_pretrained(folder, **options) if folder.is_dir() else None
+    if config is None:
+        return ""
+    with torch.device("meta"):
+        wanted = AutoModelForCausalLM.from_config(config, trust_remote_code=source["trust_remote_code"]).state_dict()
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, "pt") as tensors:
+            for key in sorted(wanted.keys() & set(tensors.keys())):
+                found, shape = tensors.get_slice(key).get_shape(), list(wanted[key].shape)
+                if found != shape:
+                    return f"{key} is {sized(found)} in its weights and {sized(shape)} by its config.json"
+    return ""
+
+
+def sized(shape: Sequence[int]) -> str:
+    return " x ".join(map(str, shape))
+
+
+def refuse_other_weights(found: Mapping[str, Any], where: str) -> None:
+    """transformers makes up weights that are missing, and leaves out those that it has no place for."""
+    fix = "Give the weights the config.json that they were saved with."
+    if missing := sorted(found["missing_keys"]):
+        what = f"The model's weights lack {len(missing)} tensors that its config.json asks for: {missing[0]}"
+        raise UserError(what, where, fix)
+    if extra := sorted(found["unexpected_keys"]):
+        what = f"The model's weights hold {len(extra)} tensors that its config.json has no place for: {extra[0]}"
+        raise UserError(what, where, fix)
+
+
+def refuse_infinite(model: Any, where: str) -> None:
+    """One look at every weight, without a copy of any: 4 s for a 7B model on a CPU core."""
+    for name, p in model.named_parameters():
+        if p.numel() and not all(end.isfinite() for end in p.detach().aminmax()):
+            raise UserError(f"The model's weights are not finite numbers: {name}", where, "Copy the model again.")
 
 
 def refuse_scaled_logits(model: Any) -> None:
@@ -154,6 +265,14 @@ def refuse_scaled_logits(model: Any) -> None:
             )
 
 
+def check_threads(cfg: ModelConfig) -> None:
+    """torch starts as many threads as it is told to, and dies of too many."""
+    cores = os.cpu_count() or 1
+    if cfg.threads is not None and cfg.threads > cores:
+        what = f"model.threads is {cfg.threads}, and this machine has {cores} cores."
+        raise UserError(what, f"model.threads: {cfg.threads}", f"Set {cores} or less; 1 is best for small models.")
+
+
 def set_threads(cfg: ModelConfig, parameters: int) -> None:
     if cfg.threads is not None:
         torch.set_num_threads(cfg.threads)
@@ -163,11 +282,25 @@ def set_threads(cfg: ModelConfig, parameters: int) -> None:
 
 def load_policy(cfg: ModelConfig, seed: int) -> Policy:
     """Base model, tokenizer and adapter: the one at `cfg.adapter`, or a fresh one that starts as the identity."""
+    check_threads(cfg)
     tokenizer = load_tokenizer(cfg)
     base = load_base_model(cfg)
+    check_vocabulary(base, tokenizer, f"model.name: {cfg.name}")
     if cfg.gradient_checkpointing:
         enable_checkpointing(base)
     return Policy(add_adapter(base, cfg, seed), tokenizer)
+
+
+def check_vocabulary(base: Any, tokenizer: Any, where: str) -> None:
+    """Refuse token ids that the model has no row for, and models whose answers would never end."""
+    rows, largest = base.get_input_embeddings().weight.shape[0], max(tokenizer.get_vocab().values())
+    if largest >= rows:
+        what = f"The tokenizer has token ids up to {largest}, and the model knows {rows} tokens."
+        raise UserError(what, where, "Put the tokenizer beside the model that it belongs to.")
+    ends = stop_ids(base, tokenizer)
+    if not all(isinstance(end, int) for end in ends) or not any(0 <= end < rows for end in ends):
+        what = f"The model has no end token ({', '.join(map(str, ends)) or 'none is named'}): no answer would end."
+        raise UserError(what, where, "Name it as eos_token_id in generation_config.json.")
 
 
 def enable_checkpointing(base: Any) -> None:
@@ -188,34 +321,20 @@ def add_adapter(base: Any, cfg: ModelConfig, seed: int) -> Any:
     """The model with its adapter, in eval mode: dropout, the adapter's own included, is never on."""
     if cfg.adapter:
         return load_adapter(base, cfg.adapter)
+    refuse_rank(base, cfg.lora.r, f"model.lora.r: {cfg.lora.r}")
+    refuse_unknown_targets(base, cfg.lora.targets)
     lora = PeftLoraConfig(
         r=cfg.lora.r,
         lora_alpha=cfg.lora.alpha,
         target_modules=cfg.lora.targets,
         task_type="CAUSAL_LM",
     )
+    fix = "Name modules of the model, or use all-linear."
     with torch.random.fork_rng(), warnings.catch_warnings():  # peft draws the adapter's start from the global stream
         warnings.simplefilter("ignore")  # peft asks transformers by an older name; of tied weights we speak ourselves
         torch.manual_seed(seed)
-        try:
-            return get_peft_model(base, lora).eval()
-        except (ValueError, re.error) as err:
-            fix = "Name modules of the model, or use all-linear."
-            raise UserError(
-                f"No adapter fits: {first_line(err)}", f"model.lora.targets: {cfg.lora.targets}", fix
-            ) from err
-
-
-def load_adapter(base: Any, directory: str) -> Any:
-    if not (Path(directory) / "adapter_config.json").is_file():
-        raise UserError("Not an adapter directory: adapter_config.json is missing.", directory, "Check the path.")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # as above
-            return PeftModel.from_pretrained(base, directory, is_trainable=True).eval()
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as err:
-        fix = "Use the adapter with the base model that it was trained on."
-        raise UserError(f"The adapter could not be loaded: {first_line(err)}", directory, fix) from err
+        with blaming("No adapter fits", f"model.lora.targets: {cfg.lora.targets}", fix):
+            return with_sorted_names(get_peft_model(base, lora)).eval()
 
 
 def check_trainable(model: Any, cfg: ModelConfig) -> None:
@@ -233,7 +352,3 @@ def check_trainable(model: Any, cfg: ModelConfig) -> None:
         what = "Adapters of the embeddings or the output layer, prompts and modules_to_save cannot be trained."
         where = f"model.adapter: {cfg.adapter}" if cfg.adapter else f"model.lora.targets: {cfg.lora.targets}"
         raise UserError(what, where, "Use a LoRA adapter of the layers between, as targets: all-linear does.")
-
-
-def first_line(err: BaseException) -> str:
-    return (str(err).strip() or type(err).__name__).splitlines()[0]

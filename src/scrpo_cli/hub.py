@@ -1,0 +1,55 @@
+"""Whether the model hub can be asked. One short question stands before every load: without a network, huggingface_hub
+would try each file for half a minute.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from functools import cache
+
+from scrpo_cli.errors import UserError
+
+SECONDS = 5.0
+"""How long the hub has to answer. A network that drops packets, or that cannot look up a name, says nothing at all."""
+
+
+@cache
+def answers(name: str, revision: str | None = None) -> bool:
+    """Whether the hub can be reached; False leaves what is in the local cache. Asked once for each name and process.
+
+    UserError where the hub answers that it has no such model or revision, or not for this user.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+
+    refusal = _raised_by(lambda: HfApi().model_info(name, revision=revision, timeout=SECONDS))
+    where = f"model.name: {name}" + (f", revision {revision}" if revision else "")
+    match refusal:
+        case RevisionNotFoundError():
+            raise UserError("The model hub has no such revision.", where, "Check model.revision.")
+        case RepositoryNotFoundError():
+            fix = "Check the name; for a private or gated model, log in with `hf auth login`."
+            raise UserError("The model hub has no such model.", where, fix)
+        case HFValidationError():
+            raise UserError("This is neither a directory here nor a name on the hub.", where, "Check the name.")
+    return refusal is None
+
+
+def _raised_by(ask: Callable[[], object]) -> Exception | None:
+    """What the question raised; TimeoutError without an answer in time. It is asked in a thread of its own, which is
+    left behind then: looking up a host's name knows no time limit.
+    """
+    found: list[Exception | None] = []
+
+    def run() -> None:
+        try:
+            ask()
+            found.append(None)
+        except Exception as error:  # noqa: BLE001 handed to the caller
+            found.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(SECONDS)
+    return found[0] if found else TimeoutError()
