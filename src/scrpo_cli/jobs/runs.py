@@ -17,6 +17,7 @@ from scrpo_cli.pool.queries import finish_run, new_run_id, note_run, reopen_run,
 from scrpo_cli.recipe.load import stored_recipe
 from scrpo_cli.recipe.models import Recipe
 from scrpo_cli.rollout.chat import Chat
+from scrpo_cli.signals import deaf, is_interruption
 
 
 @dataclass
@@ -104,11 +105,14 @@ def closed_at_end(db: Database, run: ActiveRun) -> Iterator[ActiveRun]:
     except Interrupted:
         status = "interrupted"
         raise
-    except KeyboardInterrupt:
+    except (Exception, KeyboardInterrupt) as error:
+        if not is_interruption(error):
+            raise
         status = "interrupted"
         raise Interrupted("Stopped; what was recorded is safe.", str(run.directory), run.again) from None
     finally:
-        finish_run(db, run.run_id, status, run.summary)
+        with deaf():  # a second Ctrl-C comes quickly
+            finish_run(db, run.run_id, status, run.summary)
 
 
 @contextmanager
