@@ -9,7 +9,7 @@ WHEELS := $(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null)
 TORCH_INDEX ?= $(if $(NO_GPU),$(if $(WHEELS),,https://download.pytorch.org/whl/cpu))
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: setup demo test test-slow lint bench bench-setup tiny-model docs crosscheck clean
+.PHONY: setup demo test test-slow test-kill lint bench bench-setup tiny-model docs crosscheck clean
 
 setup: $(VENV)/.installed
 
@@ -29,6 +29,10 @@ test: setup lint
 
 test-slow: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
+
+# Real processes, stopped at random moments and taken up again: about a quarter of an hour on one core.
+test-kill: setup
+	$(BIN)/python tools/random_kills.py $(KILLS)
 
 lint: setup
 	$(BIN)/ruff check .

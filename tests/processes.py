@@ -127,15 +127,16 @@ def run_scrpo(
 
 
 def _main(args: list[str], directory: Path, files: list[Path], hooks: list[Hook], environment: dict[str, str]) -> None:
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite that runs in the background inherits "ignore"
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # a suite that runs under nohup inherits "ignore"
     os.chdir(directory)
     for name in UNSET:
         os.environ.pop(name, None)
     os.environ.update(environment)
     for descriptor, file in enumerate(files, start=1):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), descriptor)
-    from scrpo_cli.cli.app import main
+    from scrpo_cli.__main__ import main
 
     for hook in hooks:
         hook()
-    main(args)
+    sys.argv = ["scrpo", *args]
+    main()

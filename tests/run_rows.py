@@ -37,6 +37,20 @@ def all_rows(directory: Path) -> Rows:
         }
 
 
+def rows_of(directory: Path, run_id: str) -> Rows:
+    """What one run wrote, in the order of its key; the run's id is replaced."""
+    with closing(sqlite3.connect(directory / DATABASE)) as connection:
+        connection.row_factory = sqlite3.Row
+        return {
+            table: [
+                _plain(row, {run_id: "run"})
+                for row in connection.execute(f"SELECT * FROM {table} WHERE run_id = ? ORDER BY {key}", (run_id,))
+            ]
+            for table, key in TABLES.items()
+            if table != "problem"
+        }
+
+
 def assert_same_rows(found: Rows, expected: Rows) -> None:
     for table, there in expected.items():
         assert len(found[table]) == len(there), table

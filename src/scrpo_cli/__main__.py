@@ -1,6 +1,21 @@
-"""`python -m scrpo_cli` is `scrpo`."""
+"""`scrpo`, which is also `python -m scrpo_cli`: what holds from its first line to its last."""
 
-from scrpo_cli.cli.app import main
+import signal
+
+
+def main() -> None:
+    """Console entry; see `cli.app.main`."""
+    if hasattr(signal, "pthread_sigmask"):  # at once: what follows takes milliseconds, in which Ctrl-C has to wait
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    from scrpo_cli import signals, streams
+
+    signals.hold()
+    streams.guard()
+    streams.end_with_stdin()
+    from scrpo_cli.cli.app import main as command  # what reports an interruption has to be there first
+
+    command()
+
 
 if __name__ == "__main__":
     main()

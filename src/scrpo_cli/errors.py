@@ -38,7 +38,7 @@ class RunError(ScrpoError):
 
 
 class Interrupted(ScrpoError):
-    """Ctrl-C or SIGTERM; what was earned is saved and `fix` holds the command that resumes."""
+    """Ctrl-C, SIGTERM or a lost terminal; what was earned is saved and `fix` holds the command that resumes."""
 
     exit_code = 130
 

@@ -1,4 +1,5 @@
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -23,13 +24,13 @@ import signal, sys, time
 def save(*_):
     open(sys.argv[1] + ".saved", "w").close()
     sys.exit(130)
-signal.signal(signal.SIGINT, save)
+signal.signal(signal.SIGTERM, save)
 open(sys.argv[1], "w").close()
 time.sleep(600)
 """
 STUBBORN = """
 import signal, subprocess, sys, time
-signal.signal(signal.SIGINT, signal.SIG_IGN)
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
 with open(sys.argv[1] + ".new", "w") as file: file.write(str(child.pid))
 import os; os.rename(sys.argv[1] + ".new", sys.argv[1])
@@ -113,3 +114,25 @@ def test_a_child_that_does_not_stop_is_ended_with_its_children(job, tmp_path):
     events.close()
     gone, _ = psutil.wait_procs([grandchild], timeout=DEADLINE)
     assert gone == [grandchild] or grandchild.status() == psutil.STATUS_ZOMBIE
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from scrpo_cli.ablation.executor import Job, LocalExecutor
+child = "from scrpo_cli.streams import end_with_stdin; end_with_stdin()\\n" + sys.argv[1]
+executor = LocalExecutor(program=(sys.executable, "-c", child))
+for event in executor.run([Job("a", (sys.argv[2],), Path("a.json"), Path("a.log"))]): pass
+"""
+
+
+def test_children_save_and_end_when_we_are_killed(tmp_path):
+    path = tmp_path / "a"
+    sweep = subprocess.Popen([sys.executable, "-c", KILLED, SAVE, str(path)], cwd=tmp_path)
+    wait_for(path)
+    (child,) = psutil.Process(sweep.pid).children()
+    sweep.kill()
+    sweep.wait()
+    wait_for(tmp_path / "a.saved")
+    gone, _ = psutil.wait_procs([child], timeout=DEADLINE)
+    assert gone == [child]

@@ -1,6 +1,9 @@
 """`scrpo ablate` through the real command line and a real database, with an executor that only pretends to train."""
 
 import json
+import os
+import sqlite3
+from contextlib import closing
 
 import pytest
 from ablation_fakes import runs_in
@@ -155,3 +158,25 @@ def test_a_sweep_that_was_moved_goes_on_where_it_is(scrpo, executor, tmp_path, m
     code, answer, err = scrpo(f"ablate --extend last --seeds 3 --db {new}/scrpo.db")
     assert code == 0, err
     assert not first.exists()
+
+
+def test_what_still_works_on_a_sweep_is_named_and_waited_for(scrpo, executor, tmp_path, monkeypatch):
+    from scrpo_cli.jobs.runs import locked
+
+    monkeypatch.setattr("scrpo_cli.ablation.executor.SAVE_SECONDS", 0.5)
+    executor(after=AFTER)
+    _, answer, _ = scrpo(f"ablate {TWO_SEEDS}")
+    stray = runs_in(tmp_path, sweep=answer["sweep"])[0]
+    directory = tmp_path / "stray"
+    directory.mkdir()
+    with closing(sqlite3.connect(tmp_path / "scrpo.db")) as connection, connection:
+        change = "UPDATE run SET status = 'running', directory = ? WHERE id = ?"
+        connection.execute(change, (str(directory), stray.id))
+    with locked(directory, "the stray"):
+        code, refused, err = scrpo("ablate --resume last")
+    assert (code, refused["error"]["exit_code"]) == (2, 2)
+    assert f"{stray.id} by process {os.getpid()} on " in refused["error"]["where"]
+    assert err.startswith("waiting up to 0.5 s for what still works on the sweep: ")
+    ended = executor(after=AFTER)
+    code, _, err = scrpo("ablate --resume last")
+    assert (code, len(ended.seen)) == (0, 1), err

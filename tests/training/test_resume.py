@@ -176,6 +176,38 @@ def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(scrpo_process, tmp
     assert_same(remains(tmp_path), undisturbed.remains)
 
 
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP])
+def test_other_signals_do_the_same_and_a_terminal_may_be_lost_twice(scrpo_process, tmp_path, undisturbed, signum):
+    hooks = [SignalAt("scrpo_cli.training.update:Updater.step", 3, "after", signum)]
+    if signum == signal.SIGHUP:
+        hooks.append(SignalAt("scrpo_cli.pool.queries:_retire", 3, "before", signum))
+    stopped = scrpo_process(*TRAIN, hooks=hooks)
+    assert (stopped.code, status(tmp_path)) == (130, "interrupted"), stopped.err
+    assert "Stopped after step 3" in stopped.err
+    assert remains(tmp_path).checkpoints == ["step-000002", "step-000003"]
+
+
+STEP, SAMPLING = "scrpo_cli.training.update:Updater.step", "scrpo_cli.evaluation.runner:sample_requests"
+EVALUATIONS = {
+    "in-the-step-before-the-validation": (SignalAt(STEP, 4, "after", SIGINT), 4, 5, "Stopped after step 4"),
+    "in-the-validation": (SignalAt(SAMPLING, 2, "before", SIGINT), 4, 5, "Stopped in an evaluation after step 4"),
+    "in-the-last-step": (SignalAt(STEP, 8, "after", SIGINT), 8, 10, "Stopped after step 8"),
+    "in-the-evaluation-after": (SignalAt(SAMPLING, 3, "after", SIGINT), 8, 10, "Stopped in an evaluation after step 8"),
+}
+
+
+@pytest.mark.parametrize(("hook", "steps", "metrics", "said"), EVALUATIONS.values(), ids=EVALUATIONS)
+def test_ctrl_c_waits_for_no_evaluation(scrpo_process, tmp_path, undisturbed, hook, steps, metrics, said) -> None:
+    stopped = scrpo_process(*TRAIN, hooks=(hook,))
+    assert (stopped.code, status(tmp_path)) == (130, "interrupted"), stopped.err
+    assert said in stopped.err
+    left = remains(tmp_path)
+    assert (left.checkpoints[-1], len(left.lines)) == (f"step-{steps:06d}", metrics)
+    assert not [row for row in left.rows["evaluation"] if row["step"] == steps]
+    assert_finishes(scrpo_process(*command_in(stopped.err), "--json"))
+    assert_same(remains(tmp_path), undisturbed.remains)
+
+
 def test_a_second_ctrl_c_stops_at_once(scrpo_process, tmp_path, undisturbed) -> None:
     in_update = SignalAt("scrpo_cli.training.update:Updater.step", 3, "after", SIGINT)
     in_transaction = SignalAt("scrpo_cli.pool.queries:_retire", 3, "before", SIGINT)

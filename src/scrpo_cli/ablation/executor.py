@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -19,6 +18,8 @@ from pathlib import Path
 from typing import Protocol
 
 import psutil
+
+from scrpo_cli.streams import FOLLOW
 
 POLL_SECONDS = 0.1
 SAVE_SECONDS = 120.0
@@ -54,7 +55,8 @@ class Executor(Protocol):
 class LocalExecutor:
     """Subprocesses of this machine, `jobs` at a time, one CPU thread each unless OMP_NUM_THREADS says otherwise.
 
-    Children have a session of their own, so that Ctrl-C reaches them through us: each gets SIGINT, saves and exits.
+    Children have a session of their own, so that Ctrl-C reaches them through us: each gets SIGTERM, saves and exits.
+    Each holds an end of a pipe whose other end is ours, so that it does the same when we are killed.
     """
 
     jobs: int = 1
@@ -79,11 +81,11 @@ class LocalExecutor:
 
     def _start(self, job: Job) -> subprocess.Popen:
         job.log.parent.mkdir(parents=True, exist_ok=True)
-        environment = {"OMP_NUM_THREADS": "1", **os.environ}
+        environment = {"OMP_NUM_THREADS": "1", **os.environ, FOLLOW: "1"}
         with job.result.open("wb") as out, job.log.open("ab") as err:
             return subprocess.Popen(
                 [*self.program, *job.arguments],
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,
                 stdout=out,
                 stderr=err,
                 env=environment,
@@ -95,16 +97,17 @@ class LocalExecutor:
             exit_code = process.poll()
             if exit_code is not None:
                 del self._running[job]
+                _let_go(process)
                 yield Finished(job, exit_code, time.monotonic() - start, _error(job) if exit_code else "")
 
     def _stop(self) -> None:
-        """SIGINT to all, time to save, then an end to whole process trees."""
+        """SIGTERM to all, time to save, then an end to whole process trees."""
         running = [process for process, _ in self._running.values()]
         self._running.clear()
         if running:
             self.say(f"Stopping {len(running)} runs: each saves its step. Ctrl-C again ends them at once.")
         for process in running:
-            process.send_signal(signal.SIGINT)
+            process.terminate()
         deadline = time.monotonic() + self.save_seconds
         try:
             for process in running:
@@ -114,6 +117,13 @@ class LocalExecutor:
         finally:
             for process in running:
                 _kill_tree(process)
+                _let_go(process)
+
+
+def _let_go(process: subprocess.Popen) -> None:
+    """Close our end of the pipe to a process that has ended."""
+    if process.stdin is not None:
+        process.stdin.close()
 
 
 def _kill_tree(process: subprocess.Popen) -> None:

@@ -8,15 +8,16 @@ date.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from scrpo_cli.ablation.executor import Job
+from scrpo_cli.ablation.executor import POLL_SECONDS, Job
 from scrpo_cli.ablation.grid import Arm, Cell, check_arms, file_stem, make_cells
 from scrpo_cli.errors import UserError
 from scrpo_cli.files import write_atomically
-from scrpo_cli.jobs.runs import runs_directory
+from scrpo_cli.jobs.runs import is_alive, runs_directory, worker
 from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.models import RunRow
 from scrpo_cli.pool.queries import list_runs, moved, new_run_id, resolve_run, start_run
@@ -166,6 +167,22 @@ def _job(sweep: Sweep, cell: Cell, run: RunRow | None, db_url: str | None) -> Jo
     stem = file_stem(cell.name)
     logs = sweep.directory / "logs"
     return Job(cell.name, tuple(arguments), logs / f"{stem}.json", logs / f"{stem}.log")
+
+
+def wait_for_strays(db: Database, sweep: Sweep, say: Callable[[str], None], seconds: float) -> None:
+    """Until no other process works on a run of the sweep: those of a sweep that was killed save their step and end.
+    UserError that names them when they take longer than `seconds`.
+    """
+    deadline, said = time.monotonic() + seconds, False
+    while strays := [run for run in list_runs(db, sweep=sweep.id) if run.id != sweep.id and is_alive(run)]:
+        who = ", ".join(f"{run.id} by {worker(Path(run.directory)) or 'another process'}" for run in strays)
+        if time.monotonic() > deadline:
+            what = f"Other processes are still working on {len(strays)} runs of the sweep."
+            raise UserError(what, who, f"Wait for them, or end them; then `scrpo ablate --resume {sweep.id}`.")
+        if not said:
+            say(f"waiting up to {seconds:g} s for what still works on the sweep: {who}")
+        said = True
+        time.sleep(POLL_SECONDS)
 
 
 def done_runs(db: Database, sweep: Sweep) -> list[RunRow]:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json as jsonlib
-import signal
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
+from contextlib import closing
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -20,13 +19,14 @@ from scrpo_cli.cli.common import (
     SetOption,
     given_options,
 )
-from scrpo_cli.errors import Interrupted, RunError, UserError
+from scrpo_cli.errors import RunError, UserError
 from scrpo_cli.files import write_atomically
 
 if TYPE_CHECKING:
     from scrpo_cli.ablation.executor import Executor, Finished, Job
     from scrpo_cli.ablation.sweep import Sweep
     from scrpo_cli.ablation.table import SweepResult
+    from scrpo_cli.jobs.runs import ActiveRun
     from scrpo_cli.pool.db import Database
 
 EXECUTORS = ("local",)
@@ -87,11 +87,12 @@ def ablate(
     debug: DebugOption = False,
 ) -> None:
     """Recipes or values of a key, over seeds, at equal generated tokens: intervals, paired differences, a plot."""
-    from scrpo_cli.ablation.executor import LocalExecutor
+    from scrpo_cli.ablation.executor import SAVE_SECONDS, LocalExecutor
     from scrpo_cli.ablation.grid import check_arms, make_arms, split_recipes
-    from scrpo_cli.ablation.sweep import extend_sweep, find_sweep, start_sweep
-    from scrpo_cli.jobs.runs import locked
+    from scrpo_cli.ablation.sweep import extend_sweep, find_sweep, start_sweep, wait_for_strays
+    from scrpo_cli.jobs.runs import ActiveRun, closed_at_end, locked
     from scrpo_cli.pool.db import Database
+    from scrpo_cli.pool.queries import reopen_run, resolve_run
 
     output = Output(json, quiet)
     if executor not in EXECUTORS:
@@ -106,9 +107,16 @@ def ablate(
     with Database.open(db, create=ref is None) as database:
         sweep = find_sweep(database, ref) if ref else start_sweep(database, arms, seeds or DEFAULT_SEEDS)
         with locked(sweep.directory, f"sweep {sweep.id}"):
+            wait_for_strays(database, sweep, output.say, SAVE_SECONDS)
             if extend is not None:
                 sweep = extend_sweep(find_sweep(database, sweep.id), arms, seeds)
-            finish(database, sweep, LocalExecutor(jobs, say=output.say), db, output)
+            reopen_run(database, resolve_run(database, sweep.id))
+            again = database.command("ablate", "--resume", sweep.id)
+            row = ActiveRun(sweep.id, sweep.directory, sweep.arms[0].recipe, again)
+            with closed_at_end(database, row):
+                result = finish(database, sweep, LocalExecutor(jobs, say=output.say), db, row, output)
+    if result:
+        output.result(answer(sweep, result), tables(sweep, result))
 
 
 def refuse_options(context: typer.Context, resume: str | None, extend: str | None) -> None:
@@ -124,36 +132,30 @@ def refuse_options(context: typer.Context, resume: str | None, extend: str | Non
             raise UserError("Nothing is added", f"--extend {extend}", "Give --recipe for arms, --seeds for seeds.")
 
 
-def finish(database: Database, sweep: Sweep, executor: Executor, db: str | None, output: Output) -> None:
-    """Run what is to do, report on what is done, and fail when a run failed."""
+def finish(
+    database: Database, sweep: Sweep, executor: Executor, db: str | None, row: ActiveRun, output: Output
+) -> SweepResult | None:
+    """Run what is to do, report on what is done into the sweep's `row`, and fail when a run failed."""
     from scrpo_cli.ablation.sweep import jobs_to_do
     from scrpo_cli.ablation.table import read_result
-    from scrpo_cli.pool.queries import finish_run
     from scrpo_cli.report.figures import plot_sweep
     from scrpo_cli.report.tables import render
 
-    again = database.command("ablate", "--resume", sweep.id)
     jobs = jobs_to_do(database, sweep, db)
     output.say(f"sweep {sweep.id}: {len(jobs)} of {len(sweep.cells)} runs to do, logs in {sweep.directory / 'logs'}")
-    try:
-        failed = run_jobs(executor, jobs, output)
-    except KeyboardInterrupt:
-        finish_run(database, sweep.id, "interrupted", {})
-        raise Interrupted("Interrupted; what the runs had done is saved", str(sweep.directory), again) from None
+    failed = run_jobs(executor, jobs, output)
     result, outcomes = read_result(database, [sweep])
     if result is not None:
         with write_atomically(sweep.directory / RESULTS_FILE) as path:
             path.write_text(jsonlib.dumps(result.as_dict(), indent=2) + "\n", encoding="utf-8")
         plot_sweep(result, outcomes, sweep.directory / PLOT_FILE)
-    summary = {"failed": [job.job.name for job in failed], **(result.as_dict() if result else {})}
-    finish_run(database, sweep.id, "failed" if failed else "done", summary)
+    row.summary = {"failed": [job.job.name for job in failed], **(result.as_dict() if result else {})}
     if failed:
         if result:
             output.say(render(result))
         what = f"{len(failed)} of {len(jobs)} runs failed; {failed[0].job.name}: {failed[0].error}"
-        raise RunError(what, str(failed[0].job.log), again)
-    if result:
-        output.result(answer(sweep, result), tables(sweep, result))
+        raise RunError(what, str(failed[0].job.log), row.again)
+    return result
 
 
 def run_jobs(executor: Executor, jobs: Sequence[Job], output: Output) -> list[Finished]:
@@ -165,7 +167,7 @@ def run_jobs(executor: Executor, jobs: Sequence[Job], output: Output) -> list[Fi
     failed = []
     columns = (TextColumn("runs"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     bar = Progress(*columns, console=output.console, disable=not output.console.is_terminal)
-    with terminate_as_interrupt(), bar, closing(executor.run(jobs)) as events:
+    with bar, closing(executor.run(jobs)) as events:
         task = bar.add_task("runs", total=len(jobs))
         for event in events:
             if not isinstance(event, Finished):
@@ -176,20 +178,6 @@ def run_jobs(executor: Executor, jobs: Sequence[Job], output: Output) -> list[Fi
             output.say(f"{event.job.name}: {outcome} after {event.seconds:.0f} s")
             failed += [event] if event.exit_code else []
     return failed
-
-
-@contextmanager
-def terminate_as_interrupt() -> Iterator[None]:
-    """SIGTERM stops the runs as Ctrl-C does."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def answer(sweep: Sweep, result: SweepResult) -> dict[str, Any]:

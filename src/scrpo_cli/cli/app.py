@@ -17,6 +17,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from scrpo_cli.cli.common import report_error
 from scrpo_cli.errors import Interrupted
+from scrpo_cli.signals import deaf, interrupting
 
 COMMANDS = {
     "recipe": ("recipe:app", "List, show and check recipes."),
@@ -52,12 +53,6 @@ class LazyGroup(TyperGroup):
         self.commands = {n: self.get_command(ctx, n) for n in self.list_commands(ctx)}  # where it looks for suggestions
         name, found, rest = super().resolve_command(ctx, args)
         return name, load_command(name) if found and name else found, rest
-
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt:
-            raise Interrupted("Interrupted", ctx.invoked_subcommand or "", "Run the same command again.") from None
 
 
 def _module(name: str) -> str:
@@ -96,12 +91,16 @@ def root(
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Console entry. Exit codes: 0 done, 1 failed, 2 the input is wrong, 130 interrupted with state saved."""
+    """Run one command. Exit codes: 0 done, 1 failed, 2 the input is wrong, 130 interrupted with state saved."""
     args = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     if "--debug" not in args:
         warnings.simplefilter("ignore", FutureWarning)  # our dependencies' talk to each other
     try:
-        code = typer.main.get_command(app).main(args, prog_name="scrpo", standalone_mode=False)
-    except Exception as error:  # noqa: BLE001 the one place that turns any exception into an exit code
-        code = report_error(error, args)
+        with interrupting():
+            code = typer.main.get_command(app).main(args, prog_name="scrpo", standalone_mode=False)
+            if code == Interrupted.exit_code:  # typer's word for it
+                raise KeyboardInterrupt
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 the one place that turns any into an exit code
+        with deaf():
+            code = report_error(error, args)
     sys.exit(code if isinstance(code, int) else 0)

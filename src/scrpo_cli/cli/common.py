@@ -5,6 +5,7 @@ Answers go to stdout, everything said along the way to stderr, so `scrpo ... --j
 
 from __future__ import annotations
 
+import shlex
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from pydantic_core import to_json
 
-from scrpo_cli.errors import ScrpoError, UserError
+from scrpo_cli.errors import Interrupted, ScrpoError, UserError
+from scrpo_cli.signals import is_interruption
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -148,14 +150,14 @@ def _unpack(value: Any) -> Any:
     return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
-def report_error(error: Exception, argv: Sequence[str]) -> int:
+def report_error(error: BaseException, argv: Sequence[str]) -> int:
     """Print `error` as what, where, how to fix (stderr; with --json also as a document on stdout); its exit code.
 
     `argv` is searched for --debug and --json because the error may be that it could not be parsed.
     """
     if "--debug" in argv:
         traceback.print_exception(error)
-    known = error if isinstance(error, ScrpoError) else _known(error)
+    known = error if isinstance(error, ScrpoError) else _known(error, argv)
     labels = ("Error: ", "  where: ", "  fix: ")
     parts = zip(labels, (known.what, known.where, known.fix), strict=True)
     sys.stderr.write("".join(f"{label}{part}\n" for label, part in parts if part))
@@ -165,8 +167,12 @@ def report_error(error: Exception, argv: Sequence[str]) -> int:
     return known.exit_code
 
 
-def _known(error: Exception) -> ScrpoError:
-    """Any other exception as one with three lines: a mistake in the options, or something nobody foresaw."""
+def _known(error: BaseException, argv: Sequence[str]) -> ScrpoError:
+    """Any other exception as one with three lines: a signal outside of a run, a mistake in the options, or something
+    nobody foresaw.
+    """
+    if is_interruption(error):
+        return Interrupted("Interrupted", shlex.join(["scrpo", *argv]), "Run the same command again.")
     if isinstance(error, typer.BadParameter.__mro__[1]):  # click's UsageError, which some typer versions bundle
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "scrpo"
@@ -177,7 +183,7 @@ def _known(error: Exception) -> ScrpoError:
     return ScrpoError(message, _last_line_of_ours(error), "This is unexpected: --debug shows the traceback.")
 
 
-def _last_line_of_ours(error: Exception) -> str:
+def _last_line_of_ours(error: BaseException) -> str:
     """`file:line` of the innermost frame, which is where an unexpected exception was raised."""
     frames = traceback.extract_tb(error.__traceback__)
     return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -128,11 +129,13 @@ def stats(
     debug: DebugOption = False,
 ) -> None:
     """Counts by verdict, filter decision, age and use; repair rates with 95% intervals; mistakes made again."""
+    from scrpo_cli.jobs.runs import status_now
     from scrpo_cli.pool.db import Database
-    from scrpo_cli.pool.stats import pool_stats
+    from scrpo_cli.pool.stats import pool_runs, pool_stats
 
     with Database.open(db, create=False) as database:
         found = pool_stats(database, pool)
+        found["runs"] = dict(Counter(status_now(run) for run in pool_runs(database, pool)))
     Output(json, quiet).result(found, Group(*stats_tables(found)))
 
 
@@ -146,6 +149,7 @@ def stats_tables(found: Mapping[str, Any]) -> Iterator[RenderableType]:
     table.add_column(overflow="fold")
     rate, entries, again = found["repair_rate"], found["entries_repaired"], found["repeated_mistakes"]
     lines = {
+        "runs": _counts(found["runs"]),
         "attempts": f"{found['attempts']:,}: {_counts(found['verdicts'])}",
         "filter decisions": _counts(found["decisions"]),
         "pool entries": f"{found['entries']:,}: {_counts({'alive': found['alive'], **found['retired']})}",

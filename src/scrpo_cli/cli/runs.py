@@ -30,7 +30,7 @@ app = typer.Typer(
 def ls(
     limit: Annotated[int, typer.Option("--limit", min=1, metavar="N", help="Most rows to show.")] = 20,
     status: Annotated[
-        str | None, typer.Option("--status", metavar="WORD", help="running, done, failed or interrupted.")
+        str | None, typer.Option("--status", metavar="WORD", help="running, done, failed, interrupted or killed.")
     ] = None,
     sweep: Annotated[str | None, typer.Option("--sweep", metavar="SWEEP", help="Only the runs of this sweep.")] = None,
     db: DbOption = None,
@@ -43,21 +43,22 @@ def ls(
     from scrpo_cli.pool.queries import list_runs
 
     with Database.open(db, create=False) as database:
-        runs = list_runs(database, limit=limit, status=status, sweep=sweep)
+        runs = list_runs(database, sweep=sweep)
+    rows = [row for run in runs if status in (None, (row := run_dict(run))["status"])][:limit]
     table = Table("run", "command", "recipe", "model", "seed", "status", "started (UTC)", box=None, header_style="bold")
     table.columns[0].no_wrap = True
-    for run in runs:
+    for row in rows:
         cells = (
-            run.id,
-            run.command,
-            _recipe(run),
-            run.model,
-            str(run.seed),
-            run.status,
-            run.created_at[:16].replace("T", " "),
+            row["id"],
+            row["command"],
+            _recipe(row),
+            row["model"],
+            str(row["seed"]),
+            _status(row),
+            row["created_at"][:16].replace("T", " "),
         )
         table.add_row(*(Text(cell) for cell in cells))
-    Output(json, quiet).result({"runs": [run_dict(run) for run in runs]}, table)
+    Output(json, quiet).result({"runs": rows}, table)
 
 
 @app.command("show")
@@ -134,8 +135,30 @@ def compare(
 
 
 def run_dict(run: RunRow) -> dict[str, Any]:
-    """The run's columns, with its summary unpacked and without its recipe."""
-    return {**run.model_dump(exclude={"recipe_json", "summary_json"}), "summary": jsonlib.loads(run.summary_json)}
+    """The run's columns, with its summary unpacked and without its recipe; its status as it is now, and whether a
+    process works on it (null where that cannot be seen from this machine).
+    """
+    from scrpo_cli.jobs.runs import is_alive, status_now
+
+    columns = run.model_dump(exclude={"recipe_json", "summary_json"})
+    now = {"status": status_now(run), "alive": is_alive(run)}
+    return {**columns, **now, "summary": jsonlib.loads(run.summary_json)}
+
+
+def _status(row: Mapping[str, Any]) -> str:
+    return f"{row['status']}?" if row["alive"] is None else row["status"]
+
+
+def _status_in_words(row: Mapping[str, Any]) -> str:
+    """With who works on a run that is said to be running, as far as it can be seen."""
+    from scrpo_cli.jobs.runs import KILLED, worker
+
+    who = worker(Path(row["directory"]))
+    if row["alive"] is None:
+        return f"{_status(row)} (as the database says; {who or 'its directory'} cannot be seen from here)"
+    if row["alive"]:
+        return f"{row['status']} ({who})" if who else row["status"]
+    return f"{KILLED} (no process works on it any more)" if row["status"] == KILLED else row["status"]
 
 
 def files_of(run: RunRow) -> dict[str, str]:
@@ -168,7 +191,8 @@ def _shown(data: Mapping[str, Any], evaluations: list[StoredEvaluation]) -> Iter
         "finished_at",
     ):
         if data[name] not in (None, ""):
-            table.add_row(name.replace("_", " "), Text(str(data[name])))
+            value = _status_in_words(data) if name == "status" else str(data[name])
+            table.add_row(name.replace("_", " "), Text(value))
     table.add_row("version", Text(" ".join(filter(None, (data["scrpo_version"], data["git_commit"])))))
     for name, path in data["files"].items():
         table.add_row(name, Text(path))
@@ -221,5 +245,5 @@ def _pairs() -> Table:
     return table
 
 
-def _recipe(run: RunRow) -> str:
-    return f"{run.recipe_name} ({run.arm})" if run.arm else run.recipe_name
+def _recipe(row: Mapping[str, Any]) -> str:
+    return f"{row['recipe_name']} ({row['arm']})" if row["arm"] else row["recipe_name"]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+import platform
 import shlex
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,10 +17,19 @@ from filelock import FileLock, Timeout
 
 from scrpo_cli.errors import Interrupted, UserError
 from scrpo_cli.pool.db import Database
+from scrpo_cli.pool.models import RunRow
 from scrpo_cli.pool.queries import finish_run, new_run_id, note_run, reopen_run, resolve_run, start_run
 from scrpo_cli.recipe.load import stored_recipe
 from scrpo_cli.recipe.models import Recipe
 from scrpo_cli.rollout.chat import Chat
+from scrpo_cli.signals import deaf, is_interruption
+
+RUNNING, KILLED = "running", "killed"
+"""Of a run: the status that it begins with, and what a run is that has it and no process."""
+LOCK, OWNER = ".lock", ".owner.json"
+"""Files of a run's directory. The lock is the operating system's: it is free once its process is gone."""
+LOOK_SECONDS = 1.0
+"""How long a lock is waited for: longer than `is_alive` looks at it."""
 
 if TYPE_CHECKING:
     from scrpo_cli.training.resume import Start  # loads torch
@@ -92,6 +104,7 @@ def resumed_run(
             fix = f"Nothing of it is needed: `{shlex.join(['mkdir', '-p', str(beside)])}`, then resume."
         raise UserError(f"The directory of run {row.id} is gone.", row.directory, fix)
     with locked(directory, f"run {row.id}"):
+        row = resolve_run(db, row.id)  # as whoever held the lock has left it
         recipe = stored_recipe(row.recipe_json, row.origin)
         again = f"Continue with `{resume_command(db, command, row.id)}`."
         run = ActiveRun(row.id, directory, recipe, again, json.loads(row.summary_json))
@@ -117,22 +130,71 @@ def closed_at_end(db: Database, run: ActiveRun) -> Iterator[ActiveRun]:
     except Interrupted:
         status = "interrupted"
         raise
-    except KeyboardInterrupt:
+    except (Exception, KeyboardInterrupt) as error:
+        if not is_interruption(error):
+            raise
         status = "interrupted"
         raise Interrupted("Stopped; what was recorded is safe.", str(run.directory), run.again) from None
     finally:
-        finish_run(db, run.run_id, status, run.summary)
+        with deaf():  # a second Ctrl-C comes quickly
+            finish_run(db, run.run_id, status, run.summary)
 
 
 @contextmanager
 def locked(directory: Path, name: str) -> Iterator[None]:
-    """One process at a time works on a run or a sweep."""
+    """One process at a time works on a run or a sweep; OWNER says which."""
+    lock, owner = FileLock(directory / LOCK), directory / OWNER
     try:
-        with FileLock(directory / ".lock", timeout=0):
-            yield
+        lock.acquire(timeout=LOOK_SECONDS)
     except Timeout:
+        where = " by ".join(filter(None, (str(directory), worker(directory))))
         fix = "Wait for it, or end it; then resume."
-        raise UserError(f"Another process is working on {name}.", str(directory), fix) from None
+        raise UserError(f"Another process is working on {name}.", where, fix) from None
+    try:
+        owner.write_text(json.dumps({"pid": os.getpid(), "host": platform.node()}), encoding="utf-8")
+        yield
+    finally:
+        owner.unlink(missing_ok=True)
+        lock.release()
+
+
+def is_alive(run: RunRow) -> bool | None:
+    """Whether a process works on a run or a sweep: it holds the lock. None where that cannot be seen from here: the
+    directory is elsewhere, or another machine began and its locks may not reach us.
+    """
+    if run.status != RUNNING:
+        return False
+    directory = Path(run.directory)
+    if not directory.is_dir():
+        return None
+    try:
+        with (directory / LOCK).open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        return False
+    except OSError:  # a file system without locks
+        return None
+    return False if _owner(directory).get("host") in (None, platform.node()) else None
+
+
+def status_now(run: RunRow) -> str:
+    """The status, and `killed` where the database still says `running` but no process works on the run any more."""
+    return KILLED if run.status == RUNNING and is_alive(run) is False else run.status
+
+
+def worker(directory: Path) -> str:
+    """`process 4711 on HOST` that works on the run or sweep of this directory, as far as it is known."""
+    owner = _owner(directory)
+    return f"process {owner['pid']} on {owner['host']}" if owner else ""
+
+
+def _owner(directory: Path) -> dict[str, Any]:
+    try:
+        return json.loads((directory / OWNER).read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # none, or just being written
+        return {}
 
 
 def resume_command(db: Database, command: str, run_id: str) -> str:

@@ -24,7 +24,7 @@ def run_training(db: Database, run: ActiveRun, console: HasConsole | None) -> di
     """Train to the end of the recipe's budget and return the run's summary.
 
     Raises Interrupted with the command that resumes, after the step in hand has been saved, and KeyboardInterrupt
-    when a second signal asks not to wait for that.
+    while loading and when a second signal asks not to wait for the step.
     """
     if "contamination" not in run.summary:  # of an earlier part of this run
         check_contamination(run, console)

@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, Connection, func, select, union
 from scrpo_cli.numbers import wilson
 from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.entries import known_pool, last_step
-from scrpo_cli.pool.models import ATTEMPT, POOL_ENTRY
+from scrpo_cli.pool.models import ATTEMPT, POOL_ENTRY, RUN, RunRow
 from scrpo_cli.pool.queries import EVALUATED
 from scrpo_cli.pool.records import IS_INJECTED, injected_kind
 from scrpo_cli.types import Verdict
@@ -56,6 +56,22 @@ def pool_stats(db: Database, pool: str | None = None, top: int = 10) -> dict[str
     }
 
 
+def pool_runs(db: Database, pool: str | None = None) -> list[RunRow]:
+    """The runs that filled a pool (all pools) or revised its errors, oldest first."""
+    mine = [] if pool is None else [POOL_ENTRY.c.pool == known_pool(db, pool)]
+    with db.read() as connection:
+        ids = connection.scalars(_runs(mine)).all()
+        rows = connection.execute(select(RUN).where(RUN.c.id.in_(ids)).order_by(RUN.c.created_at, RUN.c.id)).mappings()
+        return [RunRow(**row) for row in rows]
+
+
+def _runs(mine: Sequence[ColumnElement[bool]]) -> Any:
+    """(run) of those that added entries, or answered what was wrong in them"""
+    child = ATTEMPT.alias("child")
+    users = select(child.c.run_id).join(POOL_ENTRY, child.c.parent_id == POOL_ENTRY.c.attempt_id).where(*mine)
+    return union(select(POOL_ENTRY.c.run_id).where(*mine), users)
+
+
 def _entries_query(mine: Sequence[ColumnElement[bool]]) -> Any:
     """(age in steps, why it was retired or `alive`, entries)"""
     reason = func.coalesce(POOL_ENTRY.c.retired_reason, ALIVE).label("reason")
@@ -69,10 +85,7 @@ def _scope(connection: Connection, mine: Sequence[ColumnElement[bool]]) -> list[
     training: list[ColumnElement[bool]] = [ATTEMPT.c.phase.not_like(f"{EVALUATED}%"), ~IS_INJECTED]
     if not mine:
         return training
-    child = ATTEMPT.alias("child")
-    users = select(child.c.run_id).join(POOL_ENTRY, child.c.parent_id == POOL_ENTRY.c.attempt_id).where(*mine)
-    runs = connection.scalars(union(select(POOL_ENTRY.c.run_id).where(*mine), users)).all()
-    return [*training, ATTEMPT.c.run_id.in_(runs)]
+    return [*training, ATTEMPT.c.run_id.in_(connection.scalars(_runs(mine)).all())]
 
 
 def _attempts_query(scope: Sequence[ColumnElement[bool]]) -> Any:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as DeadlineExceeded
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
+from multiprocessing import connection, resource_tracker
 from typing import Any
 
 from pebble import ProcessExpired, ProcessPool
 
 from scrpo_cli.errors import RunError
+from scrpo_cli.signals import shielded
 
 __all__ = ["DeadlineExceeded", "KillableProcesses", "ProcessExpired"]
 
@@ -58,7 +61,7 @@ class KillableProcesses:
             return []
         pool = self._running()
         futures: list[Future[Any]] = []
-        with suppress(RuntimeError):  # a pool that was given up takes no more calls
+        with shielded(), suppress(RuntimeError):  # a pool that was given up takes no more calls
             futures += (pool.schedule(function, args=args, timeout=self.deadline_s) for args in calls)
         ended = [future.exception() or future.result() for future in futures]  # waits; every call has its deadline
         return [*ended, *[BrokenProcessPool() for _ in calls[len(futures) :]]]
@@ -66,9 +69,10 @@ class KillableProcesses:
     def _running(self) -> ProcessPool:
         if self._pool is None:
             context = multiprocessing.get_context("spawn")  # forking a process that runs torch's threads deadlocks
-            self._pool = ProcessPool(
-                self.workers, self._calls, initializer=self._start, initargs=self._arguments, context=context
-            )
+            begin = (self._start, *self._arguments)
+            self._pool = ProcessPool(self.workers, self._calls, initializer=_begin, initargs=begin, context=context)
+            with shielded():  # before the pool's first process: starting it lets Ctrl-C through again
+                resource_tracker.ensure_running()
         return self._pool
 
     def close(self) -> None:
@@ -77,3 +81,15 @@ class KillableProcesses:
             self._pool.stop()
             self._pool.join()
             self._pool = None
+
+
+def _begin(start: Callable[..., None], *arguments: Any) -> None:
+    """What a worker does first. It ends with the process that it works for, even if that is killed."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    start(*arguments)
+
+
+def _end_with_parent() -> None:
+    if (parent := multiprocessing.parent_process()) is not None:
+        connection.wait([parent.sentinel])
+        os._exit(1)

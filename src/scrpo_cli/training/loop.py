@@ -1,4 +1,4 @@
-"""The training loop: plan -> sample -> grade -> credit -> update -> sync -> commit -> evaluate -> save."""
+"""The training loop: plan -> sample -> grade -> credit -> update -> sync -> commit -> save -> evaluate."""
 
 from __future__ import annotations
 
@@ -41,6 +41,7 @@ def train(run: Session) -> dict[str, Any]:
     evaluations = {"before": evaluate(run, "before") if run.progress.step == 0 else known(run, "before")}
     history = steps_of(run.db, run.run_id)
     while not run.finished:
+        validate_if_due(run)
         step = run.progress.step + 1
         clock = Clock()
         pool = living_entries(run.db, run.pool)
@@ -69,14 +70,18 @@ def train(run: Session) -> dict[str, Any]:
         for line in found.news.values():
             run.tracker.event(line)
         alarm = next((line for name, line in found.news.items() if name in cfg.stop), None)
-        if run.recipe.eval.every and step % run.recipe.eval.every == 0 and not run.finished:
-            evaluate(run, f"step{step}")
         if step % run.recipe.checkpoint.every == 0 or run.finished or run.stop.asked or alarm:
             run.save()
-        if not run.finished:
-            stop_if_asked(run, step, alarm)
+        stop_if_asked(run, step, None if run.finished else alarm)
     evaluations["after"] = evaluate(run, "after")
     return evaluations
+
+
+def validate_if_due(run: Session) -> None:
+    """Between two steps, so that a run which was stopped after the first of them does it when it is taken up again."""
+    step, every = run.progress.step, run.recipe.eval.every
+    if every and step and step % every == 0:
+        evaluate(run, f"step{step}")
 
 
 def stop_if_asked(run: Session, step: int, alarm: str | None) -> None:
@@ -175,7 +180,8 @@ def commit(
 def evaluate(run: Session, label: str) -> dict[str, Any] | None:
     """Evaluate on the run's benchmark, store every sample, log the headline numbers; None without a benchmark.
 
-    The last evaluation comes after the last checkpoint: what of it was done before a kill is not done again.
+    It comes after the checkpoint of its step, if there is one: what of it was done before a kill is not done again.
+    Raises Interrupted at a signal, with nothing of the evaluation stored and the steps before it saved.
     """
     kind = "eval" if label in ("before", "after") else "validation"
     found = run.benchmark() if kind == "eval" else run.problems_of("validation")
@@ -185,7 +191,14 @@ def evaluate(run: Session, label: str) -> dict[str, Any] | None:
     step = run.progress.step
     metrics = known(run, label)
     if metrics is None:
-        _, attempts = run.evaluator.answer(problems, f"{run.run_id}:{step}:{name}:{label}", name)
+        try:
+            with run.stop.at_once():
+                _, attempts = run.evaluator.answer(problems, f"{run.run_id}:{step}:{name}:{label}", name)
+        except KeyboardInterrupt:
+            if step:
+                run.save()
+            what = f"Stopped in an evaluation after step {step}, which is saved; a resumed run evaluates again."
+            raise Interrupted(what, str(run.directory), run.again) from None
         stop_if_grader_fails(run)  # before it is stored: a resumed run evaluates again
         metrics = run.evaluator.measure(Answers.of(attempts))
         record_evaluation(run.db, run.run_id, step, name, metrics, attempts, label)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import signal
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -22,6 +21,7 @@ from scrpo_cli.pool.queries import attempts_of, resolve_run, rewind
 from scrpo_cli.recipe.models import Recipe
 from scrpo_cli.rollout.injection import ErrorInjector
 from scrpo_cli.rollout.prompts import TaskPrompts, check_context, check_prompt_budget
+from scrpo_cli.signals import HANGUP, Stopped, handled
 from scrpo_cli.tasks.guard import unreadable_references
 from scrpo_cli.tracking.tracker import HasConsole, Tracker
 from scrpo_cli.training import checkpoint
@@ -34,23 +34,34 @@ from scrpo_cli.types import Attempt, Problem
 
 @dataclass
 class Stop:
-    """Set by SIGINT or SIGTERM: the step in hand is finished and saved. A second signal ends at once."""
+    """Set by a signal: the step in hand is finished and saved. A second Ctrl-C or SIGTERM ends at once; a second hangup
+    says nothing new.
+    """
 
     asked: bool = False
+    _waits: bool = True
 
     @contextlib.contextmanager
     def on_signals(self) -> Iterator[Stop]:
         def handler(signum: int, frame: FrameType | None) -> None:
-            if self.asked:
-                raise KeyboardInterrupt
-            self.asked = True
+            again, self.asked = self.asked and signum != HANGUP, True
+            if again or not self._waits:
+                self._waits = True
+                raise Stopped
 
-        before = {s: signal.signal(s, handler) for s in (signal.SIGINT, signal.SIGTERM)}
-        try:
+        with handled(handler):
             yield self
+
+    @contextlib.contextmanager
+    def at_once(self) -> Iterator[None]:
+        """For work that is not waited for: nothing of it is kept before it is whole. KeyboardInterrupt when asked."""
+        self._waits = False
+        try:
+            if self.asked:
+                raise Stopped
+            yield
         finally:
-            for signum, old in before.items():
-                signal.signal(signum, old)
+            self._waits = True
 
 
 class RunLibrary:

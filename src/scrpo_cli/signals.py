@@ -1,0 +1,118 @@
+"""Ctrl-C, SIGTERM and a lost terminal: what asks a command to stop, from its first line to its last.
+
+Light on purpose: it is imported before everything else. Outside of Python's main thread, which alone may set handlers,
+nothing here has an effect.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+HANGUP = getattr(signal, "SIGHUP", None)
+"""What a terminal sends that was lost (a closed window, a broken ssh); Windows has none."""
+EVERY = {signal.SIGINT, signal.SIGTERM, *([HANGUP] if HANGUP is not None else [])}
+MASKS = hasattr(signal, "pthread_sigmask")  # not on Windows
+AGAIN_SECONDS = 0.01
+
+
+class Stopped(KeyboardInterrupt):
+    """What our handlers raise. (CPython ends a program by SIGINT, whatever it says in the end, once a KeyboardInterrupt
+    proper was raised in something like `exec("...")`, of which imports are full.)
+    """
+
+
+Handler = Callable[[int, FrameType | None], Any]
+
+
+def stopping() -> list[signal.Signals]:
+    """The signals that ask us to stop. A hangup is none where whoever started us had it ignored, as nohup does."""
+    return [s for s in EVERY if s != HANGUP or signal.getsignal(s) is not signal.SIG_IGN]
+
+
+@contextmanager
+def handled(handler: Handler | signal.Handlers) -> Iterator[None]:
+    """`handler` takes every signal that asks us to stop."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {signum: signal.signal(signum, handler) for signum in stopping()}
+    try:
+        yield
+    finally:
+        for signum, old in before.items():
+            signal.signal(signum, old)
+
+
+@contextmanager
+def interrupting() -> Iterator[None]:
+    """Each of them raises KeyboardInterrupt, also those that came while they were held."""
+    stopped = False
+
+    def interrupt(signum: int, frame: FrameType | None) -> None:
+        nonlocal stopped
+        if not (stopped and signum == HANGUP):  # the kernel and the shell both tell of one lost terminal
+            stopped = True
+            raise Stopped
+
+    before, sys.unraisablehook = sys.unraisablehook, again_if_lost
+    try:
+        with handled(interrupt):
+            let_through()
+            yield
+    finally:
+        sys.unraisablehook = before
+
+
+def deaf() -> Any:
+    """A context in which they are ignored, for the few milliseconds in which something must be written whole."""
+    return handled(signal.SIG_IGN)
+
+
+def hold() -> None:
+    """They wait until `interrupting`; outside of it they end the process without a word, as they do in any program."""
+    if MASKS:
+        signal.pthread_sigmask(signal.SIG_BLOCK, EVERY)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def let_through() -> None:
+    """What `hold` holds."""
+    if MASKS:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, EVERY)
+
+
+@contextmanager
+def shielded() -> Iterator[None]:
+    """Processes and threads that start in here never hear of Ctrl-C and hangups, which a terminal sends to all that it
+    runs: we do, and end them. (They can be ended by SIGTERM.)
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, EVERY - {signal.SIGTERM}) if MASKS else ()
+    try:
+        yield
+    finally:
+        if MASKS:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def is_interruption(error: BaseException | None) -> bool:
+    """Whether a KeyboardInterrupt led to `error`: an extension in whose import it falls makes an ImportError of it."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__
+    return error is not None
+
+
+def again_if_lost(unraisable: Any) -> None:
+    """A KeyboardInterrupt that falls where Python cannot raise (a destructor; a callback of the import system) would
+    be printed and forgotten: it is sent once more.
+    """
+    if issubclass(unraisable.exc_type, KeyboardInterrupt):
+        threading.Timer(AGAIN_SECONDS, os.kill, (os.getpid(), signal.SIGINT)).start()
+    else:
+        sys.__unraisablehook__(unraisable)
