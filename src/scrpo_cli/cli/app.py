@@ -15,8 +15,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from scrpo_cli.cli.common import report_error
+from scrpo_cli.cli.common import refuse_empty, report_error
 from scrpo_cli.errors import Interrupted
+from scrpo_cli.files import open_standard_streams, writing_to_stdout
 
 COMMANDS = {
     "recipe": ("recipe:app", "List, show and check recipes."),
@@ -80,7 +81,8 @@ def _version(asked: bool) -> None:
     if asked:
         from importlib.metadata import version
 
-        typer.echo(f"scrpo {version('scrpo-cli')}")
+        with writing_to_stdout():
+            typer.echo(f"scrpo {version('scrpo-cli')}")
         raise typer.Exit
 
 
@@ -97,10 +99,12 @@ def root(
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Console entry. Exit codes: 0 done, 1 failed, 2 the input is wrong, 130 interrupted with state saved."""
+    open_standard_streams()
     args = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     if "--debug" not in args:
         warnings.simplefilter("ignore", FutureWarning)  # our dependencies' talk to each other
     try:
+        refuse_empty(args)
         code = typer.main.get_command(app).main(args, prog_name="scrpo", standalone_mode=False)
     except Exception as error:  # noqa: BLE001 the one place that turns any exception into an exit code
         code = report_error(error, args)

@@ -190,7 +190,7 @@ def _ages(ages: Mapping[str, Any] | None) -> str:
 
 @app.command("export")
 def export(
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The JSONL file to write.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="JSONL to write, or - for stdout.")],
     pool: PoolOption = None,
     alive: Annotated[bool, typer.Option("--alive/--all", help="Only living entries, or the retired ones too.")] = False,
     tokens: Annotated[bool, typer.Option("--tokens", help="With token ids and log-probs.")] = False,
@@ -203,14 +203,16 @@ def export(
     from scrpo_cli.pool.db import Database
     from scrpo_cli.pool.exchange import export_pool
 
+    answer = Output(json, quiet)
+    answer.check_file(output)
     with Database.open(db, create=False) as database:
         count = export_pool(database, output, pool, alive=alive, tokens=tokens)
-    Output(json, quiet).result({"file": str(output), "entries": count}, f"{count} entries written to {output}")
+    answer.wrote(output, {"file": str(output), "entries": count}, f"{count} entries written to {output}")
 
 
 @app.command("import")
 def import_(
-    file: Annotated[Path, typer.Argument(help="A JSONL file that `scrpo pool export` wrote.")],
+    file: Annotated[Path, typer.Argument(help="A JSONL file that `scrpo pool export` wrote, or -.")],
     pool: Annotated[
         str | None, typer.Option("--pool", metavar="NAME", help="Into this pool; none: as the file says.")
     ] = None,

@@ -89,7 +89,9 @@ def show(
 @app.command("export")
 def export(
     run: RunArgument,
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="JSONL to write; .gz is compressed.")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="FILE", help="JSONL to write (.gz, or - for stdout).")
+    ],
     all_: Annotated[bool, typer.Option("--all", help="Also what was sampled for training and collecting.")] = False,
     db: DbOption = None,
     json: JsonOption = False,
@@ -101,11 +103,13 @@ def export(
     from scrpo_cli.pool.db import Database
     from scrpo_cli.pool.queries import resolve_run
 
+    answer = Output(json, quiet)
+    answer.check_file(output)
     with Database.open(db, create=False) as database:
         row = resolve_run(database, run)
         rows = export_run(database, row, output, everything=all_)
     summary = {"run": row.id, "rows": rows, "file": str(output)}
-    Output(json, quiet).result(summary, f"{rows} answers of run {row.id} are in {output}")
+    answer.wrote(output, summary, f"{rows} answers of run {row.id} are in {output}")
 
 
 @app.command("compare")

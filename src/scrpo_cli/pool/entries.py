@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import ColumnElement, Connection, delete, false, func, select, update
 
 from scrpo_cli.errors import UserError
@@ -16,10 +16,12 @@ from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.models import ATTEMPT, POOL_ENTRY
 from scrpo_cli.pool.queries import listing, select_entries
 from scrpo_cli.pool.records import injected_kind
-from scrpo_cli.types import AttemptKind, FinishReason, Verdict
+from scrpo_cli.types import LARGEST, AttemptKind, FinishReason, Verdict
 
 PRUNED = "pruned"
 """Why an entry was retired that a person pruned."""
+Whole = Annotated[int, Field(strict=True, ge=0, le=LARGEST)]
+Token = Annotated[int, Field(strict=True, ge=0, lt=2**32)]
 
 
 class Entry(BaseModel):
@@ -32,13 +34,13 @@ class Entry(BaseModel):
     problem: str
     answer: str
     response: str
-    sample: int = 0
-    turn: int = 1
+    sample: Whole = 0
+    turn: Whole = 1
     model: str = ""
     source: str
     meta: dict[str, Any] = {}
     attempt_id: str
-    step: int = 0
+    step: Whole = 0
     phase: str = "import"
     kind: AttemptKind = AttemptKind.FIRST
     parent: str | None = None
@@ -47,21 +49,21 @@ class Entry(BaseModel):
     reason: str | None = None
     grader: str = ""
     finish: FinishReason = FinishReason.UNKNOWN
-    policy_version: int = 0
+    policy_version: Whole = 0
     part: str = ""
-    group_index: int = 0
-    round: int = 0
+    group_index: Whole = 0
+    round: Whole = 0
     decision: str | None = None
     pool: str
     run_id: str = ""
     """The run that put it into the pool."""
-    added_step: int = 0
-    retired_step: int | None = None
+    added_step: Whole = 0
+    retired_step: Whole | None = None
     retired_reason: str | None = None
-    uses: int = 0
-    repairs: int = 0
-    prompt_ids: list[int] | None = None
-    ids: list[int] | None = None
+    uses: Whole = 0
+    repairs: Whole = 0
+    prompt_ids: list[Token] | None = None
+    ids: list[Token] | None = None
     logprobs: list[float] | None = None
 
     @property

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from scrpo_cli.errors import UserError, nearest
+from scrpo_cli.files import REFUSED, open_text, read_rows, shown
 from scrpo_cli.tasks.code.sources import FIELDS as CODE_FIELDS
 from scrpo_cli.tasks.code.sources import from_hub
-from scrpo_cli.tasks.sources import REFUSED, read_rows
 
 TEXTS = ("problem", "question", "prompt", "input", "query", "text")
 """What the data sets of lm-eval's tasks call a problem's text, whatever the case; the first that is there counts."""
@@ -111,9 +111,9 @@ def _inspect(path: Path) -> Iterator[Record]:
     log, samples = _zipped_log(path) if zipfile.is_zipfile(path) else _json_log(path)
     if log.get("status") != "success":
         fix = f"finish it with `inspect eval-retry`; {WHOLE_LOG}"
-        raise UserError(f"the log's evaluation has the status {log.get('status')!r}", str(path), fix)
+        raise UserError(f"the log's evaluation has the status {log.get('status')!r}", shown(path), fix)
     for raw in samples:
-        where = f"{path}, sample {raw.get('id')}, epoch {raw.get('epoch')}"
+        where = f"{shown(path)}, sample {raw.get('id')}, epoch {raw.get('epoch')}"
         try:
             row = _sample(raw)
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
@@ -127,15 +127,16 @@ def _inspect(path: Path) -> Iterator[Record]:
 
 def _json_log(path: Path) -> tuple[dict[str, Any], Sequence[dict[str, Any]]]:
     try:
-        log = json.loads(path.read_text(encoding="utf-8-sig"))
+        with open_text(path) as file:
+            log = json.load(file)
     except FileNotFoundError:
-        raise UserError("the file does not exist", str(path), "check the path") from None
-    except (OSError, ValueError, RecursionError) as error:
+        raise UserError("the file does not exist", shown(path), "check the path") from None
+    except (OSError, EOFError, ValueError, RecursionError) as error:
         what = f"the file is no Inspect log (.json or .eval): {error}"
-        raise UserError(what, str(path), "check the file") from None
+        raise UserError(what, shown(path), "check the file") from None
     samples = log.get("samples") if isinstance(log, dict) else None
     if not samples or not all(isinstance(sample, dict) for sample in samples):
-        raise UserError("the log has no samples", str(path), "Inspect keeps them unless it is told --no-log-samples.")
+        raise UserError("the log has no samples", shown(path), "Inspect keeps them unless it is told --no-log-samples.")
     return log, samples
 
 
