@@ -12,6 +12,7 @@ import os
 import secrets
 import shutil
 import sys
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -153,7 +154,7 @@ def read_rows(path: Path, refused: str = REFUSED) -> Iterator[tuple[dict[str, An
         raise UserError(f"the line is not JSON: {error}", f"{name}:{number}", refused) from None
     except FileNotFoundError:
         raise UserError("the file does not exist", name, "check the path") from None
-    except (OSError, EOFError) as error:  # a directory, no permission, a broken gzip
+    except (OSError, EOFError, zlib.error) as error:  # a directory, no permission, a broken gzip
         raise UserError(f"the file cannot be read: {error}", name, "check the file") from None
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,6 +113,8 @@ def _inspect(path: Path) -> Iterator[Record]:
     if log.get("status") != "success":
         fix = f"finish it with `inspect eval-retry`; {WHOLE_LOG}"
         raise UserError(f"the log's evaluation has the status {log.get('status')!r}", shown(path), fix)
+    about = log.get("eval")
+    model = about.get("model") if isinstance(about, Mapping) else None
     for raw in samples:
         where = f"{shown(path)}, sample {raw.get('id')}, epoch {raw.get('epoch')}"
         try:
@@ -122,7 +125,7 @@ def _inspect(path: Path) -> Iterator[Record]:
         if row["response"] is None:
             fix = f"run it again with `inspect eval-retry`; {WHOLE_LOG}"
             raise UserError("the sample has no output", where, fix)
-        yield Record(row | {"model": log.get("eval", {}).get("model")}, raw, where)
+        yield Record(row | {"model": model}, raw, where)
 
 
 def _json_log(path: Path) -> tuple[dict[str, Any], Sequence[dict[str, Any]]]:
@@ -131,7 +134,7 @@ def _json_log(path: Path) -> tuple[dict[str, Any], Sequence[dict[str, Any]]]:
             log = json.load(file)
     except FileNotFoundError:
         raise UserError("the file does not exist", shown(path), "check the path") from None
-    except (OSError, EOFError, ValueError, RecursionError) as error:
+    except (OSError, EOFError, ValueError, RecursionError, zlib.error) as error:
         what = f"the file is no Inspect log (.json or .eval): {error}"
         raise UserError(what, shown(path), "check the file") from None
     samples = log.get("samples") if isinstance(log, dict) else None
@@ -149,7 +152,7 @@ def _zipped_log(path: Path) -> tuple[dict[str, Any], Sequence[dict[str, Any]]]:
     except NotImplementedError:  # Zstandard, which zipfile reads from Python 3.14 on
         fix = "convert it: inspect log convert LOG.eval --to json --output-dir DIR"
         raise UserError("the log is compressed in a way that this Python cannot read", str(path), fix) from None
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, KeyError, RecursionError, zipfile.BadZipFile, zlib.error) as error:
         what = f"the file is no finished Inspect log: {error}"
         raise UserError(what, str(path), f"finish it with `inspect eval-retry`; {WHOLE_LOG}") from None
     if not samples:
