@@ -90,6 +90,6 @@ def test_an_empty_value_is_never_taken_for_none(scrpo, tmp_path, form) -> None:
 
 
 def test_what_may_be_empty(scrpo) -> None:
-    assert scrpo("grade", "--gold", "1", "--answer", "").out == "unparsable\n"
+    assert scrpo("grade", "--gold", "1", "--answer", "").out == "wrong\n"
     assert scrpo("recipe", "show", "tiny", "--set", "description=").code == 0
     assert scrpo("runs", "show", "").err.startswith("Error: An argument is empty.")

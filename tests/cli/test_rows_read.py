@@ -1,4 +1,4 @@
-"""What a file of responses may not say in silence: one id for two problems, a field that is not there, what is no JSON."""
+"""What a file of responses may not do in silence: one id for two problems, a field that is not there, no JSON."""
 
 from __future__ import annotations
 
@@ -63,13 +63,11 @@ def test_a_problem_that_changes_inside_of_a_file(refused, tmp_path, row, change,
 @pytest.mark.parametrize("command", ["collect", "eval"])
 @pytest.mark.parametrize(("row", "change", "field"), CHANGES, ids=[field for *_, field in CHANGES])
 def test_a_problem_that_changes_from_file_to_file(scrpo, refused, tmp_path, command, row, change, field) -> None:
-    task = ["--set", "task.name=code"] if row is PROGRAM and command == "collect" else []
+    own = ["--set", f"task.name={'code' if row is PROGRAM else 'math'}"]
     first = write(tmp_path / "first.jsonl", row)
-    assert (
-        scrpo("collect", "--from-jsonl", first, "--set", f"task.name={'code' if row is PROGRAM else 'math'}").code == 0
-    )
+    assert scrpo("collect", "--from-jsonl", first, *own).code == 0
     second = write(tmp_path / "second.jsonl", row | {"id": "p2"}, row | change)
-    what, where, _ = refused(command, "--from-jsonl", second, *task)
+    what, where, _ = refused(command, "--from-jsonl", second, *own)
     assert (what, where) == (f"Problem 'p1' has another `{field}` in .scrpo/scrpo.db", f"{second}:2")
     assert attempts(tmp_path) == 1
 
