@@ -13,8 +13,6 @@ import numpy as np
 
 KEPT = "kept"
 """The filter decision that puts an attempt into the error pool; any other says why it stays out."""
-LARGEST = 2**31 - 1
-"""Of the whole numbers that every database stores."""
 
 
 class Message(TypedDict):

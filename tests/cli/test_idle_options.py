@@ -91,5 +91,23 @@ def test_an_empty_value_is_never_taken_for_none(scrpo, tmp_path, form) -> None:
 
 def test_what_may_be_empty(scrpo) -> None:
     assert scrpo("grade", "--gold", "1", "--answer", "").out == "wrong\n"
-    assert scrpo("recipe", "show", "tiny", "--set", "description=").code == 0
+    assert scrpo("recipe", "show", "tiny", "--set", "tracking.wandb.entity=").code == 0
     assert scrpo("runs", "show", "").err.startswith("Error: An argument is empty.")
+
+
+NAMES = [
+    ("runs ls --status finished", "There is no status 'finished'"),
+    ("runs ls --sweep nosuch", "There is no sweep 'nosuch'"),
+    ("pool ls --source nosuch", "There are no problems of 'nosuch'"),
+    ("runs ls --limit 99999999999999999999", "Invalid value for '--limit'"),
+    ("pool ls --limit 99999999999999999999", "Invalid value for '--limit'"),
+    ("pool prune --older-than-steps 99999999999999999999", "Invalid value for '--older-than-steps'"),
+]
+
+
+@pytest.mark.parametrize(("args", "says"), NAMES, ids=[args for args, _ in NAMES])
+def test_what_nothing_can_match_is_no_empty_answer(scrpo, tmp_path, args, says) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"id": "1", "problem": "1+1=?", "answer": "2", "response": "3"}\n')
+    scrpo("collect", "--from-jsonl", "rows.jsonl")
+    outcome = scrpo(*args.split())
+    assert (outcome.code, outcome.err.startswith(f"Error: {says}")) == (2, True)

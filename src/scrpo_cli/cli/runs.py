@@ -14,6 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from scrpo_cli.cli.common import DbOption, DebugOption, JsonOption, Output, QuietOption
+from scrpo_cli.errors import UserError
+from scrpo_cli.numbers import LARGEST
 
 if TYPE_CHECKING:
     from scrpo_cli.pool.models import RunRow
@@ -28,7 +30,7 @@ app = typer.Typer(
 
 @app.command("ls")
 def ls(
-    limit: Annotated[int, typer.Option("--limit", min=1, metavar="N", help="Most rows to show.")] = 20,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=LARGEST, metavar="N", help="Most rows to show.")] = 20,
     status: Annotated[
         str | None, typer.Option("--status", metavar="WORD", help="running, done, failed or interrupted.")
     ] = None,
@@ -44,6 +46,8 @@ def ls(
 
     with Database.open(db, create=False) as database:
         runs = list_runs(database, limit=limit, status=status, sweep=sweep)
+        if sweep is not None and not list_runs(database, limit=1, sweep=sweep):
+            raise UserError(f"There is no sweep '{sweep}'", database.where, "`scrpo runs ls` lists the runs of all.")
     table = Table("run", "command", "recipe", "model", "seed", "status", "started (UTC)", box=None, header_style="bold")
     table.columns[0].no_wrap = True
     for run in runs:

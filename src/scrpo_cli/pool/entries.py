@@ -11,12 +11,13 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import ColumnElement, Connection, delete, false, func, select, update
 
-from scrpo_cli.errors import UserError
+from scrpo_cli.errors import UserError, nearest
+from scrpo_cli.numbers import LARGEST
 from scrpo_cli.pool.db import Database
-from scrpo_cli.pool.models import ATTEMPT, POOL_ENTRY
+from scrpo_cli.pool.models import ATTEMPT, POOL_ENTRY, PROBLEM
 from scrpo_cli.pool.queries import listing, select_entries
 from scrpo_cli.pool.records import injected_kind
-from scrpo_cli.types import LARGEST, AttemptKind, FinishReason, Verdict
+from scrpo_cli.types import AttemptKind, FinishReason, Verdict
 
 PRUNED = "pruned"
 """Why an entry was retired that a person pruned."""
@@ -101,7 +102,7 @@ def list_entries(
     """How many entries there are (`run_id`: which that run added), the first `limit` by (added_step, attempt_id)."""
     chosen = [] if pool is None else [POOL_ENTRY.c.pool == known_pool(db, pool)]
     chosen += [] if run_id is None else [POOL_ENTRY.c.run_id == run_id]
-    chosen += [] if source is None else [ATTEMPT.c.problem_source == source]
+    chosen += [] if source is None else [ATTEMPT.c.problem_source == known_source(db, source)]
     chosen += [POOL_ENTRY.c.retired_step.is_(None)] if alive else []
     query = select_entries().where(*chosen)
     count = select(func.count()).select_from(POOL_ENTRY.join(ATTEMPT, ATTEMPT.c.id == POOL_ENTRY.c.attempt_id))
@@ -119,6 +120,16 @@ def known_pool(db: Database, pool: str) -> str:
         return pool
     fix = f"There are: {listing(pools, most=10)}" if pools else "`scrpo collect` fills one."
     raise UserError(f"There is no pool '{pool}'", db.where, fix)
+
+
+def known_source(db: Database, source: str) -> str:
+    """`source`, if there are problems of it; else UserError with the names that exist."""
+    with db.read() as connection:
+        sources = list(connection.scalars(select(PROBLEM.c.source).distinct().order_by(PROBLEM.c.source)))
+    if source in sources:
+        return source
+    fix = f"{nearest(source, sources)} There are: {listing(sources, most=10)}".strip()
+    raise UserError(f"There are no problems of '{source}'", db.where, fix)
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,13 @@ from typing import Any
 
 from scrpo_cli.errors import UserError, nearest
 from scrpo_cli.files import REFUSED, shown
+from scrpo_cli.numbers import LARGEST
 from scrpo_cli.tasks.base import Task
 from scrpo_cli.tasks.code.sources import FIELDS as CODE_FIELDS
 from scrpo_cli.tasks.code.sources import code_problem
 from scrpo_cli.tasks.formats import Record, read_records
 from scrpo_cli.tasks.sources import meta_field, text_field, written
-from scrpo_cli.types import LARGEST, Attempt, Completion, FinishReason, Problem
+from scrpo_cli.types import Attempt, Completion, FinishReason, Problem
 
 FIELDS = (
     *("id", "problem", "answer", "response", "sample", "turn", "model", "gold", "pred", "source", "meta"),
