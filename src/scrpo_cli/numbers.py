@@ -10,6 +10,9 @@ from collections.abc import Mapping, Sequence
 from statistics import NormalDist
 from typing import Any
 
+LARGEST = 2**31 - 1
+"""Of the whole numbers that every database stores."""
+
 Z = NormalDist().inv_cdf(0.975)
 NOTHING = "-"
 

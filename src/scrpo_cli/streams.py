@@ -9,9 +9,16 @@ import signal
 import stat
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TextIO
 
+from scrpo_cli.errors import RunError
 from scrpo_cli.signals import HANGUP
+
+STANDARD = "-"
+"""Stands for stdin where a file is read and for stdout where one is written."""
 
 FOLLOW = "SCRPO_ENDS_WITH_STDIN"
 """Set in the environment of a process that has to end (and save) when its stdin is closed, however that comes about."""
@@ -47,8 +54,10 @@ def guard() -> None:
     it is stopped and saved, as after a hangup, and as little where that is ignored.
     """
     occupy()
-    sys.stdout = unbroken(sys.stdout)
-    sys.stderr = unbroken(sys.stderr, hangs_up=True)
+    if sys.stdin is None:
+        sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 to the end of the process
+    sys.stdout = unbroken(sys.stdout, 1)
+    sys.stderr = unbroken(sys.stderr, 2, hangs_up=True)
 
 
 def occupy() -> None:
@@ -60,14 +69,35 @@ def occupy() -> None:
     os.close(descriptor)
 
 
-def unbroken(stream: TextIO | None, hangs_up: bool = False) -> TextIO | None:
-    """`stream` over an `Unbroken`; a stream that was closed stays none."""
-    if not isinstance(stream, io.TextIOWrapper):
-        return stream
-    raw = Unbroken(stream.fileno(), "w", closefd=False)
+def unbroken(stream: TextIO | None, descriptor: int, hangs_up: bool = False) -> TextIO:
+    """`stream` over an `Unbroken`; one that was closed (none) writes to what is at its `descriptor` now."""
+    raw = Unbroken(descriptor if stream is None else stream.fileno(), "w", closefd=False)
     raw.hangs_up = hangs_up
-    buffer, lines = io.BufferedWriter(raw), stream.line_buffering
-    return io.TextIOWrapper(buffer, encoding=stream.encoding, errors=stream.errors, line_buffering=lines)
+    encoding, errors = ("utf-8", None) if stream is None else (stream.encoding, stream.errors)
+    lines = isinstance(stream, io.TextIOWrapper) and stream.line_buffering
+    return io.TextIOWrapper(io.BufferedWriter(raw), encoding=encoding, errors=errors, line_buffering=lines)
+
+
+@contextmanager
+def writing_to_stdout() -> Iterator[None]:
+    """What is printed inside is written at the end, or ends here with a RunError: a full disk is no answer."""
+    try:
+        yield
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python writes the rest of its buffer at exit
+        fix = "Make room, or send it somewhere else. What the command did before is done."
+        raise RunError(f"Cannot write the answer: {error.strerror}", "stdout", fix) from None
+
+
+def is_stdout(path: Path) -> bool:
+    """Whether `path` is `-`, or names what stdout is: opening it once more would write over what is there already."""
+    if str(path) == STANDARD:
+        return True
+    try:
+        return os.path.samestat(path.stat(), os.fstat(sys.stdout.fileno()))
+    except (OSError, ValueError, AttributeError):  # no such file; no stdout, or one that is no file
+        return False
 
 
 def end_with_stdin() -> None:

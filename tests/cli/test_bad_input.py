@@ -81,7 +81,7 @@ def test_a_recipe_error_names_file_line_and_nearest_key(scrpo, tmp_path, text, w
         ("collect --limit 0", "Invalid value for '--limit'", "scrpo collect"),
         ("train --resume nothing", "There are no `scrpo train` runs yet", str(DATABASE)),
         ("correct --pool none", "The pool 'none' holds no living errors", str(DATABASE)),
-        ("eval --run x --adapter y", "--run and --adapter both name an adapter", ""),
+        ("eval --run x --adapter y", "--adapter: the run has an adapter", "--run"),
         ("eval --benchmarks nosuch", "the task 'tiny' has no source 'nosuch'", "source"),
         ("collect --from-jsonl nofile.jsonl", "the file does not exist", "nofile.jsonl"),
     ],

@@ -148,7 +148,7 @@ def test_a_misspelt_benchmark_of_the_rows_is_refused(scrpo, tmp_path, label) -> 
 @pytest.mark.parametrize(
     ("options", "what"),
     [
-        (["--benchmarks", ""], "names nothing"),
+        (["--benchmarks", ""], "--benchmarks is empty"),
         (["--benchmarks", " , "], "names nothing"),
         (["--benchmarks", "gsm8k,,minerva"], "an empty name"),
         (["--benchmarks", "gsm9k"], "Did you mean 'gsm8k'?"),
@@ -173,7 +173,7 @@ def test_what_makes_no_sense_is_refused(scrpo, tmp_path, options, what) -> None:
 @pytest.mark.parametrize("option", [["--map", "id=key"], ["--format", "inspect"]])
 def test_how_to_read_a_file_needs_a_file(scrpo, command, option) -> None:
     what, *_ = refused(scrpo(command, *option))
-    assert what == f"{option[0]} says how a file is read."
+    assert what == f"{option[0]} has no effect without --from-jsonl."
 
 
 def test_rows_of_other_benchmarks_are_left_out_and_that_is_said(scrpo, tmp_path) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from scrpo_cli.errors import RunError, UserError
+from scrpo_cli.errors import UserError
 from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.exchange import Imported, export_pool, import_pool
 from scrpo_cli.pool.queries import attempts_of, list_runs, living_entries, record_step
@@ -72,7 +71,7 @@ def test_a_compressed_file_is_read_back(db: Database, run: str, new: Database, t
     assert (tmp_path / "p.jsonl.gz").read_bytes()[:2] == b"\x1f\x8b"
     assert import_pool(new, tmp_path / "p.jsonl.gz").entries == count
     (tmp_path / "torn.gz").write_bytes((tmp_path / "p.jsonl.gz").read_bytes()[:40])
-    with pytest.raises(UserError, match="Cannot read the file"):
+    with pytest.raises(UserError, match="the file cannot be read"):
         import_pool(new, tmp_path / "torn.gz")
 
 
@@ -107,14 +106,17 @@ def edited(row: dict, **changes: object) -> str:
 @pytest.mark.parametrize(
     ("line", "match"),
     [
-        (lambda row: "not json", "Not a JSON object"),
-        (lambda row: "[1, 2]", "Not a JSON object"),
+        (lambda row: "not json", "the line is not JSON"),
+        (lambda row: "[1, 2]", "the line is not a JSON object"),
         (lambda row: edited(row, verdict=None), "Field 'verdict'"),
         (lambda row: edited(row, verdict="bad"), "Field 'verdict'"),
         (lambda row: edited(row, verdict="correct"), "this answer is correct"),
         (lambda row: edited(row, added_step="soon"), "Field 'added_step'"),
         (lambda row: edited(row, attempt_id="run:0:0:1"), "is in pool 'p' twice"),
-        (lambda row: edited(row, attempt_id="x", id="0", problem="changed"), "another text or answer"),
+        (lambda row: edited(row, attempt_id="x", id="0", problem="changed"), "another `problem`"),
+        (lambda row: edited(row, sample=2**31), "Field 'sample'"),
+        (lambda row: edited(row, ids=[2**32]), "Field 'ids.0'"),
+        (lambda row: edited(row, turn=True), "Field 'turn'"),
     ],
 )
 def test_one_bad_line_keeps_the_whole_file_out(db, run, new, tmp_path: Path, line, match: str) -> None:
@@ -125,8 +127,7 @@ def test_one_bad_line_keeps_the_whole_file_out(db, run, new, tmp_path: Path, lin
     with pytest.raises(UserError, match=match) as caught:
         import_pool(new, path)
     assert len(caught.value.lines()) == 3
-    if "another" not in match:
-        assert caught.value.where == f"{path}:4"
+    assert caught.value.where == f"{path}:4"
     assert list_runs(new) == []
 
 
@@ -141,7 +142,7 @@ def test_an_attempt_that_differs_is_refused(db: Database, run: str, tmp_path: Pa
 
 
 def test_files_that_cannot_be_read(new: Database, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="Cannot read the file: No such file"):
+    with pytest.raises(UserError, match="the file does not exist"):
         import_pool(new, tmp_path / "missing.jsonl")
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match="not UTF-8"):
@@ -158,14 +159,6 @@ def test_a_place_that_cannot_be_written(db: Database, run: str, tmp_path: Path) 
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="Cannot write"):
         export_pool(db, tmp_path / "file" / "p.jsonl")
-
-
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
-def test_a_full_disk(db: Database, run: str, tmp_path: Path) -> None:
-    (tmp_path / ".p.jsonl.tmp").symlink_to("/dev/full")
-    with pytest.raises(RunError, match="No space left"):
-        export_pool(db, tmp_path / "p.jsonl")
-    assert not (tmp_path / "p.jsonl").exists()
 
 
 def test_an_unknown_pool_leaves_no_file(db: Database, run: str, tmp_path: Path) -> None:

@@ -253,8 +253,8 @@ def test_finish_and_benchmark_are_mapped(tmp_path, word, finish) -> None:
 @pytest.mark.parametrize(
     ("maps", "says"),
     [
-        (["finish=stop_raeson"], "no row has the field 'stop_raeson'"),
-        (["id=a.b"], "no row has the field 'a.b'"),
+        (["finish=stop_raeson"], "the row has no field 'stop_raeson', which --map reads as 'finish'"),
+        (["id=a.b"], "the row has no field 'a.b'"),
         (["id=key", "id=id"], "mapped twice"),
         (["finsih=why"], "Did you mean 'finish'?"),
     ],

@@ -70,6 +70,8 @@ def make_arms(
     keys = [key for key, _ in axes]
     if len(set(keys)) < len(keys):
         raise UserError("The same key is varied twice", ", ".join(keys), "Give all its values in one --vary.")
+    if idle := [key for item in sets if (key := item.partition("=")[0].strip()) in keys]:
+        raise UserError(f"--set {idle[0]} has no effect: the key is varied", "scrpo ablate", "Leave out one of them.")
     settings = [_overrides(keys, values) for values in product(*(values for _, values in axes))]
     return [_arm(recipe, overrides, sets, named) for recipe in recipes for overrides in settings]
 

@@ -15,9 +15,10 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from scrpo_cli.cli.common import report_error
+from scrpo_cli.cli.common import refuse_empty, report_error
 from scrpo_cli.errors import Interrupted
 from scrpo_cli.signals import deaf, interrupting
+from scrpo_cli.streams import writing_to_stdout
 
 COMMANDS = {
     "recipe": ("recipe:app", "List, show and check recipes."),
@@ -75,7 +76,8 @@ def _version(asked: bool) -> None:
     if asked:
         from importlib.metadata import version
 
-        typer.echo(f"scrpo {version('scrpo-cli')}")
+        with writing_to_stdout():
+            typer.echo(f"scrpo {version('scrpo-cli')}")
         raise typer.Exit
 
 
@@ -97,6 +99,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         warnings.simplefilter("ignore", FutureWarning)  # our dependencies' talk to each other
     try:
         with interrupting():
+            refuse_empty(args)
             code = typer.main.get_command(app).main(args, prog_name="scrpo", standalone_mode=False)
             if code == Interrupted.exit_code:  # typer's word for it
                 raise KeyboardInterrupt

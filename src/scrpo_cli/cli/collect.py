@@ -9,6 +9,7 @@ import typer
 from scrpo_cli.cli.common import (
     DEFAULT_POOL,
     DEFAULT_RECIPE,
+    READS_A_FILE,
     AdapterOption,
     DbOption,
     DebugOption,
@@ -22,8 +23,8 @@ from scrpo_cli.cli.common import (
     RecipeOption,
     ResumeOption,
     SetOption,
+    refuse_idle,
     refuse_with_resume,
-    refuse_without_file,
     sets_of,
 )
 from scrpo_cli.recipe.load import load_recipe
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from scrpo_cli.pool.db import Database
 
 KEYS = {"--limit": "task.train.limit", "--adapter": "model.adapter"}
+NEEDS = {**READS_A_FILE, "--filter": "--from-jsonl"}
+IDLE = {"--from-jsonl": (("--adapter",), "the answers of a file are there already")}
 
 
 def collect(
@@ -57,15 +60,17 @@ def collect(
     """Sample a policy on the recipe's training problems, grade, and keep the wrong answers in the error pool."""
     output = Output(json, quiet)
     refuse_with_resume(context, resume)
-    refuse_without_file(context, from_jsonl)
+    refuse_idle(context, NEEDS, IDLE)
     resolved = load_recipe(recipe or DEFAULT_RECIPE, sets_of(context, KEYS))
-    from scrpo_cli.jobs.collect import fill_pool
+    from scrpo_cli.jobs.collect import check_rows, fill_pool
     from scrpo_cli.jobs.runs import resumed_run, started_run
     from scrpo_cli.pool.db import Database
     from scrpo_cli.tasks.external import models_of, parse_map, read_full_responses
 
     rows = read_full_responses(from_jsonl, parse_map(map_ or []), format_) if from_jsonl else None
     database = Database.open(db)
+    if rows is not None:
+        check_rows(database, rows)
     options = {"pool": pool or DEFAULT_POOL, "from": str(from_jsonl) if from_jsonl else None}
     start = (
         resumed_run(database, "collect", resume)

@@ -9,17 +9,23 @@ import shlex
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from pydantic_core import to_json
 
-from scrpo_cli.errors import Interrupted, ScrpoError, UserError
+from scrpo_cli.errors import Interrupted, RunError, ScrpoError, UserError
+from scrpo_cli.files import UNFINISHED
 from scrpo_cli.signals import is_interruption
+from scrpo_cli.streams import is_stdout, writing_to_stdout
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
+
+    from scrpo_cli.recipe.models import Recipe
 
 DbOption = Annotated[
     str | None,
@@ -61,7 +67,7 @@ MapOption = Annotated[
 FromOption = Annotated[
     Path | None,
     typer.Option(
-        "--from-jsonl", metavar="FILE", help="External responses, one JSON object a line (.gz); see --format."
+        "--from-jsonl", metavar="FILE", help="External responses, one JSON object a line (.gz, or - for stdin)."
     ),
 ]
 FormatOption = Annotated[
@@ -108,8 +114,21 @@ class Output:
             return
         from rich.console import Console
 
-        for part in parts:
-            Console(highlight=False).print(part, markup=False, soft_wrap=isinstance(part, str))
+        with writing_to_stdout():
+            for part in parts:
+                Console(highlight=False).print(part, markup=False, soft_wrap=isinstance(part, str))
+
+    def check_file(self, file: Path) -> None:
+        """UserError where a file that is to be written is stdout, and --json speaks there."""
+        if self.json and is_stdout(file):
+            raise UserError("--json and the file are both written to stdout.", f"-o {file}", "Leave out one of them.")
+
+    def wrote(self, file: Path, data: Mapping[str, Any], text: str) -> None:
+        """The answer of a command that wrote a file; where that is stdout it is said on stderr."""
+        if is_stdout(file):
+            self.say(text)
+        else:
+            self.result(data, text)
 
 
 def given_options(context: typer.Context) -> dict[str, Any]:
@@ -122,7 +141,17 @@ def given_options(context: typer.Context) -> dict[str, Any]:
 def sets_of(context: typer.Context, keys: Mapping[str, str]) -> list[str]:
     """The --set items of the command line, then its options that are short for recipe keys (option -> key)."""
     given = given_options(context)
+    refuse_said_twice(context, keys)
     return [*given.get("--set", ()), *(f"{key}={given[name]}" for name, key in keys.items() if name in given)]
+
+
+def refuse_said_twice(context: typer.Context, keys: Mapping[str, str]) -> None:
+    """UserError when an option stands beside a --set of the recipe key (option -> key) that it is short for."""
+    given = given_options(context)
+    set_keys = [item.partition("=")[0].strip() for item in given.get("--set", ())]
+    if twice := [name for name, key in keys.items() if name in given and key in set_keys]:
+        what = f"{twice[0]} and --set {keys[twice[0]]} say the same thing."
+        raise UserError(what, context.command_path, "Leave out one of them.")
 
 
 def refuse_with_resume(context: typer.Context, resume: str | None, *fine: str) -> None:
@@ -133,17 +162,53 @@ def refuse_with_resume(context: typer.Context, resume: str | None, *fine: str) -
         raise UserError("A resumed run keeps the recipe and options of its start.", f"--resume {resume}", fix)
 
 
-def refuse_without_file(context: typer.Context, file: object) -> None:
-    """UserError when --map or --format say how to read a file, and there is none."""
-    if file is None and (extra := [name for name in ("--map", "--format") if name in given_options(context)]):
-        raise UserError(f"{extra[0]} says how a file is read.", "--from-jsonl", "Name the file with --from-jsonl.")
+READS_A_FILE = dict.fromkeys(("--map", "--format"), "--from-jsonl")
+
+
+def refuse_idle(
+    context: typer.Context, needs: Mapping[str, str], idle: Mapping[str, tuple[Sequence[str], str]] | None = None
+) -> None:
+    """UserError for options of which nothing would come. `needs`: option -> the one without which it does nothing;
+    `idle`: option -> (those that do nothing beside it, why).
+    """
+    given = given_options(context)
+    for name, other in needs.items():
+        if name in given and other not in given:
+            what = f"{name} has no effect without {other}."
+            raise UserError(what, context.command_path, f"Add {other}, or leave out {name}.")
+    for name, (others, why) in (idle or {}).items():
+        if name in given and (extra := [other for other in given if other in others]):
+            listed = ", ".join(extra)
+            raise UserError(f"{listed}: {why}.", name, f"Leave out {listed}, or {name}.")
+
+
+def refuse_idle_threshold(context: typer.Context, recipe: Recipe) -> None:
+    """UserError for --gate-threshold where neither --gate nor the recipe names a signal."""
+    if "--gate-threshold" in given_options(context) and recipe.eval.gate.signal == "none":
+        what, fix = "--gate-threshold has no effect without --gate.", "Add --gate, or leave out --gate-threshold."
+        raise UserError(what, context.command_path, fix)
+
+
+MAY_BE_EMPTY = ("--gold", "--answer", "--set")
+"""Options that take an empty text; of --set, the item."""
+
+
+def refuse_empty(args: Sequence[str]) -> None:
+    """UserError for an empty word on the command line, which is mostly a variable of the shell that is not set: an
+    option would be taken for one that was not given.
+    """
+    for before, word in pairwise(["", *args]):
+        name, equals, value = word.partition("=") if word.startswith("--") else (before, "=", word)
+        if equals and not value.strip() and name not in MAY_BE_EMPTY:
+            what = f"{name} is empty." if name.startswith("-") else "An argument is empty."
+            raise UserError(what, f"{name} {value!r}".strip(), "Is a variable of the shell not set? Or leave it out.")
 
 
 def write_json(data: Mapping[str, Any]) -> None:
     """One JSON document on stdout. Infinities and NaN, which JSON lacks, become null; numpy values are unpacked."""
     document = to_json(data, indent=2, inf_nan_mode="null", fallback=_unpack)
-    sys.stdout.write(document.decode() + "\n")
-    sys.stdout.flush()
+    with writing_to_stdout():
+        sys.stdout.write(document.decode() + "\n")
 
 
 def _unpack(value: Any) -> Any:
@@ -160,10 +225,12 @@ def report_error(error: BaseException, argv: Sequence[str]) -> int:
     known = error if isinstance(error, ScrpoError) else _known(error, argv)
     labels = ("Error: ", "  where: ", "  fix: ")
     parts = zip(labels, (known.what, known.where, known.fix), strict=True)
-    sys.stderr.write("".join(f"{label}{part}\n" for label, part in parts if part))
+    with suppress(OSError):  # full, or nobody reads it: the exit code is left to tell
+        sys.stderr.write("".join(f"{label}{part}\n" for label, part in parts if part))
     if "--json" in argv:
         fields = {"what": known.what, "where": known.where, "fix": known.fix, "exit_code": known.exit_code}
-        write_json({"error": fields})
+        with suppress(RunError):  # stdout is full, as has just been said
+            write_json({"error": fields})
     return known.exit_code
 
 
@@ -179,6 +246,9 @@ def _known(error: BaseException, argv: Sequence[str]) -> ScrpoError:
         return UserError(error.format_message(), command, f"See `{command} --help`.")  # type: ignore[attr-defined]
     if isinstance(error, MemoryError):
         return ScrpoError("Out of memory", str(error), "Lower rollout.batch_size or optim.tokens_per_microbatch.")
+    if isinstance(error, OSError) and error.errno in UNFINISHED:
+        where = error.filename or _last_line_of_ours(error)
+        return RunError(f"Cannot write: {error.strerror}", where, "Make room, or write somewhere else.")
     message = f"{type(error).__name__}: {error}".rstrip(": ")
     return ScrpoError(message, _last_line_of_ours(error), "This is unexpected: --debug shows the traceback.")
 

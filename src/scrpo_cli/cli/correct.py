@@ -21,6 +21,7 @@ from scrpo_cli.cli.common import (
     ResumeOption,
     SetOption,
     ThresholdOption,
+    refuse_idle_threshold,
     refuse_with_resume,
     sets_of,
 )
@@ -54,6 +55,7 @@ def correct(
     output = Output(json, quiet)
     refuse_with_resume(context, resume)
     resolved = load_recipe(recipe or DEFAULT_RECIPE, sets_of(context, KEYS))
+    refuse_idle_threshold(context, resolved)
     from scrpo_cli.evaluation.gate import check_pool_gate
     from scrpo_cli.jobs.runs import resumed_run, started_run
     from scrpo_cli.pool.db import Database

@@ -9,6 +9,8 @@ import typer
 
 from scrpo_cli.cli.common import (
     DEFAULT_RECIPE,
+    EVERYWHERE,
+    READS_A_FILE,
     AdapterOption,
     DbOption,
     DebugOption,
@@ -23,12 +25,15 @@ from scrpo_cli.cli.common import (
     SetOption,
     ThresholdOption,
     given_options,
+    refuse_idle,
+    refuse_idle_threshold,
+    refuse_said_twice,
     refuse_with_resume,
-    refuse_without_file,
     sets_of,
 )
 from scrpo_cli.errors import UserError
 from scrpo_cli.recipe.load import load_recipe
+from scrpo_cli.recipe.models import Recipe
 
 KEYS = {
     "--samples": "eval.samples",
@@ -42,6 +47,10 @@ KEYS = {
 }
 SAMPLING = ("--run", "--adapter", "--samples", "--turns", "--second-turn", "--gate", "--gate-threshold", "--limit")
 """Options that say how a model is asked."""
+IDLE = {
+    "--from-jsonl": (SAMPLING, "the answers of a file are there already"),
+    "--run": (("--adapter",), "the run has an adapter"),
+}
 HIDDEN = ("options", "pinned")
 """Of a run's summary: what a resumed run has to know."""
 
@@ -98,20 +107,20 @@ def evaluate(
     """Benchmarks with 95% intervals clustered by problem; every sample is kept in the database."""
     output = Output(json, quiet)
     if list_:
+        others = [name for name in given_options(context) if name not in (*EVERYWHERE, "--list")]
+        refuse_idle(context, {}, {"--list": (others, "a list asks no model")})
         show_benchmarks(output)
         return
     refuse_with_resume(context, resume)
-    refuse_without_file(context, from_jsonl)
-    if run_ref and adapter:
-        raise UserError("--run and --adapter both name an adapter.", "", "Give one of them.")
+    refuse_idle(context, READS_A_FILE, IDLE)
     sets = sets_of(context, KEYS)
     if benchmarks is not None:
+        refuse_said_twice(context, {"--benchmarks": "eval.benchmarks"})
         sets.append(f"eval.benchmarks={names_of(benchmarks)}")
     from scrpo_cli.pool.db import Database
     from scrpo_cli.report.figures import plot_scalings
 
     if from_jsonl:
-        refuse_sampling(context)
         resolved = load_recipe(recipe or DEFAULT_RECIPE, [*(["name=''"] if recipe is None else []), *sets])
         from scrpo_cli.jobs.external import evaluate_external
         from scrpo_cli.tasks.external import full_responses, parse_map, read_responses
@@ -131,6 +140,8 @@ def evaluate(
             resolved = load_recipe(recipe or DEFAULT_RECIPE, sets)
         else:
             resolved = recipe_of_run(database, run_ref, recipe, sets)
+        refuse_idle_threshold(context, resolved)
+        refuse_idle_turn(context, resolved)
         summary = evaluate_model(database, resolved, against, output.say, plot_scalings)
     from scrpo_cli.cli.tables import evaluation_parts
 
@@ -146,16 +157,20 @@ def names_of(benchmarks: str) -> list[str]:
     return names
 
 
+def refuse_idle_turn(context: typer.Context, recipe: Recipe) -> None:
+    """UserError for --second-turn where no benchmark is asked for one."""
+    from scrpo_cli.recipe.benchmark import plan
+
+    if "--second-turn" not in given_options(context):
+        return
+    if all(recipe.protocol(benchmark.sampling).turns < 2 for benchmark in plan(recipe).benchmarks.values()):
+        what, fix = "--second-turn has no effect without --turns 2.", "Add --turns 2, or leave out --second-turn."
+        raise UserError(what, context.command_path, fix)
+
+
 def names_task(sets: Sequence[str]) -> bool:
     """Whether a --set says which task grades."""
     return any(item.partition("=")[0].strip() in ("task", "task.name") for item in sets)
-
-
-def refuse_sampling(context: typer.Context) -> None:
-    """UserError for options that say how a model is asked: what a file holds is not sampled."""
-    if extra := [name for name in given_options(context) if name in SAMPLING]:
-        what = f"{', '.join(extra)}: the answers of a file are there already."
-        raise UserError(what, "--from-jsonl", f"Leave out {', '.join(extra)}, or --from-jsonl.")
 
 
 def show_benchmarks(output: Output) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from scrpo_cli.cli.common import (
+    READS_A_FILE,
     DbOption,
     DebugOption,
     FormatOption,
@@ -16,7 +17,7 @@ from scrpo_cli.cli.common import (
     MapOption,
     Output,
     QuietOption,
-    refuse_without_file,
+    refuse_idle,
 )
 from scrpo_cli.errors import UserError
 
@@ -36,7 +37,7 @@ def grade(
     answer: Annotated[str | None, typer.Option("--answer", metavar="A", help="The final answer to judge.")] = None,
     from_jsonl: Annotated[
         str | None,
-        typer.Option("--from-jsonl", metavar="FILE", help="Responses, one JSON object a line (.gz); see --format."),
+        typer.Option("--from-jsonl", metavar="FILE", help="Responses, one JSON object a line (.gz, or - for stdin)."),
     ] = None,
     format_: FormatOption = "jsonl",
     map_: MapOption = None,
@@ -62,7 +63,7 @@ def grade(
     from scrpo_cli.tasks import make_task
     from scrpo_cli.tasks.external import PairRow
 
-    refuse_without_file(context, from_jsonl)
+    refuse_idle(context, READS_A_FILE)
     rows = _rows(gold, answer, from_jsonl, map_ or [], format_)
     name, own = located(task, "task.name", "--task"), grader and located(grader, "task.grader", "--grader")
     if not own and not is_plugin(name):
@@ -103,7 +104,9 @@ def _refuse_other_tasks(task: str, rows: Sequence[ResponseRow | PairRow]) -> Non
 def _grade_responses(grader: Task, rows: Sequence[ResponseRow | PairRow]) -> list[Grade]:
     from scrpo_cli.tasks.external import ResponseRow
 
-    return grader.grade([(row.as_problem(), row.response) for row in rows if isinstance(row, ResponseRow)])
+    return grader.grade(
+        [(row.as_problem(), row.prefill + row.response) for row in rows if isinstance(row, ResponseRow)]
+    )
 
 
 def _row(key: str, grade: Grade) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from scrpo_cli.cli.common import DbOption, DebugOption, JsonOption, Output, QuietOption
+from scrpo_cli.numbers import LARGEST
 
 if TYPE_CHECKING:
     from scrpo_cli.pool.entries import Entry, Use
@@ -33,7 +34,7 @@ def ls(
         str | None, typer.Option("--source", metavar="NAME", help="Only problems of this source.")
     ] = None,
     alive: Annotated[bool, typer.Option("--alive/--all", help="Only living entries, or the retired ones too.")] = True,
-    limit: Annotated[int, typer.Option("--limit", min=1, metavar="N", help="Most rows to show.")] = 20,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=LARGEST, metavar="N", help="Most rows to show.")] = 20,
     db: DbOption = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
@@ -194,7 +195,7 @@ def _ages(ages: Mapping[str, Any] | None) -> str:
 
 @app.command("export")
 def export(
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The JSONL file to write.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="JSONL to write, or - for stdout.")],
     pool: PoolOption = None,
     alive: Annotated[bool, typer.Option("--alive/--all", help="Only living entries, or the retired ones too.")] = False,
     tokens: Annotated[bool, typer.Option("--tokens", help="With token ids and log-probs.")] = False,
@@ -207,14 +208,16 @@ def export(
     from scrpo_cli.pool.db import Database
     from scrpo_cli.pool.exchange import export_pool
 
+    answer = Output(json, quiet)
+    answer.check_file(output)
     with Database.open(db, create=False) as database:
         count = export_pool(database, output, pool, alive=alive, tokens=tokens)
-    Output(json, quiet).result({"file": str(output), "entries": count}, f"{count} entries written to {output}")
+    answer.wrote(output, {"file": str(output), "entries": count}, f"{count} entries written to {output}")
 
 
 @app.command("import")
 def import_(
-    file: Annotated[Path, typer.Argument(help="A JSONL file that `scrpo pool export` wrote.")],
+    file: Annotated[Path, typer.Argument(help="A JSONL file that `scrpo pool export` wrote, or -.")],
     pool: Annotated[
         str | None, typer.Option("--pool", metavar="NAME", help="Into this pool; none: as the file says.")
     ] = None,
@@ -241,7 +244,11 @@ def prune(
     older_than_steps: Annotated[
         int | None,
         typer.Option(
-            "--older-than-steps", min=0, metavar="N", help="Retire living entries that are more than N steps old."
+            "--older-than-steps",
+            min=0,
+            max=LARGEST,
+            metavar="N",
+            help="Retire living entries that are more than N steps old.",
         ),
     ] = None,
     retired: Annotated[bool, typer.Option("--retired", help="Delete the entries that were retired already.")] = False,

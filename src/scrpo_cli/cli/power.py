@@ -6,13 +6,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from scrpo_cli.cli.common import DbOption, DebugOption, JsonOption, Output, QuietOption
+from scrpo_cli.cli.common import DbOption, DebugOption, JsonOption, Output, QuietOption, refuse_idle
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+NEEDS = dict.fromkeys(("--against", "--benchmark"), "--from-run")
+IDLE = {
+    "--from-run": (("--accuracy", "--consistency"), "they are assumed where nothing is measured"),
+    "--against": (("--correlation",), "it is measured by two runs"),
+}
+
 
 def power(
+    context: typer.Context,
     problems: Annotated[int, typer.Option("--problems", min=2, metavar="N", help="Problems of the benchmark.")],
     samples: Annotated[int, typer.Option("--samples", min=1, metavar="N", help="Answers to each problem.")] = 1,
     effect: Annotated[
@@ -48,12 +55,10 @@ def power(
     debug: DebugOption = False,
 ) -> None:
     """The smallest difference between two runs that is seen with 80% power, and what it takes to see a given one."""
-    from scrpo_cli.errors import UserError
     from scrpo_cli.evaluation.power import assumed, plan
     from scrpo_cli.jobs.compare import variation_of
 
-    if against and not from_run:
-        raise UserError("--against compares with --from-run, which is missing.", "", "Give both.")
+    refuse_idle(context, NEEDS, IDLE)
     if from_run:
         variation = variation_of(db, from_run, against, benchmark, correlation)
     else:

@@ -14,6 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from scrpo_cli.cli.common import DbOption, DebugOption, JsonOption, Output, QuietOption
+from scrpo_cli.errors import UserError
+from scrpo_cli.numbers import LARGEST
 
 if TYPE_CHECKING:
     from scrpo_cli.pool.models import RunRow
@@ -28,7 +30,7 @@ app = typer.Typer(
 
 @app.command("ls")
 def ls(
-    limit: Annotated[int, typer.Option("--limit", min=1, metavar="N", help="Most rows to show.")] = 20,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=LARGEST, metavar="N", help="Most rows to show.")] = 20,
     status: Annotated[
         str | None, typer.Option("--status", metavar="WORD", help="running, done, failed, interrupted or killed.")
     ] = None,
@@ -44,6 +46,8 @@ def ls(
 
     with Database.open(db, create=False) as database:
         runs = list_runs(database, sweep=sweep)
+        if sweep is not None and not runs:
+            raise UserError(f"There is no sweep '{sweep}'", database.where, "`scrpo runs ls` lists the runs of all.")
     rows = [row for run in runs if status in (None, (row := run_dict(run))["status"])][:limit]
     table = Table("run", "command", "recipe", "model", "seed", "status", "started (UTC)", box=None, header_style="bold")
     table.columns[0].no_wrap = True
@@ -90,7 +94,9 @@ def show(
 @app.command("export")
 def export(
     run: RunArgument,
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="JSONL to write; .gz is compressed.")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="FILE", help="JSONL to write (.gz, or - for stdout).")
+    ],
     all_: Annotated[bool, typer.Option("--all", help="Also what was sampled for training and collecting.")] = False,
     db: DbOption = None,
     json: JsonOption = False,
@@ -102,11 +108,13 @@ def export(
     from scrpo_cli.pool.db import Database
     from scrpo_cli.pool.queries import resolve_run
 
+    answer = Output(json, quiet)
+    answer.check_file(output)
     with Database.open(db, create=False) as database:
         row = resolve_run(database, run)
         rows = export_run(database, row, output, everything=all_)
     summary = {"run": row.id, "rows": rows, "file": str(output)}
-    Output(json, quiet).result(summary, f"{rows} answers of run {row.id} are in {output}")
+    answer.wrote(output, summary, f"{rows} answers of run {row.id} are in {output}")
 
 
 @app.command("compare")

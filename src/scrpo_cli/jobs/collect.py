@@ -14,13 +14,15 @@ from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 from scrpo_cli.errors import UserError
+from scrpo_cli.evaluation.outcomes import REPAIR
+from scrpo_cli.evaluation.rows import NO_ANSWERS
 from scrpo_cli.jobs.runs import ActiveRun, note_fingerprint
 from scrpo_cli.methods.parts.pool import FilterConfig, PoolConfig, PoolRules, decisions
 from scrpo_cli.methods.parts.rewards import RewardConfig
 from scrpo_cli.methods.scrpo import pool_rules
 from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.entries import list_entries
-from scrpo_cli.pool.queries import attempts_of, record_step, steps_of
+from scrpo_cli.pool.queries import attempts_of, record_step, refuse_changed, steps_of
 from scrpo_cli.pool.records import StepRecord
 from scrpo_cli.rollout.groups import Origin, grade_groups, sample_requests
 from scrpo_cli.rollout.prompts import check_prompt_budget
@@ -55,6 +57,20 @@ def fill_pool(
     return totals(db, run)
 
 
+def check_rows(db: Database, rows: Sequence[ResponseRow]) -> None:
+    """UserError, before a run begins, where rows cannot be collected: none is a first answer, or one changes the
+    problem of another or of the database.
+    """
+    if not first_answers(rows):
+        raise UserError("The file has no first-turn rows.", rows[0].where, "Give rows with turn 1 (the default).")
+    refuse_changed(db, [(row.where, row.as_problem()) for row in rows])
+
+
+def first_answers(rows: Sequence[ResponseRow]) -> list[ResponseRow]:
+    """The rows that answer their problem and no earlier answer."""
+    return [row for row in rows if row.turn == 1 and row.kind not in (*NO_ANSWERS, REPAIR)]
+
+
 def collect_samples(db: Database, run: ActiveRun, runtime: Runtime, report: Report) -> None:
     """Sample `rollout.group_size` first answers of each training problem and keep the errors in the run's pool."""
     recipe = runtime.recipe
@@ -86,7 +102,10 @@ def collect_rows(
     db: Database, run: ActiveRun, task: Task, rows: Sequence[ResponseRow], report: Report, *, use_filter: bool
 ) -> None:
     """Grade external responses and pool every wrong one (or, with `use_filter`, what the recipe's filter keeps)."""
-    columns = rows_by_problem([row for row in rows if row.turn == 1])[: run.recipe.task.train.limit]
+    first = first_answers(rows)
+    if len(first) < len(rows):
+        report(f"{len(rows) - len(first)} rows are left out: they are no first answers to their problems")
+    columns = rows_by_problem(first)[: run.recipe.task.train.limit]
     for line in unreadable_references(task, [column[0].as_problem() for column in columns], "--from-jsonl"):
         report(line)
     attempts = attempts_of_rows(task, columns, f"{run.run_id}:1")

@@ -18,7 +18,7 @@ from scrpo_cli.jobs.compare import earlier_run
 from scrpo_cli.jobs.evaluate import Draw, Report, load, sum_up
 from scrpo_cli.jobs.runs import ActiveRun, started_run
 from scrpo_cli.pool.db import Database
-from scrpo_cli.pool.queries import record_evaluation
+from scrpo_cli.pool.queries import record_evaluation, refuse_changed
 from scrpo_cli.recipe.benchmark import Benchmark, EvalPlan, benchmark_of_label, misspelt, plan
 from scrpo_cli.recipe.models import Recipe
 from scrpo_cli.tasks import make_task
@@ -69,6 +69,7 @@ def evaluate_external(
             check(sheet)
             report(announced(name, sheet, chosen=choose and not benchmark))
             sheets[name] = sheet
+            refuse_changed(db, [(row.where, row.as_problem()) for row in sheet.rows])
         graders = {name: sheet.task.grader for name, sheet in sheets.items()}
         other = earlier_run(db, against, graders, {name: sheet.problems for name, sheet in sheets.items()})
         for name, sheet in sheets.items():

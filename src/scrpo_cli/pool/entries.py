@@ -5,21 +5,24 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import ColumnElement, Connection, delete, false, func, select, update
 
-from scrpo_cli.errors import UserError
+from scrpo_cli.errors import UserError, nearest
+from scrpo_cli.numbers import LARGEST
 from scrpo_cli.pool.db import Database
-from scrpo_cli.pool.models import ATTEMPT, POOL_ENTRY
+from scrpo_cli.pool.models import ATTEMPT, POOL_ENTRY, PROBLEM
 from scrpo_cli.pool.queries import listing, select_entries
 from scrpo_cli.pool.records import injected_kind
 from scrpo_cli.types import AttemptKind, FinishReason, Verdict
 
 PRUNED = "pruned"
 """Why an entry was retired that a person pruned."""
+Whole = Annotated[int, Field(strict=True, ge=0, le=LARGEST)]
+Token = Annotated[int, Field(strict=True, ge=0, lt=2**32)]
 
 
 class Entry(BaseModel):
@@ -32,13 +35,13 @@ class Entry(BaseModel):
     problem: str
     answer: str
     response: str
-    sample: int = 0
-    turn: int = 1
+    sample: Whole = 0
+    turn: Whole = 1
     model: str = ""
     source: str
     meta: dict[str, Any] = {}
     attempt_id: str
-    step: int = 0
+    step: Whole = 0
     phase: str = "import"
     kind: AttemptKind = AttemptKind.FIRST
     parent: str | None = None
@@ -47,21 +50,21 @@ class Entry(BaseModel):
     reason: str | None = None
     grader: str = ""
     finish: FinishReason = FinishReason.UNKNOWN
-    policy_version: int = 0
+    policy_version: Whole = 0
     part: str = ""
-    group_index: int = 0
-    round: int = 0
+    group_index: Whole = 0
+    round: Whole = 0
     decision: str | None = None
     pool: str
     run_id: str = ""
     """The run that put it into the pool."""
-    added_step: int = 0
-    retired_step: int | None = None
+    added_step: Whole = 0
+    retired_step: Whole | None = None
     retired_reason: str | None = None
-    uses: int = 0
-    repairs: int = 0
-    prompt_ids: list[int] | None = None
-    ids: list[int] | None = None
+    uses: Whole = 0
+    repairs: Whole = 0
+    prompt_ids: list[Token] | None = None
+    ids: list[Token] | None = None
     logprobs: list[float] | None = None
 
     @property
@@ -99,7 +102,7 @@ def list_entries(
     """How many entries there are (`run_id`: which that run added), the first `limit` by (added_step, attempt_id)."""
     chosen = [] if pool is None else [POOL_ENTRY.c.pool == known_pool(db, pool)]
     chosen += [] if run_id is None else [POOL_ENTRY.c.run_id == run_id]
-    chosen += [] if source is None else [ATTEMPT.c.problem_source == source]
+    chosen += [] if source is None else [ATTEMPT.c.problem_source == known_source(db, source)]
     chosen += [POOL_ENTRY.c.retired_step.is_(None)] if alive else []
     query = select_entries().where(*chosen)
     count = select(func.count()).select_from(POOL_ENTRY.join(ATTEMPT, ATTEMPT.c.id == POOL_ENTRY.c.attempt_id))
@@ -117,6 +120,16 @@ def known_pool(db: Database, pool: str) -> str:
         return pool
     fix = f"There are: {listing(pools, most=10)}" if pools else f"`{db.command('collect')}` fills one."
     raise UserError(f"There is no pool '{pool}'", db.where, fix)
+
+
+def known_source(db: Database, source: str) -> str:
+    """`source`, if there are problems of it; else UserError with the names that exist."""
+    with db.read() as connection:
+        sources = list(connection.scalars(select(PROBLEM.c.source).distinct().order_by(PROBLEM.c.source)))
+    if source in sources:
+        return source
+    fix = f"{nearest(source, sources)} There are: {listing(sources, most=10)}".strip()
+    raise UserError(f"There are no problems of '{source}'", db.where, fix)
 
 
 @dataclass(frozen=True)

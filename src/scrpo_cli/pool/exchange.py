@@ -12,11 +12,11 @@ from pydantic import ValidationError
 from sqlalchemy import Connection, insert, select
 
 from scrpo_cli.errors import UserError
-from scrpo_cli.files import open_text, write_lines
+from scrpo_cli.files import read_rows, shown, write_lines
 from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.entries import Entry, known_pool, read_entry
 from scrpo_cli.pool.models import ATTEMPT, POOL_ENTRY, RUN
-from scrpo_cli.pool.queries import CHUNK, insert_problems, new_run, select_entries, utc_now
+from scrpo_cli.pool.queries import CHUNK, insert_problems, new_run, refuse_changed, select_entries, utc_now
 from scrpo_cli.pool.records import attempt_row, json_text
 from scrpo_cli.types import Attempt, Completion, Grade, Problem, Verdict
 
@@ -68,8 +68,9 @@ def import_pool(db: Database, path: Path, pool: str | None = None) -> Imported:
     """
     rows = list(read_entries(path, pool))
     if not rows:
-        raise UserError("The file has no entries", str(path), "Write it with `scrpo pool export`.")
+        raise UserError("The file has no entries", shown(path), "Write it with `scrpo pool export`.")
     attempts = {entry.attempt_id: to_attempt(entry) for _, entry in rows}
+    refuse_changed(db, [(where, attempts[entry.attempt_id].problem) for where, entry in rows])
     run = new_run(command="pool import", recipe=None, directory=str(path.resolve().parent), model="")
     with db.write() as connection:
         stored = _stored_attempts(connection, list(attempts))
@@ -98,14 +99,13 @@ def import_pool(db: Database, path: Path, pool: str | None = None) -> Imported:
 def read_entries(path: Path, pool: str | None = None) -> Iterator[tuple[str, Entry]]:
     """(`file:line`, entry) of every line that is not blank; UserError for the first bad one."""
     seen: dict[tuple[str, str], str] = {}
-    for where, line in _lines(path):
+    for row, where in read_rows(path, REFUSED):
         try:
-            entry = Entry.model_validate_json(line)
+            entry = Entry.model_validate(row)
         except ValidationError as error:
             first = error.errors()[0]
             field = ".".join(str(part) for part in first["loc"])
-            what = f"Field '{field}': {first['msg']}" if field else f"Not a JSON object: {first['msg']}"
-            raise UserError(what, where, REFUSED) from None
+            raise UserError(f"Field '{field}': {first['msg']}", where, REFUSED) from None
         if entry.verdict is Verdict.CORRECT:
             raise UserError("Field 'verdict': a pool holds errors and this answer is correct", where, REFUSED)
         entry = entry.model_copy(update={"pool": pool or entry.pool})
@@ -115,20 +115,6 @@ def read_entries(path: Path, pool: str | None = None) -> Iterator[tuple[str, Ent
             )
         seen[entry.pool, entry.attempt_id] = where
         yield where, entry
-
-
-def _lines(path: Path) -> Iterator[tuple[str, str]]:
-    fix = "Name a file that `scrpo pool export` wrote."
-    try:
-        with open_text(path) as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield f"{path}:{number}", line
-    except UnicodeDecodeError:
-        raise UserError("The file is not UTF-8 text", str(path), fix) from None
-    except (OSError, EOFError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"Cannot read the file: {reason}", str(path), fix) from None
 
 
 def to_attempt(entry: Entry) -> Attempt:

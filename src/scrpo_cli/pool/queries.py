@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from itertools import groupby
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from sqlalchemy import (
@@ -141,7 +142,10 @@ def reopen_run(db: Database, run: RunRow) -> None:
 def list_runs(
     db: Database, *, limit: int | None = None, status: str | None = None, sweep: str | None = None
 ) -> list[RunRow]:
-    """Runs, newest first."""
+    """Runs, newest first. UserError for a status that no run can have."""
+    if status is not None and status not in RUN_STATUSES:
+        fix = f"{nearest(status, RUN_STATUSES)} It is one of {', '.join(RUN_STATUSES)}.".strip()
+        raise UserError(f"There is no status '{status}'", "--status", fix)
     query = select(RUN).order_by(RUN.c.created_at.desc(), RUN.c.id.desc()).limit(limit)
     for column, value in ((RUN.c.status, status), (RUN.c.sweep, sweep)):
         query = query if value is None else query.where(column == value)
@@ -291,6 +295,53 @@ def insert_problems(db: Database, connection: Connection, problems: Iterable[Pro
         raise UserError(
             f"Problem '{problem_id}' of '{source}' has another text or answer in the database", db.where, fix
         )
+
+
+def refuse_changed(db: Database, problems: Sequence[tuple[str, Problem]]) -> None:
+    """UserError for the first of `problems`, each with the place that it is from, that says something else than another
+    one of its source and id, before it or in the database: an answer to it would be held against the other's reference.
+    """
+    stored = _stored_problems(db, [problem for _, problem in problems])
+    first: dict[tuple[str, str], tuple[str, Mapping[str, Any]]] = {}
+    for where, problem in problems:
+        row = problem_row(problem)
+        key = row["source"], row["id"]
+        there, other = first.setdefault(key, (where, row))
+        field = _difference(row, other)
+        if not field and key in stored:
+            there, field = db.where, _difference(row, stored[key], both=True)
+        if field:
+            what = f"Problem {shorten(problem.id, 60, placeholder='...')!r} has another `{field}` in {there}"
+            raise UserError(what, where, "Give every problem its own id or `source`; the whole file is refused.")
+
+
+def _stored_problems(db: Database, problems: Sequence[Problem]) -> dict[tuple[str, str], Mapping[str, Any]]:
+    """The rows of those problems that are stored, by source and id."""
+    ids: dict[str, list[str]] = {}
+    for row in map(problem_row, problems):
+        ids.setdefault(row["source"], []).append(row["id"])
+    found: dict[tuple[str, str], Mapping[str, Any]] = {}
+    with db.read() as connection:
+        for source, of_source in ids.items():
+            for start in range(0, len(of_source), CHUNK):
+                chunk = PROBLEM.c.id.in_(of_source[start : start + CHUNK])
+                rows = connection.execute(select(PROBLEM).where(PROBLEM.c.source == source, chunk)).mappings()
+                found |= {(row["source"], row["id"]): dict(row) for row in rows}
+    return found
+
+
+def _difference(row: Mapping[str, Any], other: Mapping[str, Any], *, both: bool = False) -> str:
+    """In which field two rows of one problem differ, or nothing; `both`: of its meta, only in what both of them have,
+    for a data set may tell more of its problems later.
+    """
+    for column, field in (("text", "problem"), ("answer", "answer")):
+        if row[column] != other[column]:
+            return field
+    if row["meta_json"] == other["meta_json"]:
+        return ""
+    ours, theirs = json.loads(row["meta_json"]), json.loads(other["meta_json"])
+    keys = ours.keys() & theirs.keys() if both else ours.keys() | theirs.keys()
+    return next((f"meta.{key}" for key in sorted(keys) if ours.get(key) != theirs.get(key)), "")
 
 
 def _retire(connection: Connection, run_id: str, record: StepRecord) -> None:

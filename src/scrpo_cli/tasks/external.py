@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from scrpo_cli.errors import UserError, nearest
+from scrpo_cli.files import REFUSED, shown
+from scrpo_cli.numbers import LARGEST
 from scrpo_cli.tasks.base import Task
 from scrpo_cli.tasks.code.sources import FIELDS as CODE_FIELDS
 from scrpo_cli.tasks.code.sources import code_problem
 from scrpo_cli.tasks.formats import Record, read_records
-from scrpo_cli.tasks.sources import REFUSED, meta_field, text_field
+from scrpo_cli.tasks.sources import meta_field, text_field, written
 from scrpo_cli.types import Attempt, Completion, FinishReason, Problem
 
 FIELDS = (
@@ -104,17 +106,15 @@ def read_responses(
 ) -> list[ResponseRow | PairRow]:
     """All rows of a file; UserError with its place for the first bad one, and nothing is read then."""
     fields, rows = fields or {}, []
-    found: set[str] = set()
     for record in read_records(Path(path), format):
         mapped = {ours: _inside(record.raw, theirs) for ours, theirs in fields.items()}
-        mapped = {ours: value for ours, value in mapped.items() if value is not ABSENT}
-        found |= mapped.keys()
+        if lacking := [ours for ours, value in mapped.items() if value is ABSENT]:
+            what = f"the row has no field {fields[lacking[0]]!r}, which --map reads as {lacking[0]!r}"
+            raise UserError(what, record.where, f"there: {', '.join(record.raw)}; the whole file is refused")
         foreign = record.row is not record.raw and "id" not in mapped
         rows.append(_row(_renamed(record, fields) | mapped, record.where, foreign))
     if not rows:
-        raise UserError("the file has no rows", str(path), "give a file with one response a line")
-    if lacking := [theirs for ours, theirs in fields.items() if ours not in found]:
-        raise UserError(f"no row has the field {lacking[0]!r}", f"--map, {path}", "name a field of the file")
+        raise UserError("the file has no rows", shown(Path(path)), "give a file with one response a line")
     return rows
 
 
@@ -123,7 +123,7 @@ def read_full_responses(path: Path, fields: Mapping[str, str], format: str = "js
 
     Rows that do not name their source take the file's name, so that the ids of two files do not meet.
     """
-    name = path.name.split(".")[0]
+    name = Path(shown(path)).name.split(".")[0]
     rows = [with_problem(row) for row in full_responses(read_responses(path, fields, format))]
     return [replace(row, source=name) if row.source == UNNAMED else row for row in rows]
 
@@ -160,7 +160,11 @@ def rows_by_problem(rows: Sequence[ResponseRow]) -> list[list[ResponseRow]]:
 def attempts_of_rows(task: Task, columns: Sequence[Sequence[ResponseRow]], prefix: str) -> list[list[Attempt]]:
     """Grades all rows at once; one list a problem, attempt ids `prefix:problem:place`. They have no token ids."""
     problems = [column[0].as_problem() for column in columns]
-    pairs = [(problem, row.response) for problem, column in zip(problems, columns, strict=True) for row in column]
+    pairs = [
+        (problem, row.prefill + row.response)
+        for problem, column in zip(problems, columns, strict=True)
+        for row in column
+    ]
     grades = iter(task.grade(pairs))
     return [
         [
@@ -197,9 +201,7 @@ def _inside(raw: Any, name: str) -> Any:
 
 def _row(row: Mapping[str, Any], where: str, foreign: bool) -> ResponseRow | PairRow:
     if "gold" in row and "pred" in row:
-        return PairRow(
-            str(row.get("id", where)), where, text_field(row, "gold", where), _text(row, "pred", where) or ""
-        )
+        return PairRow(str(row.get("id", where)), where, text_field(row, "gold", where), _answered(row, "pred", where))
     foreign = foreign or "id" not in row
     if "entry_point" in row or ("prompt" in row and "tests" in row):
         row = _with_problem(row, where)
@@ -212,11 +214,11 @@ def _row(row: Mapping[str, Any], where: str, foreign: bool) -> ResponseRow | Pai
     return ResponseRow(
         id=key,
         where=where,
-        response=_text(row, "response", where) or "",
+        response=_answered(row, "response", where),
         problem=_text(row, "problem", where),
         answer=_answer(row, where),
         sample=_whole(row, "sample", 0, where),
-        turn=_whole(row, "turn", 1, where),
+        turn=_whole(row, "turn", 1, where, least=1),
         model=_text(row, "model", where),
         source=_text(row, "source", where) or UNNAMED,
         meta=meta_field(row, where),
@@ -243,18 +245,26 @@ def _with_problem(row: Mapping[str, Any], where: str) -> dict[str, Any]:
     return {**row, "id": problem.id, "problem": problem.text, "answer": problem.answer, "meta": problem.meta}
 
 
+def _answered(row: Mapping[str, Any], name: str, where: str) -> str:
+    """What was answered, which may be empty. Null is what programs write where none came: no wrong one."""
+    value = _text(row, name, where)
+    if value is None:
+        raise UserError(
+            f"the field {name!r} is null", where, 'write "" where the answer is empty, or leave out the row'
+        )
+    return value
+
+
 def _text(row: Mapping[str, Any], name: str, where: str) -> str | None:
-    """Text or nothing; an empty response is a response. Numbers are read as text."""
-    value = row.get(name)
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return str(value)
+    """Text or nothing. Numbers are read as text."""
+    value = written(row.get(name))
     if value is not None and not isinstance(value, str):
         raise UserError(f"the field {name!r} is no text", where, REFUSED)
     return value
 
 
-def _whole(row: Mapping[str, Any], name: str, default: int, where: str) -> int:
+def _whole(row: Mapping[str, Any], name: str, default: int, where: str, least: int = 0) -> int:
     value = row.get(name, default)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise UserError(f"the field {name!r} is no whole number", where, REFUSED)
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= LARGEST:
+        raise UserError(f"the field {name!r} is no whole number from {least} to {LARGEST}", where, REFUSED)
     return value

@@ -6,15 +6,16 @@ from __future__ import annotations
 
 import json
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from scrpo_cli.errors import UserError, nearest
+from scrpo_cli.files import REFUSED, open_text, read_rows, shown
 from scrpo_cli.tasks.code.sources import FIELDS as CODE_FIELDS
 from scrpo_cli.tasks.code.sources import from_hub
-from scrpo_cli.tasks.sources import REFUSED, read_rows
 
 TEXTS = ("problem", "question", "prompt", "input", "query", "text")
 """What the data sets of lm-eval's tasks call a problem's text, whatever the case; the first that is there counts."""
@@ -111,9 +112,11 @@ def _inspect(path: Path) -> Iterator[Record]:
     log, samples = _zipped_log(path) if zipfile.is_zipfile(path) else _json_log(path)
     if log.get("status") != "success":
         fix = f"finish it with `inspect eval-retry`; {WHOLE_LOG}"
-        raise UserError(f"the log's evaluation has the status {log.get('status')!r}", str(path), fix)
+        raise UserError(f"the log's evaluation has the status {log.get('status')!r}", shown(path), fix)
+    about = log.get("eval")
+    model = about.get("model") if isinstance(about, Mapping) else None
     for raw in samples:
-        where = f"{path}, sample {raw.get('id')}, epoch {raw.get('epoch')}"
+        where = f"{shown(path)}, sample {raw.get('id')}, epoch {raw.get('epoch')}"
         try:
             row = _sample(raw)
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
@@ -122,20 +125,21 @@ def _inspect(path: Path) -> Iterator[Record]:
         if row["response"] is None:
             fix = f"run it again with `inspect eval-retry`; {WHOLE_LOG}"
             raise UserError("the sample has no output", where, fix)
-        yield Record(row | {"model": log.get("eval", {}).get("model")}, raw, where)
+        yield Record(row | {"model": model}, raw, where)
 
 
 def _json_log(path: Path) -> tuple[dict[str, Any], Sequence[dict[str, Any]]]:
     try:
-        log = json.loads(path.read_text(encoding="utf-8-sig"))
+        with open_text(path) as file:
+            log = json.load(file)
     except FileNotFoundError:
-        raise UserError("the file does not exist", str(path), "check the path") from None
-    except (OSError, ValueError, RecursionError) as error:
+        raise UserError("the file does not exist", shown(path), "check the path") from None
+    except (OSError, EOFError, ValueError, RecursionError, zlib.error) as error:
         what = f"the file is no Inspect log (.json or .eval): {error}"
-        raise UserError(what, str(path), "check the file") from None
+        raise UserError(what, shown(path), "check the file") from None
     samples = log.get("samples") if isinstance(log, dict) else None
     if not samples or not all(isinstance(sample, dict) for sample in samples):
-        raise UserError("the log has no samples", str(path), "Inspect keeps them unless it is told --no-log-samples.")
+        raise UserError("the log has no samples", shown(path), "Inspect keeps them unless it is told --no-log-samples.")
     return log, samples
 
 
@@ -148,7 +152,7 @@ def _zipped_log(path: Path) -> tuple[dict[str, Any], Sequence[dict[str, Any]]]:
     except NotImplementedError:  # Zstandard, which zipfile reads from Python 3.14 on
         fix = "convert it: inspect log convert LOG.eval --to json --output-dir DIR"
         raise UserError("the log is compressed in a way that this Python cannot read", str(path), fix) from None
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, KeyError, RecursionError, zipfile.BadZipFile, zlib.error) as error:
         what = f"the file is no finished Inspect log: {error}"
         raise UserError(what, str(path), f"finish it with `inspect eval-retry`; {WHOLE_LOG}") from None
     if not samples:

@@ -6,22 +6,21 @@ is refused whole: training on what is left of a broken file would go unnoticed.
 
 from __future__ import annotations
 
-import gzip
-import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from math import isfinite
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from scrpo_cli.errors import UserError
+from scrpo_cli.files import REFUSED, read_rows
 from scrpo_cli.recipe.models import ProblemsConfig
 from scrpo_cli.tasks.grading.extract import extract
 from scrpo_cli.tasks.grading.lists import is_list
 from scrpo_cli.types import Problem
 
 DATA_SETS = ("gsm8k", "math", "math500", "aime24", "aime25", "amc23", "olympiadbench", "minerva_math")
-REFUSED = "mend the line; the whole file is refused"
 SUFFIXES = (".jsonl", ".jsonl.gz")
 DATA_DIR = "SCRPO_DATA_DIR"
 REL_TOL = {"minerva_math": 0.01}
@@ -57,35 +56,6 @@ def find_file(source: str, split: str, known: Sequence[str] = DATA_SETS) -> Path
     splits = f"splits there: {', '.join(dict.fromkeys(there))}; or " if there else ""
     fix = f"{splits}set {DATA_DIR}, give a path to a .jsonl file, or hub:owner/name (known: {', '.join(known)})"
     raise UserError(f"no data for {source!r}, split {split!r}", f"looked for {', '.join(map(str, candidates))}", fix)
-
-
-def read_rows(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
-    """(row, `file:line`) of a JSONL file, gzipped or not, blank lines skipped."""
-    number = 0
-    try:
-        with _open(path) as lines:
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    row = json.loads(line)
-                    if "\\ud" in line or "\\uD" in line:  # half a surrogate pair, which no database or terminal takes
-                        row = json.loads(json.dumps(row, ensure_ascii=False).encode(errors="replace"))
-                    if not isinstance(row, dict):
-                        raise UserError("the line is not a JSON object", f"{path}:{number}", REFUSED)
-                    yield row, f"{path}:{number}"
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise UserError(f"the line is not JSON: {error}", f"{path}:{number}", REFUSED) from None
-    except UnicodeDecodeError:
-        raise UserError("the text is not UTF-8", f"{path}, after line {number}", REFUSED) from None
-    except FileNotFoundError:
-        raise UserError("the file does not exist", str(path), "check the path") from None
-    except (OSError, EOFError) as error:  # a directory, no permission, a broken gzip
-        raise UserError(f"the file cannot be read: {error}", str(path), "check the file") from None
-
-
-def _open(path: Path) -> IO[str]:
-    """With or without the mark that Windows programs write before UTF-8."""
-    read = "utf-8-sig"
-    return gzip.open(path, "rt", encoding=read) if path.suffix == ".gz" else path.open(encoding=read)
 
 
 def hub_rows(cfg: ProblemsConfig) -> Iterator[tuple[dict[str, Any], str]]:
@@ -137,13 +107,17 @@ def _rules(source: str, text: str, answer: str) -> dict[str, Any]:
 
 def text_field(row: Mapping[str, Any], field: str, where: str) -> str:
     """A field that must be there and not empty; numbers are read as text."""
-    value = row.get(field)
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        value = str(value)
+    value = written(row.get(field))
     if not isinstance(value, str) or not value.strip():
         state = "is empty or no text" if field in row else f"is missing (there: {', '.join(row)})"
         raise UserError(f"the field {field!r} {state}", where, REFUSED)
     return value
+
+
+def written(value: Any) -> Any:
+    """A number as text, all else as it is. 1e999 is a number for JSON and an infinity for Python."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+    return str(value) if is_number else value
 
 
 def meta_field(row: Mapping[str, Any], where: str) -> Mapping[str, Any]:

@@ -14,10 +14,11 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from scrpo_cli.errors import UserError
+from scrpo_cli.files import REFUSED, read_rows
 from scrpo_cli.recipe.models import ProblemsConfig
 from scrpo_cli.tasks.code.inside.checker import open_names
 from scrpo_cli.tasks.code.python import before, parse, top_level_names
-from scrpo_cli.tasks.sources import REFUSED, find_file, hub_rows, read_rows, selected, text_field
+from scrpo_cli.tasks.sources import find_file, hub_rows, selected, text_field
 from scrpo_cli.types import Problem
 
 CODE_SETS = ("humaneval", "mbpp", "humanevalfix", "quixbugs")
