@@ -157,7 +157,8 @@ def report_error(error: Exception, argv: Sequence[str]) -> int:
         traceback.print_exception(error)
     known = error if isinstance(error, ScrpoError) else _known(error)
     labels = ("Error: ", "  where: ", "  fix: ")
-    parts = zip(labels, (known.what, known.where, known.fix), strict=True)
+    where, fix = (" ".join(text.splitlines()) for text in (known.where, known.fix))  # a name may hold line breaks
+    parts = zip(labels, (known.what, where, fix), strict=True)
     sys.stderr.write("".join(f"{label}{part}\n" for label, part in parts if part))
     if "--json" in argv:
         fields = {"what": known.what, "where": known.where, "fix": known.fix, "exit_code": known.exit_code}
