@@ -12,8 +12,8 @@ from typing import Annotated, Any, get_args
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-LARGEST = 2**31 - 1
-"""Of seeds, counts and sizes: what an integer column of every database holds."""
+from scrpo_cli.numbers import LARGEST
+
 MOST_TOKENS = 10**15
 """Of a budget; floats count exactly so far."""
 HIGHEST = 1e6

@@ -196,7 +196,7 @@ def test_a_prompt_over_the_budget_is_found_before_anything_is_sampled(scrpo, tmp
     assert "the longest is tiny" in where
     assert "--set task.max_prompt_tokens=" in fix
     assert counted(tmp_path) == 0
-    assert execute(tmp_path, "SELECT status FROM run") == [("failed",)]
+    assert counted(tmp_path, "run") == 0
 
 
 # --- the database -------------------------------------------------------------------------------------------------

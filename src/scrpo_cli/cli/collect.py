@@ -26,6 +26,7 @@ from scrpo_cli.cli.common import (
     refuse_without_file,
     sets_of,
 )
+from scrpo_cli.numbers import LARGEST
 from scrpo_cli.recipe.load import load_recipe
 
 KEYS = {"--limit": "task.train.limit", "--adapter": "model.adapter"}
@@ -34,7 +35,9 @@ KEYS = {"--limit": "task.train.limit", "--adapter": "model.adapter"}
 def collect(
     context: typer.Context,
     recipe: RecipeOption = None,
-    limit: Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="At most so many problems.")] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, max=LARGEST, metavar="N", help="At most so many problems.")
+    ] = None,
     from_jsonl: FromOption = None,
     format_: FormatOption = "jsonl",
     map_: MapOption = None,
@@ -56,12 +59,15 @@ def collect(
     refuse_with_resume(context, resume)
     refuse_without_file(context, from_jsonl)
     resolved = load_recipe(recipe or DEFAULT_RECIPE, sets_of(context, KEYS))
+    from scrpo_cli.jobs.checks import check_sampling
     from scrpo_cli.jobs.collect import fill_pool
     from scrpo_cli.jobs.runs import resumed_run, started_run
     from scrpo_cli.pool.db import Database
     from scrpo_cli.tasks.external import models_of, parse_map, read_full_responses
 
     rows = read_full_responses(from_jsonl, parse_map(map_ or []), format_) if from_jsonl else None
+    if rows is None and resume is None:
+        check_sampling(resolved)
     database = Database.open(db)
     options = {"pool": pool or DEFAULT_POOL, "from": str(from_jsonl) if from_jsonl else None}
     start = (

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from scrpo_cli.cli.common import DbOption, DebugOption, JsonOption, Output, QuietOption
+from scrpo_cli.numbers import LARGEST
 
 if TYPE_CHECKING:
     from scrpo_cli.pool.entries import Entry, Use
@@ -32,7 +33,7 @@ def ls(
         str | None, typer.Option("--source", metavar="NAME", help="Only problems of this source.")
     ] = None,
     alive: Annotated[bool, typer.Option("--alive/--all", help="Only living entries, or the retired ones too.")] = True,
-    limit: Annotated[int, typer.Option("--limit", min=1, metavar="N", help="Most rows to show.")] = 20,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=LARGEST, metavar="N", help="Most rows to show.")] = 20,
     db: DbOption = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
@@ -237,7 +238,11 @@ def prune(
     older_than_steps: Annotated[
         int | None,
         typer.Option(
-            "--older-than-steps", min=0, metavar="N", help="Retire living entries that are more than N steps old."
+            "--older-than-steps",
+            min=0,
+            max=LARGEST,
+            metavar="N",
+            help="Retire living entries that are more than N steps old.",
         ),
     ] = None,
     retired: Annotated[bool, typer.Option("--retired", help="Delete the entries that were retired already.")] = False,

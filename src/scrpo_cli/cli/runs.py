@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from scrpo_cli.cli.common import DbOption, DebugOption, JsonOption, Output, QuietOption
+from scrpo_cli.numbers import LARGEST
 
 if TYPE_CHECKING:
     from scrpo_cli.pool.models import RunRow
@@ -28,7 +29,7 @@ app = typer.Typer(
 
 @app.command("ls")
 def ls(
-    limit: Annotated[int, typer.Option("--limit", min=1, metavar="N", help="Most rows to show.")] = 20,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=LARGEST, metavar="N", help="Most rows to show.")] = 20,
     status: Annotated[
         str | None, typer.Option("--status", metavar="WORD", help="running, done, failed or interrupted.")
     ] = None,

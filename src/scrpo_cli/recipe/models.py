@@ -15,19 +15,15 @@ from pydantic_core import PydanticCustomError
 from scrpo_cli.errors import shown
 from scrpo_cli.methods.base import MethodConfig, Setting
 from scrpo_cli.methods.registry import method_class
+from scrpo_cli.numbers import LONGEST_DEADLINE, MOST_PROCESSES, MOST_SAMPLES
 from scrpo_cli.recipe.monitors import MonitorsConfig
 from scrpo_cli.recipe.references import is_plugin
 from scrpo_cli.section import Count, Name, NonNegative, Number, Positive, PositiveInt, Section, Share, Tokens
 
 MOST_RANK = 65536
 """More than any layer is wide."""
-MOST_PROCESSES = 1024
-LONGEST_DEADLINE = 86400.0
-"""Seconds: a day."""
 COLDEST, HOTTEST = 1e-3, 100.0
 """Logits that are divided by less, or more, are infinite or all the same in float32."""
-MOST_SAMPLES = 100_000
-"""Answers to one problem, which are held in memory together."""
 MOST_ROLLOUTS = 1_000_000
 """Completions of one step, likewise."""
 
