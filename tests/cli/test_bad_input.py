@@ -80,7 +80,7 @@ def test_a_recipe_error_names_file_line_and_nearest_key(scrpo, tmp_path, text, w
         ("correct --resume x --samples 2", "keeps the recipe and options", "--resume x"),
         ("collect --limit 0", "Invalid value for '--limit'", "scrpo collect"),
         ("train --resume nothing", "There are no `scrpo train` runs yet", str(DATABASE)),
-        ("correct --pool none", "The pool 'none' holds no living errors", str(DATABASE)),
+        ("correct --pool none", "There is no pool 'none'", str(DATABASE)),
         ("eval --run x --adapter y", "--run and --adapter both name an adapter", ""),
         ("eval --benchmarks nosuch", "the task 'tiny' has no source 'nosuch'", "source"),
         ("collect --from-jsonl nofile.jsonl", "the file does not exist", "nofile.jsonl"),

@@ -60,7 +60,7 @@ def check_model(recipe: Recipe) -> None:
     """UserError where the model is spelled as a path that leads nowhere, or the adapter is no directory of one."""
     model = recipe.model.name
     if model.startswith((".", "/", "~")) and not os.path.isdir(model):
-        raise UserError("The model directory does not exist.", f"model.name: {shown(model)[1:-1]}", "Check the path.")
+        raise UserError("The model directory does not exist.", f"model.name: {model}", "Check the path.")
     if (name := recipe.model.adapter) is None:
         return
     if not name or not os.path.isdir(name):  # os.path: Path.is_dir raises for an impossible name
