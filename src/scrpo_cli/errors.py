@@ -43,6 +43,12 @@ class Interrupted(ScrpoError):
     exit_code = 130
 
 
+def shown(value: object, most: int = 60) -> str:
+    """A value as an error message quotes it: cut, and `nothing` for null."""
+    text = "nothing" if value is None else repr(value)
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
 def nearest(word: str, known: Iterable[str], prefix: str = "", most: int = 1, cutoff: float = 0.6) -> str:
     """`Did you mean 'x'?` for a word that is like some of the known ones, whatever the case, with what stands before
     them, else nothing.

@@ -1,4 +1,5 @@
-"""How numbers are written for readers, and Wilson's interval, which every room needs. Standard library only.
+"""How numbers are written for readers, how large they may be, and Wilson's interval, which every room needs. Standard
+library only.
 
 Shares are between 0 and 1 here and shown in percent; differences are shown in points.
 """
@@ -11,8 +12,12 @@ from statistics import NormalDist
 from typing import Any
 
 LARGEST = 2**31 - 1
-"""Of the whole numbers that every database stores."""
-
+"""Of seeds, counts and sizes: what an integer column of every database holds."""
+MOST_PROCESSES = 1024
+LONGEST_DEADLINE = 86400.0
+"""Seconds: a day."""
+MOST_SAMPLES = 100_000
+"""Answers to one problem, which are held in memory together."""
 Z = NormalDist().inv_cdf(0.975)
 NOTHING = "-"
 

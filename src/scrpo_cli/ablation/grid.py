@@ -4,6 +4,7 @@ tokens and under the same evaluation.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,11 +12,15 @@ from itertools import product
 from typing import Any
 
 from scrpo_cli.errors import UserError
+from scrpo_cli.numbers import LARGEST
 from scrpo_cli.recipe.load import find_recipe, load_recipe
 from scrpo_cli.recipe.models import Recipe
 
 REFLECT_EVERY = "method.reflect_every"
 BUDGET = "optim.max_generated_tokens"
+MOST_RUNS = 1000
+"""Of one sweep."""
+FEWER = f"A sweep has at most {MOST_RUNS:,} runs: vary less at a time, or start several sweeps."
 _COMMA = re.compile(r",(?![^\[{]*[\]}])")  # not inside [1, 2] or {a: 1, b: 2}
 
 
@@ -72,6 +77,9 @@ def make_arms(
         raise UserError("The same key is varied twice", ", ".join(keys), "Give all its values in one --vary.")
     if idle := [key for item in sets if (key := item.partition("=")[0].strip()) in keys]:
         raise UserError(f"--set {idle[0]} has no effect: the key is varied", "scrpo ablate", "Leave out one of them.")
+    count = len(recipes) * math.prod(len(values) for _, values in axes)
+    if count > MOST_RUNS:  # before any is made
+        raise UserError(f"That would be {count:,} arms, each with its seeds", ", ".join(keys), FEWER)
     settings = [_overrides(keys, values) for values in product(*(values for _, values in axes))]
     return [_arm(recipe, overrides, sets, named) for recipe in recipes for overrides in settings]
 
@@ -104,6 +112,17 @@ def _arm(recipe: str, overrides: tuple[str, ...], sets: Sequence[str], named: bo
 def make_cells(arms: Sequence[Arm], seeds: Sequence[int]) -> list[Cell]:
     """Seed by seed, so that a sweep that is stopped early has pairs to compare."""
     return [Cell(arm.name, seed) for seed in seeds for arm in arms]
+
+
+def check_size(arms: Sequence[Arm], first_seed: int, seeds: int) -> None:
+    """UserError, with the price, for a sweep that nobody means, and for seeds beyond what a recipe takes."""
+    runs, budget = len(arms) * seeds, arms[0].recipe.optim.max_generated_tokens or 0
+    if runs > MOST_RUNS:
+        each = f"{len(arms):,} arms x {seeds:,} seeds = {runs:,} runs"
+        raise UserError(f"{each} of {budget:,} generated tokens: {runs * budget:,} in all", f"--seeds {seeds}", FEWER)
+    if first_seed + seeds - 1 > LARGEST:
+        where = f"seed: {first_seed}, --seeds {seeds}"
+        raise UserError(f"The last seed would be over {LARGEST:,}", where, "Begin with a smaller seed.")
 
 
 def check_arms(arms: Sequence[Arm]) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scrpo_cli.ablation.executor import POLL_SECONDS, Job
-from scrpo_cli.ablation.grid import Arm, Cell, check_arms, file_stem, make_cells
+from scrpo_cli.ablation.grid import Arm, Cell, check_arms, check_size, file_stem, make_cells
 from scrpo_cli.errors import UserError
 from scrpo_cli.files import write_atomically
 from scrpo_cli.jobs.runs import is_alive, runs_directory, worker
@@ -52,6 +52,7 @@ def start_sweep(db: Database, arms: Sequence[Arm], seeds: int) -> Sweep:
 
     Each arm has as many `seeds`, from that of the first arm's recipe on.
     """
+    check_size(arms, arms[0].recipe.seed, seeds)
     sweep_id = new_run_id()
     directory = runs_directory(db).parent / "sweeps" / sweep_id
     recipe = arms[0].recipe
@@ -80,6 +81,7 @@ def extend_sweep(sweep: Sweep, arms: Sequence[Arm], seeds: int | None) -> Sweep:
         raise UserError(f"The sweep has {len(sweep.seeds)} seeds already", f"--seeds {seeds}", fix)
     everything = (*sweep.arms, *(_grouped(arm, sweep.id) for arm in arms))
     check_arms(everything)
+    check_size(everything, sweep.seeds[0], count)
     longer = Sweep(sweep.id, sweep.directory, everything, _seeds(sweep.seeds[0], count))
     _write(longer)
     return longer

@@ -54,6 +54,8 @@ VaryOption = Annotated[
 ]
 
 DEFAULT_SEEDS = 2
+MOST_JOBS = 256
+"""Processes on one machine, each with a model of its own."""
 SeedsOption = Annotated[
     int | None,
     typer.Option(
@@ -72,7 +74,7 @@ def ablate(
     reflect_every: ReflectOption = None,
     vary: VaryOption = None,
     seeds: SeedsOption = None,
-    jobs: Annotated[int, typer.Option("--jobs", min=1, metavar="N", help="Runs at a time.")] = 1,
+    jobs: Annotated[int, typer.Option("--jobs", min=1, max=MOST_JOBS, metavar="N", help="Runs at a time.")] = 1,
     executor: Annotated[str, typer.Option("--executor", metavar="NAME", help="Where runs run: local.")] = "local",
     resume: Annotated[
         str | None, typer.Option("--resume", metavar="SWEEP", help="Run what is missing: an id, a prefix or `last`.")
@@ -90,6 +92,7 @@ def ablate(
     from scrpo_cli.ablation.executor import SAVE_SECONDS, LocalExecutor
     from scrpo_cli.ablation.grid import check_arms, make_arms, split_recipes
     from scrpo_cli.ablation.sweep import extend_sweep, find_sweep, start_sweep, wait_for_strays
+    from scrpo_cli.jobs.checks import check_training
     from scrpo_cli.jobs.runs import ActiveRun, closed_at_end, locked
     from scrpo_cli.pool.db import Database
     from scrpo_cli.pool.queries import reopen_run, resolve_run
@@ -105,6 +108,8 @@ def ablate(
         check_arms(arms)
     ref = resume or extend
     with Database.open(db, create=ref is None) as database:
+        for arm in arms:
+            check_training(database, arm.recipe)
         sweep = find_sweep(database, ref) if ref else start_sweep(database, arms, seeds or DEFAULT_SEEDS)
         with locked(sweep.directory, f"sweep {sweep.id}"):
             wait_for_strays(database, sweep, output.say, SAVE_SECONDS)

@@ -27,6 +27,7 @@ from scrpo_cli.cli.common import (
     refuse_with_resume,
     sets_of,
 )
+from scrpo_cli.numbers import LARGEST
 from scrpo_cli.recipe.load import load_recipe
 
 if TYPE_CHECKING:
@@ -40,7 +41,9 @@ IDLE = {"--from-jsonl": (("--adapter",), "the answers of a file are there alread
 def collect(
     context: typer.Context,
     recipe: RecipeOption = None,
-    limit: Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="At most so many problems.")] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, max=LARGEST, metavar="N", help="At most so many problems.")
+    ] = None,
     from_jsonl: FromOption = None,
     format_: FormatOption = "jsonl",
     map_: MapOption = None,
@@ -62,12 +65,15 @@ def collect(
     refuse_with_resume(context, resume)
     refuse_idle(context, NEEDS, IDLE)
     resolved = load_recipe(recipe or DEFAULT_RECIPE, sets_of(context, KEYS))
+    from scrpo_cli.jobs.checks import check_sampling
     from scrpo_cli.jobs.collect import check_rows, fill_pool
     from scrpo_cli.jobs.runs import resumed_run, started_run
     from scrpo_cli.pool.db import Database
     from scrpo_cli.tasks.external import models_of, parse_map, read_full_responses
 
     rows = read_full_responses(from_jsonl, parse_map(map_ or []), format_) if from_jsonl else None
+    if rows is None and resume is None:
+        check_sampling(resolved)
     database = Database.open(db)
     if rows is not None:
         check_rows(database, rows)

@@ -224,7 +224,8 @@ def report_error(error: BaseException, argv: Sequence[str]) -> int:
         traceback.print_exception(error)
     known = error if isinstance(error, ScrpoError) else _known(error, argv)
     labels = ("Error: ", "  where: ", "  fix: ")
-    parts = zip(labels, (known.what, known.where, known.fix), strict=True)
+    where, fix = (" ".join(text.splitlines()) for text in (known.where, known.fix))  # a name may hold line breaks
+    parts = zip(labels, (known.what, where, fix), strict=True)
     with suppress(OSError):  # full, or nobody reads it: the exit code is left to tell
         sys.stderr.write("".join(f"{label}{part}\n" for label, part in parts if part))
     if "--json" in argv:

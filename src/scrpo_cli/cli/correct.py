@@ -25,6 +25,7 @@ from scrpo_cli.cli.common import (
     refuse_with_resume,
     sets_of,
 )
+from scrpo_cli.numbers import LARGEST, MOST_SAMPLES
 from scrpo_cli.recipe.load import load_recipe
 
 if TYPE_CHECKING:
@@ -37,9 +38,14 @@ def correct(
     context: typer.Context,
     recipe: RecipeOption = None,
     pool: PoolOption = None,
-    limit: Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="At most so many errors.")] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, max=LARGEST, metavar="N", help="At most so many errors.")
+    ] = None,
     samples: Annotated[
-        int | None, typer.Option("--samples", min=1, metavar="N", show_default="1", help="Corrections of each error.")
+        int | None,
+        typer.Option(
+            "--samples", min=1, max=MOST_SAMPLES, metavar="N", show_default="1", help="Corrections of each error."
+        ),
     ] = None,
     gate: GateOption = None,
     gate_threshold: ThresholdOption = None,
@@ -57,11 +63,14 @@ def correct(
     resolved = load_recipe(recipe or DEFAULT_RECIPE, sets_of(context, KEYS))
     refuse_idle_threshold(context, resolved)
     from scrpo_cli.evaluation.gate import check_pool_gate
+    from scrpo_cli.jobs.checks import check_correction
     from scrpo_cli.jobs.runs import resumed_run, started_run
     from scrpo_cli.pool.db import Database
 
     check_pool_gate(resolved.eval.gate)
     database = Database.open(db)
+    if resume is None:
+        check_correction(database, resolved, pool or DEFAULT_POOL)
     options = {"pool": pool or DEFAULT_POOL, "limit": limit, "samples": samples or 1}
     start = (
         resumed_run(database, "correct", resume)

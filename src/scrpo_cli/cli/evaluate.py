@@ -32,6 +32,7 @@ from scrpo_cli.cli.common import (
     sets_of,
 )
 from scrpo_cli.errors import UserError
+from scrpo_cli.numbers import LARGEST, MOST_SAMPLES
 from scrpo_cli.recipe.load import load_recipe
 from scrpo_cli.recipe.models import Recipe
 
@@ -62,7 +63,9 @@ BenchmarksOption = Annotated[
     str | None, typer.Option("--benchmarks", metavar="A,B", help="Benchmarks and suites (--list), files.")
 ]
 ListOption = Annotated[bool, typer.Option("--list", help="List the benchmarks and suites, and run nothing.")]
-SamplesOption = Annotated[int | None, typer.Option("--samples", min=1, metavar="N", help="Answers to each problem.")]
+SamplesOption = Annotated[
+    int | None, typer.Option("--samples", min=1, max=MOST_SAMPLES, metavar="N", help="Answers to each problem.")
+]
 TurnsOption = Annotated[
     int | None, typer.Option("--turns", min=1, max=10, metavar="N", help="2 or more: also ask for further answers.")
 ]
@@ -74,7 +77,8 @@ ScalingOption = Annotated[
     bool, typer.Option("--scaling", help="2K answers by majority against K answers with a correction each, and a plot.")
 ]
 LimitOption = Annotated[
-    int | None, typer.Option("--limit", min=1, metavar="N", help="At most so many problems of each benchmark.")
+    int | None,
+    typer.Option("--limit", min=1, max=LARGEST, metavar="N", help="At most so many problems of each benchmark."),
 ]
 AgainstOption = Annotated[str | None, typer.Option("--against", metavar="RUN", help="Compare with an earlier run.")]
 
@@ -118,6 +122,7 @@ def evaluate(
         refuse_said_twice(context, {"--benchmarks": "eval.benchmarks"})
         sets.append(f"eval.benchmarks={names_of(benchmarks)}")
     from scrpo_cli.pool.db import Database
+    from scrpo_cli.pool.queries import resolve_run
     from scrpo_cli.report.figures import plot_scalings
 
     if from_jsonl:
@@ -129,19 +134,28 @@ def evaluate(
         how = {"named": benchmarks is not None, "choose": recipe is None and not names_task(sets)}
         summary = evaluate_external(Database.open(db), resolved, rows, against, output.say, plot_scalings, **how)
     elif resume:
+        database = Database.open(db)
+        resume = resolve_run(database, resume, command="eval").id  # before torch is loaded
         from scrpo_cli.jobs.evaluate import resume_evaluation
 
-        summary = resume_evaluation(Database.open(db), resume, output.say, plot_scalings)
+        summary = resume_evaluation(database, resume, output.say, plot_scalings)
     else:
-        database = Database.open(db)
-        from scrpo_cli.jobs.evaluate import evaluate_model, recipe_of_run
+        from scrpo_cli.jobs.checks import check_evaluation
 
         if run_ref is None:
             resolved = load_recipe(recipe or DEFAULT_RECIPE, sets)
+            database = Database.open(db)
         else:
+            database = Database.open(db)
+            resolve_run(database, run_ref, command="train")  # before torch is loaded
+            from scrpo_cli.jobs.evaluate import recipe_of_run
+
             resolved = recipe_of_run(database, run_ref, recipe, sets)
         refuse_idle_threshold(context, resolved)
         refuse_idle_turn(context, resolved)
+        check_evaluation(database, resolved, against)
+        from scrpo_cli.jobs.evaluate import evaluate_model
+
         summary = evaluate_model(database, resolved, against, output.say, plot_scalings)
     from scrpo_cli.cli.tables import evaluation_parts
 

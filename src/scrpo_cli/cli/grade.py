@@ -20,6 +20,7 @@ from scrpo_cli.cli.common import (
     refuse_idle,
 )
 from scrpo_cli.errors import UserError
+from scrpo_cli.numbers import LONGEST_DEADLINE, MOST_PROCESSES
 
 if TYPE_CHECKING:
     from scrpo_cli.tasks import Task
@@ -41,8 +42,12 @@ def grade(
     ] = None,
     format_: FormatOption = "jsonl",
     map_: MapOption = None,
-    workers: Annotated[int | None, typer.Option("--workers", min=1, metavar="N", help="Grading processes.")] = None,
-    deadline: Annotated[float, typer.Option("--deadline", min=0.1, metavar="S", help="Seconds for each item.")] = 5.0,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, max=MOST_PROCESSES, metavar="N", help="Grading processes.")
+    ] = None,
+    deadline: Annotated[
+        float, typer.Option("--deadline", min=0.1, max=LONGEST_DEADLINE, metavar="S", help="Seconds for each item.")
+    ] = 5.0,
     db: DbOption = None,
     json: JsonOption = False,
     quiet: QuietOption = False,

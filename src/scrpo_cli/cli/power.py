@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from scrpo_cli.cli.common import DbOption, DebugOption, JsonOption, Output, QuietOption, refuse_idle
+from scrpo_cli.numbers import LARGEST
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -20,8 +21,12 @@ IDLE = {
 
 def power(
     context: typer.Context,
-    problems: Annotated[int, typer.Option("--problems", min=2, metavar="N", help="Problems of the benchmark.")],
-    samples: Annotated[int, typer.Option("--samples", min=1, metavar="N", help="Answers to each problem.")] = 1,
+    problems: Annotated[
+        int, typer.Option("--problems", min=2, max=LARGEST, metavar="N", help="Problems of the benchmark.")
+    ],
+    samples: Annotated[
+        int, typer.Option("--samples", min=1, max=LARGEST, metavar="N", help="Answers to each problem.")
+    ] = 1,
     effect: Annotated[
         float | None,
         typer.Option("--effect", min=0.01, max=100, metavar="POINTS", help="A true difference, in points."),

@@ -20,6 +20,7 @@ from scrpo_cli.cli.common import (
     sets_of,
 )
 from scrpo_cli.errors import UserError
+from scrpo_cli.numbers import LARGEST
 from scrpo_cli.recipe.load import load_recipe
 from scrpo_cli.recipe.models import Recipe
 
@@ -49,7 +50,9 @@ def train(
     context: typer.Context,
     recipe: RecipeOption = None,
     reflect_every: ReflectOption = None,
-    seed: Annotated[int | None, typer.Option("--seed", metavar="N", help="Overrides the recipe's seed.")] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", min=0, max=LARGEST, metavar="N", help="Overrides the recipe's seed.")
+    ] = None,
     set_: SetOption = None,
     resume: ResumeOption = None,
     from_checkpoint: FromCheckpointOption = None,
@@ -71,6 +74,7 @@ def train(
     if dry_run:
         show_budget(resolved, output)
         return
+    from scrpo_cli.jobs.checks import check_training
     from scrpo_cli.jobs.runs import resumed_run, started_run
     from scrpo_cli.pool.db import Database
 
@@ -80,6 +84,8 @@ def train(
         return start_of(database, run, from_checkpoint)
 
     database = Database.open(db)
+    if resume is None:
+        check_training(database, resolved)
     start = (
         resumed_run(database, "train", resume, check)
         if resume is not None

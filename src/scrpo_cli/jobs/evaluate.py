@@ -14,7 +14,7 @@ from math import isnan
 from pathlib import Path
 from typing import Any
 
-from scrpo_cli.errors import UserError, nearest
+from scrpo_cli.errors import UserError
 from scrpo_cli.evaluation.gate import (
     VALIDATION,
     answer_gated,
@@ -28,6 +28,7 @@ from scrpo_cli.evaluation.metrics import suite_average
 from scrpo_cli.evaluation.outcomes import FIRST, REPAIR, Answers, read_answers
 from scrpo_cli.evaluation.protocol import Protocol, fingerprint
 from scrpo_cli.evaluation.runner import Evaluator, Start
+from scrpo_cli.jobs.checks import load
 from scrpo_cli.jobs.compare import compare_runs, earlier_run
 from scrpo_cli.jobs.runs import ActiveRun, resumed_run, started_run
 from scrpo_cli.pool.db import Database
@@ -39,12 +40,11 @@ from scrpo_cli.pool.queries import (
     record_evaluation,
     resolve_run,
 )
-from scrpo_cli.recipe.benchmark import Benchmark, EvalPlan, other_prompts, plan, shipped
+from scrpo_cli.recipe.benchmark import EvalPlan, other_prompts, plan
 from scrpo_cli.recipe.load import load_recipe, stored_recipe
 from scrpo_cli.recipe.models import Recipe
 from scrpo_cli.rollout.prompts import check_prompt_budget
 from scrpo_cli.tasks import make_task
-from scrpo_cli.tasks.base import Task
 from scrpo_cli.tasks.guard import stop_on_failures, unreadable_references
 from scrpo_cli.training.checkpoint import newest
 from scrpo_cli.training.policy import model_path
@@ -141,18 +141,6 @@ def evaluate_plan(db: Database, run: ActiveRun, plan: EvalPlan, report: Report) 
             one.finish(threshold, record | identity)
     stored = {e.benchmark: e.metrics for e in evaluations_of(db, run.run_id)}
     return {name: stored[name] for name in plan.benchmarks}
-
-
-def load(benchmark: Benchmark, task: Task, limit: int | None = None) -> Sequence[Problem]:
-    """The problems of a benchmark; a word that is no data set is answered with the nearest benchmark."""
-    try:
-        return task.problems(benchmark.problems)[:limit]
-    except UserError as error:
-        near = nearest(benchmark.name, shipped())
-        if not near or benchmark.name in shipped():
-            raise
-        fix = f"{near} `scrpo eval --list` lists the benchmarks. For a data set: {error.fix}"
-        raise UserError(error.what, error.where, fix) from None
 
 
 def check(evaluator: Evaluator, name: str, problems: Sequence[Problem], runtime: Runtime) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import shlex
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from filelock import FileLock, Timeout
 from scrpo_cli.errors import Interrupted, UserError
 from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.models import RunRow
-from scrpo_cli.pool.queries import finish_run, new_run_id, note_run, reopen_run, resolve_run, start_run
+from scrpo_cli.pool.queries import finish_run, forget_run, new_run_id, note_run, reopen_run, resolve_run, start_run
 from scrpo_cli.recipe.load import stored_recipe
 from scrpo_cli.recipe.models import Recipe
 from scrpo_cli.rollout.chat import Chat
@@ -65,7 +66,7 @@ def started_run(
 ) -> Iterator[ActiveRun]:
     """A new run of `command` under `recipe`. `summary` holds the options that a resumed run has to know again.
     `answered_by`: who gave external responses, empty where that is not known; then the recipe's model has no part in
-    the run.
+    the run. Where it ends with the user's mistake and has recorded nothing, nothing of it stays.
     """
     run_id = run_id or new_run_id()
     directory = runs_directory(db) / run_id
@@ -84,8 +85,13 @@ def started_run(
             external=answered_by is not None,
         )
         again = f"Continue with `{resume_command(db, command, run_id)}`." if resumable else "Run it again."
-        with closed_at_end(db, ActiveRun(run_id, directory, recipe, again, dict(summary or {}))) as run:
-            yield run
+        try:
+            with closed_at_end(db, ActiveRun(run_id, directory, recipe, again, dict(summary or {}))) as run:
+                yield run
+        except UserError:  # a mistake that was found late is no run that `last` should find
+            if forget_run(db, run_id):
+                shutil.rmtree(directory, ignore_errors=True)
+            raise
 
 
 @contextmanager

@@ -9,13 +9,10 @@ reward                     +1 and -1 (Eq. 7), and no KL
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from pydantic import Field
-
 from scrpo_cli.methods.base import ClipConfig, KlConfig
 from scrpo_cli.methods.grpo import Grpo, GrpoConfig, GrpoLoss
 from scrpo_cli.methods.parts.rewards import RewardConfig
+from scrpo_cli.section import Count
 
 
 class DapoConfig(GrpoConfig):
@@ -29,7 +26,7 @@ class DapoConfig(GrpoConfig):
     """No KL [C]."""
     clip: ClipConfig = ClipConfig(low=0.2, high=0.28)
     """Clip-higher [C]."""
-    resample: Annotated[int, Field(ge=0)] = 3
+    resample: Count = 3
     """The paper samples until the batch is full [C]; the cap is ours [I]."""
 
 

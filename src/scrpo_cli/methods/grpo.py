@@ -13,10 +13,9 @@ replaced (`resample`). A completion that the grader failed on leaves its group; 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
-from pydantic import Field
 
 from scrpo_cli.methods.base import (
     ClipConfig,
@@ -37,7 +36,7 @@ from scrpo_cli.methods.base import (
 from scrpo_cli.methods.parts.advantages import ADVANTAGES, has_signal
 from scrpo_cli.methods.parts.kl import LogRatios, in_reward, with_kl
 from scrpo_cli.methods.parts.rewards import RewardConfig, with_length_penalty
-from scrpo_cli.section import Section
+from scrpo_cli.section import Count, Section
 from scrpo_cli.types import Credit, Group, PoolEntry, SampleRequest
 
 FIRST = "first"
@@ -61,7 +60,7 @@ class GrpoConfig(MethodConfig):
     reward: RewardConfig = RewardConfig()
     kl: KlConfig = KlConfig()
     clip: ClipConfig = ClipConfig()
-    resample: Annotated[int, Field(ge=0)] = 0
+    resample: Count = 0
     """Dynamic sampling (DAPO): groups whose rewards are all equal are replaced by groups of further problems, in at
     most so many rounds a step; 0: never."""
 

@@ -125,6 +125,15 @@ def finish_run(db: Database, run_id: str, status: str, summary: Mapping[str, Any
         connection.execute(update(RUN).where(RUN.c.id == run_id).values(values))
 
 
+def forget_run(db: Database, run_id: str) -> bool:
+    """Drop the row of a run that has recorded nothing; whether there was one."""
+    recorded = [
+        select(t.c.run_id).where(t.c.run_id == run_id).exists() for t in (STEP, ATTEMPT, EVALUATION, POOL_ENTRY)
+    ]
+    with db.write() as connection:
+        return connection.execute(delete(RUN).where(RUN.c.id == run_id, ~or_(*recorded))).rowcount > 0
+
+
 def note_run(db: Database, run_id: str, summary: Mapping[str, Any]) -> None:
     """Store what is known of a run that goes on."""
     with db.write() as connection:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -10,9 +11,15 @@ from typing import Any
 
 import yaml
 
-from scrpo_cli.errors import UserError
+from scrpo_cli.errors import UserError, shown
 
 KeyPath = tuple[str, ...]
+
+LARGEST_FILE = 2**20
+"""Bytes; the longest shipped recipe has some 3,000. What is larger is a data set, or weights."""
+DEEPEST, MOST_VALUES = 32, 10_000
+"""Levels, and values once all aliases are written out (nine lines of them can stand for a billion)."""
+TAGS = ("map", "seq", "str", "int", "float", "bool", "null")
 
 
 class _Loader(yaml.SafeLoader):
@@ -47,11 +54,7 @@ class Document:
 
 def read_document(path: Path) -> Document:
     """Parse a YAML file whose top level is a mapping with distinct text keys; UserError names file and line."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise UserError(f"Cannot read the recipe: {reason}", str(path), "Name a YAML file.") from None
+    text = _read(path)
     node = _parse(text, str(path))
     if not isinstance(node, yaml.MappingNode):
         found = "empty" if node is None else "not a mapping"
@@ -59,6 +62,20 @@ def read_document(path: Path) -> Document:
     document = Document({}, {(): str(path)})
     document.data = dict(_items(node, (), str(path), document.origins))
     return document
+
+
+def _read(path: Path) -> str:
+    """The text of a regular file: a device has no end, and a pipe nobody writes to never begins."""
+    try:
+        if not os.path.isfile(path) and os.path.exists(path):
+            raise UserError("Cannot read the recipe: it is no regular file", str(path), "Name a YAML file.")
+        if os.path.getsize(path) > LARGEST_FILE:
+            what = f"Cannot read the recipe: it has over {LARGEST_FILE:,} bytes"
+            raise UserError(what, str(path), "Name a YAML file; data sets are named inside it.")
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:  # ValueError: no UTF-8, or a NUL in the path
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise UserError(f"Cannot read the recipe: {reason}", str(path), "Name a YAML file.") from None
 
 
 def parse_value(text: str, where: str) -> Any:
@@ -69,7 +86,12 @@ def parse_value(text: str, where: str) -> Any:
 
 def _parse(text: str, where: str) -> yaml.Node | None:
     try:
-        return yaml.compose(text, Loader=_Loader)
+        node = yaml.compose(text, Loader=_Loader)
+        if node is not None:
+            _measure(node, {}, where)
+        return node
+    except RecursionError:
+        raise UserError(TOO_DEEP, where, FLATTER) from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         reason = getattr(error, "problem", None) or str(error).splitlines()[0]
@@ -79,32 +101,66 @@ def _parse(text: str, where: str) -> yaml.Node | None:
         ) from None
 
 
+TOO_DEEP, FLATTER = f"The values are nested more than {DEEPEST} levels deep", "No key needs that."
+
+
+def _measure(node: yaml.Node, known: dict[yaml.Node, tuple[int, int] | None], file: str) -> tuple[int, int]:
+    """For how many values a node stands with its aliases written out, and in how many levels; UserError for too many
+    of either, and for a node that contains itself. `known`: what was measured before; none while that goes on.
+    """
+    if (found := known.get(node, (0, 0))) is None:
+        raise UserError("A value contains itself", _line(node, file), "Write the value out instead of its alias.")
+    if found[0]:
+        return found
+    known[node] = None
+    inside = node.value if isinstance(node, yaml.SequenceNode) else []
+    inside = [each for pair in node.value for each in pair] if isinstance(node, yaml.MappingNode) else inside
+    sizes = [_measure(each, known, file) for each in inside]
+    values, levels = 1 + sum(size for size, _ in sizes), 1 + max((depth for _, depth in sizes), default=0)
+    if levels > DEEPEST:
+        raise UserError(TOO_DEEP, _line(node, file), FLATTER)
+    if values > MOST_VALUES:
+        what = f"Over {MOST_VALUES:,} values, aliases written out"
+        raise UserError(what, _line(node, file), "Data sets are files of their own.")
+    known[node] = values, levels
+    return values, levels
+
+
+def _line(node: yaml.Node, file: str) -> str:
+    """`file:line` of a node; an option has no lines."""
+    return file if file.startswith("--") else f"{file}:{node.start_mark.line + 1}"
+
+
 def _items(node: yaml.MappingNode, path: KeyPath, file: str, origins: dict[KeyPath, str]) -> Iterator[tuple[str, Any]]:
     """The mapping's items; PyYAML would let the second of two equal keys win."""
     seen: dict[str, int] = {}
     for key_node, value_node in node.value:
-        line, key = key_node.start_mark.line + 1, key_node.value
-        if not isinstance(key_node, yaml.ScalarNode):
-            raise UserError("A key must be plain text", f"{file}:{line}", "Quote the value if it holds braces.")
+        key, where = key_node.value, _line(key_node, file)
+        if not isinstance(key_node, yaml.ScalarNode) or not key.isprintable():
+            raise UserError("A key must be plain text", where, "Quote the value if it holds braces.")
         if key in seen:
             first = f"It is also on line {seen[key]}: keep one."
-            raise UserError(f"Key '{'.'.join((*path, key))}' is written twice", f"{file}:{line}", first)
-        seen[key] = line
-        origins[*path, key] = f"{file}:{line}"
+            raise UserError(f"Key '{'.'.join((*path, key))}' is written twice", where, first)
+        seen[key] = key_node.start_mark.line + 1
+        origins[*path, key] = where
         yield key, _value(value_node, (*path, key), file, origins)
 
 
 def _value(node: yaml.Node, path: KeyPath, file: str, origins: dict[KeyPath, str]) -> Any:
+    where, tag = _line(node, file), node.tag.removeprefix("tag:yaml.org,2002:")
+    if tag not in TAGS:
+        raise UserError(f"Not valid YAML here: the tag {shown(node.tag)}", where, "Write a plain value.")
     if isinstance(node, yaml.MappingNode):
         return dict(_items(node, path, file, origins))
-    loader = _Loader("")
+    if isinstance(node, yaml.SequenceNode):
+        return [_value(each, (*path, str(i)), file, origins) for i, each in enumerate(node.value)]
+    if re.search("[\0\ud800-\udfff]", node.value):
+        what = f"A text that no file or database takes: {shown(node.value)}"
+        raise UserError(what, where, "Leave out NUL characters and halves of surrogate pairs.")
     try:
-        return loader.construct_object(node, deep=True)
-    except yaml.YAMLError as error:
-        where = f"{file}:{node.start_mark.line + 1}"
-        raise UserError(f"Not valid YAML: {getattr(error, 'problem', error)}", where, "Write a plain value.") from None
-    finally:
-        loader.dispose()
+        return _Loader("").construct_object(node)
+    except (yaml.YAMLError, ValueError, LookupError):  # `!!int x`, `!!bool x`; more digits than Python reads
+        raise UserError(f"Not valid YAML: {shown(node.value)} is no {tag}", where, "Write a plain value.") from None
 
 
 def merge(base: Document, child: Document) -> Document:

@@ -10,6 +10,7 @@ without a `name`, a recipe is called like its file. See `document.merge` for wha
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Union
@@ -18,7 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from scrpo_cli.errors import UserError, nearest
 from scrpo_cli.methods.registry import NAMES, method_class
-from scrpo_cli.recipe.document import Document, merge, parse_value, read_document
+from scrpo_cli.recipe.document import DEEPEST, Document, merge, parse_value, read_document
 from scrpo_cli.recipe.mistakes import explain
 from scrpo_cli.recipe.models import DEFAULT_METHOD, Recipe
 from scrpo_cli.recipe.references import resolve_references
@@ -156,17 +157,17 @@ def _shipped_directory() -> Path:
 
 def find_recipe(ref: str | Path, folder: Path | None = None) -> Path:
     """The file behind a shipped name or a path (relative to `folder`); UserError when there is none."""
-    path = (folder or Path()) / Path(ref).expanduser()
+    path = (folder or Path()) / os.path.expanduser(ref)  # which leaves `~nobody` as it is
     shipped = shipped_recipes()
     if str(ref) in shipped:
         return shipped[str(ref)]
-    if path.suffix in SUFFIXES or path.is_file():
-        if path.is_file():
-            return path
+    if os.path.exists(path) and (path.suffix in SUFFIXES or not os.path.isdir(path)):  # false for an impossible path
+        return path
+    if path.suffix in SUFFIXES:
         raise UserError("No such recipe file", str(path), f"These need no file: {', '.join(shipped)}.")
     same = next((name for name in shipped if name.endswith(f"/{ref}")), str(ref))
     fix = f"{nearest(same, shipped)} Shipped: {', '.join(shipped)}; or name a .yaml file."
-    raise UserError("No such recipe", str(ref), fix.strip())
+    raise UserError("No such recipe", str(ref) or "an empty name", fix.strip())
 
 
 def _resolve(path: Path, below: tuple[Path, ...]) -> Document:
@@ -196,8 +197,10 @@ def _overrides(sets: Sequence[str]) -> Document:
         where = f"--set {text}"
         key, equals, value = text.partition("=")
         path = tuple(part.strip() for part in key.split("."))
-        if not equals or not all(path):
+        if not equals or not all(path) or not key.isprintable():
             raise UserError("`--set` takes KEY=VALUE", where, "For example `--set optim.lr=2e-6`.")
+        if len(path) > DEEPEST:
+            raise UserError("There is no key of so many parts", where, "`scrpo recipe schema` lists every key.")
         section: dict[str, Any] = document.data
         for part in path[:-1]:
             section = section.setdefault(part, {})

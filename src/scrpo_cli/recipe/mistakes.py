@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from scrpo_cli.errors import UserError, nearest
+from scrpo_cli.errors import UserError, nearest, shown
 from scrpo_cli.methods.base import MethodConfig
 from scrpo_cli.methods.registry import NAMES, method_class
 from scrpo_cli.recipe.document import Document, KeyPath
@@ -33,20 +33,21 @@ def explain(error: ValidationError, document: Document, name: str) -> UserError:
     by_path: dict[KeyPath, list[Any]] = {}
     for detail in error.errors(include_url=False):
         by_path.setdefault(_path(detail, document.data), []).append(detail)
-    mistakes = sorted((_mistake(path, details, document) for path, details in by_path.items()), key=_line)
-    if len(mistakes) == 1:
+    ordered = sorted(by_path, key=lambda path: _line(document.origin(path)))
+    mistakes = [_mistake(path, by_path[path], document) for path in ordered[:SHOWN]]
+    if len(ordered) == 1:
         return UserError(mistakes[0].what, mistakes[0].where, mistakes[0].fix or SCHEMA)
-    lines = [f"\n  {m.where}: {m.what}{'. ' + m.fix if m.fix else ''}" for m in mistakes[:SHOWN]]
-    rest = f"\n  and {len(mistakes) - SHOWN} more" if len(mistakes) > SHOWN else ""
-    return UserError(f"The recipe has {len(mistakes)} mistakes:{''.join(lines)}{rest}", name, SCHEMA)
+    lines = [f"\n  {m.where}: {m.what}{'. ' + m.fix if m.fix else ''}" for m in mistakes]
+    rest = f"\n  and {len(ordered) - SHOWN} more" if len(ordered) > SHOWN else ""
+    return UserError(f"The recipe has {len(ordered)} mistakes:{''.join(lines)}{rest}", name, SCHEMA)
 
 
 SCHEMA = "`scrpo recipe schema` lists every key with its values."
 
 
-def _line(mistake: Mistake) -> list[Any]:
+def _line(origin: str) -> list[Any]:
     """Sorts by file, then by line as a number."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", mistake.where)]
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", origin)]
 
 
 def _path(detail: Any, data: Any) -> KeyPath:
@@ -54,10 +55,11 @@ def _path(detail: Any, data: Any) -> KeyPath:
     path: list[str] = []
     for position, part in enumerate(detail["loc"]):
         last = position == len(detail["loc"]) - 1
-        if (isinstance(data, Mapping) and part in data) or (isinstance(data, list) and isinstance(part, int)):
+        within = isinstance(data, list) and isinstance(part, int) and part < len(data)
+        if within or (isinstance(data, Mapping) and part in data):
             data = data[part]
             path.append(str(part))
-        elif last and detail["type"] == "missing":
+        elif last and detail["type"] == "missing" and not isinstance(data, list):  # else: of a list that is too short
             path.append(str(part))
     if detail["type"] == "union_tag_invalid":
         path.append("name")
@@ -69,12 +71,14 @@ def _mistake(path: KeyPath, details: list[Any], document: Document) -> Mistake:
     match first["type"]:
         case "extra_forbidden":
             return Mistake(f"Unknown key '{key}'", where, suggest(path, document.data))
+        case "missing" | "too_long" if isinstance(first["input"], list):
+            return Mistake(f"'{key}' has the wrong number of values: {shown(first['input'])}", where)
         case "missing":
             return Mistake(f"'{key}' is missing", where, f"Add it{_described(path, document.data)}.")
         case "value_error":
             return Mistake(first["msg"].removeprefix("Value error, "), where)
         case "model_type" | "model_attributes_type" | "dict_type":
-            return Mistake(f"'{key}' is a section of keys, got {_short(first['input'])}", where)
+            return Mistake(f"'{key}' is a section of keys, got {shown(first['input'])}", where)
         case "too_short" | "string_too_short" if not first["input"]:
             return Mistake(f"'{key}' is empty", where, f"Name what it takes{_described(path, document.data)}.")
         case "union_tag_invalid":
@@ -85,17 +89,12 @@ def _mistake(path: KeyPath, details: list[Any], document: Document) -> Mistake:
         case _:
             wanted = " or ".join(dict.fromkeys(_wanted(detail["msg"]) for detail in details))
             fix = _nearest(first["input"], wanted)
-            return Mistake(f"'{key}' should be {wanted}, got {_short(first['input'])}", where, fix)
+            return Mistake(f"'{key}' should be {wanted}, got {shown(first['input'])}", where, fix)
 
 
 def _wanted(message: str) -> str:
     """'Input should be a valid integer, unable to parse ...' -> 'a valid integer'."""
     return message.removeprefix("Input should be ").split(", unable", 1)[0].split(", got", 1)[0]
-
-
-def _short(value: Any) -> str:
-    text = "nothing" if value is None else repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _nearest(given: Any, legal: str) -> str:

@@ -9,17 +9,38 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SerializeAsAny, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
+from scrpo_cli.errors import shown
 from scrpo_cli.methods.base import MethodConfig, Setting
 from scrpo_cli.methods.registry import method_class
+from scrpo_cli.numbers import LONGEST_DEADLINE, MOST_PROCESSES, MOST_SAMPLES
 from scrpo_cli.recipe.monitors import MonitorsConfig
 from scrpo_cli.recipe.references import is_plugin
-from scrpo_cli.section import NonNegative, Positive, PositiveInt, Section, Share
+from scrpo_cli.section import Count, Name, NonNegative, Number, Positive, PositiveInt, Section, Share, Tokens
+
+MOST_RANK = 65536
+"""More than any layer is wide."""
+COLDEST, HOTTEST = 1e-3, 100.0
+"""Logits that are divided by less, or more, are infinite or all the same in float32."""
+MOST_ROLLOUTS = 1_000_000
+"""Completions of one step, likewise."""
+
+
+def _greedy_or_not(temperature: float) -> float:
+    if 0 < temperature < COLDEST:
+        raise PydanticCustomError("temperature", f"Input should be 0 (greedy) or at least {COLDEST:g}")
+    return temperature
+
+
+Temperature = Annotated[float, Field(ge=0, le=HOTTEST), AfterValidator(_greedy_or_not)]
+Samples = Annotated[int, Field(ge=1, le=MOST_SAMPLES)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 class LoraConfig(Section):
-    r: PositiveInt = 8
+    r: Annotated[int, Field(ge=1, le=MOST_RANK)] = 8
     """Rank."""
     alpha: PositiveInt = 16
     """The adapter's output is scaled by alpha / r."""
@@ -28,7 +49,7 @@ class LoraConfig(Section):
 
 
 class ModelConfig(Section):
-    name: str = "tiny"
+    name: Name = "tiny"
     """`tiny` (the embedded model), a local directory, or a name on the model hub."""
     revision: str | None = None
     """Hub revision; pin it for anything that will be reported."""
@@ -51,9 +72,9 @@ class ModelConfig(Section):
 
 
 class ProblemsConfig(Section):
-    source: str
+    source: Name
     """`tiny`; a data set of SCRPO_DATA_DIR (`gsm8k`, `math`, ...); a path to a JSONL file; or `hub:owner/name`."""
-    split: str = "train"
+    split: Name = "train"
     limit: PositiveInt | None = None
     """Only the first so many problems."""
     revision: str | None = None
@@ -71,8 +92,8 @@ class ReflectionConfig(Section):
     """Say that the answer was wrong [C, abstract]; false asks task.check_prompt instead."""
     give_truth: bool = False
     """Append the reference answer: an ablation, it leaks the answer into the rewarded text [I]."""
-    analysis: str = "Analysis:"
-    solution: str = "Corrected Solution:"
+    analysis: Name = "Analysis:"
+    solution: Name = "Corrected Solution:"
     """The two labels that a summary names [S]. Reflection is everything before the solution marker."""
     think_is_reflection: bool = True
     """Whether `<think>...</think>` before the marker counts as reflection [I]."""
@@ -85,9 +106,9 @@ class GradingConfig(Section):
 
     max_failed: Share = 0.1
     """Stop when the grader fails (`grader_error`) on more than this share of at least 20 answers; 1: never [I]."""
-    deadline: Positive = 5.0
+    deadline: Annotated[float, Field(gt=0, le=LONGEST_DEADLINE)] = 5.0
     """Seconds for one answer; then its grading process is killed and the verdict is `timeout`."""
-    processes: PositiveInt | None = None
+    processes: Annotated[int, Field(ge=1, le=MOST_PROCESSES)] | None = None
     """Grading processes; none: by CPU count, at most 8."""
     in_process: bool = False
     """Call task.grader in this process: faster to start, but no deadline and no protection from a crash."""
@@ -182,7 +203,7 @@ class TaskConfig(Section):
 
 
 class RolloutConfig(Section):
-    temperature: Positive = 1.0
+    temperature: Annotated[float, Field(ge=COLDEST, le=HOTTEST)] = 1.0
     """Of sampling, and of the log-probs of what was sampled: methods that fit recorded examples (sft, star, pair_sft,
     dpo) train log-probs at temperature 1. Training samples the policy itself: no top-p."""
     max_tokens: PositiveInt = 1024
@@ -198,7 +219,7 @@ class OptimConfig(Section):
     """Learning rate of AdamW."""
     steps: PositiveInt = 500
     """Trial and reflection steps together, at most."""
-    max_generated_tokens: PositiveInt | None = None
+    max_generated_tokens: Tokens | None = None
     """Budget: stop after the step that reaches so many generated tokens, however many steps are left."""
     prompts_per_step: PositiveInt = 128
     """Problems of one first-answer step."""
@@ -209,12 +230,12 @@ class OptimConfig(Section):
     logits_chunk: PositiveInt = 2048
     """Tokens whose logits exist at one time."""
     weight_decay: NonNegative = 0.0
-    betas: tuple[Share, Share] = (0.9, 0.999)
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
     grad_clip: Positive = 1.0
     """Largest norm of the gradient."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     """Of the learning rate over `steps`, after the warm-up."""
-    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    warmup_steps: Count = 0
     """Optimizer steps in which the learning rate rises linearly."""
 
 
@@ -227,16 +248,16 @@ class GateConfig(Section):
     signal: Literal["none", "logprob", "mean_logprob", "agreement", "verdict"] = "none"
     """Mean log-prob of the final answer's tokens; of all its tokens; share of the problem's samples with the same final
     answer; the model's own yes or no; none: no gate [I]."""
-    threshold: float | Literal["never", "always"] | None = None
+    threshold: Number | Literal["never", "always"] | None = None
     """In the unit of the signal; none: fitted on task.validation [I]."""
 
 
 class ProtocolConfig(Section):
     """How the answers of an evaluation are sampled. The defaults hold where no benchmark says otherwise."""
 
-    samples: PositiveInt = 4
+    samples: Samples = 4
     turns: Turns = 1
-    temperature: NonNegative = 0.6
+    temperature: Temperature = 0.6
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
     max_tokens: PositiveInt | None = None
 
@@ -252,7 +273,7 @@ class EvalConfig(Section):
     """What to do when held-out problems are among the training problems (docs/evaluation.md)."""
     prompt: Literal["benchmark", "recipe"] = "benchmark"
     """Whose prompts a benchmark is asked with: its own, or those of the section task."""
-    samples: PositiveInt | None = None
+    samples: Samples | None = None
     """Answers to each problem; none: the benchmark's own number, 4 without a benchmark."""
     turns: Turns | None = None
     """After each first answer also ask, turn by turn, what second_turn names; none: the benchmark's own, else 1."""
@@ -265,7 +286,7 @@ class EvalConfig(Section):
     """Also show each wrong first answer to the model, have it reflect, and report the repair rate."""
     scaling: bool = False
     """Two turns: 2K first answers by majority against K answers each followed by one correction, over K."""
-    temperature: NonNegative | None = None
+    temperature: Temperature | None = None
     """0 is greedy; none: the benchmark's own, else 0.6."""
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     """None: the benchmark's own, else 0.95."""
@@ -283,7 +304,7 @@ class CheckpointConfig(Section):
 class WandbConfig(Section):
     mode: Literal["auto", "online", "offline", "off"] = "auto"
     """auto: online when logged in, else offline."""
-    project: str = "scrpo"
+    project: Name = "scrpo"
     entity: str | None = None
     group: str | None = None
     tags: list[str] = Field(default_factory=list)
@@ -301,7 +322,9 @@ def _method_section(data: Any) -> Any:
     if not isinstance(data, Mapping):
         return data
     name = data.get("name", DEFAULT_METHOD)
-    return method_class(name).Config.model_validate({"name": name, **data}) if isinstance(name, str) else data
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"'method.name' should be the name of a method, got {shown(name)}")
+    return method_class(name).Config.model_validate({"name": name, **data})
 
 
 class Recipe(Section):
@@ -310,7 +333,7 @@ class Recipe(Section):
     name: str = "unnamed"
     """Without one, a recipe is called like its file."""
     description: str = ""
-    seed: int = 0
+    seed: Count = 0
     """Every random choice of a run depends on it."""
     model: ModelConfig = ModelConfig()
     task: TaskConfig = TaskConfig()
@@ -326,7 +349,10 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _the_method_can_work(self) -> Recipe:
-        self.method.needs(self.setting())
+        rollouts = self.method.needs(self.setting()).rollouts
+        if rollouts > MOST_ROLLOUTS:
+            what = f"a step would sample {rollouts:,} completions, and {MOST_ROLLOUTS:,} is the most"
+            raise ValueError(f"{what}; lower optim.prompts_per_step or rollout.group_size")
         return self
 
     def setting(self, count_tokens: Callable[[str], int] = lambda text: len(text) // 3 + 16) -> Setting:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from scrpo_cli.section import NonNegative, Positive, PositiveInt, Section, Share
+from scrpo_cli.section import HIGHEST, NonNegative, Positive, PositiveInt, Section, Share
 
 MonitorName = Literal[
     "repeated_mistakes",
@@ -62,7 +62,7 @@ class MonitorsConfig(Section):
     """Entropy as a share of its early mean; fires below [I]."""
     entropy_floor: NonNegative = 0.005
     """Nats; fires below, whatever the early mean [I]."""
-    reflection_length: Annotated[float, Field(gt=1)] | None = 2.0
+    reflection_length: Annotated[float, Field(gt=1, le=HIGHEST)] | None = 2.0
     """Mean length of a correction as a multiple of its early mean [I]."""
     no_signal: Share | None = 0.8
     """Share of the groups that are skipped because all their rewards are equal [I]."""

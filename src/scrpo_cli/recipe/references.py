@@ -15,11 +15,12 @@ option there alone), and made absolute as well: a directory's name is never take
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from scrpo_cli.errors import UserError, nearest
+from scrpo_cli.errors import UserError, nearest, shown
 from scrpo_cli.methods.registry import NAMES as METHODS
 from scrpo_cli.plugins import GROUPS
 from scrpo_cli.recipe.document import Document
@@ -88,13 +89,13 @@ def located(reference: str, key: str, origin: str) -> str:
     if not colon:
         return known(reference, key, origin)
     if not (module and attribute.isidentifier()):
-        raise UserError(f"{key}: {reference!r} is no reference", origin, f"{FORMS}.")
+        raise UserError(f"{key}: {shown(reference)} is no reference", origin, f"{FORMS}.")
     name = module if module.endswith(".py") else f"{module}.py"
-    found = [path for path in (_folder(origin) / name, Path(name)) if path.is_file()]
+    found = [path for path in (_folder(origin) / name, Path(name)) if os.path.isfile(path)]
     if found and (name == module or "." not in module):
         return f"{found[0].resolve()}:{attribute}"
     if name == module:
-        raise UserError(f"{key}: the file {module} does not exist", origin, _nearby(_folder(origin), module))
+        raise UserError(f"{key}: the file {shown(module)} does not exist", origin, _nearby(_folder(origin), module))
     return reference
 
 
@@ -108,13 +109,13 @@ def known(name: str, key: str, origin: str) -> str:
     if name in names:
         return name
     hint = nearest(name, names) or (f"Known: {', '.join(names)}." if names else "")
-    raise UserError(f"{key}: there is no {name!r}", origin, f"{hint} {FORMS}.".strip())
+    raise UserError(f"{key}: there is no {shown(name)}", origin, f"{hint} {FORMS}.".strip())
 
 
 def _folder(origin: str) -> Path:
     """Of the recipe file in `file:line`; the working directory for an option."""
     file = Path(origin.rpartition(":")[0])
-    return file.parent if file.is_file() else Path()
+    return file.parent if os.path.isfile(file) else Path()  # not Path.is_file: it raises for a long text
 
 
 def _nearby(folder: Path, module: str) -> str:

@@ -12,7 +12,7 @@ from pydantic import Field, field_validator
 from scrpo_cli.methods.base import outcome_rewards
 from scrpo_cli.methods.parts.rewards import RewardConfig, with_length_penalty
 from scrpo_cli.rng import generator
-from scrpo_cli.section import PositiveInt, Section, Share
+from scrpo_cli.section import Number, PositiveInt, Section, Share
 from scrpo_cli.types import KEPT, Group, PoolEntry
 
 
@@ -59,7 +59,7 @@ class PoolGateConfig(Section):
 
     signal: Literal["none", "mean_logprob"] = "none"
     """mean_logprob: of all tokens of the error, as they were sampled; none: no gate [I]."""
-    threshold: float = 0.0
+    threshold: Number = 0.0
     """Errors with a lower one are reflected on, and those without one (nobody sampled them) [I]."""
 
 

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import numpy as np
+from pydantic import model_validator
 
-from scrpo_cli.section import Section, Share
+from scrpo_cli.section import Number, Section, Share
 
 
 class RewardConfig(Section):
-    right: float = 1.0
-    wrong: float = 0.0
+    right: Number = 1.0
+    wrong: Number = 0.0
     length_penalty: Share = 0.0
     """DAPO's soft overlong punishment: over this last share of rollout.max_tokens the reward falls by 0 to 1."""
+
+    @model_validator(mode="after")
+    def _right_pays_more(self) -> RewardConfig:
+        if self.right <= self.wrong:
+            what = f"method.reward pays {self.right:g} for a right answer and {self.wrong:g} for a wrong one"
+            raise ValueError(f"{what}: give reward.right more than reward.wrong")
+        return self
 
 
 def length_penalty(lengths_G: np.ndarray, longest: int, cache: float) -> np.ndarray:

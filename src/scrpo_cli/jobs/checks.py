@@ -1,0 +1,103 @@
+"""What a command names (an adapter, runs, data, a pool) is looked for before it loads a model or adds a row of a run.
+
+Nothing here imports torch: a slip of the pen is answered in a second. What is inside of an adapter or a model shows
+when it is loaded.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from scrpo_cli.errors import UserError, nearest, shown
+from scrpo_cli.pool.db import Database
+from scrpo_cli.pool.entries import known_pool
+from scrpo_cli.pool.queries import resolve_run
+from scrpo_cli.recipe.benchmark import Benchmark, plan, shipped
+from scrpo_cli.recipe.models import Recipe
+from scrpo_cli.tasks import make_task
+from scrpo_cli.tasks.base import Task
+from scrpo_cli.types import Problem
+
+ADAPTER_CONFIG = "adapter_config.json"
+RUN_KEYS = ("runs", "offline_run", "injection.run")
+"""Of a method's section: which recorded runs it learns from."""
+
+
+def check_training(db: Database, recipe: Recipe) -> None:
+    """The model, the runs and the data of a training run."""
+    check_model(recipe)
+    check_method_runs(db, recipe)
+    check_data(recipe, "train", "validation", "test")
+
+
+def check_sampling(recipe: Recipe) -> None:
+    """The model and the data of a collection."""
+    check_model(recipe)
+    check_data(recipe, "train")
+
+
+def check_correction(db: Database, recipe: Recipe, pool: str) -> None:
+    """The model and the pool of corrections."""
+    check_model(recipe)
+    known_pool(db, pool)
+
+
+def check_evaluation(db: Database, recipe: Recipe, against: str | None) -> None:
+    """The model and the benchmarks of an evaluation, and the run that it is compared with."""
+    if against not in (None, "last"):
+        resolve_run(db, against)
+    check_model(recipe)
+    for benchmark in plan(recipe).benchmarks.values():
+        with closing(make_task(benchmark.task)) as task:
+            load(benchmark, task)
+
+
+def check_model(recipe: Recipe) -> None:
+    """UserError where the model is spelled as a path that leads nowhere, or the adapter is no directory of one."""
+    model = recipe.model.name
+    if model.startswith((".", "/", "~")) and not os.path.isdir(model):
+        raise UserError("The model directory does not exist.", f"model.name: {model}", "Check the path.")
+    if (name := recipe.model.adapter) is None:
+        return
+    if not name or not os.path.isdir(name):  # os.path: Path.is_dir raises for an impossible name
+        fix = "Check the path; `scrpo runs show RUN` names the adapter of a run."
+        raise UserError("There is no such adapter directory.", f"model.adapter: {shown(name)}", fix)
+    if not (Path(name) / ADAPTER_CONFIG).is_file():
+        raise UserError(f"Not an adapter directory: {ADAPTER_CONFIG} is missing.", name, "Check the path.")
+
+
+def check_method_runs(db: Database, recipe: Recipe) -> None:
+    """UserError where the method is to learn from a run that is not there."""
+    for key in RUN_KEYS:
+        value: Any = recipe.method
+        for part in key.split("."):
+            value = getattr(value, part, None)
+        for ref in [value] if isinstance(value, str) else value or ():
+            try:
+                resolve_run(db, str(ref))
+            except UserError as error:
+                raise UserError(error.what, f"method.{key}: {ref} ({error.where})", error.fix) from None
+
+
+def check_data(recipe: Recipe, *splits: str) -> None:
+    """UserError where problems that the recipe names cannot be read."""
+    with closing(make_task(recipe.task)) as task:
+        for split in splits:
+            if (cfg := getattr(recipe.task, split)) is not None:
+                task.problems(cfg)
+
+
+def load(benchmark: Benchmark, task: Task, limit: int | None = None) -> Sequence[Problem]:
+    """The problems of a benchmark; a word that is no data set is answered with the nearest benchmark."""
+    try:
+        return task.problems(benchmark.problems)[:limit]
+    except UserError as error:
+        near = nearest(benchmark.name, shipped())
+        if not near or benchmark.name in shipped():
+            raise
+        fix = f"{near} `scrpo eval --list` lists the benchmarks. For a data set: {error.fix}"
+        raise UserError(error.what, error.where, fix) from None
