@@ -174,9 +174,8 @@ def table(found: Mapping[str, Any]) -> Table:
     both = any(THERE in row["seconds"] for measures in found.values() for row in measures.values())
     names = [THERE, HERE] if both else [HERE]
     heads = {THERE: "against, s", HERE: "here, s"}
-    grid = Table(
-        "command", "until", *(heads[name] for name in names), *(["times as fast"] if both else []), title="medians (quartiles)"
-    )
+    columns = [*(heads[name] for name in names), *(["times as fast"] if both else [])]
+    grid = Table("command", "until", *columns, title="medians (quartiles)")
     for name, measures in found.items():
         for i, (measure, row) in enumerate(measures.items()):
             cells = [shown(row["seconds"][tree], 2) for tree in names]

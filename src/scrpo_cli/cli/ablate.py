@@ -87,16 +87,17 @@ def ablate(
     debug: DebugOption = False,
 ) -> None:
     """Recipes or values of a key, over seeds, at equal generated tokens: intervals, paired differences, a plot."""
+    output = Output(json, quiet)
+    if executor not in EXECUTORS:
+        raise UserError(f"There is no executor '{executor}'", "--executor", f"One of: {', '.join(EXECUTORS)}.")
+    refuse_options(context, resume, extend)
+    output.begin("scrpo ablate: " + (f"sweep {resume or extend}" if resume or extend else "checking the arms"))
     from scrpo_cli.ablation.executor import LocalExecutor
     from scrpo_cli.ablation.grid import check_arms, make_arms, split_recipes
     from scrpo_cli.ablation.sweep import extend_sweep, find_sweep, start_sweep
     from scrpo_cli.jobs.runs import locked
     from scrpo_cli.pool.db import Database
 
-    output = Output(json, quiet)
-    if executor not in EXECUTORS:
-        raise UserError(f"There is no executor '{executor}'", "--executor", f"One of: {', '.join(EXECUTORS)}.")
-    refuse_options(context, resume, extend)
     recipes = split_recipes(recipe or ()) or ([] if resume or extend else [DEFAULT_RECIPE])
     arms = []
     if recipes:  # mistakes show before anything is written

@@ -17,6 +17,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from scrpo_cli.cli.common import report_error
 from scrpo_cli.errors import Interrupted
+from scrpo_cli.tracking import activity
 
 COMMANDS = {
     "recipe": ("recipe:app", "List, show and check recipes."),
@@ -58,6 +59,8 @@ class LazyGroup(TyperGroup):
             return super().invoke(ctx)
         except KeyboardInterrupt:
             raise Interrupted("Interrupted", ctx.invoked_subcommand or "", "Run the same command again.") from None
+        finally:
+            activity.show_on(None)
 
 
 def _module(name: str) -> str:

@@ -22,11 +22,12 @@ from scrpo_cli.cli.common import (
     RecipeOption,
     ResumeOption,
     SetOption,
+    named,
     refuse_with_resume,
     refuse_without_file,
     sets_of,
 )
-from scrpo_cli.recipe.load import load_recipe
+from scrpo_cli.tracking.activity import LIBRARIES, now
 
 KEYS = {"--limit": "task.train.limit", "--adapter": "model.adapter"}
 
@@ -55,6 +56,9 @@ def collect(
     output = Output(json, quiet)
     refuse_with_resume(context, resume)
     refuse_without_file(context, from_jsonl)
+    output.begin(f"scrpo collect: {named(resume, recipe)}")
+    from scrpo_cli.recipe.load import load_recipe
+
     resolved = load_recipe(recipe or DEFAULT_RECIPE, sets_of(context, KEYS))
     from scrpo_cli.jobs.collect import fill_pool
     from scrpo_cli.jobs.runs import resumed_run, started_run
@@ -72,6 +76,7 @@ def collect(
         )
     )
     with start as run:
+        now().stage(f"run {run.run_id}" + (f": {LIBRARIES}" if rows is None else f": grading {len(rows)} responses"))
         run.summary |= fill_pool(database, run, rows, output.say, use_filter=filter_)
     output.result(run.summary, closing(run.summary))
 

@@ -21,10 +21,11 @@ from scrpo_cli.cli.common import (
     ResumeOption,
     SetOption,
     ThresholdOption,
+    named,
     refuse_with_resume,
     sets_of,
 )
-from scrpo_cli.recipe.load import load_recipe
+from scrpo_cli.tracking.activity import LIBRARIES, now
 
 KEYS = {"--adapter": "model.adapter", "--gate": "eval.gate.signal", "--gate-threshold": "eval.gate.threshold"}
 
@@ -50,6 +51,9 @@ def correct(
     """Make the policy reflect on pooled errors and try again; measure what it repairs."""
     output = Output(json, quiet)
     refuse_with_resume(context, resume)
+    output.begin(f"scrpo correct: {named(resume, recipe)}")
+    from scrpo_cli.recipe.load import load_recipe
+
     resolved = load_recipe(recipe or DEFAULT_RECIPE, sets_of(context, KEYS))
     from scrpo_cli.evaluation.gate import check_pool_gate
     from scrpo_cli.jobs.runs import resumed_run, started_run
@@ -64,6 +68,7 @@ def correct(
         else started_run(database, "correct", resolved, summary=options)
     )
     with start as run:
+        now().stage(f"run {run.run_id}: {LIBRARIES}")
         from scrpo_cli.jobs.correct import correct_pool
 
         run.summary |= correct_pool(database, run, output.say)

@@ -23,12 +23,13 @@ from scrpo_cli.cli.common import (
     SetOption,
     ThresholdOption,
     given_options,
+    named,
     refuse_with_resume,
     refuse_without_file,
     sets_of,
 )
 from scrpo_cli.errors import UserError
-from scrpo_cli.recipe.load import load_recipe
+from scrpo_cli.tracking.activity import now
 
 KEYS = {
     "--samples": "eval.samples",
@@ -107,16 +108,20 @@ def evaluate(
     sets = sets_of(context, KEYS)
     if benchmarks is not None:
         sets.append(f"eval.benchmarks={names_of(benchmarks)}")
+    if from_jsonl:
+        refuse_sampling(context)
+    output.begin(f"scrpo eval: {named(resume or run_ref, recipe)}")
     from scrpo_cli.pool.db import Database
+    from scrpo_cli.recipe.load import load_recipe
     from scrpo_cli.report.figures import plot_scalings
 
     if from_jsonl:
-        refuse_sampling(context)
         resolved = load_recipe(recipe or DEFAULT_RECIPE, [*(["name=''"] if recipe is None else []), *sets])
         from scrpo_cli.jobs.external import evaluate_external
         from scrpo_cli.tasks.external import full_responses, parse_map, read_responses
 
         rows = full_responses(read_responses(from_jsonl, parse_map(map_ or []), format_))
+        now().stage(f"grading {len(rows)} responses")
         how = {"named": benchmarks is not None, "choose": recipe is None and not names_task(sets)}
         summary = evaluate_external(Database.open(db), resolved, rows, against, output.say, plot_scalings, **how)
     elif resume:

@@ -57,13 +57,15 @@ def grade(
     """
     from contextlib import closing
 
+    refuse_without_file(context, from_jsonl)
+    rows = _rows(gold, answer, from_jsonl, map_ or [], format_)
+    output = Output(json, quiet)
+    output.begin(f"scrpo grade: {len(rows)} answer{'s' * (len(rows) != 1)}, task {task}")
     from scrpo_cli.recipe.models import TaskConfig
     from scrpo_cli.recipe.references import is_plugin, located
     from scrpo_cli.tasks import make_task
     from scrpo_cli.tasks.external import PairRow
 
-    refuse_without_file(context, from_jsonl)
-    rows = _rows(gold, answer, from_jsonl, map_ or [], format_)
     name, own = located(task, "task.name", "--task"), grader and located(grader, "task.grader", "--grader")
     if not own and not is_plugin(name):
         _refuse_other_tasks(task, rows)
@@ -74,7 +76,7 @@ def grade(
         result = [(row, next(grades) if isinstance(row, PairRow) else next(graded)) for row in rows]
     counts = Counter(str(g.verdict) for _, g in result)
     data = {"task": task, "grader": judge.grader, "rows": [_row(row.id, g) for row, g in result], "counts": counts}
-    Output(json, quiet).result(data, _text(result, counts))
+    output.result(data, _text(result, counts))
 
 
 def _rows(

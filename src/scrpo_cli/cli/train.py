@@ -16,16 +16,17 @@ from scrpo_cli.cli.common import (
     RecipeOption,
     ResumeOption,
     SetOption,
+    named,
     refuse_with_resume,
     sets_of,
 )
-from scrpo_cli.recipe.load import load_recipe
-from scrpo_cli.recipe.models import Recipe
+from scrpo_cli.tracking.activity import LIBRARIES, now
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from scrpo_cli.jobs.runs import ActiveRun
+    from scrpo_cli.recipe.models import Recipe
 
 ReflectOption = Annotated[
     str | None,
@@ -54,6 +55,9 @@ def train(
     """LoRA training by recipe: ScRPO and the methods that it is compared with. Ctrl-C saves; --resume continues."""
     output = Output(json, quiet)
     refuse_with_resume(context, resume)
+    output.begin(f"scrpo train: {named(resume, recipe)}")
+    from scrpo_cli.recipe.load import load_recipe
+
     resolved = load_recipe(recipe or DEFAULT_RECIPE, sets_of(context, KEYS))
     if dry_run:
         show_budget(resolved, output)
@@ -68,6 +72,7 @@ def train(
         else started_run(database, "train", resolved, run_id=run_id, sweep=sweep, arm=arm)
     )
     with start as run:
+        now().stage(f"run {run.run_id}: {LIBRARIES}")
         from scrpo_cli.jobs.train import run_training
 
         run.summary |= run_training(database, run, output)

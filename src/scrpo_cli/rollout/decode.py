@@ -6,7 +6,7 @@ until the longest one ends, and copies all earlier keys and values at every toke
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -90,9 +90,16 @@ def roomy_cache(config: Any) -> DynamicCache:
 
 @torch.inference_mode()
 def decode(
-    model: Any, prompts: Sequence[Sequence[int]], sampler: InverseCdfSampler, stop_ids: Sequence[int], max_tokens: int
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    sampler: InverseCdfSampler,
+    stop_ids: Sequence[int],
+    max_tokens: int,
+    watch: Callable[[int], None] = lambda _: None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Sampled ids and log-probs, both (B, T). What follows a row's first end token is meaningless."""
+    """Sampled ids and log-probs, both (B, T). What follows a row's first end token is meaningless. `watch` is told
+    after every token how many rows are finished.
+    """
     width, device = max(len(p) for p in prompts), model.device
     ids_RL, mask_RL = (x.to(device) for x in left_padded(prompts, width, max_tokens))
     position_RL = (mask_RL[:, :width].cumsum(-1) - 1).clamp(min=0)
@@ -109,6 +116,7 @@ def decode(
         open_R = open_R & ~torch.isin(token_R, stop_S)
         ids_RL, position_RL = token_R.unsqueeze(1), position_RL[:, -1:] + 1
         left = int(open_R.sum())
+        watch(len(prompts) - left)
         if left == 0:
             break
         if left <= KEEP * len(row_R):

@@ -14,6 +14,7 @@ from typing import Any
 from pebble import ProcessExpired, ProcessPool
 
 from scrpo_cli.errors import RunError
+from scrpo_cli.tracking.activity import now
 
 __all__ = ["DeadlineExceeded", "KillableProcesses", "ProcessExpired"]
 
@@ -60,7 +61,7 @@ class KillableProcesses:
         futures: list[Future[Any]] = []
         with suppress(RuntimeError):  # a pool that was given up takes no more calls
             futures += (pool.schedule(function, args=args, timeout=self.deadline_s) for args in calls)
-        ended = [future.exception() or future.result() for future in futures]  # waits; every call has its deadline
+        ended = [f.exception() or f.result() for f in now().each(futures)]  # waits; every call has its deadline
         return [*ended, *[BrokenProcessPool() for _ in calls[len(futures) :]]]
 
     def _running(self) -> ProcessPool:
