@@ -21,7 +21,6 @@ from scrpo_cli.cli.common import (
 from scrpo_cli.errors import UserError
 
 if TYPE_CHECKING:
-    from scrpo_cli.tasks import Task
     from scrpo_cli.tasks.external import PairRow, ResponseRow
     from scrpo_cli.types import Grade
 
@@ -59,8 +58,6 @@ def grade(
 
     refuse_without_file(context, from_jsonl)
     rows = _rows(gold, answer, from_jsonl, map_ or [], format_)
-    output = Output(json, quiet)
-    output.begin(f"scrpo grade: {len(rows)} answer{'s' * (len(rows) != 1)}, task {task}")
     from scrpo_cli.recipe.models import TaskConfig
     from scrpo_cli.recipe.references import is_plugin, located
     from scrpo_cli.tasks import make_task
@@ -69,10 +66,13 @@ def grade(
     name, own = located(task, "task.name", "--task"), grader and located(grader, "task.grader", "--grader")
     if not own and not is_plugin(name):
         _refuse_other_tasks(task, rows)
+    responses = [(row.as_problem(), row.response) for row in rows if not isinstance(row, PairRow)]
+    output = Output(json, quiet)
+    output.begin(f"scrpo grade: {len(rows)} answer{'s' * (len(rows) != 1)}, task {task}")
     with closing(make_task(TaskConfig(name=name, grader=own), workers, deadline)) as judge:
         pairs = [row for row in rows if isinstance(row, PairRow)]
         grades = iter(judge.compare([(row.gold, row.pred) for row in pairs]))
-        graded = iter(_grade_responses(judge, rows))
+        graded = iter(judge.grade(responses))
         result = [(row, next(grades) if isinstance(row, PairRow) else next(graded)) for row in rows]
     counts = Counter(str(g.verdict) for _, g in result)
     data = {"task": task, "grader": judge.grader, "rows": [_row(row.id, g) for row, g in result], "counts": counts}
@@ -100,12 +100,6 @@ def _refuse_other_tasks(task: str, rows: Sequence[ResponseRow | PairRow]) -> Non
             if task == "code":
                 raise UserError("the fields 'entry_point' and 'tests' are missing", row.where, "name them with --map")
             raise UserError(f"the task {task!r} runs no tests", row.where, "grade programs with --task code")
-
-
-def _grade_responses(grader: Task, rows: Sequence[ResponseRow | PairRow]) -> list[Grade]:
-    from scrpo_cli.tasks.external import ResponseRow
-
-    return grader.grade([(row.as_problem(), row.response) for row in rows if isinstance(row, ResponseRow)])
 
 
 def _row(key: str, grade: Grade) -> dict[str, Any]:

@@ -81,7 +81,7 @@ class Activity:
     def _show(self, at_once: bool = False) -> None:
         if self.console is None:
             return
-        if self.console.is_terminal:
+        if self.console.is_interactive:
             self._live = self._live or self._start_live(self.console)
         elif at_once or self._clock() >= self._spoke_at + EVERY_S:
             self.console.print(self.text, markup=False, soft_wrap=True)
@@ -100,7 +100,7 @@ class Activity:
             return spinner if self.panel is None else Group(self.panel(), spinner)
 
         live = Live(console=console, get_renderable=render, refresh_per_second=4, transient=True, redirect_stdout=False)
-        live.start()  # stdout is left alone: it may be a file while stderr is the terminal
+        live.start(refresh=True)  # stdout is left alone: it may be a file while stderr is the terminal
         return live
 
 

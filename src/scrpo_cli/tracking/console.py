@@ -51,7 +51,7 @@ class ConsoleSink:
         self._evals: list[str] = []
         self._progress, self._bars = _progress(recipe, start, console)
         self._pace = Pace(recipe, start)
-        self._panel = console.is_terminal and not console.quiet
+        self._panel = console.is_interactive and not console.quiet
         if self._panel:
             now().panel = self.render
 

@@ -143,7 +143,7 @@ def open_session(
     Rows and metrics beyond that checkpoint are dropped, so that no step is counted twice and none is missing.
     """
     runtime = open_runtime(recipe)
-    now().stage("checking problems and prompts", at_once=False)
+    now().stage("reading the problems", at_once=False)
     problems = runtime.task.problems(recipe.task.train)
     unread = unreadable_references(runtime.task, problems, "task.train")
     check_prompt_budget(recipe.task, runtime.task, runtime.chat, problems)
