@@ -22,6 +22,7 @@ from scrpo_cli.cli.common import (
 )
 from scrpo_cli.errors import Interrupted, RunError, UserError
 from scrpo_cli.files import write_atomically
+from scrpo_cli.tracking.activity import now
 
 if TYPE_CHECKING:
     from scrpo_cli.ablation.executor import Executor, Finished, Job
@@ -135,6 +136,7 @@ def finish(database: Database, sweep: Sweep, executor: Executor, db: str | None,
 
     again = f"scrpo ablate --resume {sweep.id}" + (f" --db {db}" if db else "")
     jobs = jobs_to_do(database, sweep, db)
+    now().clear()  # the bar over the runs takes its place
     output.say(f"sweep {sweep.id}: {len(jobs)} of {len(sweep.cells)} runs to do, logs in {sweep.directory / 'logs'}")
     try:
         failed = run_jobs(executor, jobs, output)
