@@ -117,15 +117,15 @@ class Pace:
         self._total = metrics.get("tokens/total", 0.0)
 
     def left(self) -> str:
-        """`about 0:04:10 left (steps)`; empty before the first step."""
+        """`about 0:04:10 left (steps)`; empty before the first step and after the last."""
         if not self._seen:
             return ""
         steps, limit = self._steps - self._done, "steps"
         if self._tokens and self._sampled:
             by_tokens = math.ceil((self._tokens - self._total) / (self._sampled / self._seen))
             steps, limit = min((steps, limit), (by_tokens, "tokens"))
-        seconds = max(0, steps) * self._seconds / self._seen
-        return f"{'at most' if self._fits else 'about'} {timedelta(seconds=round(seconds))} left ({limit})"
+        left = timedelta(seconds=round(steps * self._seconds / self._seen))
+        return f"{'at most' if self._fits else 'about'} {left} left ({limit})" if steps > 0 else ""
 
 
 def describe_step(step: int, steps: int, metrics: Mapping[str, float]) -> str:
