@@ -46,6 +46,7 @@ bench: bench-setup
 	OMP_NUM_THREADS=1 $(BIN)/python bench/step.py
 	OMP_NUM_THREADS=1 $(BIN)/python bench/trl_race.py
 	OMP_NUM_THREADS=1 $(BIN)/python bench/grading.py
+	OMP_NUM_THREADS=1 $(BIN)/python bench/start.py
 
 tiny-model: setup
 	OMP_NUM_THREADS=1 $(BIN)/python tools/tiny_model/build.py --out src/scrpo_cli/assets/tiny-model

@@ -2,8 +2,10 @@ import io
 
 from rich.console import Console
 
+from scrpo_cli.recipe.load import load_recipe
 from scrpo_cli.recipe.models import OptimConfig, Recipe
-from scrpo_cli.tracking.console import ConsoleSink, describe_eval, describe_step, sparkline
+from scrpo_cli.tracking.activity import now, show_on
+from scrpo_cli.tracking.console import ConsoleSink, Pace, describe_eval, describe_step, sparkline
 
 RECIPE = Recipe(name="tiny", optim=OptimConfig(steps=10, max_generated_tokens=5000))
 STEP = {"first/reward": 0.25, "first/accuracy": 0.25, "pool/size": 3, "rollout/tokens": 900, "seconds/sample": 1.5}
@@ -62,6 +64,45 @@ def test_live_display_on_a_terminal():
         describe_eval(5, EVAL),
     ):
         assert part in shown
+
+
+def test_the_panel_stands_over_what_is_being_done():
+    screen = console(terminal=True)
+    show_on(screen)
+    try:
+        sink = ConsoleSink(screen, RECIPE)
+        sink.log(1, STEP)
+        now().stage("step 2")
+        assert now().panel is not None
+        sink.finish({}, failed=False)
+        assert now().panel is None
+    finally:
+        show_on(None)
+    said = screen.file.getvalue()
+    assert said.index("reward 0.25") < said.index("step 2") < said.rindex("reward 0.25")  # which is left on the screen
+
+
+def paced(recipe: Recipe, steps: int, tokens: float, start: int = 0) -> str:
+    """After so many steps of 2 seconds, each with so many tokens."""
+    pace = Pace(recipe, start)
+    for step in range(start + 1, start + steps + 1):
+        pace.log(step, {"seconds/step": 2.0, "rollout/tokens": tokens, "tokens/total": tokens * step})
+        pace.log(step, {"eval/accuracy": 0.5})
+    return pace.left()
+
+
+def test_the_time_left_is_that_of_the_limit_that_is_reached_first():
+    assert paced(RECIPE, 2, tokens=10) == "about 0:00:16 left (steps)"  # 8 of 10 steps
+    assert paced(RECIPE, 2, tokens=1000) == "about 0:00:06 left (tokens)"  # 3,000 of 5,000
+    assert paced(RECIPE, 2, tokens=999) == "about 0:00:08 left (tokens)"  # a step that is begun is finished
+    assert paced(RECIPE, 2, tokens=10, start=6) == "about 0:00:04 left (steps)"  # of a resumed run, by its own steps
+    assert paced(RECIPE, 2, tokens=3000) == ""
+    assert paced(RECIPE, 0, tokens=10) == ""
+
+
+def test_a_method_that_fits_what_it_sampled_does_not_end_with_the_tokens():
+    sets = ["method.name=sft", "optim.steps=10", "optim.max_generated_tokens=5000"]
+    assert paced(load_recipe("tiny", sets), 2, tokens=1000) == "at most 0:00:16 left (steps)"
 
 
 def test_display_keeps_the_first_and_the_last_evaluations():

@@ -21,6 +21,7 @@ from scrpo_cli.cli.common import (
 )
 from scrpo_cli.errors import RunError, UserError
 from scrpo_cli.files import write_atomically
+from scrpo_cli.tracking.activity import now
 
 if TYPE_CHECKING:
     from scrpo_cli.ablation.executor import Executor, Finished, Job
@@ -89,6 +90,11 @@ def ablate(
     debug: DebugOption = False,
 ) -> None:
     """Recipes or values of a key, over seeds, at equal generated tokens: intervals, paired differences, a plot."""
+    output = Output(json, quiet)
+    if executor not in EXECUTORS:
+        raise UserError(f"There is no executor '{executor}'", "--executor", f"One of: {', '.join(EXECUTORS)}.")
+    refuse_options(context, resume, extend)
+    output.begin("scrpo ablate: " + (f"sweep {resume or extend}" if resume or extend else "checking the arms"))
     from scrpo_cli.ablation.executor import SAVE_SECONDS, LocalExecutor
     from scrpo_cli.ablation.grid import check_arms, make_arms, split_recipes
     from scrpo_cli.ablation.sweep import extend_sweep, find_sweep, start_sweep, wait_for_strays
@@ -97,10 +103,6 @@ def ablate(
     from scrpo_cli.pool.db import Database
     from scrpo_cli.pool.queries import reopen_run, resolve_run
 
-    output = Output(json, quiet)
-    if executor not in EXECUTORS:
-        raise UserError(f"There is no executor '{executor}'", "--executor", f"One of: {', '.join(EXECUTORS)}.")
-    refuse_options(context, resume, extend)
     recipes = split_recipes(recipe or ()) or ([] if resume or extend else [DEFAULT_RECIPE])
     arms = []
     if recipes:  # mistakes show before anything is written
@@ -147,6 +149,7 @@ def finish(
     from scrpo_cli.report.tables import render
 
     jobs = jobs_to_do(database, sweep, db)
+    now().clear()  # the bar over the runs takes its place
     output.say(f"sweep {sweep.id}: {len(jobs)} of {len(sweep.cells)} runs to do, logs in {sweep.directory / 'logs'}")
     failed = run_jobs(executor, jobs, output)
     result, outcomes = read_result(database, [sweep])

@@ -19,6 +19,7 @@ from scrpo_cli.cli.common import refuse_empty, report_error
 from scrpo_cli.errors import Interrupted
 from scrpo_cli.signals import deaf, interrupting
 from scrpo_cli.streams import writing_to_stdout
+from scrpo_cli.tracking import activity
 
 COMMANDS = {
     "recipe": ("recipe:app", "List, show and check recipes."),
@@ -54,6 +55,12 @@ class LazyGroup(TyperGroup):
         self.commands = {n: self.get_command(ctx, n) for n in self.list_commands(ctx)}  # where it looks for suggestions
         name, found, rest = super().resolve_command(ctx, args)
         return name, load_command(name) if found and name else found, rest
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        finally:
+            activity.show_on(None)
 
 
 def _module(name: str) -> str:

@@ -23,12 +23,13 @@ from scrpo_cli.cli.common import (
     RecipeOption,
     ResumeOption,
     SetOption,
+    named,
     refuse_idle,
     refuse_with_resume,
     sets_of,
 )
 from scrpo_cli.numbers import LARGEST
-from scrpo_cli.recipe.load import load_recipe
+from scrpo_cli.tracking.activity import LIBRARIES, now
 
 if TYPE_CHECKING:
     from scrpo_cli.pool.db import Database
@@ -64,6 +65,9 @@ def collect(
     output = Output(json, quiet)
     refuse_with_resume(context, resume)
     refuse_idle(context, NEEDS, IDLE)
+    output.begin(f"scrpo collect: {named(resume, recipe)}")
+    from scrpo_cli.recipe.load import load_recipe
+
     resolved = load_recipe(recipe or DEFAULT_RECIPE, sets_of(context, KEYS))
     from scrpo_cli.jobs.checks import check_sampling
     from scrpo_cli.jobs.collect import check_rows, fill_pool
@@ -86,6 +90,7 @@ def collect(
         )
     )
     with start as run:
+        now().stage(f"run {run.run_id}" + (f": {LIBRARIES}" if rows is None else f": grading {len(rows)} responses"))
         run.summary |= fill_pool(database, run, rows, output.say, use_filter=filter_)
     output.result(run.summary, closing(run.summary, database))
 

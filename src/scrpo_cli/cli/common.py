@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from pydantic_core import to_json
 
 from scrpo_cli.errors import Interrupted, RunError, ScrpoError, UserError
 from scrpo_cli.files import UNFINISHED
 from scrpo_cli.signals import is_interruption
 from scrpo_cli.streams import is_stdout, writing_to_stdout
+from scrpo_cli.tracking import activity
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -103,12 +103,19 @@ class Output:
             self._console = Console(stderr=True, quiet=self.quiet, highlight=False)
         return self._console
 
+    def begin(self, text: str) -> None:
+        """Said before anything slow is imported; from here on what is being done is shown on stderr."""
+        activity.show_on(self.console)
+        activity.now().stage(text)
+
     def say(self, text: RenderableType = "") -> None:
         """A line (plain text: brackets stay brackets) or a Rich renderable on stderr."""
         self.console.print(text, markup=False, soft_wrap=isinstance(text, str))
+        activity.now().spoke()
 
     def result(self, data: Mapping[str, Any], *parts: RenderableType) -> None:
         """The answer: `data` as one JSON document under --json, else `parts` for a reader; strings are not folded."""
+        activity.now().clear()
         if self.json:
             write_json(data)
             return
@@ -129,6 +136,11 @@ class Output:
             self.say(text)
         else:
             self.result(data, text)
+
+
+def named(run: str | None, recipe: str | None) -> str:
+    """What a command works on, as far as its line says."""
+    return f"recipe {recipe or DEFAULT_RECIPE}" if run is None else f"run {run}"
 
 
 def given_options(context: typer.Context) -> dict[str, Any]:
@@ -206,6 +218,8 @@ def refuse_empty(args: Sequence[str]) -> None:
 
 def write_json(data: Mapping[str, Any]) -> None:
     """One JSON document on stdout. Infinities and NaN, which JSON lacks, become null; numpy values are unpacked."""
+    from pydantic_core import to_json
+
     document = to_json(data, indent=2, inf_nan_mode="null", fallback=_unpack)
     with writing_to_stdout():
         sys.stdout.write(document.decode() + "\n")

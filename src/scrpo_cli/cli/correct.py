@@ -21,12 +21,13 @@ from scrpo_cli.cli.common import (
     ResumeOption,
     SetOption,
     ThresholdOption,
+    named,
     refuse_idle_threshold,
     refuse_with_resume,
     sets_of,
 )
 from scrpo_cli.numbers import LARGEST, MOST_SAMPLES
-from scrpo_cli.recipe.load import load_recipe
+from scrpo_cli.tracking.activity import LIBRARIES, now
 
 if TYPE_CHECKING:
     from scrpo_cli.pool.db import Database
@@ -60,6 +61,9 @@ def correct(
     """Make the policy reflect on pooled errors and try again; measure what it repairs."""
     output = Output(json, quiet)
     refuse_with_resume(context, resume)
+    output.begin(f"scrpo correct: {named(resume, recipe)}")
+    from scrpo_cli.recipe.load import load_recipe
+
     resolved = load_recipe(recipe or DEFAULT_RECIPE, sets_of(context, KEYS))
     refuse_idle_threshold(context, resolved)
     from scrpo_cli.evaluation.gate import check_pool_gate
@@ -78,6 +82,7 @@ def correct(
         else started_run(database, "correct", resolved, summary=options)
     )
     with start as run:
+        now().stage(f"run {run.run_id}: {LIBRARIES}")
         from scrpo_cli.jobs.correct import correct_pool
 
         run.summary |= correct_pool(database, run, output.say)

@@ -16,14 +16,17 @@ from scrpo_cli.cli.common import (
     QuietOption,
     RecipeOption,
     SetOption,
+    named,
 )
-from scrpo_cli.recipe.load import load_recipe
+from scrpo_cli.tracking.activity import now
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from scrpo_cli.jobs.doctor import Check
 
+WIDTHS = (4, 13, 0)
+"""Of status, name and detail: of the longest status and name, as each row is printed before the next is known."""
 STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 
 
@@ -36,26 +39,36 @@ def doctor(
     debug: DebugOption = False,
 ) -> None:
     """Check what works on this machine for a recipe, with a remedy for what does not. Exit code 1 if a check fails."""
+    output = Output(json, quiet)
+    output.begin(f"scrpo doctor: {named(None, recipe)}")
+    from rich.console import Console
+
     from scrpo_cli.jobs.doctor import Checkup
+    from scrpo_cli.recipe.load import load_recipe
 
     resolved = load_recipe(recipe or DEFAULT_RECIPE, set_ or ())
-    checks = list(Checkup(resolved, db).run())
+    checks = []
+    for check in Checkup(resolved, db).run():
+        checks.append(check)
+        if not json:
+            now().clear()
+            Console().print(row_of(check))
     failed = sum(check.status == "fail" for check in checks)
-    result = {"recipe": resolved.name, "ok": not failed, "checks": [asdict(check) for check in checks]}
-    Output(json, quiet).result(result, table_of(checks))
+    output.result({"recipe": resolved.name, "ok": not failed, "checks": [asdict(check) for check in checks]})
     if failed:
         raise typer.Exit(1)
 
 
-def table_of(checks: list[Check]) -> Table:
-    """One row a check; the remedy stands under what it is for."""
+def row_of(check: Check) -> Table:
+    """A row of the table, which comes row by row; the remedy stands under what it is for."""
     from rich.table import Table
     from rich.text import Text
 
-    table = Table.grid(padding=(0, 2))
-    for check in checks:
-        detail = Text(check.detail)
-        if check.remedy:
-            detail.append(f"\n-> {check.remedy}", style="cyan")
-        table.add_row(Text(check.status, style=STYLES[check.status]), check.name, detail)
-    return table
+    detail = Text(check.detail)
+    if check.remedy:
+        detail.append(f"\n-> {check.remedy}", style="cyan")
+    row = Table.grid(padding=(0, 2))
+    for width in WIDTHS:
+        row.add_column(min_width=width)
+    row.add_row(Text(check.status, style=STYLES[check.status]), check.name, detail)
+    return row

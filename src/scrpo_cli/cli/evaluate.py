@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -25,6 +25,7 @@ from scrpo_cli.cli.common import (
     SetOption,
     ThresholdOption,
     given_options,
+    named,
     refuse_idle,
     refuse_idle_threshold,
     refuse_said_twice,
@@ -33,8 +34,10 @@ from scrpo_cli.cli.common import (
 )
 from scrpo_cli.errors import UserError
 from scrpo_cli.numbers import LARGEST, MOST_SAMPLES
-from scrpo_cli.recipe.load import load_recipe
-from scrpo_cli.recipe.models import Recipe
+from scrpo_cli.tracking.activity import now
+
+if TYPE_CHECKING:
+    from scrpo_cli.recipe.models import Recipe
 
 KEYS = {
     "--samples": "eval.samples",
@@ -121,8 +124,10 @@ def evaluate(
     if benchmarks is not None:
         refuse_said_twice(context, {"--benchmarks": "eval.benchmarks"})
         sets.append(f"eval.benchmarks={names_of(benchmarks)}")
+    output.begin(f"scrpo eval: {named(resume or run_ref, recipe)}")
     from scrpo_cli.pool.db import Database
     from scrpo_cli.pool.queries import resolve_run
+    from scrpo_cli.recipe.load import load_recipe
     from scrpo_cli.report.figures import plot_scalings
 
     if from_jsonl:
@@ -131,6 +136,7 @@ def evaluate(
         from scrpo_cli.tasks.external import full_responses, parse_map, read_responses
 
         rows = full_responses(read_responses(from_jsonl, parse_map(map_ or []), format_))
+        now().stage(f"grading {len(rows)} responses")
         how = {"named": benchmarks is not None, "choose": recipe is None and not names_task(sets)}
         summary = evaluate_external(Database.open(db), resolved, rows, against, output.say, plot_scalings, **how)
     elif resume:

@@ -23,7 +23,6 @@ from scrpo_cli.errors import UserError
 from scrpo_cli.numbers import LONGEST_DEADLINE, MOST_PROCESSES
 
 if TYPE_CHECKING:
-    from scrpo_cli.tasks import Task
     from scrpo_cli.tasks.external import PairRow, ResponseRow
     from scrpo_cli.types import Grade
 
@@ -63,24 +62,27 @@ def grade(
     """
     from contextlib import closing
 
+    refuse_idle(context, READS_A_FILE)
+    rows = _rows(gold, answer, from_jsonl, map_ or [], format_)
     from scrpo_cli.recipe.models import TaskConfig
     from scrpo_cli.recipe.references import is_plugin, located
     from scrpo_cli.tasks import make_task
     from scrpo_cli.tasks.external import PairRow
 
-    refuse_idle(context, READS_A_FILE)
-    rows = _rows(gold, answer, from_jsonl, map_ or [], format_)
     name, own = located(task, "task.name", "--task"), grader and located(grader, "task.grader", "--grader")
     if not own and not is_plugin(name):
         _refuse_other_tasks(task, rows)
+    responses = [(row.as_problem(), row.prefill + row.response) for row in rows if not isinstance(row, PairRow)]
+    output = Output(json, quiet)
+    output.begin(f"scrpo grade: {len(rows)} answer{'s' * (len(rows) != 1)}, task {task}")
     with closing(make_task(TaskConfig(name=name, grader=own), workers, deadline)) as judge:
         pairs = [row for row in rows if isinstance(row, PairRow)]
         grades = iter(judge.compare([(row.gold, row.pred) for row in pairs]))
-        graded = iter(_grade_responses(judge, rows))
+        graded = iter(judge.grade(responses))
         result = [(row, next(grades) if isinstance(row, PairRow) else next(graded)) for row in rows]
     counts = Counter(str(g.verdict) for _, g in result)
     data = {"task": task, "grader": judge.grader, "rows": [_row(row.id, g) for row, g in result], "counts": counts}
-    Output(json, quiet).result(data, _text(result, counts))
+    output.result(data, _text(result, counts))
 
 
 def _rows(
@@ -104,14 +106,6 @@ def _refuse_other_tasks(task: str, rows: Sequence[ResponseRow | PairRow]) -> Non
             if task == "code":
                 raise UserError("the fields 'entry_point' and 'tests' are missing", row.where, "name them with --map")
             raise UserError(f"the task {task!r} runs no tests", row.where, "grade programs with --task code")
-
-
-def _grade_responses(grader: Task, rows: Sequence[ResponseRow | PairRow]) -> list[Grade]:
-    from scrpo_cli.tasks.external import ResponseRow
-
-    return grader.grade(
-        [(row.as_problem(), row.prefill + row.response) for row in rows if isinstance(row, ResponseRow)]
-    )
 
 
 def _row(key: str, grade: Grade) -> dict[str, Any]:

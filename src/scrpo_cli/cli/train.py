@@ -16,19 +16,20 @@ from scrpo_cli.cli.common import (
     RecipeOption,
     ResumeOption,
     SetOption,
+    named,
     refuse_with_resume,
     sets_of,
 )
 from scrpo_cli.errors import UserError
 from scrpo_cli.numbers import LARGEST
-from scrpo_cli.recipe.load import load_recipe
-from scrpo_cli.recipe.models import Recipe
+from scrpo_cli.tracking.activity import LIBRARIES, now
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from scrpo_cli.jobs.runs import ActiveRun
     from scrpo_cli.pool.db import Database
+    from scrpo_cli.recipe.models import Recipe
     from scrpo_cli.training.resume import Start
 
 ReflectOption = Annotated[
@@ -70,6 +71,9 @@ def train(
     refuse_with_resume(context, resume, "--from-checkpoint")
     if from_checkpoint is not None and resume is None:
         raise UserError("There is no run to go back in.", "--from-checkpoint", "Name it with --resume RUN.")
+    output.begin(f"scrpo train: {named(resume, recipe)}")
+    from scrpo_cli.recipe.load import load_recipe
+
     resolved = load_recipe(recipe or DEFAULT_RECIPE, sets_of(context, KEYS))
     if dry_run:
         show_budget(resolved, output)
@@ -92,6 +96,7 @@ def train(
         else started_run(database, "train", resolved, run_id=run_id, sweep=sweep, arm=arm)
     )
     with start as run:
+        now().stage(f"run {run.run_id}: {LIBRARIES}")
         from scrpo_cli.jobs.train import run_training
 
         run.summary |= run_training(database, run, output)

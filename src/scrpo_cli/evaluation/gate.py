@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
-from scipy.stats import rankdata
 
 from scrpo_cli.errors import UserError
 from scrpo_cli.evaluation.metrics import share
@@ -170,6 +169,8 @@ def auroc(confidence: np.ndarray, right: np.ndarray) -> float | None:
     rights, wrongs = int((right == 1).sum()), int((right == 0).sum())
     if not rights or not wrongs:
         return None
+    from scipy.stats import rankdata  # slow to import, and only gates need it
+
     ranks = rankdata(np.nan_to_num(confidence, nan=-np.inf))
     return float((ranks[right == 1].sum() - rights * (rights + 1) / 2) / (rights * wrongs))
 

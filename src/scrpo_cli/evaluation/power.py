@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from scipy import stats
+from scipy.special import ndtri, stdtrit
 
 from scrpo_cli.errors import UserError
 from scrpo_cli.evaluation.outcomes import problem_means
@@ -77,7 +77,7 @@ def smallest(variation: Variation, problems: int, samples: int, paired: bool, po
     """The smallest difference that is seen (95% interval without 0) with this power."""
     error = math.sqrt(variation.of_difference(samples, paired) / problems)
     degrees = problems - 1
-    return error * float(stats.t.ppf(1 - ALPHA / 2, degrees) + stats.t.ppf(power, degrees))
+    return error * float(stdtrit(degrees, 1 - ALPHA / 2) + stdtrit(degrees, power))
 
 
 def chance(variation: Variation, problems: int, samples: int, effect: float, paired: bool) -> float:
@@ -85,14 +85,16 @@ def chance(variation: Variation, problems: int, samples: int, effect: float, pai
     variance = variation.of_difference(samples, paired) / problems
     if variance == 0:
         return float(effect != 0)
-    bound = float(stats.t.ppf(1 - ALPHA / 2, problems - 1))
-    seen = stats.nct(problems - 1, abs(effect) / math.sqrt(variance))
+    from scipy.stats import nct  # slow to import, and few need it
+
+    bound = float(stdtrit(problems - 1, 1 - ALPHA / 2))
+    seen = nct(problems - 1, abs(effect) / math.sqrt(variance))
     return float(seen.sf(bound) + seen.cdf(-bound))
 
 
 def problems_needed(variation: Variation, samples: int, effect: float, paired: bool, power: float = POWER) -> int:
     """(z_{0.975} + z_{power})^2 x variance / effect^2 (Miller 2024, eq. 9); at least 2."""
-    z = Z + float(stats.norm.ppf(power))
+    z = Z + float(ndtri(power))
     return max(2, math.ceil(z**2 * variation.of_difference(samples, paired) / effect**2))
 
 

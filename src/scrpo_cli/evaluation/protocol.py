@@ -93,7 +93,7 @@ class Protocol:
 
     def check_length(self, name: str, task: Task, chat: Chat, problems: Sequence[Problem], positions: int) -> None:
         """Refuse a benchmark whose longest conversation may not fit the model's positions."""
-        longest = max(len(chat.ids(task.messages(p))) for p in problems)
+        longest = max(chat.lengths([task.messages(p) for p in problems]))
         asked = [*self.second_turn_prompts.values(), *([self.task.reflection_request()] if self.repair else [])]
         per_turn = 2 if self.second_turn == "self_refine" else 1
         answers = 1 + per_turn * (self.turns - 1) if self.turns > 1 else 2 if self.repair else 1

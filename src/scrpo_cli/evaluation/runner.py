@@ -11,7 +11,7 @@ from typing import Any
 
 from scrpo_cli.evaluation.changes import changes
 from scrpo_cli.evaluation.metrics import by_turn, repair_rate, summarize, two_turn
-from scrpo_cli.evaluation.outcomes import FIRST, REPAIR, Answers, flat, left_out, repairable
+from scrpo_cli.evaluation.outcomes import FIRST, REPAIR, VERDICT, Answers, flat, left_out, repairable
 from scrpo_cli.evaluation.protocol import Protocol
 from scrpo_cli.evaluation.voting import scaling_metrics, vote_classes
 from scrpo_cli.rollout.base import Engine, Sampling
@@ -19,7 +19,11 @@ from scrpo_cli.rollout.chat import Chat, next_turn
 from scrpo_cli.rollout.groups import Origin, grade_groups, sample_requests
 from scrpo_cli.rollout.prompts import reflection_request
 from scrpo_cli.tasks.base import Task
+from scrpo_cli.tracking.activity import now
 from scrpo_cli.types import Attempt, AttemptKind, Group, PoolEntry, Problem, SampleRequest
+
+SHOWN = {FIRST: "first answers", "second": "second answers", REPAIR: "repairs", VERDICT: "verdicts"}
+"""How the progress of a part is headed."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +90,10 @@ class Evaluator:
         """One part of the evaluation, `before` of whose requests were sampled earlier."""
         row = before * requests[0].samples
         origin = Origin(prefix, self.protocol.seed, 0, f"eval:{name}:{part}", before, row, part)
-        completions = sample_requests(self.engine, self.chat, requests, sampling or self.protocol.sampling, origin)
-        return grade_groups(self.task, self.protocol.task.reflection, requests, completions, origin, self.chat.prefill)
+        with now().doing(SHOWN.get(part, part)):
+            completions = sample_requests(self.engine, self.chat, requests, sampling or self.protocol.sampling, origin)
+            cfg = self.protocol.task.reflection
+            return grade_groups(self.task, cfg, requests, completions, origin, self.chat.prefill)
 
     def later_turns(self, first: Sequence[Group], prefix: str, name: str, before: int = 0) -> list[list[Attempt]]:
         """What `second_turn` asks after every answer, turn by turn: a list of attempts for each further turn."""

@@ -30,6 +30,7 @@ from scrpo_cli.tasks import make_task
 from scrpo_cli.tasks.base import Task
 from scrpo_cli.tasks.external import ResponseRow, attempts_of_rows, rows_by_problem
 from scrpo_cli.tasks.guard import stop_on_failures, unreadable_references
+from scrpo_cli.tracking.activity import now
 from scrpo_cli.types import KEPT, Group, SampleRequest, Verdict
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ def collect_samples(db: Database, run: ActiveRun, runtime: Runtime, report: Repo
     for step, start in enumerate(range(0, len(problems), size), start=1):
         if step in done:
             continue
+        now().stage(f"sampling problems {start + 1} to {min(start + size, len(problems))} of {len(problems)}")
         requests = [
             SampleRequest(p, runtime.task.messages(p), recipe.rollout.group_size)
             for p in problems[start : start + size]

@@ -23,6 +23,7 @@ from scrpo_cli.recipe.models import Recipe
 from scrpo_cli.rollout.groups import Origin, grade_groups, sample_requests
 from scrpo_cli.rollout.prompts import reflection_request
 from scrpo_cli.tasks.guard import stop_on_failures
+from scrpo_cli.tracking.activity import now
 from scrpo_cli.training.runtime import Runtime, open_runtime
 from scrpo_cli.types import Attempt, AttemptKind, PoolEntry
 
@@ -62,6 +63,7 @@ def correct_entries(
     first_step = len(steps_of(db, run.run_id)) + 1
     for step, start in enumerate(range(0, len(rest), size), start=first_step):
         batch = rest[start : start + size]
+        now().stage(f"correcting errors {start + 1} to {start + len(batch)} of {len(rest)}")
         chosen, asked = let_through(db, evaluator, batch, threshold, f"{run.run_id}:{step}")
         attempts = correct_batch(run, runtime, chosen, step) if chosen else []
         fixed = sum(a.reward for a in attempts)

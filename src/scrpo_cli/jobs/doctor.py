@@ -20,6 +20,7 @@ from typing import Any, Literal
 from scrpo_cli.errors import ScrpoError, UserError
 from scrpo_cli.recipe.models import Recipe
 from scrpo_cli.recipe.references import is_plugin
+from scrpo_cli.tracking.activity import now
 from scrpo_cli.types import Problem, Verdict
 
 NETWORK_DISKS = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse.sshfs", "9p", "beegfs", "lustre", "ceph"}
@@ -70,7 +71,8 @@ class Checkup:
         found: set[str] = set()
         for name, check in CHECKS.items():
             try:
-                yield from check(self)
+                with now().doing(f"checking {name}"):
+                    yield from check(self)
             except ScrpoError as error:
                 where = f" ({error.where})" if error.where else ""
                 if error.what not in found:

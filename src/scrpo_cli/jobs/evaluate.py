@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from math import isnan
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scrpo_cli.errors import UserError
 from scrpo_cli.evaluation.gate import (
@@ -46,10 +46,11 @@ from scrpo_cli.recipe.models import Recipe
 from scrpo_cli.rollout.prompts import check_prompt_budget
 from scrpo_cli.tasks import make_task
 from scrpo_cli.tasks.guard import stop_on_failures, unreadable_references
-from scrpo_cli.training.checkpoint import newest
-from scrpo_cli.training.policy import model_path
-from scrpo_cli.training.runtime import Runtime, open_runtime
+from scrpo_cli.tracking.activity import LIBRARIES, now
 from scrpo_cli.types import Attempt, Problem
+
+if TYPE_CHECKING:  # what loads torch is imported when a model is loaded: external responses need none
+    from scrpo_cli.training.runtime import Runtime
 
 Report = Callable[[str], None]
 Draw = Callable[[dict[str, Any], Path], dict[str, str]]
@@ -104,6 +105,8 @@ def graders_of(planned: EvalPlan) -> dict[str, str]:
 
 def recipe_of_run(db: Database, ref: str, recipe: str | None, sets: Sequence[str]) -> Recipe:
     """A training run's newest adapter under its own recipe, or under the one that is named."""
+    from scrpo_cli.training.checkpoint import newest
+
     row = resolve_run(db, ref, command="train")
     found, damaged = newest(Path(row.directory) / "checkpoints")
     if found is None and not damaged:
@@ -119,6 +122,9 @@ def recipe_of_run(db: Database, ref: str, recipe: str | None, sets: Sequence[str
 
 def evaluate_plan(db: Database, run: ActiveRun, plan: EvalPlan, report: Report) -> dict[str, dict[str, Any]]:
     """The metrics of every benchmark of the plan, by name. Benchmarks and parts that the run has stored are kept."""
+    now().stage(f"run {run.run_id}: {LIBRARIES}")
+    from scrpo_cli.training.runtime import open_runtime
+
     with ExitStack() as stack:
         tasks = {name: stack.enter_context(closing(make_task(b.task))) for name, b in plan.benchmarks.items()}
         problems = {name: load(b, tasks[name], run.recipe.eval.limit) for name, b in plan.benchmarks.items()}
@@ -201,6 +207,7 @@ class BenchmarkRun:
             self.report(f"{self.name}: {start.problems} of {len(self.problems)} problems were stored already")
         size = max(1, self.run.recipe.rollout.batch_size // self.evaluator.protocol.samples)
         while start.problems < len(self.problems):
+            now().stage(f"{self.name}: {start.problems} of {len(self.problems)} problems, sampling", at_once=False)
             batch = self.problems[start.problems : start.problems + size]
             prefix = f"{self.run.run_id}:{STEP}:{self.name}"
             attempts = answer_gated(self.evaluator, batch, prefix, self.name, start)
@@ -241,7 +248,8 @@ def gate_threshold(
         return threshold_of(stored[0]["threshold"])
     problems = validation_problems(evaluator)
     report(f"fitting the {gate.signal} gate on {len(problems)} validation problems")
-    fit = fit_gate(evaluator, problems, held_out, f"{run.run_id}:0:{VALIDATION}")
+    with now().doing(f"fitting the {gate.signal} gate"):
+        fit = fit_gate(evaluator, problems, held_out, f"{run.run_id}:0:{VALIDATION}")
     record_evaluation(db, run.run_id, 0, VALIDATION, fit.evaluation.metrics, fit.evaluation.attempts)
     run.summary["gate_fit"] = fit.metrics
     return fit.threshold
@@ -249,6 +257,8 @@ def gate_threshold(
 
 def model_identity(runtime: Runtime) -> dict[str, Any]:
     """Which weights answer: the model by name with its revision or the hash of its files, the adapter by its hash."""
+    from scrpo_cli.training.policy import model_path
+
     cfg = runtime.recipe.model
     commit = getattr(runtime.policy.model.config, "_commit_hash", None)
     return {

@@ -6,7 +6,7 @@ until the longest one ends, and copies all earlier keys and values at every toke
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -92,9 +92,15 @@ def roomy_cache(config: Any) -> DynamicCache:
 
 @torch.inference_mode()
 def decode(
-    model: Any, prompts: Sequence[Sequence[int]], sampler: InverseCdfSampler, stop_ids: Sequence[int], max_tokens: int
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    sampler: InverseCdfSampler,
+    stop_ids: Sequence[int],
+    max_tokens: int,
+    watch: Callable[[int], None] = lambda _: None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Sampled ids and log-probs, both (B, T). What follows a row's first end token is meaningless.
+    """Sampled ids and log-probs, both (B, T). What follows a row's first end token is meaningless. `watch` is told
+    after every token how many rows are finished.
 
     RunError as soon as logits are not finite: a single NaN or +inf makes the log-prob of whatever is picked NaN, while
     a -inf, which masks a token, does not.
@@ -118,6 +124,7 @@ def decode(
         left = int(torch.where(finite, open_R.sum(), BROKEN))  # one transfer says both
         if left == BROKEN:
             raise not_finite(model, t, sampler.temperature)
+        watch(len(prompts) - left)
         if left == 0:
             break
         if left <= KEEP * len(row_R):

@@ -10,6 +10,7 @@ from scrpo_cli.rollout.base import Engine, RowKey, Sampling
 from scrpo_cli.rollout.chat import Chat
 from scrpo_cli.rollout.segments import graded_text
 from scrpo_cli.tasks.base import Task
+from scrpo_cli.tracking.activity import now
 from scrpo_cli.types import Attempt, AttemptKind, Completion, Grade, Group, Problem, SampleRequest, Verdict
 
 
@@ -97,5 +98,6 @@ def grade_texts(
         for (_, kind, _), part in zip(rows, parts, strict=True)
     ]
     given = [(row[0], part or "") for row, part, grade in zip(rows, parts, known, strict=True) if grade is None]
-    grades = iter(task.grade(given))
+    with now().doing("grading"):
+        grades = iter(task.grade(given))
     return [next(grades) if grade is None else grade for grade in known]

@@ -13,7 +13,11 @@ from scrpo_cli.rng import generator
 from scrpo_cli.rollout import segments
 from scrpo_cli.rollout.chat import Chat, next_turn, reflection_messages
 from scrpo_cli.tasks.base import Task
+from scrpo_cli.tracking.activity import now
 from scrpo_cli.types import Attempt, AttemptKind, PoolEntry, Problem, SampleRequest
+
+AT_ONCE = 1000
+"""Prompts that are tokenized at once."""
 
 
 class TaskPrompts:
@@ -76,8 +80,13 @@ def check_prompt_budget(cfg: TaskConfig, task: Task, chat: Chat, problems: Seque
     if not problems:
         where = f"task.train: {cfg.train.source}, split {cfg.train.split}"
         raise UserError("The data set is empty.", where, "Check its source, split and limit.")
-    limit = cfg.max_prompt_tokens
-    over = [(p, n) for p in problems if (n := len(chat.ids(task.messages(p)))) > limit]
+    limit, over = cfg.max_prompt_tokens, []
+    with now().doing("checking prompts"):
+        for start in range(0, len(problems), AT_ONCE):
+            now().progress(start, len(problems))
+            part = problems[start : start + AT_ONCE]
+            lengths = chat.lengths([task.messages(p) for p in part])
+            over += [(p, n) for p, n in zip(part, lengths, strict=True) if n > limit]
     if over:
         worst, tokens = max(over, key=lambda pair: pair[1])
         raise UserError(

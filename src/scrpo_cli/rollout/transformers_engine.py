@@ -12,6 +12,7 @@ import numpy as np
 
 from scrpo_cli.rollout.base import RowKey, Sampling
 from scrpo_cli.rollout.decode import InverseCdfSampler, decode
+from scrpo_cli.tracking.activity import now
 from scrpo_cli.types import Completion, FinishReason
 
 
@@ -41,18 +42,33 @@ class TransformersEngine:
         try:
             for start in range(0, len(order), self.batch_size):
                 rows = order[start : start + self.batch_size]
-                completions = self.generate_batch([prompts[i] for i in rows], sampling, [keys[i] for i in rows])
+                completions = self.generate_batch(
+                    [prompts[i] for i in rows], sampling, [keys[i] for i in rows], before=start, of=len(order)
+                )
                 done.update(zip(rows, completions, strict=True))
         finally:
             self.model.train(was_training)
         return [done[i] for i in range(len(prompts))]
 
     def generate_batch(
-        self, prompts: Sequence[Sequence[int]], sampling: Sampling, keys: Sequence[RowKey]
+        self,
+        prompts: Sequence[Sequence[int]],
+        sampling: Sampling,
+        keys: Sequence[RowKey],
+        before: int,
+        of: int,
     ) -> list[Completion]:
+        """`before` of all `of` rows are done."""
         uniforms_BT = np.stack([key.uniforms(sampling.max_tokens) for key in keys])
         sampler = InverseCdfSampler(sampling, uniforms_BT, self.model.device)
-        new_BT, logp_BT = decode(self.model, prompts, sampler, self.stop_ids, sampling.max_tokens)
+        new_BT, logp_BT = decode(
+            self.model,
+            prompts,
+            sampler,
+            self.stop_ids,
+            sampling.max_tokens,
+            watch=lambda finished: now().progress(before + finished, of),
+        )
         return [self.completion(p, n, lp) for p, n, lp in zip(prompts, new_BT, logp_BT, strict=True)]
 
     def completion(self, prompt: Sequence[int], new_T: np.ndarray, logp_T: np.ndarray) -> Completion:

@@ -17,6 +17,7 @@ from pebble import ProcessExpired, ProcessPool
 
 from scrpo_cli.errors import RunError
 from scrpo_cli.signals import shielded
+from scrpo_cli.tracking.activity import now
 
 __all__ = ["DeadlineExceeded", "KillableProcesses", "ProcessExpired"]
 
@@ -63,7 +64,7 @@ class KillableProcesses:
         futures: list[Future[Any]] = []
         with shielded(), suppress(RuntimeError):  # a pool that was given up takes no more calls
             futures += (pool.schedule(function, args=args, timeout=self.deadline_s) for args in calls)
-        ended = [future.exception() or future.result() for future in futures]  # waits; every call has its deadline
+        ended = [f.exception() or f.result() for f in now().each(futures)]  # waits; every call has its deadline
         return [*ended, *[BrokenProcessPool() for _ in calls[len(futures) :]]]
 
     def _running(self) -> ProcessPool:

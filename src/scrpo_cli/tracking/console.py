@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
-from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from scrpo_cli.methods.base import PhaseKind
 from scrpo_cli.numbers import percent
 from scrpo_cli.recipe.models import Recipe
+from scrpo_cli.tracking.activity import now
 
 FIELDS = (
     ("reward", "first/reward", "{:.2f}"),
@@ -38,7 +40,9 @@ SPARK_STEPS = 40
 
 
 class ConsoleSink:
-    """Shows steps on a Rich console. `start`: steps already done before this process."""
+    """Shows steps on a Rich console; on a terminal as a panel over what is being done. `start`: steps already done
+    before this process.
+    """
 
     def __init__(self, console: Console, recipe: Recipe, start: int = 0) -> None:
         self._console, self._steps = console, recipe.optim.steps
@@ -46,10 +50,10 @@ class ConsoleSink:
         self._accuracy: deque[float] = deque(maxlen=SPARK_STEPS)
         self._evals: list[str] = []
         self._progress, self._bars = _progress(recipe, start, console)
-        self._live: Live | None = None
-        if console.is_terminal and not console.quiet:
-            self._live = Live(console=console, get_renderable=self.render, refresh_per_second=4)
-            self._live.start()
+        self._pace = Pace(recipe, start)
+        self._panel = console.is_interactive and not console.quiet
+        if self._panel:
+            now().panel = self.render
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         shown = {**metrics, **_tokens_per_second(metrics)}
@@ -57,26 +61,29 @@ class ConsoleSink:
         if math.isfinite(metrics.get("first/accuracy", math.nan)):
             self._accuracy.append(metrics["first/accuracy"])
         self._evals += describe_evals(step, metrics)
+        self._pace.log(step, metrics)
         self._progress.update(self._bars["steps"], completed=step)
         if "tokens" in self._bars and "tokens/total" in metrics:
             self._progress.update(self._bars["tokens"], completed=metrics["tokens/total"])
-        if self._live is None:
+        if not self._panel:
             self._say(describe_step(step, self._steps, shown))
 
     def event(self, text: str) -> None:
         self._say(text)
 
     def finish(self, summary: Mapping[str, Any], failed: bool) -> None:
-        if self._live is not None:
-            self._live.stop()
+        if self._panel:
+            now().panel = None
+            now().clear()
+            self._console.print(self.render())
 
     def render(self) -> RenderableType:
-        """The live display: bars, the latest numbers, the course of first-answer accuracy, warnings, evaluations."""
+        """Bars, the time left, the latest numbers, the course of first-answer accuracy, warnings, evaluations."""
         numbers = Table.grid(padding=(0, 2))
         for start in range(0, len(FIELDS), 6):
             cells = [_cell(field, self._latest) for field in FIELDS[start : start + 6]]
             numbers.add_row(*(cell for cell in cells if cell))
-        parts: list[RenderableType] = [self._progress, numbers]
+        parts: list[RenderableType] = [self._progress, Text(self._pace.left()), numbers]
         if self._accuracy:
             parts.append(Text(f"first-answer accuracy {sparkline(self._accuracy)} {self._accuracy[-1]:.0%}"))
         if warned := warnings_of(self._latest):
@@ -86,6 +93,39 @@ class ConsoleSink:
 
     def _say(self, text: str) -> None:
         self._console.print(text, markup=False, soft_wrap=True)
+        now().spoke()
+
+
+class Pace:
+    """How long it still takes to the limit that is reached first: optim.steps or optim.max_generated_tokens."""
+
+    def __init__(self, recipe: Recipe, start: int = 0) -> None:
+        self._steps, self._done, self._seen = recipe.optim.steps, start, 0
+        self._seconds = self._sampled = self._total = 0.0  # both first of the steps seen; all tokens of the run
+        phases = recipe.method.needs(recipe.setting()).phases.values()
+        self._fits = any(phase.kind is PhaseKind.FIT for phase in phases)
+        """What is sampled is fitted afterwards: the method ends by itself, at a step that nobody knows beforehand."""
+        self._tokens = None if self._fits else recipe.optim.max_generated_tokens
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Evaluations, which have no seconds of their own, are passed over."""
+        if "seconds/step" not in metrics:
+            return
+        self._done, self._seen = step, self._seen + 1
+        self._seconds += metrics["seconds/step"]
+        self._sampled += metrics.get("rollout/tokens", 0.0)
+        self._total = metrics.get("tokens/total", 0.0)
+
+    def left(self) -> str:
+        """`about 0:04:10 left (steps)`; empty before the first step and after the last."""
+        if not self._seen:
+            return ""
+        steps, limit = self._steps - self._done, "steps"
+        if self._tokens and self._sampled:
+            by_tokens = math.ceil((self._tokens - self._total) / (self._sampled / self._seen))
+            steps, limit = min((steps, limit), (by_tokens, "tokens"))
+        left = timedelta(seconds=round(steps * self._seconds / self._seen))
+        return f"{'at most' if self._fits else 'about'} {left} left ({limit})" if steps > 0 else ""
 
 
 def describe_step(step: int, steps: int, metrics: Mapping[str, float]) -> str:
@@ -131,8 +171,7 @@ def _tokens_per_second(metrics: Mapping[str, float]) -> dict[str, float]:
 
 def _progress(recipe: Recipe, start: int, console: Console) -> tuple[Progress, dict[str, Any]]:
     """Bars over the steps and, when the recipe has one, over the token budget."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    progress = Progress(*columns, TimeRemainingColumn(), console=console)
+    progress = Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), console=console)
     bars = {"steps": progress.add_task(recipe.name, total=recipe.optim.steps, completed=start)}
     if recipe.optim.max_generated_tokens:
         bars["tokens"] = progress.add_task("tokens", total=recipe.optim.max_generated_tokens)

@@ -23,6 +23,7 @@ from scrpo_cli.pool.queries import (
 from scrpo_cli.pool.records import StepRecord, injected_model
 from scrpo_cli.rollout.groups import Origin, grade_groups, sample_requests
 from scrpo_cli.tasks.guard import too_many_failures
+from scrpo_cli.tracking.activity import now
 from scrpo_cli.tracking.jsonl import read_metrics
 from scrpo_cli.training import health
 from scrpo_cli.training.monitors import watch
@@ -43,6 +44,7 @@ def train(run: Session) -> dict[str, Any]:
     while not run.finished:
         validate_if_due(run)
         step = run.progress.step + 1
+        now().stage(f"step {step}", at_once=False)
         clock = Clock()
         pool = living_entries(run.db, run.pool)
         plan = run.method.plan(step, pool)
@@ -53,7 +55,7 @@ def train(run: Session) -> dict[str, Any]:
         groups = plan.recorded or sampled
         credits = credit(run, plan, groups, clock)
         change = run.method.after_sampling(step, sampled, pool)
-        with clock("train"):
+        with clock("train"), now().doing("training"):
             stats = run.updater.update(step, completions_of(groups), credits)
             if plan.recorded:  # sampled by an older policy, perhaps after another prompt: no drift of the sampler
                 stats = {k: v for k, v in stats.items() if not k.startswith("train/drift")}
@@ -113,7 +115,7 @@ def roll_out(run: Session, step: int, plan: Plan, clock: Clock) -> list[Group]:
         asked += sum(request.samples for request in requests)
         check_promise(run, plan, asked, [])
         origin = Origin(f"{run.run_id}:{step}", run.recipe.seed, step, "rollout", group=len(groups), round=round)
-        with clock("sample"):
+        with clock("sample"), now().doing("sampling"):
             completions = sample_requests(run.engine, run.chat, requests, run.sampling, origin)
         with clock("grade"):
             groups += grade_groups(
@@ -191,6 +193,8 @@ def evaluate(run: Session, label: str) -> dict[str, Any] | None:
     step = run.progress.step
     metrics = known(run, label)
     if metrics is None:
+        when = {"before": "before training", "after": "after training"}.get(label, f"after step {step}")
+        now().stage(f"evaluating {when}")
         try:
             with run.stop.at_once():
                 _, attempts = run.evaluator.answer(problems, f"{run.run_id}:{step}:{name}:{label}", name)

@@ -11,6 +11,7 @@ from scrpo_cli.rollout.chat import Chat
 from scrpo_cli.rollout.transformers_engine import TransformersEngine
 from scrpo_cli.tasks import make_task
 from scrpo_cli.tasks.base import Task
+from scrpo_cli.tracking.activity import now
 from scrpo_cli.training.policy import Policy, load_policy
 
 
@@ -43,6 +44,7 @@ class Runtime:
 def open_runtime(recipe: Recipe) -> Runtime:
     """Load what the recipe names. The task comes first: a missing data set shows before a large model is loaded."""
     task = make_task(recipe.task)
+    now().stage(f"loading the model {recipe.model.name}")
     policy = load_policy(recipe.model, recipe.seed)
     engine = TransformersEngine(policy.model, policy.tokenizer, recipe.rollout.batch_size)
     return Runtime(recipe, policy, engine, Chat(policy.tokenizer), task)

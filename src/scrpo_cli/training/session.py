@@ -23,6 +23,7 @@ from scrpo_cli.rollout.injection import ErrorInjector
 from scrpo_cli.rollout.prompts import TaskPrompts, check_context, check_prompt_budget
 from scrpo_cli.signals import HANGUP, Stopped, handled
 from scrpo_cli.tasks.guard import unreadable_references
+from scrpo_cli.tracking.activity import now
 from scrpo_cli.tracking.tracker import HasConsole, Tracker
 from scrpo_cli.training import checkpoint
 from scrpo_cli.training.checkpoint import Progress
@@ -174,6 +175,7 @@ def open_session(
     Rows, metrics and checkpoints beyond that are dropped, so that no step is counted twice and none is missing.
     """
     runtime = open_runtime(recipe)
+    now().stage("reading the problems", at_once=False)
     problems = runtime.task.problems(recipe.task.train)
     unread = unreadable_references(runtime.task, problems, "task.train")
     check_prompt_budget(recipe.task, runtime.task, runtime.chat, problems)

@@ -14,6 +14,7 @@ from scrpo_cli.errors import RunError
 from scrpo_cli.methods.base import Credits
 from scrpo_cli.methods.parts.advantages import token_weights
 from scrpo_cli.recipe.models import Recipe
+from scrpo_cli.tracking.activity import now
 from scrpo_cli.training.logprobs import completion_logprobs
 from scrpo_cli.training.loss import TokenBatch, policy_gradient_loss
 from scrpo_cli.training.policy import Policy, check_trainable
@@ -91,8 +92,9 @@ class Updater:
     def accumulate(self, rows: Sequence[TrainRow], credits: Credits) -> list[dict[str, torch.Tensor]]:
         """Gradients of one optimizer step. Out of CUDA memory, it starts over with half the tokens a micro-batch."""
         try:
+            parts = microbatches(rows, self.microbatch_tokens)
             with self.policy.recomputing():
-                return [self.backward(micro, credits) for micro in microbatches(rows, self.microbatch_tokens)]
+                return [self.backward(micro, credits) for micro in now().each(parts)]
         except torch.cuda.OutOfMemoryError as err:
             self.optimizer.zero_grad(set_to_none=True)
             torch.cuda.empty_cache()

@@ -1,0 +1,118 @@
+"""What the program is doing right now, said on stderr: a live line on a terminal, plain lines elsewhere.
+
+There is one screen, so there is one activity, which whoever works describes without being handed it, as one logs:
+
+    now().stage("loading the model tiny")                        # something long begins: a line at once
+    with now().doing("evaluating"), now().doing("repairs"):      # a line only where none has come for a while
+        now().progress(32, 100)                                  # "evaluating, repairs: 32/100"
+
+Nothing is shown under --quiet, and in scripts and tests that have no command line.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.live import Live
+
+Item = TypeVar("Item")
+LIBRARIES = "loading torch, transformers and peft"
+EVERY_S = 5.0
+"""Seconds after which another plain line is due."""
+
+
+class Activity:
+    """Where activities are shown; without a console, nowhere. `panel`, where it is set, stands above the live line."""
+
+    def __init__(self, console: Console | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self.console = None if console is None or console.quiet else console
+        self.panel: Callable[[], RenderableType] | None = None
+        self._clock, self._spoke_at = clock, clock()
+        self._names: list[str] = []  # the parts after the whole
+        self._count: tuple[int, int] | None = None
+        self._live: Live | None = None
+
+    @property
+    def text(self) -> str:
+        return ", ".join(self._names) + (": {:,}/{:,}".format(*self._count) if self._count else "")
+
+    def stage(self, text: str, at_once: bool = True) -> None:
+        """Something else begins. Not `at_once`: it may be over in a moment, so its plain line comes when one is due."""
+        self._names, self._count = [text], None
+        self._show(at_once)
+
+    @contextmanager
+    def doing(self, text: str) -> Iterator[None]:
+        """A part of it, for as long as the context lasts."""
+        before = self._names, self._count
+        self._names, self._count = [*self._names, text], None
+        self._show()
+        try:
+            yield
+        finally:
+            self._names, self._count = before
+
+    def progress(self, done: int, total: int) -> None:
+        """So much of what is being done is done."""
+        self._count = done, total
+        self._show()
+
+    def each(self, items: Sequence[Item]) -> Iterator[Item]:
+        """The items, with how many are done."""
+        for done, item in enumerate(items):
+            self.progress(done, len(items))
+            yield item
+
+    def spoke(self) -> None:
+        """Somebody has said a line, so the next one is due later."""
+        self._spoke_at = self._clock()
+
+    def clear(self) -> None:
+        """Take the live line off the terminal, until something else is done."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def _show(self, at_once: bool = False) -> None:
+        if self.console is None:
+            return
+        if self.console.is_interactive:
+            self._live = self._live or self._start_live(self.console)
+        elif at_once or self._clock() >= self._spoke_at + EVERY_S:
+            self.console.print(self.text, markup=False, soft_wrap=True)
+            self.spoke()
+
+    def _start_live(self, console: Console) -> Live:
+        from rich.console import Group
+        from rich.live import Live
+        from rich.spinner import Spinner
+        from rich.text import Text
+
+        spinner = Spinner("dots", style="cyan")
+
+        def render() -> RenderableType:
+            spinner.text = Text(self.text)
+            return spinner if self.panel is None else Group(self.panel(), spinner)
+
+        live = Live(console=console, get_renderable=render, refresh_per_second=4, transient=True, redirect_stdout=False)
+        live.start(refresh=True)  # stdout is left alone: it may be a file while stderr is the terminal
+        return live
+
+
+_now = Activity()
+
+
+def now() -> Activity:
+    return _now
+
+
+def show_on(console: Console | None) -> None:
+    """From now on activities are shown there."""
+    global _now
+    _now.clear()
+    _now = Activity(console)

@@ -1,0 +1,101 @@
+"""What is being done: lines where there is no terminal, a live line on one, nothing under --quiet."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from scrpo_cli.tracking import activity
+from scrpo_cli.tracking.activity import EVERY_S, Activity, now, show_on
+
+
+class Clock:
+    seconds = 0.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+def console(terminal: bool = False, quiet: bool = False) -> Console:
+    return Console(file=io.StringIO(), force_terminal=terminal, width=80, quiet=quiet)
+
+
+def lines(screen: Console) -> list[str]:
+    return screen.file.getvalue().splitlines()
+
+
+def test_a_stage_is_said_at_once_and_its_parts_when_a_line_is_due() -> None:
+    screen, clock = console(), Clock()
+    shown = Activity(screen, clock)
+    shown.stage("evaluating [before]")
+    with shown.doing("repairs"):
+        for done in range(1000, 1012):
+            shown.progress(done, 2000)
+            clock.seconds += EVERY_S / 8
+        clock.seconds += EVERY_S
+    with shown.doing("grading"):  # at once, as nothing has been said for so long
+        pass
+    assert lines(screen) == [
+        "evaluating [before]",
+        "evaluating [before], repairs: 1,008/2,000",
+        "evaluating [before], grading",
+    ]
+
+
+def test_lines_of_others_put_the_next_one_off() -> None:
+    screen, clock = console(), Clock()
+    shown = Activity(screen, clock)
+    for step in range(3):
+        shown.stage(f"step {step}", at_once=False)
+        clock.seconds += 0.9 * EVERY_S
+        shown.spoke()
+    assert lines(screen) == []
+
+
+def test_after_a_part_the_whole_goes_on_where_it_was() -> None:
+    shown = Activity()
+    shown.stage("a")
+    shown.progress(1, 2)
+    with shown.doing("b"):
+        assert shown.text == "a, b"
+        assert list(shown.each("xyz")) == ["x", "y", "z"]
+        assert shown.text == "a, b: 2/3"
+    assert shown.text == "a: 1/2"
+
+
+def test_a_terminal_shows_one_line_that_goes_away() -> None:
+    screen = console(terminal=True)
+    shown = Activity(screen)
+    shown.stage("loading")
+    screen.print("a result")
+    shown.clear()
+    said = screen.file.getvalue()
+    assert "loading" in said
+    assert said.rstrip("\x1b[?25h\r\n").endswith("\x1b[2K")  # the line is erased
+    shown.stage("the next")
+    shown.panel = lambda: "the panel"
+    shown.clear()
+    assert "the panel" in screen.file.getvalue()
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_quiet_shows_nothing(terminal: bool) -> None:
+    screen = console(terminal, quiet=True)
+    shown = Activity(screen)
+    shown.stage("loading")
+    shown.progress(1, 2)
+    shown.clear()
+    assert screen.file.getvalue() == ""
+
+
+def test_there_is_one_activity_and_none_before_a_command_begins() -> None:
+    screen = console()
+    now().stage("unseen")
+    show_on(screen)
+    now().stage("seen")
+    show_on(None)
+    now().stage("unseen")
+    assert lines(screen) == ["seen"]
+    assert activity.now().console is None
