@@ -14,8 +14,9 @@ from scrpo_cli.evaluation.identity import by_benchmark, of_benchmark, of_their_o
 from scrpo_cli.evaluation.outcomes import Key
 from scrpo_cli.evaluation.protocol import Protocol
 from scrpo_cli.evaluation.rows import arranged, evaluate_rows
+from scrpo_cli.jobs.checks import load
 from scrpo_cli.jobs.compare import earlier_run
-from scrpo_cli.jobs.evaluate import Draw, Report, load, sum_up
+from scrpo_cli.jobs.evaluate import Draw, Report, sum_up
 from scrpo_cli.jobs.runs import ActiveRun, started_run
 from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.queries import record_evaluation, refuse_changed
