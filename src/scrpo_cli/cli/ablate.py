@@ -199,8 +199,8 @@ def answer(sweep: Sweep, result: SweepResult) -> dict[str, Any]:
 
 def tables(sweep: Sweep, result: SweepResult) -> Any:
     from rich.console import Group
-    from rich.text import Text
 
+    from scrpo_cli.layout import Pairs
     from scrpo_cli.report.tables import render
 
-    return Group(render(result), Text(f"plot: {sweep.directory / PLOT_FILE}"))
+    return Group(render(result), Pairs({"plot": str(sweep.directory / PLOT_FILE)}))

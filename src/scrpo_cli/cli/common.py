@@ -97,7 +97,7 @@ class Output:
 
     def say(self, text: RenderableType = "") -> None:
         """A line (plain text: brackets stay brackets) or a Rich renderable on stderr."""
-        self.console.print(text, markup=False, soft_wrap=isinstance(text, str))
+        _print(self.console, text)
 
     def result(self, data: Mapping[str, Any], *parts: RenderableType) -> None:
         """The answer: `data` as one JSON document under --json, else `parts` for a reader; strings are not folded."""
@@ -106,8 +106,16 @@ class Output:
             return
         from rich.console import Console
 
+        console = Console(highlight=False)
         for part in parts:
-            Console(highlight=False).print(part, markup=False, soft_wrap=isinstance(part, str))
+            _print(console, part)
+
+
+def _print(console: Console, part: RenderableType) -> None:
+    """Strings are never folded, so that commands and paths can be copied; into a pipe, which has no width, nothing is.
+    What folds on a terminal (`scrpo_cli.layout`) may hold a word that is longer than a line: it is not cropped.
+    """
+    console.print(part, markup=False, soft_wrap=isinstance(part, str) or not console.is_terminal, crop=False)
 
 
 def given_options(context: typer.Context) -> dict[str, Any]:

@@ -115,9 +115,9 @@ def _text(result: Sequence[tuple[ResponseRow | PairRow, Grade]], counts: Counter
     if len(result) == 1:
         ((_, only),) = result
         return f"{only.verdict}" + (f" ({only.reason})" if only.reason else "")
-    from rich.table import Table
+    from scrpo_cli.layout import Table
 
-    table = Table("verdict", "rows", "share", box=None, header_style="bold")
+    table = Table("verdict", "rows", "share")
     for verdict, n in counts.most_common():
         table.add_row(verdict, str(n), f"{n / len(result):.1%}")
     return table

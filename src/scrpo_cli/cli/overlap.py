@@ -69,14 +69,13 @@ def row(o: Overlap, texts: bool) -> dict[str, Any]:
 
 
 def parts(found: Sequence[Overlap], texts: bool) -> list[Any]:
-    from rich.table import Table
-    from rich.text import Text
+    from scrpo_cli.layout import Table, prose
 
     if texts:
-        return [f"{o.kind} {o.similarity:.2f}\n{side(o.first)}\n{side(o.second)}\n" for o in found]
-    table = Table("kind", "similarity", "A", "B", box=None, header_style="bold")
+        return [prose(f"{o.kind} {o.similarity:.2f}\n{side(o.first)}\n{side(o.second)}\n") for o in found]
+    table = Table("kind", "similarity", "A", "B", records=True)
     for o in found:
-        table.add_row(*map(Text, (o.kind, f"{o.similarity:.2f}", o.first.id, o.second.id)))
+        table.add_row(o.kind, f"{o.similarity:.2f}", o.first.id, o.second.id)
     return [table] if found else []
 
 

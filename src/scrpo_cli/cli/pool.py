@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from scrpo_cli.cli.common import DbOption, DebugOption, JsonOption, Output, QuietOption
+from scrpo_cli.layout import Column, Pairs, Table, prose
 
 if TYPE_CHECKING:
     from scrpo_cli.pool.entries import Entry, Use
@@ -47,22 +47,25 @@ def ls(
     rows = [entry.model_dump(mode="json", exclude={"prompt_ids", "ids", "logprobs"}) for entry in entries]
     table = _entries_table(entries, with_pool=pool is None, with_state=not alive)
     foot = f"{len(entries)} of {total} {'living ' if alive else ''}entries"
-    Output(json, quiet).result({"total": total, "entries": rows}, Group(table, Text(foot, style="dim")))
+    Output(json, quiet).result({"total": total, "entries": rows}, Group(table, prose(foot, "dim")))
 
 
 def _entries_table(entries: Sequence[Entry], with_pool: bool, with_state: bool) -> Table:
-    columns = ["attempt", "problem", "gold", "given", "added", "repaired"]
+    """`pool show ID` has what is shortened here."""
     with_injected = any(e.injected for e in entries)
-    columns += ["injected"] * with_injected + ["pool"] * with_pool + ["state"] * with_state
-    table = _table(*columns)
-    for column in table.columns:
-        column.no_wrap = True
-    table.columns[0].min_width = max((len(e.attempt_id) for e in entries), default=0)  # an id has to be copied whole
+    columns: list[str | Column] = [
+        "attempt",
+        *(Column(name, "short") for name in ("problem", "gold", "given")),
+        "added",
+        "repaired",
+    ]
+    columns += ["injected"] * with_injected + [Column("pool", same=True)] * with_pool + ["state"] * with_state
+    table = Table(*columns, records=True)
     for e in entries:
         given = e.extracted if e.extracted is not None else e.verdict
         cells: list[object] = [e.attempt_id, e.problem, e.answer, given, e.added_step, f"{e.repairs}/{e.uses}"]
         cells += [e.injected] * with_injected + [e.pool] * with_pool + [e.retired_reason or "alive"] * with_state
-        table.add_row(*(_text(cell, 48) for cell in cells))
+        table.add_row(*(visible(str(cell)) for cell in cells))
     return table
 
 
@@ -110,7 +113,7 @@ def _shown(entries: Sequence[Entry], uses: Sequence[Use]) -> Iterator[Renderable
     yield Text(f"\n{first.verdict.value}: {visible(answered)} ({first.grader})", style="red")
     for entry in entries:
         end = f", {entry.retired_reason} at step {entry.retired_step}" if entry.retired_reason else ", living"
-        yield Text(f"pool {entry.pool}: added at step {entry.added_step} by {entry.run_id}{end}")
+        yield prose(f"pool {entry.pool}: added at step {entry.added_step} by {entry.run_id}{end}")
     yield _heading(f"\nUsed {first.uses} times, repaired {first.repairs} times")
     for use in uses:
         style = "green" if use.verdict == "correct" else "red"
@@ -141,9 +144,6 @@ def stats_tables(found: Mapping[str, Any]) -> Iterator[RenderableType]:
     from scrpo_cli.numbers import percent
 
     yield _heading(f"Pool {found['pool']}" if found["pool"] else "All pools")
-    table = Table(box=None, show_header=False)
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
     rate, entries, again = found["repair_rate"], found["entries_repaired"], found["repeated_mistakes"]
     lines = {
         "attempts": f"{found['attempts']:,}: {_counts(found['verdicts'])}",
@@ -158,15 +158,13 @@ def stats_tables(found: Mapping[str, Any]) -> Iterator[RenderableType]:
         "repeated mistakes": f"{again['mistakes']:,} wrong answers given more than once, in {again['attempts']:,} "
         f"attempts ({percent(again['share_of_wrong'])} of the wrong ones)",
     }
-    for label, value in lines.items():
-        table.add_row(label, Text(value))
-    yield table
+    yield Pairs(lines)
     if again["top"]:
         yield _heading("\nMost repeated")
-        top = _table("problem", "source", "wrong answer", "times")
+        top = Table("problem", Column("source", same=True), Column("wrong answer", "short"), "times", records=True)
         for row in again["top"]:
             cells = (row["problem_id"], row["source"], row["extracted"], row["attempts"])
-            top.add_row(*(_text(cell, 48) for cell in cells))
+            top.add_row(*(visible(str(cell)) for cell in cells))
         yield top
 
 
@@ -264,21 +262,13 @@ def prune(
     Output(json, quiet).result({**asdict(done), "dry_run": dry_run}, f"{text}; no attempt {would}touched")
 
 
-def _table(*columns: str) -> Table:
-    return Table(*columns, box=None, header_style="bold")
-
-
 def _heading(text: str) -> Text:
     return Text(text, style="bold")
 
 
-def _text(value: object, most: int | None = None) -> Text:
-    """A model's text as it is: no markup, no control codes; on one line and shortened if `most` is given."""
-    text = visible(str(value))
-    if most is not None:
-        text = " ".join(text.split())
-        text = text if len(text) <= most else text[: most - 1] + "…"
-    return Text(text)
+def _text(value: str) -> Text:
+    """A model's text as it is: no markup, no control codes."""
+    return prose(visible(value))
 
 
 def visible(text: str) -> str:

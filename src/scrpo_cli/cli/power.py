@@ -9,7 +9,7 @@ import typer
 from scrpo_cli.cli.common import DbOption, DebugOption, JsonOption, Output, QuietOption
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from scrpo_cli.layout import Table
 
 
 def power(
@@ -63,9 +63,9 @@ def power(
 
 
 def power_table(found: dict[str, Any]) -> Table:
-    from rich.table import Table
+    from scrpo_cli.layout import Column, Table
 
-    table = Table("", "same problems", "different problems", box=None, header_style="bold")
+    table = Table(Column("", "words"), "same problems", "different problems")
     rows = {
         "smallest difference seen (80% power)": ("smallest", "{:.1f} points", 100),
         "the same with any number of samples": ("smallest_any_samples", "{:.1f} points", 100),

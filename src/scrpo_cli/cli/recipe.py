@@ -19,10 +19,10 @@ app = typer.Typer(help="List, show and check recipes.", context_settings={"help_
 @app.command("ls")
 def ls(db: DbOption = None, json: JsonOption = False, quiet: QuietOption = False, debug: DebugOption = False) -> None:
     """The shipped recipes."""
-    from rich.table import Table
+    from scrpo_cli.layout import Column, Table
 
     rows = [_row(name, load_recipe(path), str(path)) for name, path in shipped_recipes().items()]
-    table = Table("name", "task", "method", "model, and what it is for", box=None, header_style="bold")
+    table = Table("name", "task", "method", Column("model, and what it is for", "words"), records=True)
     for row in rows:
         about = f"{row['model']}\n{row['description']}"
         table.add_row(row["name"], row["task"], row["method"], about)

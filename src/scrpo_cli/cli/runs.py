@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import json as jsonlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from scrpo_cli.cli.common import DbOption, DebugOption, JsonOption, Output, QuietOption
+from scrpo_cli.layout import Column, Pairs, Table, prose
 
 if TYPE_CHECKING:
     from scrpo_cli.pool.models import RunRow
     from scrpo_cli.pool.queries import StoredEvaluation
 
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="An id, a unique beginning of one, or `last`.")]
+
+SHOWN = ("id", "command", "recipe_name", "seed", "model", "status", "sweep", "arm", "created_at", "finished_at")
+"""Columns of a run that `runs show` prints."""
 
 app = typer.Typer(
     help="Look at earlier runs.", add_completion=False, context_settings={"help_option_names": ["-h", "--help"]}
@@ -44,20 +47,7 @@ def ls(
 
     with Database.open(db, create=False) as database:
         runs = list_runs(database, limit=limit, status=status, sweep=sweep)
-    table = Table("run", "command", "recipe", "model", "seed", "status", "started (UTC)", box=None, header_style="bold")
-    table.columns[0].no_wrap = True
-    for run in runs:
-        cells = (
-            run.id,
-            run.command,
-            _recipe(run),
-            run.model,
-            str(run.seed),
-            run.status,
-            run.created_at[:16].replace("T", " "),
-        )
-        table.add_row(*(Text(cell) for cell in cells))
-    Output(json, quiet).result({"runs": [run_dict(run) for run in runs]}, table)
+    Output(json, quiet).result({"runs": [run_dict(run) for run in runs]}, _runs_table(runs))
 
 
 @app.command("show")
@@ -130,12 +120,21 @@ def compare(
         b = a if second is None else resolve_run(database, second).id
         found = compare_before_after(database, a) if second is None else compare_runs(database, b, a)
     headline = f"{a}: a before, b after training" if second is None else f"a: run {a}, b: run {b}"
-    Output(json, quiet).result({"first": a, "second": b, "benchmarks": found}, headline, *comparison(found))
+    Output(json, quiet).result({"first": a, "second": b, "benchmarks": found}, prose(headline), *comparison(found))
 
 
 def run_dict(run: RunRow) -> dict[str, Any]:
     """The run's columns, with its summary unpacked and without its recipe."""
     return {**run.model_dump(exclude={"recipe_json", "summary_json"}), "summary": jsonlib.loads(run.summary_json)}
+
+
+def _runs_table(runs: Sequence[RunRow]) -> Table:
+    names = ("id", "command", "recipe", "model", "seed", "status", "started (UTC)")
+    table = Table(*(Column(name, same=name not in ("id", "status")) for name in names), records=True)
+    for run in runs:
+        started = run.created_at[:16].replace("T", " ")
+        table.add_row(run.id, run.command, _recipe(run), run.model, str(run.seed), run.status, started)
+    return table
 
 
 def files_of(run: RunRow) -> dict[str, str]:
@@ -154,26 +153,9 @@ def files_of(run: RunRow) -> dict[str, str]:
 
 def _shown(data: Mapping[str, Any], evaluations: list[StoredEvaluation]) -> Iterator[RenderableType]:
     """The parts of `runs show` for a reader."""
-    table = _pairs()
-    for name in (
-        "id",
-        "command",
-        "recipe_name",
-        "seed",
-        "model",
-        "status",
-        "sweep",
-        "arm",
-        "created_at",
-        "finished_at",
-    ):
-        if data[name] not in (None, ""):
-            table.add_row(name.replace("_", " "), Text(str(data[name])))
-    table.add_row("version", Text(" ".join(filter(None, (data["scrpo_version"], data["git_commit"])))))
-    for name, path in data["files"].items():
-        table.add_row(name, Text(path))
-    table.add_row("steps", str(data["steps"]))
-    yield table
+    rows = {name.replace("_", " "): str(data[name]) for name in SHOWN if data[name] not in (None, "")}
+    rows["version"] = " ".join(filter(None, (data["scrpo_version"], data["git_commit"])))
+    yield Pairs(rows | data["files"] | {"steps": str(data["steps"])})
     if plain := {name: value for name, value in data["summary"].items() if not isinstance(value, Mapping)}:
         yield from _section("Summary", plain)  # evaluations have a table of their own below
     if last := data["last_step"]:
@@ -187,12 +169,12 @@ def _evaluations(evaluations: list[StoredEvaluation]) -> Table:
     """A row for each number that has an interval."""
     from scrpo_cli.numbers import left_out, percent
 
-    table = Table("benchmark", "step", "measure", "value", box=None, header_style="bold")
+    table = Table("benchmark", "step", "measure", "value")
     for evaluation in evaluations:
         for name, value, interval in estimates(evaluation.metrics):
-            table.add_row(Text(evaluation.name), str(evaluation.step), name, percent(value, interval))
+            table.add_row(evaluation.name, str(evaluation.step), name, percent(value, interval))
         if found := left_out(evaluation.metrics.get("left_out")):
-            table.add_row(Text(evaluation.name), str(evaluation.step), "left out", found)
+            table.add_row(evaluation.name, str(evaluation.step), "left out", found)
     return table
 
 
@@ -207,18 +189,11 @@ def estimates(metrics: Mapping[str, Any]) -> Iterator[tuple[str, float | None, A
 
 def _section(title: str, data: Mapping[str, Any]) -> Iterator[RenderableType]:
     yield Text(f"\n{title}", style="bold")
-    table = _pairs()
-    for name, value in sorted(data.items()):
-        text = f"{value:.6g}" if isinstance(value, float) else value if isinstance(value, str) else jsonlib.dumps(value)
-        table.add_row(name, Text(text))
-    yield table
+    yield Pairs({name: _written(value) for name, value in sorted(data.items())})
 
 
-def _pairs() -> Table:
-    table = Table(box=None, show_header=False)
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    return table
+def _written(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else value if isinstance(value, str) else jsonlib.dumps(value)
 
 
 def _recipe(run: RunRow) -> str:
