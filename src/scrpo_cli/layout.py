@@ -39,7 +39,7 @@ class Column:
     def lines(self, cell: str, width: int | None) -> list[str]:
         """The cell in lines of at most `width` characters, but for pieces that are longer; None: in one line."""
         if width is None:
-            return [" ".join(cell.split("\n"))] if self.folds != "short" else [" ".join(cell.split())]
+            return ["; ".join(cell.split("\n"))] if self.folds != "short" else [" ".join(cell.split())]
         if self.folds == "short":
             return [shortened(" ".join(cell.split()), width)]
         return [line for part in cell.split("\n") for line in filled(self._pieces(part), width)]
@@ -95,7 +95,7 @@ class Table:
         else:
             yield from self._blocks(shown, width)
         said = [f"{self.columns[c].name} {self._cell(0, c)}" for c in every if c not in shown]
-        yield from _styled(filled([f"{text}," for text in said[:-1]] + said[-1:], width) if said else [], "dim")
+        yield from _styled(filled(["every row:", *_listed(said)], width) if said else [], "dim")
 
     def _cell(self, row: int, column: int) -> str:
         cell = self.rows[row][column]
@@ -116,7 +116,7 @@ class Table:
         natural = [self._width(column, width) for column in shown]
         for column in reversed(range(len(self.columns))):
             fits = sum(natural[c] for c in shown) + len(GAP) * (len(shown) - 1) <= width
-            if not fits and len(self.rows) > 1 and self.columns[column].same and len(self._cells(column)) == 1:
+            if not fits and self.columns[column].same and len(self._cells(column)) == 1:
                 shown.remove(column)
         return shown
 
@@ -165,12 +165,23 @@ class Table:
             yield from _beside(cells, natural, [_style(self.rows[row][c]) for c in shown])
 
     def _blocks(self, shown: Sequence[int], width: int) -> Iterator[RenderableType]:
-        """Each row as lines `column  cell` under its first cell."""
+        """Each row as its first cell and, below it, `column cell, column cell, ...`."""
         for row in range(len(self.rows)):
-            yield from _styled([""] * (row > 0))
             yield from _styled([self._cell(row, shown[0])], "bold")
-            cells = {f"  {self.columns[c].name}": self._cell(row, c) for c in shown[1:] if self._cell(row, c)}
-            yield Pairs(cells)
+            cells = [(self.columns[c].name, "; ".join(self._cell(row, c).split("\n"))) for c in shown[1:]]
+            said = _listed([f"{name} {cell}".lstrip() for name, cell in cells if cell])
+            pieces = [piece for text in said for piece in _unbroken(text, width - len(GAP))]
+            yield from _styled([GAP + line for line in filled(pieces, width - len(GAP))])
+
+
+def _listed(texts: Sequence[str]) -> list[str]:
+    """With a comma after each but the last."""
+    return [*(f"{text}," for text in texts[:-1]), *texts[-1:]]
+
+
+def _unbroken(text: str, width: int) -> list[str]:
+    """The text itself, or its words if it does not fit."""
+    return [text] if cell_len(text) <= width else WORDS.findall(text)
 
 
 @dataclass

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -27,6 +28,9 @@ from scrpo_cli.cli.common import (
     sets_of,
 )
 from scrpo_cli.recipe.load import load_recipe
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 KEYS = {"--limit": "task.train.limit", "--adapter": "model.adapter"}
 
@@ -73,13 +77,17 @@ def collect(
     )
     with start as run:
         run.summary |= fill_pool(database, run, rows, output.say, use_filter=filter_)
-    output.result(run.summary, closing(run.summary))
+    output.result(run.summary, *closing(run.summary))
 
 
-def closing(summary: dict[str, Any]) -> str:
+def closing(summary: Mapping[str, Any]) -> list[RenderableType]:
+    from scrpo_cli.cli.tables import errors_kept
+
     verdicts = ", ".join(f"{n} {verdict}" for verdict, n in sorted(summary["verdicts"].items()))
-    return (
-        f"{summary['attempts']} attempts: {verdicts}\n"
-        f"{summary['kept']} errors are in the pool '{summary['pool']}' (run {summary['run']})\n"
-        f"next: scrpo pool stats --pool {summary['pool']}   or   scrpo correct --pool {summary['pool']}"
-    )
+    pool = summary["pool"]
+    return [
+        f"{summary['attempts']} attempts: {verdicts}",
+        *errors_kept(summary),
+        f"{summary['kept']} errors are in the pool '{pool}' (run {summary['run']})",
+        f"next: scrpo pool stats --pool {pool}   or   scrpo correct --pool {pool}",
+    ]

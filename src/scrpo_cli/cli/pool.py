@@ -22,6 +22,9 @@ app = typer.Typer(
     help="Look into the error pool.", add_completion=False, context_settings={"help_option_names": ["-h", "--help"]}
 )
 
+COLUMNS = {"id": "problem_id", "source": "problem_source", "parent": "parent_id"}
+"""Of the database, for the names of the interchange JSONL that differ."""
+
 PoolOption = Annotated[str | None, typer.Option("--pool", metavar="NAME", help="One pool; none: all of them.")]
 
 
@@ -44,7 +47,7 @@ def ls(
 
     with Database.open(db, create=False) as database:
         total, entries = list_entries(database, pool=pool, source=source, alive=alive, limit=limit)
-    rows = [entry.model_dump(mode="json", exclude={"prompt_ids", "ids", "logprobs"}) for entry in entries]
+    rows = [_row(entry) for entry in entries]
     table = _entries_table(entries, with_pool=pool is None, with_state=not alive)
     foot = f"{len(entries)} of {total} {'living ' if alive else ''}entries"
     Output(json, quiet).result({"total": total, "entries": rows}, Group(table, prose(foot, "dim")))
@@ -71,26 +74,60 @@ def _entries_table(entries: Sequence[Entry], with_pool: bool, with_state: bool) 
 
 @app.command("show")
 def show(
-    attempt: Annotated[str, typer.Argument(metavar="ID", help="A pooled attempt: its id or a unique beginning of it.")],
+    ref: Annotated[
+        str,
+        typer.Argument(
+            metavar="ID", help="A pooled attempt (a unique beginning will do), a problem, or SOURCE/PROBLEM."
+        ),
+    ],
     db: DbOption = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """One error: the problem, the wrong answer, and every attempt to repair it."""
+    """One error: the problem, the wrong answer, and every attempt to repair it. Of a problem, its pooled errors."""
     from scrpo_cli.pool.db import Database
-    from scrpo_cli.pool.entries import find_entries, uses_of
+    from scrpo_cli.pool.entries import entries_of_problem, find_entries, uses_of
 
+    output = Output(json, quiet)
     with Database.open(db, create=False) as database:
-        entries = find_entries(database, attempt)
+        if entries := entries_of_problem(database, ref):
+            output.result({"entries": [_row(entry) for entry in entries]}, Group(*_shown_problem(entries)))
+            return
+        entries = find_entries(database, ref)
         uses = uses_of(database, entries[0].attempt_id)
-    life = {"pool", "run_id", "added_step", "retired_step", "retired_reason"}
-    data = {
-        "attempt": entries[0].model_dump(mode="json", exclude={*life, "prompt_ids", "ids", "logprobs"}),
-        "pools": [entry.model_dump(mode="json", include=life) for entry in entries],
-        "uses": [asdict(use) for use in uses],
-    }
-    Output(json, quiet).result(data, Group(*_shown(entries, uses)))
+    data = {"entries": [_row(entry) for entry in entries], "uses": [asdict(use) for use in uses]}
+    output.result(data, Group(*_shown(entries, uses)))
+
+
+def _row(entry: Entry) -> dict[str, Any]:
+    """An entry under --json, the same in `pool ls` and `pool show`; a column of the database is called as there."""
+    row = entry.model_dump(mode="json", exclude={"prompt_ids", "ids", "logprobs"})
+    return {COLUMNS.get(name, name): value for name, value in row.items()}
+
+
+def _shown_problem(entries: Sequence[Entry]) -> Iterator[RenderableType]:
+    """The parts of `pool show PROBLEM` for a reader."""
+    yield from _problem(entries[0])
+    yield Text()
+    given = ("verdict", Column("extracted", "short"), Column("finish", same=True), "repaired")
+    table = Table("attempt", *given, Column("pool", same=True), Column("life", "words"), records=True)
+    for e in entries:
+        extracted = "" if e.extracted is None else visible(_given(e.extracted))
+        repaired, life = f"{e.repairs}/{e.uses}", f"{_life(e)}"
+        table.add_row(e.attempt_id, e.verdict.value, extracted, e.finish.value, repaired, e.pool, life)
+    yield table
+    yield prose("`scrpo pool show ATTEMPT` has the answer and what was tried on it.", "dim")
+
+
+def _problem(entry: Entry) -> Iterator[RenderableType]:
+    yield _heading(f"Problem {entry.id} of {entry.source}")
+    yield _text(entry.problem)
+    yield Text(f"\ngold answer: {visible(entry.answer)}", style="green")
+
+
+def _life(entry: Entry) -> str:
+    return f"{entry.retired_reason} at step {entry.retired_step}" if entry.retired_reason else "living"
 
 
 def _given(extracted: str) -> str:
@@ -102,9 +139,7 @@ def _given(extracted: str) -> str:
 def _shown(entries: Sequence[Entry], uses: Sequence[Use]) -> Iterator[RenderableType]:
     """The parts of `pool show` for a reader."""
     first = entries[0]
-    yield _heading(f"Problem {first.id} of {first.source}")
-    yield _text(first.problem)
-    yield Text(f"\ngold answer: {visible(first.answer)}", style="green")
+    yield from _problem(first)
     origin = f"{first.model}, {first.phase} step {first.step}, {first.finish.value}"
     yield _heading(f"\nAttempt {first.attempt_id} ({origin})")
     yield _text(first.response)
@@ -112,8 +147,7 @@ def _shown(entries: Sequence[Entry], uses: Sequence[Use]) -> Iterator[Renderable
     answered = "; ".join(filter(None, [extracted, first.reason])) or "no answer found"
     yield Text(f"\n{first.verdict.value}: {visible(answered)} ({first.grader})", style="red")
     for entry in entries:
-        end = f", {entry.retired_reason} at step {entry.retired_step}" if entry.retired_reason else ", living"
-        yield prose(f"pool {entry.pool}: added at step {entry.added_step} by {entry.run_id}{end}")
+        yield prose(f"pool {entry.pool}: added at step {entry.added_step} by {entry.run_id}, {_life(entry)}")
     yield _heading(f"\nUsed {first.uses} times, repaired {first.repairs} times")
     for use in uses:
         style = "green" if use.verdict == "correct" else "red"
@@ -141,13 +175,15 @@ def stats(
 
 def stats_tables(found: Mapping[str, Any]) -> Iterator[RenderableType]:
     """The answer of `pool_stats` for a reader."""
+    from scrpo_cli.methods.parts.pool import MEANINGS, said
     from scrpo_cli.numbers import percent
 
     yield _heading(f"Pool {found['pool']}" if found["pool"] else "All pools")
     rate, entries, again = found["repair_rate"], found["entries_repaired"], found["repeated_mistakes"]
     lines = {
         "attempts": f"{found['attempts']:,}: {_counts(found['verdicts'])}",
-        "filter decisions": _counts(found["decisions"]),
+        "filter decisions": said(found["decisions"]),
+        **{f"  {name.replace('_', ' ')}": MEANINGS[name] for name in found["decisions"] if name in MEANINGS},
         "pool entries": f"{found['entries']:,}: {_counts({'alive': found['alive'], **found['retired']})}",
         **{f"  injected: {kind}": _injected(p) for kind, p in found["injected"].items()},
         "age of the living": _ages(found["age_steps"]),
@@ -163,7 +199,7 @@ def stats_tables(found: Mapping[str, Any]) -> Iterator[RenderableType]:
         yield _heading("\nMost repeated")
         top = Table("problem", Column("source", same=True), Column("wrong answer", "short"), "times", records=True)
         for row in again["top"]:
-            cells = (row["problem_id"], row["source"], row["extracted"], row["attempts"])
+            cells = (row["problem_id"], row["problem_source"], row["extracted"], row["attempts"])
             top.add_row(*(visible(str(cell)) for cell in cells))
         yield top
 

@@ -22,22 +22,17 @@ def ls(db: DbOption = None, json: JsonOption = False, quiet: QuietOption = False
     from scrpo_cli.layout import Column, Table
 
     rows = [_row(name, load_recipe(path), str(path)) for name, path in shipped_recipes().items()]
-    table = Table("name", "task", "method", Column("model, and what it is for", "words"), records=True)
+    table = Table("name", "task", "method", Column("model and purpose", "words"), records=True)
     for row in rows:
-        about = f"{row['model']}\n{row['description']}"
-        table.add_row(row["name"], row["task"], row["method"], about)
+        about = f"{row['model']['name']}\n{row['description']}"
+        table.add_row(row["name"], row["task"]["name"], row["method"]["name"], about)
     Output(json, quiet).result({"recipes": rows}, table)
 
 
-def _row(name: str, recipe: Recipe, path: str) -> dict[str, str]:
-    return {
-        "name": name,
-        "model": recipe.model.name,
-        "task": recipe.task.name,
-        "method": recipe.method.name,
-        "description": recipe.description,
-        "path": path,
-    }
+def _row(name: str, recipe: Recipe, path: str) -> dict[str, Any]:
+    """What `recipe show` says of it, in the same places, and its file."""
+    sections = {key: {"name": getattr(recipe, key).name} for key in ("model", "task", "method")}
+    return {"name": name, "description": recipe.description, **sections, "path": path}
 
 
 @app.command("show")

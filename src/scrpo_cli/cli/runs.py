@@ -129,8 +129,8 @@ def run_dict(run: RunRow) -> dict[str, Any]:
 
 
 def _runs_table(runs: Sequence[RunRow]) -> Table:
-    names = ("id", "command", "recipe", "model", "seed", "status", "started (UTC)")
-    table = Table(*(Column(name, same=name not in ("id", "status")) for name in names), records=True)
+    wide = (Column("recipe", "words", same=True), Column("model", same=True), Column("seed", same=True))
+    table = Table("id", Column("command", same=True), *wide, "status", Column("started (UTC)", "words"), records=True)
     for run in runs:
         started = run.created_at[:16].replace("T", " ")
         table.add_row(run.id, run.command, _recipe(run), run.model, str(run.seed), run.status, started)

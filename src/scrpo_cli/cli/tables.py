@@ -46,6 +46,16 @@ def left_out_lines(results: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def errors_kept(summary: Mapping[str, Any]) -> list[Any]:
+    """How many errors a run put into its pool and, a line each, why it did not take the others."""
+    from scrpo_cli.methods.parts.pool import said
+
+    if not summary["decisions"]:
+        return []
+    why = (f"  {decision.replace('_', ' ')}: {reason}" for decision, reason in summary["reasons"].items())
+    return [prose(line) for line in (said(summary["decisions"]), *why)]
+
+
 # --- evaluations ----------------------------------------------------------------------------------------------------
 
 

@@ -89,12 +89,12 @@ def show_budget(recipe: Recipe, output: Output) -> None:
     output.result(document, text, render(budget), *map(prose, warnings(found)))
 
 
-def closing(run: ActiveRun, database: str) -> tuple[RenderableType, RenderableType]:
+def closing(run: ActiveRun, database: str) -> tuple[RenderableType, ...]:
     """Before and after in one table, and where everything lies."""
-    from scrpo_cli.cli.tables import before_after
+    from scrpo_cli.cli.tables import before_after, errors_kept
     from scrpo_cli.layout import Pairs
 
     summary = run.summary
     rows = {"run": run.run_id, "database": database, "adapter": summary["adapter"], "metrics": summary["metrics"]}
     rows |= {"more": f"scrpo runs show {run.run_id}"}
-    return before_after(summary["eval"]), Pairs(rows)
+    return before_after(summary["eval"]), *errors_kept(summary), Pairs(rows)
