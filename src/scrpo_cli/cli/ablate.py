@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from scrpo_cli.cli import completion
 from scrpo_cli.cli.common import (
     DEFAULT_RECIPE,
     DbOption,
@@ -41,6 +42,7 @@ RecipesOption = Annotated[
         "--recipe",
         "-r",
         metavar="R",
+        autocompletion=completion.several(completion.recipes),
         show_default=DEFAULT_RECIPE,
         help="A shipped recipe or a YAML file; several, or `a,b`, are arms.",
     ),
@@ -73,12 +75,29 @@ def ablate(
     vary: VaryOption = None,
     seeds: SeedsOption = None,
     jobs: Annotated[int, typer.Option("--jobs", min=1, metavar="N", help="Runs at a time.")] = 1,
-    executor: Annotated[str, typer.Option("--executor", metavar="NAME", help="Where runs run: local.")] = "local",
+    executor: Annotated[
+        str,
+        typer.Option(
+            "--executor", metavar="NAME", autocompletion=completion.among(*EXECUTORS), help="Where runs run: local."
+        ),
+    ] = "local",
     resume: Annotated[
-        str | None, typer.Option("--resume", metavar="SWEEP", help="Run what is missing: an id, a prefix or `last`.")
+        str | None,
+        typer.Option(
+            "--resume",
+            metavar="SWEEP",
+            autocompletion=completion.sweeps,
+            help="Run what is missing: an id, a prefix or `last`.",
+        ),
     ] = None,
     extend: Annotated[
-        str | None, typer.Option("--extend", metavar="SWEEP", help="Add arms (--recipe) or seeds (--seeds), and run.")
+        str | None,
+        typer.Option(
+            "--extend",
+            metavar="SWEEP",
+            autocompletion=completion.sweeps,
+            help="Add arms (--recipe) or seeds (--seeds), and run.",
+        ),
     ] = None,
     set_: SetOption = None,
     db: DbOption = None,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from pydantic_core import to_json
 
+from scrpo_cli.cli import completion
 from scrpo_cli.errors import ScrpoError, UserError
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ DbOption = Annotated[
         "--db",
         metavar="URL",
         envvar="SCRPO_DB",
-        show_default=".scrpo/scrpo.db",
+        show_default=completion.DEFAULT_DATABASE,
         help="Database: a path or an SQLAlchemy URL.",
     ),
 ]
@@ -39,6 +40,7 @@ RecipeOption = Annotated[
         "--recipe",
         "-r",
         metavar="R",
+        autocompletion=completion.recipes,
         show_default=DEFAULT_RECIPE,
         help="A shipped recipe (`scrpo recipe ls`) or a YAML file.",
     ),
@@ -50,7 +52,10 @@ SetOption = Annotated[
 
 DEFAULT_POOL = "default"
 PoolOption = Annotated[
-    str | None, typer.Option("--pool", metavar="NAME", show_default=DEFAULT_POOL, help="The pool's name.")
+    str | None,
+    typer.Option(
+        "--pool", metavar="NAME", autocompletion=completion.pools, show_default=DEFAULT_POOL, help="The pool's name."
+    ),
 ]
 MapOption = Annotated[
     list[str] | None,
@@ -64,17 +69,37 @@ FromOption = Annotated[
 ]
 FormatOption = Annotated[
     str,
-    typer.Option("--format", metavar="F", help="What wrote the file of --from-jsonl: jsonl (ours), lm-eval, inspect."),
+    typer.Option(
+        "--format",
+        metavar="F",
+        autocompletion=completion.among("jsonl", "lm-eval", "inspect"),
+        help="What wrote the file of --from-jsonl: jsonl (ours), lm-eval, inspect.",
+    ),
 ]
-ResumeOption = Annotated[str | None, typer.Option("--resume", metavar="RUN", help="Continue an interrupted run.")]
+ResumeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--resume", metavar="RUN", autocompletion=completion.unfinished_runs, help="Continue an interrupted run."
+    ),
+]
 AdapterOption = Annotated[str | None, typer.Option("--adapter", metavar="DIR", help="A PEFT adapter to sample with.")]
 GateOption = Annotated[
     str | None,
-    typer.Option("--gate", metavar="SIGNAL", help="Reflect by logprob, mean_logprob, agreement or verdict."),
+    typer.Option(
+        "--gate",
+        metavar="SIGNAL",
+        autocompletion=completion.among("logprob", "mean_logprob", "agreement", "verdict"),
+        help="Reflect by logprob, mean_logprob, agreement or verdict.",
+    ),
 ]
 ThresholdOption = Annotated[
     str | None,
-    typer.Option("--gate-threshold", metavar="X", help="Number, never or always; default: fitted on task.validation."),
+    typer.Option(
+        "--gate-threshold",
+        metavar="X",
+        autocompletion=completion.among("never", "always"),
+        help="Number, never or always; default: fitted on task.validation.",
+    ),
 ]
 EVERYWHERE = ("--db", "--json", "--quiet", "--debug")
 

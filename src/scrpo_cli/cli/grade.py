@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from scrpo_cli.cli import completion
 from scrpo_cli.cli.common import (
     DbOption,
     DebugOption,
@@ -28,7 +29,15 @@ if TYPE_CHECKING:
 
 def grade(
     context: typer.Context,
-    task: Annotated[str, typer.Option("--task", metavar="T", help="math, code, tiny, or a task of your own.")] = "math",
+    task: Annotated[
+        str,
+        typer.Option(
+            "--task",
+            metavar="T",
+            autocompletion=completion.among("math", "code", "tiny"),
+            help="math, code, tiny, or a task of your own.",
+        ),
+    ] = "math",
     grader: Annotated[
         str | None, typer.Option("--grader", metavar="G", help="A grader of your own instead (docs/plugins.md).")
     ] = None,

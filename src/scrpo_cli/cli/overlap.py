@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from scrpo_cli.cli import completion
 from scrpo_cli.cli.common import DbOption, DebugOption, JsonOption, Output, QuietOption
 
 if TYPE_CHECKING:
@@ -15,12 +16,26 @@ if TYPE_CHECKING:
 
 
 def overlap(
-    first: Annotated[str, typer.Argument(metavar="A", help="A benchmark, SOURCE:SPLIT, or a JSONL file.")],
-    second: Annotated[str | None, typer.Argument(metavar="B", help="Another one; none: repeats inside A.")] = None,
+    first: Annotated[
+        str,
+        typer.Argument(
+            metavar="A", autocompletion=completion.benchmarks, help="A benchmark, SOURCE:SPLIT, or a JSONL file."
+        ),
+    ],
+    second: Annotated[
+        str | None,
+        typer.Argument(metavar="B", autocompletion=completion.benchmarks, help="Another one; none: repeats inside A."),
+    ] = None,
     all_: Annotated[bool, typer.Option("--all", help="Variants too: another question on the same set-up.")] = False,
     texts: Annotated[bool, typer.Option("--texts", help="Show both problems in full.")] = False,
     task: Annotated[
-        str | None, typer.Option("--task", metavar="T", help="Who reads the problems; default: math, or code for code.")
+        str | None,
+        typer.Option(
+            "--task",
+            metavar="T",
+            autocompletion=completion.among("math", "code", "tiny"),
+            help="Who reads the problems; default: math, or code for code.",
+        ),
     ] = None,
     db: DbOption = None,
     json: JsonOption = False,

@@ -12,6 +12,7 @@ import typer
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from scrpo_cli.cli import completion
 from scrpo_cli.cli.common import DbOption, DebugOption, JsonOption, Output, QuietOption
 from scrpo_cli.layout import Column, Pairs, Table, prose
 
@@ -25,14 +26,20 @@ app = typer.Typer(
 COLUMNS = {"id": "problem_id", "source": "problem_source", "parent": "parent_id"}
 """Of the database, for the names of the interchange JSONL that differ."""
 
-PoolOption = Annotated[str | None, typer.Option("--pool", metavar="NAME", help="One pool; none: all of them.")]
+PoolOption = Annotated[
+    str | None,
+    typer.Option("--pool", metavar="NAME", autocompletion=completion.pools, help="One pool; none: all of them."),
+]
 
 
 @app.command("ls")
 def ls(
     pool: PoolOption = None,
     source: Annotated[
-        str | None, typer.Option("--source", metavar="NAME", help="Only problems of this source.")
+        str | None,
+        typer.Option(
+            "--source", metavar="NAME", autocompletion=completion.sources, help="Only problems of this source."
+        ),
     ] = None,
     alive: Annotated[bool, typer.Option("--alive/--all", help="Only living entries, or the retired ones too.")] = True,
     limit: Annotated[int, typer.Option("--limit", min=1, metavar="N", help="Most rows to show.")] = 20,
@@ -77,7 +84,9 @@ def show(
     ref: Annotated[
         str,
         typer.Argument(
-            metavar="ID", help="A pooled attempt (a unique beginning will do), a problem, or SOURCE/PROBLEM."
+            metavar="ID",
+            autocompletion=completion.problems,
+            help="A pooled attempt (a unique beginning will do), a problem, or SOURCE/PROBLEM.",
         ),
     ],
     db: DbOption = None,
@@ -246,7 +255,10 @@ def export(
 def import_(
     file: Annotated[Path, typer.Argument(help="A JSONL file that `scrpo pool export` wrote.")],
     pool: Annotated[
-        str | None, typer.Option("--pool", metavar="NAME", help="Into this pool; none: as the file says.")
+        str | None,
+        typer.Option(
+            "--pool", metavar="NAME", autocompletion=completion.pools, help="Into this pool; none: as the file says."
+        ),
     ] = None,
     db: DbOption = None,
     json: JsonOption = False,
@@ -277,7 +289,12 @@ def prune(
     retired: Annotated[bool, typer.Option("--retired", help="Delete the entries that were retired already.")] = False,
     pool: Annotated[
         str | None,
-        typer.Option("--pool", metavar="NAME", help="Only in this pool; alone: retire all that lives in it."),
+        typer.Option(
+            "--pool",
+            metavar="NAME",
+            autocompletion=completion.pools,
+            help="Only in this pool; alone: retire all that lives in it.",
+        ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done and do nothing.")] = False,
     db: DbOption = None,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from scrpo_cli.cli import completion
 from scrpo_cli.cli.common import DbOption, DebugOption, JsonOption, Output, QuietOption
 
 if TYPE_CHECKING:
@@ -35,12 +36,21 @@ def power(
     correlation: Annotated[
         float, typer.Option("--correlation", min=0, max=1, metavar="X", help="Of the two runs' success rates.")
     ] = 0.9,
-    from_run: Annotated[str | None, typer.Option("--from-run", metavar="RUN", help="Measure the variances.")] = None,
+    from_run: Annotated[
+        str | None,
+        typer.Option("--from-run", metavar="RUN", autocompletion=completion.runs, help="Measure the variances."),
+    ] = None,
     against: Annotated[
-        str | None, typer.Option("--against", metavar="RUN", help="With a second run, also their change.")
+        str | None,
+        typer.Option(
+            "--against", metavar="RUN", autocompletion=completion.runs, help="With a second run, also their change."
+        ),
     ] = None,
     benchmark: Annotated[
-        str | None, typer.Option("--benchmark", metavar="NAME", help="Of RUN; default: its first.")
+        str | None,
+        typer.Option(
+            "--benchmark", metavar="NAME", autocompletion=completion.benchmarks, help="Of RUN; default: its first."
+        ),
     ] = None,
     db: DbOption = None,
     json: JsonOption = False,

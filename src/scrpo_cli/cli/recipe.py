@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from scrpo_cli.cli import completion
 from scrpo_cli.cli.common import DbOption, DebugOption, JsonOption, Output, QuietOption, SetOption, write_json
 from scrpo_cli.errors import UserError
 from scrpo_cli.recipe.load import load_recipe, recipe_schema, shipped_recipes
@@ -37,7 +38,7 @@ def _row(name: str, recipe: Recipe, path: str) -> dict[str, Any]:
 
 @app.command("show")
 def show(
-    name: Annotated[str, typer.Argument(help="A shipped recipe or a YAML file.")],
+    name: Annotated[str, typer.Argument(autocompletion=completion.recipes, help="A shipped recipe or a YAML file.")],
     set_: SetOption = None,
     db: DbOption = None,
     json: JsonOption = False,
@@ -53,7 +54,9 @@ def show(
 
 @app.command("check")
 def check(
-    files: Annotated[list[str], typer.Argument(help="Recipe files or shipped names.")],
+    files: Annotated[
+        list[str], typer.Argument(autocompletion=completion.recipes, help="Recipe files or shipped names.")
+    ],
     set_: SetOption = None,
     db: DbOption = None,
     json: JsonOption = False,

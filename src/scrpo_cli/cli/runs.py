@@ -12,6 +12,7 @@ import typer
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from scrpo_cli.cli import completion
 from scrpo_cli.cli.common import DbOption, DebugOption, JsonOption, Output, QuietOption
 from scrpo_cli.layout import Column, Pairs, Table, prose
 
@@ -19,7 +20,10 @@ if TYPE_CHECKING:
     from scrpo_cli.pool.models import RunRow
     from scrpo_cli.pool.queries import StoredEvaluation
 
-RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="An id, a unique beginning of one, or `last`.")]
+RunArgument = Annotated[
+    str,
+    typer.Argument(metavar="RUN", autocompletion=completion.runs, help="An id, a unique beginning of one, or `last`."),
+]
 
 SHOWN = ("id", "command", "recipe_name", "seed", "model", "status", "sweep", "arm", "created_at", "finished_at")
 """Columns of a run that `runs show` prints."""
@@ -33,9 +37,18 @@ app = typer.Typer(
 def ls(
     limit: Annotated[int, typer.Option("--limit", min=1, metavar="N", help="Most rows to show.")] = 20,
     status: Annotated[
-        str | None, typer.Option("--status", metavar="WORD", help="running, done, failed or interrupted.")
+        str | None,
+        typer.Option(
+            "--status",
+            metavar="WORD",
+            autocompletion=completion.among("running", "done", "failed", "interrupted"),
+            help="running, done, failed or interrupted.",
+        ),
     ] = None,
-    sweep: Annotated[str | None, typer.Option("--sweep", metavar="SWEEP", help="Only the runs of this sweep.")] = None,
+    sweep: Annotated[
+        str | None,
+        typer.Option("--sweep", metavar="SWEEP", autocompletion=completion.sweeps, help="Only the runs of this sweep."),
+    ] = None,
     db: DbOption = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
@@ -102,7 +115,12 @@ def export(
 def compare(
     first: RunArgument,
     second: Annotated[
-        str | None, typer.Argument(metavar="[RUN]", help="Another; without it RUN after training against before.")
+        str | None,
+        typer.Argument(
+            metavar="[RUN]",
+            autocompletion=completion.runs,
+            help="Another; without it RUN after training against before.",
+        ),
     ] = None,
     db: DbOption = None,
     json: JsonOption = False,
