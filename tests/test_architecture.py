@@ -23,7 +23,7 @@ from scrpo_cli.recipe.load import load_recipe, shipped_recipes
 PACKAGE = Path(scrpo_cli.__file__).parent
 HEAVY = ("torch", "transformers", "peft", "sqlalchemy", "sqlmodel", "scipy", "matplotlib", "wandb", "datasets")
 LAYERS = (
-    {"types", "errors", "rng", "files", "numbers", "plugins", "section", "assets"},
+    {"types", "errors", "rng", "files", "numbers", "layout", "plugins", "section", "assets"},
     {"methods"},
     {"recipe"},
     {"pool"},

@@ -11,7 +11,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import zip_longest
+from textwrap import wrap
 from typing import TYPE_CHECKING, Literal
 
 from rich.cells import cell_len, chop_cells
@@ -208,11 +210,39 @@ class Pairs:
                 yield from _beside([[label], lines], [label_width, 0], ["", _style(value)])
 
 
-def prose(text: str, style: str = "") -> Text:
-    """A sentence that folds between words and never inside of one; into a pipe it is one line."""
-    from rich.text import Text
+@dataclass
+class Row:
+    """A row of a table that is printed as it comes: all cells but the last have at least these widths, and the last
+    one folds between words.
+    """
 
-    return Text(text, style=style, overflow="ignore")
+    cells: Sequence[str | Text]
+    widths: Sequence[int]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+        *first, last = (cell if isinstance(cell, str) else cell.plain for cell in self.cells)
+        widths = [max(width, cell_len(cell)) for cell, width in zip(first, self.widths, strict=True)]
+        room = options.max_width - sum(widths) - len(GAP) * len(widths) if options.is_terminal else None
+        lines = [*([cell] for cell in first), Column("", "words").lines(last, room)]
+        yield from _beside(lines, [*widths, 0], [_style(cell) for cell in self.cells])
+
+
+@dataclass
+class Prose:
+    """Text that folds between words and never inside of one, with its own lines and spaces; into a pipe, unfolded."""
+
+    text: str
+    style: str = ""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+        for line in self.text.split("\n"):
+            fits = not options.is_terminal or cell_len(line) <= options.max_width
+            yield from _styled([line] if fits else words_in_lines(line, options.max_width), self.style)
+
+
+words_in_lines = partial(
+    wrap, break_long_words=False, break_on_hyphens=False, replace_whitespace=False, expand_tabs=False
+)
 
 
 def _style(cell: str | Text) -> str:

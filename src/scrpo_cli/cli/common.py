@@ -136,6 +136,16 @@ class Output:
             _print(console, part)
 
 
+def as_yaml(data: Mapping[str, Any]) -> str:
+    """YAML that is folded, as YAML may be, to the width of the terminal; into a pipe it is not folded."""
+    import yaml
+    from rich.console import Console
+
+    console = Console()
+    width = console.width - 20 if console.is_terminal else float("inf")  # a line ends with the word that passes it
+    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=width).rstrip()
+
+
 def _print(console: Console, part: RenderableType) -> None:
     """Strings are never folded, so that commands and paths can be copied; into a pipe, which has no width, nothing is.
     What folds on a terminal (`scrpo_cli.layout`) may hold a word that is longer than a line: it is not cropped.

@@ -20,10 +20,12 @@ from scrpo_cli.cli.common import (
 from scrpo_cli.recipe.load import load_recipe
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import Group
 
     from scrpo_cli.jobs.doctor import Check
 
+WIDTHS = (4, 16)
+"""Of statuses and names, as a row is written before the next is known."""
 STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 
 
@@ -42,20 +44,19 @@ def doctor(
     checks = list(Checkup(resolved, db).run())
     failed = sum(check.status == "fail" for check in checks)
     result = {"recipe": resolved.name, "ok": not failed, "checks": [asdict(check) for check in checks]}
-    Output(json, quiet).result(result, table_of(checks))
+    Output(json, quiet).result(result, *map(row_of, checks))
     if failed:
         raise typer.Exit(1)
 
 
-def table_of(checks: list[Check]) -> Table:
-    """One row a check; the remedy stands under what it is for."""
-    from rich.table import Table
+def row_of(check: Check) -> Group:
+    """Of the table; the remedy stands under what it is for."""
+    from rich.console import Group
     from rich.text import Text
 
-    table = Table.grid(padding=(0, 2))
-    for check in checks:
-        detail = Text(check.detail)
-        if check.remedy:
-            detail.append(f"\n-> {check.remedy}", style="cyan")
-        table.add_row(Text(check.status, style=STYLES[check.status]), check.name, detail)
-    return table
+    from scrpo_cli.layout import Row
+
+    rows = [Row((Text(check.status, STYLES[check.status]), check.name, check.detail), WIDTHS)]
+    if check.remedy:
+        rows.append(Row(("", "", Text(f"-> {check.remedy}", "cyan")), WIDTHS))
+    return Group(*rows)

@@ -49,6 +49,7 @@ def overlap(
     scrpo overlap gsm8k:train
     """
     from scrpo_cli.evaluation.contamination import Kind, overlaps, repeats
+    from scrpo_cli.layout import Prose
 
     named = [read(name, task) for name in (first, second) if name is not None]
     corpora = [problems.corpus() for problems in named]
@@ -57,7 +58,7 @@ def overlap(
     shown = [o for o in found if all_ or o.kind is not Kind.VARIANT]
     sizes = {str(problems): len(corpus.texts) for problems, corpus in zip(named, corpora, strict=True)}
     data = {"sets": sizes, "counts": counts, "pairs": [row(o, texts) for o in shown]}
-    Output(json, quiet).result(data, *parts(shown, texts), closing(sizes, counts, all_))
+    Output(json, quiet).result(data, *parts(shown, texts), Prose(closing(sizes, counts, all_)))
 
 
 def read(name: str, task: str | None) -> ProblemSet:
@@ -84,10 +85,10 @@ def row(o: Overlap, texts: bool) -> dict[str, Any]:
 
 
 def parts(found: Sequence[Overlap], texts: bool) -> list[Any]:
-    from scrpo_cli.layout import Table, prose
+    from scrpo_cli.layout import Prose, Table
 
     if texts:
-        return [prose(f"{o.kind} {o.similarity:.2f}\n{side(o.first)}\n{side(o.second)}\n") for o in found]
+        return [Prose(f"{o.kind} {o.similarity:.2f}\n{side(o.first)}\n{side(o.second)}\n") for o in found]
     table = Table("kind", "similarity", "A", "B", records=True)
     for o in found:
         table.add_row(o.kind, f"{o.similarity:.2f}", o.first.id, o.second.id)

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from scrpo_cli.cli import completion
 from scrpo_cli.cli.common import DbOption, DebugOption, JsonOption, Output, QuietOption
-from scrpo_cli.layout import Column, Pairs, Table, prose
+from scrpo_cli.layout import Column, Pairs, Prose, Table
 
 if TYPE_CHECKING:
     from scrpo_cli.pool.entries import Entry, Use
@@ -57,7 +57,7 @@ def ls(
     rows = [_row(entry) for entry in entries]
     table = _entries_table(entries, with_pool=pool is None, with_state=not alive)
     foot = f"{len(entries)} of {total} {'living ' if alive else ''}entries"
-    Output(json, quiet).result({"total": total, "entries": rows}, Group(table, prose(foot, "dim")))
+    Output(json, quiet).result({"total": total, "entries": rows}, Group(table, Prose(foot, "dim")))
 
 
 def _entries_table(entries: Sequence[Entry], with_pool: bool, with_state: bool) -> Table:
@@ -126,7 +126,7 @@ def _shown_problem(entries: Sequence[Entry]) -> Iterator[RenderableType]:
         repaired, life = f"{e.repairs}/{e.uses}", f"{_life(e)}"
         table.add_row(e.attempt_id, e.verdict.value, extracted, e.finish.value, repaired, e.pool, life)
     yield table
-    yield prose("`scrpo pool show ATTEMPT` has the answer and what was tried on it.", "dim")
+    yield Prose("`scrpo pool show ATTEMPT` has the answer and what was tried on it.", "dim")
 
 
 def _problem(entry: Entry) -> Iterator[RenderableType]:
@@ -156,7 +156,7 @@ def _shown(entries: Sequence[Entry], uses: Sequence[Use]) -> Iterator[Renderable
     answered = "; ".join(filter(None, [extracted, first.reason])) or "no answer found"
     yield Text(f"\n{first.verdict.value}: {visible(answered)} ({first.grader})", style="red")
     for entry in entries:
-        yield prose(f"pool {entry.pool}: added at step {entry.added_step} by {entry.run_id}, {_life(entry)}")
+        yield Prose(f"pool {entry.pool}: added at step {entry.added_step} by {entry.run_id}, {_life(entry)}")
     yield _heading(f"\nUsed {first.uses} times, repaired {first.repairs} times")
     for use in uses:
         style = "green" if use.verdict == "correct" else "red"
@@ -321,7 +321,7 @@ def _heading(text: str) -> Text:
 
 def _text(value: str) -> Text:
     """A model's text as it is: no markup, no control codes."""
-    return prose(visible(value))
+    return Prose(visible(value))
 
 
 def visible(text: str) -> str:

@@ -61,6 +61,7 @@ def power(
     from scrpo_cli.errors import UserError
     from scrpo_cli.evaluation.power import assumed, plan
     from scrpo_cli.jobs.compare import variation_of
+    from scrpo_cli.layout import Prose
 
     if against and not from_run:
         raise UserError("--against compares with --from-run, which is missing.", "", "Give both.")
@@ -69,7 +70,7 @@ def power(
     else:
         variation = assumed(accuracy / 100, consistency, correlation)
     found = plan(variation, problems, samples, effect and effect / 100)
-    Output(json, quiet).result(found, power_table(found), *in_words(found))
+    Output(json, quiet).result(found, power_table(found), *map(Prose, in_words(found)))
 
 
 def power_table(found: dict[str, Any]) -> Table:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from scrpo_cli.cli import completion
-from scrpo_cli.cli.common import DbOption, DebugOption, JsonOption, Output, QuietOption, SetOption, write_json
+from scrpo_cli.cli.common import DbOption, DebugOption, JsonOption, Output, QuietOption, SetOption, as_yaml, write_json
 from scrpo_cli.errors import UserError
 from scrpo_cli.recipe.load import load_recipe, recipe_schema, shipped_recipes
 from scrpo_cli.recipe.models import Recipe
@@ -46,10 +46,8 @@ def show(
     debug: DebugOption = False,
 ) -> None:
     """The resolved recipe, every default included, as YAML that is itself a recipe."""
-    import yaml
-
     data = load_recipe(name, set_ or ()).model_dump(mode="json")
-    Output(json, quiet).result(data, yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=100).rstrip())
+    Output(json, quiet).result(data, as_yaml(data))
 
 
 @app.command("check")

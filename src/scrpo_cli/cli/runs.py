@@ -14,7 +14,7 @@ from rich.text import Text
 
 from scrpo_cli.cli import completion
 from scrpo_cli.cli.common import DbOption, DebugOption, JsonOption, Output, QuietOption
-from scrpo_cli.layout import Column, Pairs, Table, prose
+from scrpo_cli.layout import Column, Pairs, Prose, Table
 
 if TYPE_CHECKING:
     from scrpo_cli.pool.models import RunRow
@@ -138,7 +138,7 @@ def compare(
         b = a if second is None else resolve_run(database, second).id
         found = compare_before_after(database, a) if second is None else compare_runs(database, b, a)
     headline = f"{a}: a before, b after training" if second is None else f"a: run {a}, b: run {b}"
-    Output(json, quiet).result({"first": a, "second": b, "benchmarks": found}, prose(headline), *comparison(found))
+    Output(json, quiet).result({"first": a, "second": b, "benchmarks": found}, Prose(headline), *comparison(found))
 
 
 def run_dict(run: RunRow) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Group
 
-from scrpo_cli.layout import Column, Pairs, Table, prose
+from scrpo_cli.layout import Column, Pairs, Prose, Table
 from scrpo_cli.numbers import estimate, in_points, left_out, p_equals, p_value, percent, point_interval, points
 
 REASONS = 5  # that are spelled out; `--json` has all
@@ -31,7 +31,7 @@ def before_after(evaluations: Mapping[str, Any]) -> Group:
     lines = left_out_lines({label: evaluations.get(label) for label in ("before", "after")})
     if paired := evaluations.get("change"):
         lines.insert(0, f"change: {in_points(paired)}, {p_equals(paired['p'])}: {paired['verdict']}")
-    return Group(table, *map(prose, lines))
+    return Group(table, *map(Prose, lines))
 
 
 def left_out_lines(results: Mapping[str, Any]) -> list[str]:
@@ -53,7 +53,7 @@ def errors_kept(summary: Mapping[str, Any]) -> list[Any]:
     if not summary["decisions"]:
         return []
     why = (f"  {decision.replace('_', ' ')}: {reason}" for decision, reason in summary["reasons"].items())
-    return [prose(line) for line in (said(summary["decisions"]), *why)]
+    return [Prose(line) for line in (said(summary["decisions"]), *why)]
 
 
 # --- evaluations ----------------------------------------------------------------------------------------------------
@@ -62,21 +62,21 @@ def errors_kept(summary: Mapping[str, Any]) -> list[Any]:
 def evaluation_parts(summary: Mapping[str, Any]) -> list[Any]:
     """Everything that is said of an evaluation at its end."""
     results = summary["benchmarks"]
-    parts: list[Any] = [benchmark_table(results), *map(prose, left_out_lines(results))]
+    parts: list[Any] = [benchmark_table(results), *map(Prose, left_out_lines(results))]
     parts += [turn_table(name, r["turns"]) for name, r in results.items() if r.get("turns")]
     parts += [scaling_table(name, r["scaling"]) for name, r in results.items() if r.get("scaling")]
     for name, suite in summary.get("suites", {}).items():
         mean = f"{percent(suite['avg'], suite['ci95'])}, the mean of {', '.join(suite['benchmarks'])}"
-        parts.append(prose(f"{name}: {mean}"))
+        parts.append(Prose(f"{name}: {mean}"))
     if fit := summary.get("gate_fit"):
         gain = in_points(fit["against_never"])
         where = f"fitted on {fit['n']} validation problems ({gain} there against never)"
-        parts.append(prose(f"gate {gate_rule(fit)}, {where}"))
+        parts.append(Prose(f"gate {gate_rule(fit)}, {where}"))
     if against := summary.get("against"):
-        parts += [f"a: run {next(iter(against.values()))['run']}, b: this run", *comparison(against)[:-1]]
-    parts += [prose(f"{name}: {protocol_line(r['protocol'])}") for name, r in results.items() if r.get("protocol")]
+        parts += [Prose(f"a: run {next(iter(against.values()))['run']}, b: this run"), *comparison(against)[:-1]]
+    parts += [Prose(f"{name}: {protocol_line(r['protocol'])}") for name, r in results.items() if r.get("protocol")]
     parts += [Pairs({"plot": path}) for path in summary.get("plots", {}).values()]
-    parts.append(f"95% intervals, clustered by problem; every sample is in run {summary['run']}")
+    parts.append(Prose(f"95% intervals, clustered by problem; every sample is in run {summary['run']}"))
     return parts
 
 
@@ -157,7 +157,7 @@ def benchmark_list(rows: Sequence[Mapping[str, Any]]) -> list[Any]:
             continue
         sampling = [f"{row['sampling'][key]:,}" for key in ("samples", "temperature", "top_p", "max_tokens")]
         table.add_row(row["name"], row["task"], row["problems"], *sampling)
-    return [table, "", "Suites:", *map(prose, suites)]
+    return [table, "", "Suites:", *map(Prose, suites)]
 
 
 def protocol_line(protocol: Mapping[str, Any]) -> str:
@@ -217,15 +217,15 @@ def comparison(found: Mapping[str, Mapping[str, Any]]) -> list[Any]:
     for name, change in found.items():
         rows = {"first answers": change} | {COMPARED_TURNS[key]: number for key, number in change["turns"].items()}
         parts += [comparison_table(f"{name}, {change['n']} problems; p by {change['test']}", rows)]
-        parts += [prose(f"{label}: {n['verdict']}") for label, n in rows.items() if n["verdict"] not in SHORT]
-        parts += map(prose, change["warnings"])
+        parts += [Prose(f"{label}: {n['verdict']}") for label, n in rows.items() if n["verdict"] not in SHORT]
+        parts += map(Prose, change["warnings"])
     if len(found) > 1:
         ps = ", ".join(f"{name} {p_value(change['p_holm'])}" for name, change in found.items())
-        parts.append(prose(f"{len(found)} benchmarks were compared; p of first answers adjusted for that (Holm): {ps}"))
+        parts.append(Prose(f"{len(found)} benchmarks were compared; p of first answers adjusted for that (Holm): {ps}"))
     if any(change["turns"] for change in found.values()):
-        parts.append("the numbers of second answers hang together; their p are not adjusted")
+        parts.append(Prose("the numbers of second answers hang together; their p are not adjusted"))
     words = f"undecided: {UNDECIDED}. higher, lower: interval and test both say so. Differences are in points"
-    parts.append(prose(words))
+    parts.append(Prose(words))
     return [*parts, "95% intervals, clustered by problem"]
 
 

@@ -27,7 +27,7 @@ import torch
 from peft import PeftConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from scrpo_cli.layout import Pairs, prose
+from scrpo_cli.layout import Pairs, Prose
 from scrpo_cli.recipe.models import ModelConfig, Recipe
 from scrpo_cli.training.policy import add_adapter, check_trainable, first_line, model_path, pick_device, pick_dtype
 
@@ -176,7 +176,7 @@ def render(budget: Budget) -> RenderableType:
         rows["one checkpoint"], rows["disk for checkpoints"] = size(s.checkpoint), size(s.disk)
         rows |= {f"memory: {part.replace('_', ' ')}": size(amount) for part, amount in s.memory.items()}
         rows[f"memory at the peak, estimated ({s.dtype} on {s.device})"] = size(s.peak)
-    return Group(prose("Budget", "italic"), Pairs(rows), *([] if s else [prose(budget.note)]))
+    return Group(Prose("Budget", "italic"), Pairs(rows), *([] if s else [Prose(budget.note)]))
 
 
 def size(amount: int) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from scrpo_cli.ablation.table import ArmResult, Scores, SweepResult
-from scrpo_cli.layout import Table, prose
+from scrpo_cli.layout import Prose, Table
 from scrpo_cli.numbers import NOTHING, change, estimate, in_points, p_equals, p_value, percents, point_interval, points
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def terminal(sheet: Sheet) -> Group:
     table = Table(*shown)
     for row in sheet.rows(shown):
         table.add_row(*row)
-    return Group(prose(f"{sheet.title}:"), table, Text())
+    return Group(Prose(f"{sheet.title}:"), table, Text())
 
 
 def markdown(sheet: Sheet) -> str:
@@ -68,7 +68,7 @@ def render(result: SweepResult) -> Group:
             if number := getattr(arm, key):
                 said = f"{in_points(number)}, {p_equals(number['p'])}: {number['verdict']}"
                 words.append(f"{arm.arm} compared with {first}{beside}: {said}")
-    return Group(*map(terminal, sheets_of(result)), *map(prose, [*words, *result.notes]))
+    return Group(*map(terminal, sheets_of(result)), *map(Prose, [*words, *result.notes]))
 
 
 def sheets_of(result: SweepResult) -> list[Sheet]:
