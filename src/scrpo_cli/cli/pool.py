@@ -319,7 +319,7 @@ def _heading(text: str) -> Text:
     return Text(text, style="bold")
 
 
-def _text(value: str) -> Text:
+def _text(value: str) -> Prose:
     """A model's text as it is: no markup, no control codes."""
     return Prose(visible(value))
 
