@@ -23,7 +23,20 @@ from scrpo_cli.recipe.load import load_recipe, shipped_recipes
 PACKAGE = Path(scrpo_cli.__file__).parent
 HEAVY = ("torch", "transformers", "peft", "sqlalchemy", "sqlmodel", "scipy", "matplotlib", "wandb", "datasets")
 LAYERS = (
-    {"types", "errors", "rng", "files", "hub", "numbers", "plugins", "section", "assets", "signals", "streams"},
+    {
+        "types",
+        "errors",
+        "rng",
+        "files",
+        "hub",
+        "numbers",
+        "layout",
+        "plugins",
+        "section",
+        "assets",
+        "signals",
+        "streams",
+    },
     {"methods"},
     {"recipe"},
     {"pool"},

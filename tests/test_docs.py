@@ -269,3 +269,15 @@ def test_worked_example_of_scrpo_credit() -> None:
     rewards_G = np.array(yaml.safe_load(re.search(r"r = (\[.*?\])", page)[1]))  # type: ignore[index]
     shown = [float(x) for x in re.search(r"A = ([\d.]+) where\s.*?\sand\s+(-[\d.]+) where", page, re.S).groups()]  # type: ignore[union-attr]
     assert shown == pytest.approx([group_norm(rewards_G).max(), group_norm(rewards_G).min()], abs=5e-4)
+
+
+def test_every_shipped_recipe_is_listed() -> None:
+    """By its name, or those of a folder together as `folder/NAME`."""
+    page = (ROOT / "docs/recipes.md").read_text()
+    listed = {
+        name
+        for row in re.findall(r"(?m)^\| (`[^|]*)\|", page.partition("| shipped |")[2].partition("\n\n")[0])
+        for name in re.findall(r"`([^`]+)`", row)
+    }
+    shipped = {f"{name.rpartition('/')[0]}/NAME" if "/" in name else name for name in shipped_recipes()}
+    assert listed == shipped

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +15,7 @@ from scrpo_cli.report.tables import Sheet, markdown, render, sheets_of
 
 
 def text_of(result, width=80):
-    recorder = Console(width=width, record=True, file=io.StringIO())
+    recorder = Console(width=width, record=True, file=io.StringIO(), force_terminal=True)
     recorder.print(render(result))
     return recorder.export_text()
 
@@ -61,13 +62,14 @@ def test_the_terminal_has_all_tables_in_80_columns():
         assert part in text
     assert "b compared with a, second - first: +37.5 points [" in text.replace("\n", " ")
     delta = next(line for line in text.splitlines() if "100.0%" in line)
-    assert delta.split() == ["b", "62.5%", "100.0%", "+37.5", "37.5%", "0.0%"]
+    assert re.sub(r"\[.*?\]", "", delta).split() == ["b", "62.5%", "100.0%", "+37.5", "37.5%"]  # "broken" stands below
 
 
 def test_a_long_name_is_folded_not_cut():
     runs = [RunOutcome("x" * 70, 0, "r0", 1000, two_turns(8, 4), two_turns(10, 10))]
     text = text_of(tabulate(runs, ["x" * 70], 1000))
-    assert text.count("x") == 3 * 70
+    assert text.split().count("x" * 70) >= 3
+    assert set(re.findall("x+", text)) - {"x"} == {"x" * 70}
     assert "…" not in text
 
 

@@ -39,10 +39,14 @@ def test_all_is_well(doctor) -> None:
     outcome, found = doctor()
     assert outcome.code == 0
     assert outcome.json["ok"] is True
-    named = {"python", "torch", "transformers", "peft", "device", "threads", "model", "prompt", "template"}
-    assert named | {"data", "prompt budget", "grader", "memory", "disk", "database", "wandb"} <= set(found)
+    named = {"python", "torch", "transformers", "peft", "device", "threads", "model", "prompt", "second turns"}
+    assert named | {"prompt budget", "grader", "memory", "disk", "database", "tracking.wandb"} <= set(found)
+    assert {"task.train", "task.validation", "task.test", "benchmark tiny"} <= set(found)
+    assert {name: len(rows) for name, rows in found.items() if len(rows) > 1} == {}, (
+        "a name says what and in which role"
+    )
     assert "'<|user|>PROBLEM<|end|><|assistant|>'" in found["prompt"][0]["detail"]
-    assert "stay as a prefix" in found["template"][0]["detail"]
+    assert "stay as a prefix" in found["second turns"][0]["detail"]
     assert not Path(".scrpo").exists()  # it looks and leaves nothing behind
 
 
@@ -89,9 +93,9 @@ def test_a_template_that_prefills_think_and_drops_earlier_thinking(doctor, model
     (model_dir / "chat_template.jinja").write_text(template)
     outcome, found = doctor()
     assert outcome.code == 0  # a warning, not a failure
-    assert statuses(found)["template"] == ["warn", "ok"]
-    assert "<think>" in found["template"][0]["detail"]
-    assert "rendered as new prompts" in found["template"][1]["detail"]
+    assert (statuses(found)["think tag"], statuses(found)["second turns"]) == (["warn"], ["ok"])
+    assert "<think>" in found["think tag"][0]["detail"]
+    assert "rendered as new prompts" in found["second turns"][0]["detail"]
 
 
 def test_prompts_over_budget(doctor) -> None:
@@ -106,8 +110,8 @@ def test_data_that_is_not_there(doctor, monkeypatch: pytest.MonkeyPatch) -> None
     sets = ("--set", "task.name=math", "--set", "task.train={source: gsm8k}", "--set", "task.validation=")
     outcome, found = doctor(*sets, "--set", "eval.benchmarks=[math500]")
     assert outcome.code == 1
-    assert "gsm8k" in found["data"][0]["detail"]
-    assert "SCRPO_DATA_DIR" in found["data"][0]["remedy"]
+    assert "gsm8k" in found["task.train"][0]["detail"]
+    assert "SCRPO_DATA_DIR" in found["task.train"][0]["remedy"]
     assert statuses(found)["grader"] == ["ok"]
 
 
@@ -117,7 +121,7 @@ def test_a_benchmark_that_is_not_there_is_a_warning(doctor, tmp_path: Path) -> N
     sets = ("--set", "task.name=math", "--set", "task.train={source: mine.jsonl}")
     sets += ("--set", "task.validation=", "--set", "task.test=")
     outcome, found = doctor(*sets, "--set", "eval.benchmarks=[no-such-set]")
-    assert (outcome.code, statuses(found)["benchmark"]) == (0, ["warn"])
+    assert (outcome.code, statuses(found)["benchmark no-such-set"]) == (0, ["warn"])
 
 
 def test_a_package_outside_its_window(doctor, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,18 +173,18 @@ def test_the_database(doctor, tmp_path: Path) -> None:
 def test_a_database_on_a_network_disk(doctor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mounts = [SimpleNamespace(mountpoint="/", fstype="ext4"), SimpleNamespace(mountpoint=str(tmp_path), fstype="nfs4")]
     monkeypatch.setattr(psutil, "disk_partitions", lambda all: mounts)
-    found = doctor()[1]["database"]
-    assert [check["status"] for check in found] == ["ok", "warn"]
-    assert "nfs4" in found[1]["detail"]
+    found = doctor()[1]
+    assert (statuses(found)["database"], statuses(found)["database disk"]) == (["ok"], ["warn"])
+    assert "nfs4" in found["database disk"][0]["detail"]
 
 
 def test_wandb(doctor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))
-    assert "wandb login" in doctor()[1]["wandb"][0]["remedy"]
+    assert "wandb login" in doctor()[1]["tracking.wandb"][0]["remedy"]
     monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
-    assert doctor()[1]["wandb"][0]["detail"] == "online"
+    assert doctor()[1]["tracking.wandb"][0]["detail"] == "online"
 
 
 def test_a_wrong_recipe_is_the_users_input(scrpo: Callable) -> None:

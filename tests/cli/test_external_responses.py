@@ -301,7 +301,7 @@ def test_a_run_of_external_responses_claims_no_model(scrpo, tmp_path, command, m
     shown = scrpo("runs", "show", "last", "--json").json
     assert shown["model"] == ", ".join(sorted(models))
     assert "model" not in shown["recipe"]
-    assert (" model " in scrpo("runs", "show", "last").out) == bool(models)
+    assert ("\nmodel " in scrpo("runs", "show", "last").out) == bool(models)
     stored = execute(tmp_path, "SELECT model FROM attempt ORDER BY problem_id")
     assert [model for (model,) in stored] == (models if len(models) == 2 else [shown["model"]] * 2)
 

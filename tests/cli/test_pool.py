@@ -53,17 +53,13 @@ def test_ls(scrpo, db: Path) -> None:
     assert "2 of 3 entries" in shown.out
 
 
-def test_ids_are_whole_on_a_narrow_terminal(scrpo, db: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "40")
-    assert "run:1:0:0 " in scrpo("pool", "ls", "--db", db).out
-
-
 def test_show(scrpo, db: Path) -> None:
     found = scrpo("pool", "show", "run:1:0:0", "--db", db, "--json").json
-    assert found["attempt"]["response"] == EVIL
-    assert found["pools"] == [
-        {"pool": "p", "run_id": "run", "added_step": 1, "retired_step": None, "retired_reason": None}
-    ]
+    (entry,) = found["entries"]
+    assert entry == scrpo("pool", "ls", "--db", db, "--json").json["entries"][0], "one name for a field in both"
+    assert entry["response"] == EVIL
+    life = ("pool", "run_id", "added_step", "retired_step", "retired_reason")
+    assert [entry[name] for name in life] == ["p", "run", 1, None, None]
     assert (found["uses"][0]["verdict"], found["uses"][0]["response"]) == ("correct", "I added wrongly. It is 7")
     shown = scrpo("pool", "show", "run:1:0:0", "--db", db).out
     for part in ("What is 3+4?", "gold answer: 7", "[bold]so", "wrong: extracted '8' (math-1)", "still 8"):
@@ -79,6 +75,28 @@ def test_show_by_prefix(scrpo, db: Path) -> None:
     assert "begins 3 pooled attempts" in many.err
 
 
+@pytest.mark.parametrize("problem", ["3", "gsm8k/3"])
+def test_show_a_problem(scrpo, db: Path, problem: str) -> None:
+    entries = scrpo("pool", "ls", "--all", "--db", db, "--json").json["entries"]
+    assert scrpo("pool", "show", problem, "--db", db, "--json").json == {"entries": entries}
+    shown = scrpo("pool", "show", problem, "--db", db).out
+    assert "What is 3+4?" in shown
+    assert [line.split()[0] for line in shown.splitlines() if line.startswith("run:")] == [
+        f"run:1:0:{n}" for n in range(3)
+    ]
+    assert "too_old at step 6" in shown
+
+
+def test_a_problem_of_two_sources_is_named_with_its_source(scrpo, db: Path) -> None:
+    with closing(sqlite3.connect(db)) as connection, connection:
+        connection.execute("INSERT INTO problem SELECT 'other', id, text, answer, meta_json FROM problem")
+        connection.execute("UPDATE attempt SET problem_source = 'other' WHERE id = 'run:1:0:1'")
+    both = scrpo("pool", "show", "3", "--db", db)
+    assert (both.code, "gsm8k/3, other/3" in both.err) == (2, True)
+    (entry,) = scrpo("pool", "show", "other/3", "--db", db, "--json").json["entries"]
+    assert (entry["attempt_id"], entry["problem_source"]) == ("run:1:0:1", "other")
+
+
 def test_stats(scrpo, db: Path) -> None:
     found = scrpo("pool", "stats", "--db", db, "--json").json
     assert found["verdicts"] == {"wrong": 4, "correct": 1}
@@ -86,7 +104,7 @@ def test_stats(scrpo, db: Path) -> None:
     assert found["repair_rate"]["value"] == 0.5
     assert found["repeated_mistakes"]["top"][0]["attempts"] == 4
     shown = scrpo("pool", "stats", "--pool", "p", "--db", db).out
-    for part in ("Pool p", "alive 2, too_old 1", "kept 3", "50.0% [9.5, 90.5]", "oldest 5 steps (3-5: 2)"):
+    for part in ("Pool p", "alive 2, too_old 1", "3 of 3 errors kept", "50.0% [9.5, 90.5]", "oldest 5 steps (3-5: 2)"):
         assert part in shown
 
 

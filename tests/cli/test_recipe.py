@@ -14,7 +14,7 @@ def test_ls_names_what_is_shipped(scrpo: Callable) -> None:
     rows = scrpo("recipe", "ls", "--json").json["recipes"]
     assert [row["name"] for row in rows] == list(shipped_recipes())
     tiny = next(row for row in rows if row["name"] == "tiny")
-    assert (tiny["model"], tiny["task"], tiny["method"]) == ("tiny", "tiny", "scrpo")
+    assert [tiny[key]["name"] for key in ("model", "task", "method")] == ["tiny", "tiny", "scrpo"]
     shown = scrpo("recipe", "ls").out
     assert all(name in shown for name in shipped_recipes())
 

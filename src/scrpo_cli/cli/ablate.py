@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from scrpo_cli.cli import completion
 from scrpo_cli.cli.common import (
     DEFAULT_RECIPE,
     DbOption,
@@ -42,6 +43,7 @@ RecipesOption = Annotated[
         "--recipe",
         "-r",
         metavar="R",
+        autocompletion=completion.several(completion.recipes),
         show_default=DEFAULT_RECIPE,
         help="A shipped recipe or a YAML file; several, or `a,b`, are arms.",
     ),
@@ -76,12 +78,29 @@ def ablate(
     vary: VaryOption = None,
     seeds: SeedsOption = None,
     jobs: Annotated[int, typer.Option("--jobs", min=1, max=MOST_JOBS, metavar="N", help="Runs at a time.")] = 1,
-    executor: Annotated[str, typer.Option("--executor", metavar="NAME", help="Where runs run: local.")] = "local",
+    executor: Annotated[
+        str,
+        typer.Option(
+            "--executor", metavar="NAME", autocompletion=completion.among(*EXECUTORS), help="Where runs run: local."
+        ),
+    ] = "local",
     resume: Annotated[
-        str | None, typer.Option("--resume", metavar="SWEEP", help="Run what is missing: an id, a prefix or `last`.")
+        str | None,
+        typer.Option(
+            "--resume",
+            metavar="SWEEP",
+            autocompletion=completion.sweeps,
+            help="Run what is missing: an id, a prefix or `last`.",
+        ),
     ] = None,
     extend: Annotated[
-        str | None, typer.Option("--extend", metavar="SWEEP", help="Add arms (--recipe) or seeds (--seeds), and run.")
+        str | None,
+        typer.Option(
+            "--extend",
+            metavar="SWEEP",
+            autocompletion=completion.sweeps,
+            help="Add arms (--recipe) or seeds (--seeds), and run.",
+        ),
     ] = None,
     set_: SetOption = None,
     db: DbOption = None,
@@ -195,8 +214,8 @@ def answer(sweep: Sweep, result: SweepResult) -> dict[str, Any]:
 
 def tables(sweep: Sweep, result: SweepResult) -> Any:
     from rich.console import Group
-    from rich.text import Text
 
+    from scrpo_cli.layout import Pairs
     from scrpo_cli.report.tables import render
 
-    return Group(render(result), Text(f"plot: {sweep.directory / PLOT_FILE}"))
+    return Group(render(result), Pairs({"plot": str(sweep.directory / PLOT_FILE)}))

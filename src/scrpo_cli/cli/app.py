@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -36,6 +37,9 @@ COMMANDS = {
     "runs": ("runs:app", "Look at earlier runs."),
 }
 """Name -> (module of this package:attribute, one line of help). The attribute is a function or a `typer.Typer`."""
+
+COMPLETE = "_SCRPO_COMPLETE"
+"""The environment variable by which a shell asks for completions; it wants no error in its line."""
 
 HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
 
@@ -73,10 +77,20 @@ def load_command(name: str) -> Any:
     if not isinstance(target, typer.Typer):
         function, target = target, typer.Typer(add_completion=False)
         target.command(name, context_settings=HELP_OPTIONS)(function)
-    return typer.main.get_command(target)
+    return with_plain_flags(typer.main.get_command(target))
 
 
-app = typer.Typer(cls=LazyGroup, add_completion=False, context_settings=HELP_OPTIONS)
+def with_plain_flags(command: Any) -> Any:
+    """The command, and those below it, without the `<bool>` that help shows after a flag."""
+    for parameter in command.get_params(command.context_class(command, **command.context_settings)):
+        if getattr(parameter, "is_flag", False):
+            parameter.metavar = ""
+    for below in getattr(command, "commands", {}).values():
+        with_plain_flags(below)
+    return command
+
+
+app = typer.Typer(cls=LazyGroup, context_settings=HELP_OPTIONS)
 
 
 def _version(asked: bool) -> None:
@@ -107,10 +121,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         with interrupting():
             refuse_empty(args)
-            code = typer.main.get_command(app).main(args, prog_name="scrpo", standalone_mode=False)
+            code = with_plain_flags(typer.main.get_command(app)).main(args, prog_name="scrpo", standalone_mode=False)
             if code == Interrupted.exit_code:  # typer's word for it
                 raise KeyboardInterrupt
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 the one place that turns any into an exit code
         with deaf():
-            code = report_error(error, args)
+            code = 0 if COMPLETE in os.environ else report_error(error, args)
     sys.exit(code if isinstance(code, int) else 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -32,6 +33,8 @@ from scrpo_cli.numbers import LARGEST
 from scrpo_cli.tracking.activity import LIBRARIES, now
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from scrpo_cli.pool.db import Database
 
 KEYS = {"--limit": "task.train.limit", "--adapter": "model.adapter"}
@@ -92,14 +95,17 @@ def collect(
     with start as run:
         now().stage(f"run {run.run_id}" + (f": {LIBRARIES}" if rows is None else f": grading {len(rows)} responses"))
         run.summary |= fill_pool(database, run, rows, output.say, use_filter=filter_)
-    output.result(run.summary, closing(run.summary, database))
+    output.result(run.summary, *closing(run.summary, database))
 
 
-def closing(summary: dict[str, Any], database: Database) -> str:
-    pool = ("--pool", summary["pool"])
+def closing(summary: Mapping[str, Any], database: Database) -> list[RenderableType]:
+    from scrpo_cli.cli.tables import errors_kept
+
     verdicts = ", ".join(f"{n} {verdict}" for verdict, n in sorted(summary["verdicts"].items()))
-    return (
-        f"{summary['attempts']} attempts: {verdicts}\n"
-        f"{summary['kept']} errors are in the pool '{summary['pool']}' (run {summary['run']})\n"
-        f"next: {database.command('pool', 'stats', *pool)}   or   {database.command('correct', *pool)}"
-    )
+    pool = ("--pool", summary["pool"])
+    return [
+        f"{summary['attempts']} attempts: {verdicts}",
+        *errors_kept(summary),
+        f"{summary['kept']} errors are in the pool '{summary['pool']}' (run {summary['run']})",
+        f"next: {database.command('pool', 'stats', *pool)}   or   {database.command('correct', *pool)}",
+    ]

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from scrpo_cli.cli import completion
 from scrpo_cli.errors import Interrupted, RunError, ScrpoError, UserError
 from scrpo_cli.files import UNFINISHED
 from scrpo_cli.signals import is_interruption
@@ -33,7 +34,7 @@ DbOption = Annotated[
         "--db",
         metavar="URL",
         envvar="SCRPO_DB",
-        show_default=".scrpo/scrpo.db",
+        show_default=completion.DEFAULT_DATABASE,
         help="Database: a path or an SQLAlchemy URL.",
     ),
 ]
@@ -47,6 +48,7 @@ RecipeOption = Annotated[
         "--recipe",
         "-r",
         metavar="R",
+        autocompletion=completion.recipes,
         show_default=DEFAULT_RECIPE,
         help="A shipped recipe (`scrpo recipe ls`) or a YAML file.",
     ),
@@ -58,7 +60,10 @@ SetOption = Annotated[
 
 DEFAULT_POOL = "default"
 PoolOption = Annotated[
-    str | None, typer.Option("--pool", metavar="NAME", show_default=DEFAULT_POOL, help="The pool's name.")
+    str | None,
+    typer.Option(
+        "--pool", metavar="NAME", autocompletion=completion.pools, show_default=DEFAULT_POOL, help="The pool's name."
+    ),
 ]
 MapOption = Annotated[
     list[str] | None,
@@ -72,17 +77,37 @@ FromOption = Annotated[
 ]
 FormatOption = Annotated[
     str,
-    typer.Option("--format", metavar="F", help="What wrote the file of --from-jsonl: jsonl (ours), lm-eval, inspect."),
+    typer.Option(
+        "--format",
+        metavar="F",
+        autocompletion=completion.among("jsonl", "lm-eval", "inspect"),
+        help="What wrote the file of --from-jsonl: jsonl (ours), lm-eval, inspect.",
+    ),
 ]
-ResumeOption = Annotated[str | None, typer.Option("--resume", metavar="RUN", help="Continue an interrupted run.")]
+ResumeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--resume", metavar="RUN", autocompletion=completion.unfinished_runs, help="Continue an interrupted run."
+    ),
+]
 AdapterOption = Annotated[str | None, typer.Option("--adapter", metavar="DIR", help="A PEFT adapter to sample with.")]
 GateOption = Annotated[
     str | None,
-    typer.Option("--gate", metavar="SIGNAL", help="Reflect by logprob, mean_logprob, agreement or verdict."),
+    typer.Option(
+        "--gate",
+        metavar="SIGNAL",
+        autocompletion=completion.among("logprob", "mean_logprob", "agreement", "verdict"),
+        help="Reflect by logprob, mean_logprob, agreement or verdict.",
+    ),
 ]
 ThresholdOption = Annotated[
     str | None,
-    typer.Option("--gate-threshold", metavar="X", help="Number, never or always; default: fitted on task.validation."),
+    typer.Option(
+        "--gate-threshold",
+        metavar="X",
+        autocompletion=completion.among("never", "always"),
+        help="Number, never or always; default: fitted on task.validation.",
+    ),
 ]
 EVERYWHERE = ("--db", "--json", "--quiet", "--debug")
 
@@ -110,7 +135,7 @@ class Output:
 
     def say(self, text: RenderableType = "") -> None:
         """A line (plain text: brackets stay brackets) or a Rich renderable on stderr."""
-        self.console.print(text, markup=False, soft_wrap=isinstance(text, str))
+        _print(self.console, text)
         activity.now().spoke()
 
     def result(self, data: Mapping[str, Any], *parts: RenderableType) -> None:
@@ -118,12 +143,18 @@ class Output:
         activity.now().clear()
         if self.json:
             write_json(data)
+        for part in parts:
+            self.part(part)
+
+    def part(self, part: RenderableType) -> None:
+        """A piece of an answer that is shown before the rest is known; --json has the whole at the end."""
+        if self.json:
             return
         from rich.console import Console
 
+        activity.now().clear()
         with writing_to_stdout():
-            for part in parts:
-                Console(highlight=False).print(part, markup=False, soft_wrap=isinstance(part, str))
+            _print(Console(highlight=False), part)
 
     def check_file(self, file: Path) -> None:
         """UserError where a file that is to be written is stdout, and --json speaks there."""
@@ -141,6 +172,23 @@ class Output:
 def named(run: str | None, recipe: str | None) -> str:
     """What a command works on, as far as its line says."""
     return f"recipe {recipe or DEFAULT_RECIPE}" if run is None else f"run {run}"
+
+
+def as_yaml(data: Mapping[str, Any]) -> str:
+    """YAML that is folded, as YAML may be, to the width of the terminal; into a pipe it is not folded."""
+    import yaml
+    from rich.console import Console
+
+    console = Console()
+    width = console.width - 20 if console.is_terminal else float("inf")  # a line ends with the word that passes it
+    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=width).rstrip()
+
+
+def _print(console: Console, part: RenderableType) -> None:
+    """Strings are never folded, so that commands and paths can be copied; into a pipe, which has no width, nothing is.
+    What folds on a terminal (`scrpo_cli.layout`) may hold a word that is longer than a line: it is not cropped.
+    """
+    console.print(part, markup=False, soft_wrap=isinstance(part, str) or not console.is_terminal, crop=False)
 
 
 def given_options(context: typer.Context) -> dict[str, Any]:

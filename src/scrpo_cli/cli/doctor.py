@@ -18,15 +18,14 @@ from scrpo_cli.cli.common import (
     SetOption,
     named,
 )
-from scrpo_cli.tracking.activity import now
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import Group
 
     from scrpo_cli.jobs.doctor import Check
 
-WIDTHS = (4, 13, 0)
-"""Of status, name and detail: of the longest status and name, as each row is printed before the next is known."""
+WIDTHS = (4, 16)
+"""Of statuses and names, as a row is written before the next is known."""
 STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 
 
@@ -41,8 +40,6 @@ def doctor(
     """Check what works on this machine for a recipe, with a remedy for what does not. Exit code 1 if a check fails."""
     output = Output(json, quiet)
     output.begin(f"scrpo doctor: {named(None, recipe)}")
-    from rich.console import Console
-
     from scrpo_cli.jobs.doctor import Checkup
     from scrpo_cli.recipe.load import load_recipe
 
@@ -50,25 +47,21 @@ def doctor(
     checks = []
     for check in Checkup(resolved, db).run():
         checks.append(check)
-        if not json:
-            now().clear()
-            Console().print(row_of(check))
+        output.part(row_of(check))
     failed = sum(check.status == "fail" for check in checks)
     output.result({"recipe": resolved.name, "ok": not failed, "checks": [asdict(check) for check in checks]})
     if failed:
         raise typer.Exit(1)
 
 
-def row_of(check: Check) -> Table:
-    """A row of the table, which comes row by row; the remedy stands under what it is for."""
-    from rich.table import Table
+def row_of(check: Check) -> Group:
+    """Of the table; the remedy stands under what it is for."""
+    from rich.console import Group
     from rich.text import Text
 
-    detail = Text(check.detail)
+    from scrpo_cli.layout import Row
+
+    rows = [Row((Text(check.status, STYLES[check.status]), check.name, check.detail), WIDTHS)]
     if check.remedy:
-        detail.append(f"\n-> {check.remedy}", style="cyan")
-    row = Table.grid(padding=(0, 2))
-    for width in WIDTHS:
-        row.add_column(min_width=width)
-    row.add_row(Text(check.status, style=STYLES[check.status]), check.name, detail)
-    return row
+        rows.append(Row(("", "", Text(f"-> {check.remedy}", "cyan")), WIDTHS))
+    return Group(*rows)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from scrpo_cli.cli import completion
 from scrpo_cli.cli.common import (
     DEFAULT_RECIPE,
     EVERYWHERE,
@@ -59,11 +60,29 @@ HIDDEN = ("options", "pinned")
 """Of a run's summary: what a resumed run has to know."""
 
 RecipeOrRun = Annotated[
-    str | None, typer.Option("--recipe", "-r", metavar="R", help="A recipe; default: the run's, else tiny.")
+    str | None,
+    typer.Option(
+        "--recipe",
+        "-r",
+        metavar="R",
+        autocompletion=completion.recipes,
+        help="A recipe; default: the run's, else tiny.",
+    ),
 ]
-RunOption = Annotated[str | None, typer.Option("--run", metavar="RUN", help="A training run: its newest adapter.")]
+RunOption = Annotated[
+    str | None,
+    typer.Option(
+        "--run", metavar="RUN", autocompletion=completion.training_runs, help="A training run: its newest adapter."
+    ),
+]
 BenchmarksOption = Annotated[
-    str | None, typer.Option("--benchmarks", metavar="A,B", help="Benchmarks and suites (--list), files.")
+    str | None,
+    typer.Option(
+        "--benchmarks",
+        metavar="A,B",
+        autocompletion=completion.several(completion.benchmarks),
+        help="Benchmarks and suites (--list), files.",
+    ),
 ]
 ListOption = Annotated[bool, typer.Option("--list", help="List the benchmarks and suites, and run nothing.")]
 SamplesOption = Annotated[
@@ -74,7 +93,13 @@ TurnsOption = Annotated[
 ]
 SecondTurnOption = Annotated[
     str | None,
-    typer.Option("--second-turn", metavar="HOW", show_default="check", help="check, self_refine, reflect or retry."),
+    typer.Option(
+        "--second-turn",
+        metavar="HOW",
+        autocompletion=completion.among("check", "self_refine", "reflect", "retry"),
+        show_default="check",
+        help="check, self_refine, reflect or retry.",
+    ),
 ]
 ScalingOption = Annotated[
     bool, typer.Option("--scaling", help="2K answers by majority against K answers with a correction each, and a plot.")
@@ -83,7 +108,10 @@ LimitOption = Annotated[
     int | None,
     typer.Option("--limit", min=1, max=LARGEST, metavar="N", help="At most so many problems of each benchmark."),
 ]
-AgainstOption = Annotated[str | None, typer.Option("--against", metavar="RUN", help="Compare with an earlier run.")]
+AgainstOption = Annotated[
+    str | None,
+    typer.Option("--against", metavar="RUN", autocompletion=completion.runs, help="Compare with an earlier run."),
+]
 
 
 def evaluate(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from scrpo_cli.cli import completion
 from scrpo_cli.cli.common import (
     READS_A_FILE,
     DbOption,
@@ -29,7 +30,15 @@ if TYPE_CHECKING:
 
 def grade(
     context: typer.Context,
-    task: Annotated[str, typer.Option("--task", metavar="T", help="math, code, tiny, or a task of your own.")] = "math",
+    task: Annotated[
+        str,
+        typer.Option(
+            "--task",
+            metavar="T",
+            autocompletion=completion.among("math", "code", "tiny"),
+            help="math, code, tiny, or a task of your own.",
+        ),
+    ] = "math",
     grader: Annotated[
         str | None, typer.Option("--grader", metavar="G", help="A grader of your own instead (docs/plugins.md).")
     ] = None,
@@ -117,9 +126,9 @@ def _text(result: Sequence[tuple[ResponseRow | PairRow, Grade]], counts: Counter
     if len(result) == 1:
         ((_, only),) = result
         return f"{only.verdict}" + (f" ({only.reason})" if only.reason else "")
-    from rich.table import Table
+    from scrpo_cli.layout import Table
 
-    table = Table("verdict", "rows", "share", box=None, header_style="bold")
+    table = Table("verdict", "rows", "share")
     for verdict, n in counts.most_common():
         table.add_row(verdict, str(n), f"{n / len(result):.1%}")
     return table

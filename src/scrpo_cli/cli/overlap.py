@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from scrpo_cli.cli import completion
 from scrpo_cli.cli.common import DbOption, DebugOption, JsonOption, Output, QuietOption
 
 if TYPE_CHECKING:
@@ -15,12 +16,26 @@ if TYPE_CHECKING:
 
 
 def overlap(
-    first: Annotated[str, typer.Argument(metavar="A", help="A benchmark, SOURCE:SPLIT, or a JSONL file.")],
-    second: Annotated[str | None, typer.Argument(metavar="B", help="Another one; none: repeats inside A.")] = None,
+    first: Annotated[
+        str,
+        typer.Argument(
+            metavar="A", autocompletion=completion.benchmarks, help="A benchmark, SOURCE:SPLIT, or a JSONL file."
+        ),
+    ],
+    second: Annotated[
+        str | None,
+        typer.Argument(metavar="B", autocompletion=completion.benchmarks, help="Another one; none: repeats inside A."),
+    ] = None,
     all_: Annotated[bool, typer.Option("--all", help="Variants too: another question on the same set-up.")] = False,
     texts: Annotated[bool, typer.Option("--texts", help="Show both problems in full.")] = False,
     task: Annotated[
-        str | None, typer.Option("--task", metavar="T", help="Who reads the problems; default: math, or code for code.")
+        str | None,
+        typer.Option(
+            "--task",
+            metavar="T",
+            autocompletion=completion.among("math", "code", "tiny"),
+            help="Who reads the problems; default: math, or code for code.",
+        ),
     ] = None,
     db: DbOption = None,
     json: JsonOption = False,
@@ -34,6 +49,7 @@ def overlap(
     scrpo overlap gsm8k:train
     """
     from scrpo_cli.evaluation.contamination import Kind, overlaps, repeats
+    from scrpo_cli.layout import Prose
 
     named = [read(name, task) for name in (first, second) if name is not None]
     corpora = [problems.corpus() for problems in named]
@@ -42,7 +58,7 @@ def overlap(
     shown = [o for o in found if all_ or o.kind is not Kind.VARIANT]
     sizes = {str(problems): len(corpus.texts) for problems, corpus in zip(named, corpora, strict=True)}
     data = {"sets": sizes, "counts": counts, "pairs": [row(o, texts) for o in shown]}
-    Output(json, quiet).result(data, *parts(shown, texts), closing(sizes, counts, all_))
+    Output(json, quiet).result(data, *parts(shown, texts), Prose(closing(sizes, counts, all_)))
 
 
 def read(name: str, task: str | None) -> ProblemSet:
@@ -69,14 +85,13 @@ def row(o: Overlap, texts: bool) -> dict[str, Any]:
 
 
 def parts(found: Sequence[Overlap], texts: bool) -> list[Any]:
-    from rich.table import Table
-    from rich.text import Text
+    from scrpo_cli.layout import Prose, Table
 
     if texts:
-        return [f"{o.kind} {o.similarity:.2f}\n{side(o.first)}\n{side(o.second)}\n" for o in found]
-    table = Table("kind", "similarity", "A", "B", box=None, header_style="bold")
+        return [Prose(f"{o.kind} {o.similarity:.2f}\n{side(o.first)}\n{side(o.second)}\n") for o in found]
+    table = Table("kind", "similarity", "A", "B", records=True)
     for o in found:
-        table.add_row(*map(Text, (o.kind, f"{o.similarity:.2f}", o.first.id, o.second.id)))
+        table.add_row(o.kind, f"{o.similarity:.2f}", o.first.id, o.second.id)
     return [table] if found else []
 
 

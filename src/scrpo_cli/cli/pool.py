@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
+from scrpo_cli.cli import completion
 from scrpo_cli.cli.common import DbOption, DebugOption, JsonOption, Output, QuietOption
+from scrpo_cli.layout import Column, Pairs, Prose, Table
 from scrpo_cli.numbers import LARGEST
 
 if TYPE_CHECKING:
@@ -24,14 +25,23 @@ app = typer.Typer(
     help="Look into the error pool.", add_completion=False, context_settings={"help_option_names": ["-h", "--help"]}
 )
 
-PoolOption = Annotated[str | None, typer.Option("--pool", metavar="NAME", help="One pool; none: all of them.")]
+COLUMNS = {"id": "problem_id", "source": "problem_source", "parent": "parent_id"}
+"""Of the database, for the names of the interchange JSONL that differ."""
+
+PoolOption = Annotated[
+    str | None,
+    typer.Option("--pool", metavar="NAME", autocompletion=completion.pools, help="One pool; none: all of them."),
+]
 
 
 @app.command("ls")
 def ls(
     pool: PoolOption = None,
     source: Annotated[
-        str | None, typer.Option("--source", metavar="NAME", help="Only problems of this source.")
+        str | None,
+        typer.Option(
+            "--source", metavar="NAME", autocompletion=completion.sources, help="Only problems of this source."
+        ),
     ] = None,
     alive: Annotated[bool, typer.Option("--alive/--all", help="Only living entries, or the retired ones too.")] = True,
     limit: Annotated[int, typer.Option("--limit", min=1, max=LARGEST, metavar="N", help="Most rows to show.")] = 20,
@@ -46,50 +56,89 @@ def ls(
 
     with Database.open(db, create=False) as database:
         total, entries = list_entries(database, pool=pool, source=source, alive=alive, limit=limit)
-    rows = [entry.model_dump(mode="json", exclude={"prompt_ids", "ids", "logprobs"}) for entry in entries]
+    rows = [_row(entry) for entry in entries]
     table = _entries_table(entries, with_pool=pool is None, with_state=not alive)
     foot = f"{len(entries)} of {total} {'living ' if alive else ''}entries"
-    Output(json, quiet).result({"total": total, "entries": rows}, Group(table, Text(foot, style="dim")))
+    Output(json, quiet).result({"total": total, "entries": rows}, Group(table, Prose(foot, "dim")))
 
 
 def _entries_table(entries: Sequence[Entry], with_pool: bool, with_state: bool) -> Table:
-    columns = ["attempt", "problem", "gold", "given", "added", "repaired"]
+    """`pool show ID` has what is shortened here."""
     with_injected = any(e.injected for e in entries)
-    columns += ["injected"] * with_injected + ["pool"] * with_pool + ["state"] * with_state
-    table = _table(*columns)
-    for column in table.columns:
-        column.no_wrap = True
-    table.columns[0].min_width = max((len(e.attempt_id) for e in entries), default=0)  # an id has to be copied whole
+    columns: list[str | Column] = [
+        "attempt",
+        *(Column(name, "short") for name in ("problem", "gold", "given")),
+        "added",
+        "repaired",
+    ]
+    columns += ["injected"] * with_injected + [Column("pool", same=True)] * with_pool + ["state"] * with_state
+    table = Table(*columns, records=True)
     for e in entries:
         given = e.extracted if e.extracted is not None else e.verdict
         cells: list[object] = [e.attempt_id, e.problem, e.answer, given, e.added_step, f"{e.repairs}/{e.uses}"]
         cells += [e.injected] * with_injected + [e.pool] * with_pool + [e.retired_reason or "alive"] * with_state
-        table.add_row(*(_text(cell, 48) for cell in cells))
+        table.add_row(*(visible(str(cell)) for cell in cells))
     return table
 
 
 @app.command("show")
 def show(
-    attempt: Annotated[str, typer.Argument(metavar="ID", help="A pooled attempt: its id or a unique beginning of it.")],
+    ref: Annotated[
+        str,
+        typer.Argument(
+            metavar="ID",
+            autocompletion=completion.problems,
+            help="A pooled attempt (a unique beginning will do), a problem, or SOURCE/PROBLEM.",
+        ),
+    ],
     db: DbOption = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """One error: the problem, the wrong answer, and every attempt to repair it."""
+    """One error: the problem, the wrong answer, and every attempt to repair it. Of a problem, its pooled errors."""
     from scrpo_cli.pool.db import Database
-    from scrpo_cli.pool.entries import find_entries, uses_of
+    from scrpo_cli.pool.entries import entries_of_problem, find_entries, uses_of
 
+    output = Output(json, quiet)
     with Database.open(db, create=False) as database:
-        entries = find_entries(database, attempt)
+        if entries := entries_of_problem(database, ref):
+            output.result({"entries": [_row(entry) for entry in entries]}, Group(*_shown_problem(entries)))
+            return
+        entries = find_entries(database, ref)
         uses = uses_of(database, entries[0].attempt_id)
-    life = {"pool", "run_id", "added_step", "retired_step", "retired_reason"}
-    data = {
-        "attempt": entries[0].model_dump(mode="json", exclude={*life, "prompt_ids", "ids", "logprobs"}),
-        "pools": [entry.model_dump(mode="json", include=life) for entry in entries],
-        "uses": [asdict(use) for use in uses],
-    }
-    Output(json, quiet).result(data, Group(*_shown(entries, uses)))
+    data = {"entries": [_row(entry) for entry in entries], "uses": [asdict(use) for use in uses]}
+    output.result(data, Group(*_shown(entries, uses)))
+
+
+def _row(entry: Entry) -> dict[str, Any]:
+    """An entry under --json, the same in `pool ls` and `pool show`; a column of the database is called as there."""
+    row = entry.model_dump(mode="json", exclude={"prompt_ids", "ids", "logprobs"})
+    return {COLUMNS.get(name, name): value for name, value in row.items()}
+
+
+def _shown_problem(entries: Sequence[Entry]) -> Iterator[RenderableType]:
+    """The parts of `pool show PROBLEM` for a reader."""
+    yield from _problem(entries[0])
+    yield Text()
+    given = ("verdict", Column("extracted", "short"), Column("finish", same=True), "repaired")
+    table = Table("attempt", *given, Column("pool", same=True), Column("life", "words"), records=True)
+    for e in entries:
+        extracted = "" if e.extracted is None else visible(_given(e.extracted))
+        repaired, life = f"{e.repairs}/{e.uses}", f"{_life(e)}"
+        table.add_row(e.attempt_id, e.verdict.value, extracted, e.finish.value, repaired, e.pool, life)
+    yield table
+    yield Prose("`scrpo pool show ATTEMPT` has the answer and what was tried on it.", "dim")
+
+
+def _problem(entry: Entry) -> Iterator[RenderableType]:
+    yield _heading(f"Problem {entry.id} of {entry.source}")
+    yield _text(entry.problem)
+    yield Text(f"\ngold answer: {visible(entry.answer)}", style="green")
+
+
+def _life(entry: Entry) -> str:
+    return f"{entry.retired_reason} at step {entry.retired_step}" if entry.retired_reason else "living"
 
 
 def _given(extracted: str) -> str:
@@ -101,9 +150,7 @@ def _given(extracted: str) -> str:
 def _shown(entries: Sequence[Entry], uses: Sequence[Use]) -> Iterator[RenderableType]:
     """The parts of `pool show` for a reader."""
     first = entries[0]
-    yield _heading(f"Problem {first.id} of {first.source}")
-    yield _text(first.problem)
-    yield Text(f"\ngold answer: {visible(first.answer)}", style="green")
+    yield from _problem(first)
     origin = f"{first.model}, {first.phase} step {first.step}, {first.finish.value}"
     yield _heading(f"\nAttempt {first.attempt_id} ({origin})")
     yield _text(first.response)
@@ -111,8 +158,7 @@ def _shown(entries: Sequence[Entry], uses: Sequence[Use]) -> Iterator[Renderable
     answered = "; ".join(filter(None, [extracted, first.reason])) or "no answer found"
     yield Text(f"\n{first.verdict.value}: {visible(answered)} ({first.grader})", style="red")
     for entry in entries:
-        end = f", {entry.retired_reason} at step {entry.retired_step}" if entry.retired_reason else ", living"
-        yield Text(f"pool {entry.pool}: added at step {entry.added_step} by {entry.run_id}{end}")
+        yield Prose(f"pool {entry.pool}: added at step {entry.added_step} by {entry.run_id}, {_life(entry)}")
     yield _heading(f"\nUsed {first.uses} times, repaired {first.repairs} times")
     for use in uses:
         style = "green" if use.verdict == "correct" else "red"
@@ -142,17 +188,16 @@ def stats(
 
 def stats_tables(found: Mapping[str, Any]) -> Iterator[RenderableType]:
     """The answer of `pool_stats` for a reader."""
+    from scrpo_cli.methods.parts.pool import MEANINGS, said
     from scrpo_cli.numbers import percent
 
     yield _heading(f"Pool {found['pool']}" if found["pool"] else "All pools")
-    table = Table(box=None, show_header=False)
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
     rate, entries, again = found["repair_rate"], found["entries_repaired"], found["repeated_mistakes"]
     lines = {
         "runs": _counts(found["runs"]),
         "attempts": f"{found['attempts']:,}: {_counts(found['verdicts'])}",
-        "filter decisions": _counts(found["decisions"]),
+        "filter decisions": said(found["decisions"]),
+        **{f"  {name.replace('_', ' ')}": MEANINGS[name] for name in found["decisions"] if name in MEANINGS},
         "pool entries": f"{found['entries']:,}: {_counts({'alive': found['alive'], **found['retired']})}",
         **{f"  injected: {kind}": _injected(p) for kind, p in found["injected"].items()},
         "age of the living": _ages(found["age_steps"]),
@@ -163,15 +208,13 @@ def stats_tables(found: Mapping[str, Any]) -> Iterator[RenderableType]:
         "repeated mistakes": f"{again['mistakes']:,} wrong answers given more than once, in {again['attempts']:,} "
         f"attempts ({percent(again['share_of_wrong'])} of the wrong ones)",
     }
-    for label, value in lines.items():
-        table.add_row(label, Text(value))
-    yield table
+    yield Pairs(lines)
     if again["top"]:
         yield _heading("\nMost repeated")
-        top = _table("problem", "source", "wrong answer", "times")
+        top = Table("problem", Column("source", same=True), Column("wrong answer", "short"), "times", records=True)
         for row in again["top"]:
-            cells = (row["problem_id"], row["source"], row["extracted"], row["attempts"])
-            top.add_row(*(_text(cell, 48) for cell in cells))
+            cells = (row["problem_id"], row["problem_source"], row["extracted"], row["attempts"])
+            top.add_row(*(visible(str(cell)) for cell in cells))
         yield top
 
 
@@ -219,7 +262,10 @@ def export(
 def import_(
     file: Annotated[Path, typer.Argument(help="A JSONL file that `scrpo pool export` wrote, or -.")],
     pool: Annotated[
-        str | None, typer.Option("--pool", metavar="NAME", help="Into this pool; none: as the file says.")
+        str | None,
+        typer.Option(
+            "--pool", metavar="NAME", autocompletion=completion.pools, help="Into this pool; none: as the file says."
+        ),
     ] = None,
     db: DbOption = None,
     json: JsonOption = False,
@@ -254,7 +300,12 @@ def prune(
     retired: Annotated[bool, typer.Option("--retired", help="Delete the entries that were retired already.")] = False,
     pool: Annotated[
         str | None,
-        typer.Option("--pool", metavar="NAME", help="Only in this pool; alone: retire all that lives in it."),
+        typer.Option(
+            "--pool",
+            metavar="NAME",
+            autocompletion=completion.pools,
+            help="Only in this pool; alone: retire all that lives in it.",
+        ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done and do nothing.")] = False,
     db: DbOption = None,
@@ -275,21 +326,13 @@ def prune(
     Output(json, quiet).result({**asdict(done), "dry_run": dry_run}, f"{text}; no attempt {would}touched")
 
 
-def _table(*columns: str) -> Table:
-    return Table(*columns, box=None, header_style="bold")
-
-
 def _heading(text: str) -> Text:
     return Text(text, style="bold")
 
 
-def _text(value: object, most: int | None = None) -> Text:
-    """A model's text as it is: no markup, no control codes; on one line and shortened if `most` is given."""
-    text = visible(str(value))
-    if most is not None:
-        text = " ".join(text.split())
-        text = text if len(text) <= most else text[: most - 1] + "…"
-    return Text(text)
+def _text(value: str) -> Prose:
+    """A model's text as it is: no markup, no control codes."""
+    return Prose(visible(value))
 
 
 def visible(text: str) -> str:

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from scrpo_cli.cli import completion
 from scrpo_cli.cli.common import DbOption, DebugOption, JsonOption, Output, QuietOption, refuse_idle
 from scrpo_cli.numbers import LARGEST
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from scrpo_cli.layout import Table
 
 NEEDS = dict.fromkeys(("--against", "--benchmark"), "--from-run")
 IDLE = {
@@ -47,12 +48,21 @@ def power(
     correlation: Annotated[
         float, typer.Option("--correlation", min=0, max=1, metavar="X", help="Of the two runs' success rates.")
     ] = 0.9,
-    from_run: Annotated[str | None, typer.Option("--from-run", metavar="RUN", help="Measure the variances.")] = None,
+    from_run: Annotated[
+        str | None,
+        typer.Option("--from-run", metavar="RUN", autocompletion=completion.runs, help="Measure the variances."),
+    ] = None,
     against: Annotated[
-        str | None, typer.Option("--against", metavar="RUN", help="With a second run, also their change.")
+        str | None,
+        typer.Option(
+            "--against", metavar="RUN", autocompletion=completion.runs, help="With a second run, also their change."
+        ),
     ] = None,
     benchmark: Annotated[
-        str | None, typer.Option("--benchmark", metavar="NAME", help="Of RUN; default: its first.")
+        str | None,
+        typer.Option(
+            "--benchmark", metavar="NAME", autocompletion=completion.benchmarks, help="Of RUN; default: its first."
+        ),
     ] = None,
     db: DbOption = None,
     json: JsonOption = False,
@@ -62,6 +72,7 @@ def power(
     """The smallest difference between two runs that is seen with 80% power, and what it takes to see a given one."""
     from scrpo_cli.evaluation.power import assumed, plan
     from scrpo_cli.jobs.compare import variation_of
+    from scrpo_cli.layout import Prose
 
     refuse_idle(context, NEEDS, IDLE)
     if from_run:
@@ -69,13 +80,13 @@ def power(
     else:
         variation = assumed(accuracy / 100, consistency, correlation)
     found = plan(variation, problems, samples, effect and effect / 100)
-    Output(json, quiet).result(found, power_table(found), *in_words(found))
+    Output(json, quiet).result(found, power_table(found), *map(Prose, in_words(found)))
 
 
 def power_table(found: dict[str, Any]) -> Table:
-    from rich.table import Table
+    from scrpo_cli.layout import Column, Table
 
-    table = Table("", "same problems", "different problems", box=None, header_style="bold")
+    table = Table(Column("", "words"), "same problems", "different problems")
     rows = {
         "smallest difference seen (80% power)": ("smallest", "{:.1f} points", 100),
         "the same with any number of samples": ("smallest_any_samples", "{:.1f} points", 100),

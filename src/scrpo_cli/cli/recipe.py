@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from scrpo_cli.cli.common import DbOption, DebugOption, JsonOption, Output, QuietOption, SetOption, write_json
+from scrpo_cli.cli import completion
+from scrpo_cli.cli.common import DbOption, DebugOption, JsonOption, Output, QuietOption, SetOption, as_yaml, write_json
 from scrpo_cli.errors import UserError
 from scrpo_cli.recipe.load import load_recipe, recipe_schema, shipped_recipes
 from scrpo_cli.recipe.models import Recipe
@@ -19,30 +20,25 @@ app = typer.Typer(help="List, show and check recipes.", context_settings={"help_
 @app.command("ls")
 def ls(db: DbOption = None, json: JsonOption = False, quiet: QuietOption = False, debug: DebugOption = False) -> None:
     """The shipped recipes."""
-    from rich.table import Table
+    from scrpo_cli.layout import Column, Table
 
     rows = [_row(name, load_recipe(path), str(path)) for name, path in shipped_recipes().items()]
-    table = Table("name", "task", "method", "model, and what it is for", box=None, header_style="bold")
+    table = Table("name", "task", "method", Column("model and purpose", "words"), records=True)
     for row in rows:
-        about = f"{row['model']}\n{row['description']}"
-        table.add_row(row["name"], row["task"], row["method"], about)
+        about = f"{row['model']['name']}\n{row['description']}"
+        table.add_row(row["name"], row["task"]["name"], row["method"]["name"], about)
     Output(json, quiet).result({"recipes": rows}, table)
 
 
-def _row(name: str, recipe: Recipe, path: str) -> dict[str, str]:
-    return {
-        "name": name,
-        "model": recipe.model.name,
-        "task": recipe.task.name,
-        "method": recipe.method.name,
-        "description": recipe.description,
-        "path": path,
-    }
+def _row(name: str, recipe: Recipe, path: str) -> dict[str, Any]:
+    """What `recipe show` says of it, in the same places, and its file."""
+    sections = {key: {"name": getattr(recipe, key).name} for key in ("model", "task", "method")}
+    return {"name": name, "description": recipe.description, **sections, "path": path}
 
 
 @app.command("show")
 def show(
-    name: Annotated[str, typer.Argument(help="A shipped recipe or a YAML file.")],
+    name: Annotated[str, typer.Argument(autocompletion=completion.recipes, help="A shipped recipe or a YAML file.")],
     set_: SetOption = None,
     db: DbOption = None,
     json: JsonOption = False,
@@ -50,15 +46,15 @@ def show(
     debug: DebugOption = False,
 ) -> None:
     """The resolved recipe, every default included, as YAML that is itself a recipe."""
-    import yaml
-
     data = load_recipe(name, set_ or ()).model_dump(mode="json")
-    Output(json, quiet).result(data, yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=100).rstrip())
+    Output(json, quiet).result(data, as_yaml(data))
 
 
 @app.command("check")
 def check(
-    files: Annotated[list[str], typer.Argument(help="Recipe files or shipped names.")],
+    files: Annotated[
+        list[str], typer.Argument(autocompletion=completion.recipes, help="Recipe files or shipped names.")
+    ],
     set_: SetOption = None,
     db: DbOption = None,
     json: JsonOption = False,

@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import json as jsonlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
+from scrpo_cli.cli import completion
 from scrpo_cli.cli.common import DbOption, DebugOption, JsonOption, Output, QuietOption
 from scrpo_cli.errors import UserError
+from scrpo_cli.layout import Column, Pairs, Prose, Table
 from scrpo_cli.numbers import LARGEST
 
 if TYPE_CHECKING:
     from scrpo_cli.pool.models import RunRow
     from scrpo_cli.pool.queries import StoredEvaluation
 
-RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="An id, a unique beginning of one, or `last`.")]
+RunArgument = Annotated[
+    str,
+    typer.Argument(metavar="RUN", autocompletion=completion.runs, help="An id, a unique beginning of one, or `last`."),
+]
+
+SHOWN = ("id", "command", "recipe_name", "seed", "model", "status", "sweep", "arm", "created_at", "finished_at")
+"""Columns of a run that `runs show` prints."""
 
 app = typer.Typer(
     help="Look at earlier runs.", add_completion=False, context_settings={"help_option_names": ["-h", "--help"]}
@@ -32,9 +39,18 @@ app = typer.Typer(
 def ls(
     limit: Annotated[int, typer.Option("--limit", min=1, max=LARGEST, metavar="N", help="Most rows to show.")] = 20,
     status: Annotated[
-        str | None, typer.Option("--status", metavar="WORD", help="running, done, failed, interrupted or killed.")
+        str | None,
+        typer.Option(
+            "--status",
+            metavar="WORD",
+            autocompletion=completion.among("running", "done", "failed", "interrupted", "killed"),
+            help="running, done, failed, interrupted or killed.",
+        ),
     ] = None,
-    sweep: Annotated[str | None, typer.Option("--sweep", metavar="SWEEP", help="Only the runs of this sweep.")] = None,
+    sweep: Annotated[
+        str | None,
+        typer.Option("--sweep", metavar="SWEEP", autocompletion=completion.sweeps, help="Only the runs of this sweep."),
+    ] = None,
     db: DbOption = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
@@ -47,22 +63,10 @@ def ls(
     with Database.open(db, create=False) as database:
         runs = list_runs(database, sweep=sweep)
         if sweep is not None and not runs:
-            raise UserError(f"There is no sweep '{sweep}'", database.where, "`scrpo runs ls` lists the runs of all.")
+            fix = f"`{database.command('runs', 'ls')}` lists the runs of all."
+            raise UserError(f"There is no sweep '{sweep}'", database.where, fix)
     rows = [row for run in runs if status in (None, (row := run_dict(run))["status"])][:limit]
-    table = Table("run", "command", "recipe", "model", "seed", "status", "started (UTC)", box=None, header_style="bold")
-    table.columns[0].no_wrap = True
-    for row in rows:
-        cells = (
-            row["id"],
-            row["command"],
-            _recipe(row),
-            row["model"],
-            str(row["seed"]),
-            _status(row),
-            row["created_at"][:16].replace("T", " "),
-        )
-        table.add_row(*(Text(cell) for cell in cells))
-    Output(json, quiet).result({"runs": rows}, table)
+    Output(json, quiet).result({"runs": rows}, _runs_table(rows))
 
 
 @app.command("show")
@@ -121,7 +125,12 @@ def export(
 def compare(
     first: RunArgument,
     second: Annotated[
-        str | None, typer.Argument(metavar="[RUN]", help="Another; without it RUN after training against before.")
+        str | None,
+        typer.Argument(
+            metavar="[RUN]",
+            autocompletion=completion.runs,
+            help="Another; without it RUN after training against before.",
+        ),
     ] = None,
     db: DbOption = None,
     json: JsonOption = False,
@@ -139,7 +148,7 @@ def compare(
         b = a if second is None else resolve_run(database, second).id
         found = compare_before_after(database, a) if second is None else compare_runs(database, b, a)
     headline = f"{a}: a before, b after training" if second is None else f"a: run {a}, b: run {b}"
-    Output(json, quiet).result({"first": a, "second": b, "benchmarks": found}, headline, *comparison(found))
+    Output(json, quiet).result({"first": a, "second": b, "benchmarks": found}, Prose(headline), *comparison(found))
 
 
 def run_dict(run: RunRow) -> dict[str, Any]:
@@ -169,6 +178,15 @@ def _status_in_words(row: Mapping[str, Any]) -> str:
     return f"{KILLED} (no process works on it any more)" if row["status"] == KILLED else row["status"]
 
 
+def _runs_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    wide = (Column("recipe", "words", same=True), Column("model", same=True), Column("seed", same=True))
+    table = Table("id", Column("command", same=True), *wide, "status", Column("started (UTC)", "words"), records=True)
+    for row in rows:
+        started = row["created_at"][:16].replace("T", " ")
+        table.add_row(row["id"], row["command"], _recipe(row), row["model"], str(row["seed"]), _status(row), started)
+    return table
+
+
 def files_of(run: RunRow) -> dict[str, str]:
     """What is there of the run's directory: metrics, and the newest adapter by the name of its folder."""
     directory = Path(run.directory)
@@ -185,27 +203,10 @@ def files_of(run: RunRow) -> dict[str, str]:
 
 def _shown(data: Mapping[str, Any], evaluations: list[StoredEvaluation]) -> Iterator[RenderableType]:
     """The parts of `runs show` for a reader."""
-    table = _pairs()
-    for name in (
-        "id",
-        "command",
-        "recipe_name",
-        "seed",
-        "model",
-        "status",
-        "sweep",
-        "arm",
-        "created_at",
-        "finished_at",
-    ):
-        if data[name] not in (None, ""):
-            value = _status_in_words(data) if name == "status" else str(data[name])
-            table.add_row(name.replace("_", " "), Text(value))
-    table.add_row("version", Text(" ".join(filter(None, (data["scrpo_version"], data["git_commit"])))))
-    for name, path in data["files"].items():
-        table.add_row(name, Text(path))
-    table.add_row("steps", str(data["steps"]))
-    yield table
+    told = {**data, "status": _status_in_words(data)}
+    rows = {name.replace("_", " "): str(told[name]) for name in SHOWN if told[name] not in (None, "")}
+    rows["version"] = " ".join(filter(None, (data["scrpo_version"], data["git_commit"])))
+    yield Pairs(rows | data["files"] | {"steps": str(data["steps"])})
     if plain := {name: value for name, value in data["summary"].items() if not isinstance(value, Mapping)}:
         yield from _section("Summary", plain)  # evaluations have a table of their own below
     if last := data["last_step"]:
@@ -219,12 +220,12 @@ def _evaluations(evaluations: list[StoredEvaluation]) -> Table:
     """A row for each number that has an interval."""
     from scrpo_cli.numbers import left_out, percent
 
-    table = Table("benchmark", "step", "measure", "value", box=None, header_style="bold")
+    table = Table("benchmark", "step", "measure", "value")
     for evaluation in evaluations:
         for name, value, interval in estimates(evaluation.metrics):
-            table.add_row(Text(evaluation.name), str(evaluation.step), name, percent(value, interval))
+            table.add_row(evaluation.name, str(evaluation.step), name, percent(value, interval))
         if found := left_out(evaluation.metrics.get("left_out")):
-            table.add_row(Text(evaluation.name), str(evaluation.step), "left out", found)
+            table.add_row(evaluation.name, str(evaluation.step), "left out", found)
     return table
 
 
@@ -239,18 +240,11 @@ def estimates(metrics: Mapping[str, Any]) -> Iterator[tuple[str, float | None, A
 
 def _section(title: str, data: Mapping[str, Any]) -> Iterator[RenderableType]:
     yield Text(f"\n{title}", style="bold")
-    table = _pairs()
-    for name, value in sorted(data.items()):
-        text = f"{value:.6g}" if isinstance(value, float) else value if isinstance(value, str) else jsonlib.dumps(value)
-        table.add_row(name, Text(text))
-    yield table
+    yield Pairs({name: _written(value) for name, value in sorted(data.items())})
 
 
-def _pairs() -> Table:
-    table = Table(box=None, show_header=False)
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    return table
+def _written(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else value if isinstance(value, str) else jsonlib.dumps(value)
 
 
 def _recipe(row: Mapping[str, Any]) -> str:

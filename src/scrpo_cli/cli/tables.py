@@ -8,9 +8,8 @@ from textwrap import shorten
 from typing import Any
 
 from rich.console import Group
-from rich.table import Table
-from rich.text import Text
 
+from scrpo_cli.layout import Column, Pairs, Prose, Table
 from scrpo_cli.numbers import estimate, in_points, left_out, p_equals, p_value, percent, point_interval, points
 
 REASONS = 5  # that are spelled out; `--json` has all
@@ -18,9 +17,8 @@ REASONS = 5  # that are spelled out; `--json` has all
 
 def before_after(evaluations: Mapping[str, Any]) -> Group:
     """First-answer accuracy and repair rate before and after training, with 95% intervals, and the paired change."""
-    table = Table(title="95% intervals, clustered by problem", title_justify="left", box=None, header_style="bold")
-    for column in ("", "first-answer accuracy", "repair rate of wrong answers", "truncated", "problems x samples"):
-        table.add_column(column)
+    columns = ("", "first-answer accuracy", "repair rate of wrong answers", "truncated", "problems x samples")
+    table = Table(*columns, title="95% intervals, clustered by problem")
     for label in ("before", "after"):
         if found := evaluations.get(label):
             table.add_row(
@@ -30,10 +28,10 @@ def before_after(evaluations: Mapping[str, Any]) -> Group:
                 percent(found.get("truncated")),
                 f"{found['n']} x {found['samples']}",
             )
-    if paired := evaluations.get("change"):
-        table.add_row("change", in_points(paired), "", "", f"{p_equals(paired['p'])}: {paired['verdict']}")
     lines = left_out_lines({label: evaluations.get(label) for label in ("before", "after")})
-    return Group(table, *map(Text, lines))
+    if paired := evaluations.get("change"):
+        lines.insert(0, f"change: {in_points(paired)}, {p_equals(paired['p'])}: {paired['verdict']}")
+    return Group(table, *map(Prose, lines))
 
 
 def left_out_lines(results: Mapping[str, Any]) -> list[str]:
@@ -48,10 +46,14 @@ def left_out_lines(results: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def places(rows: Mapping[str, str]) -> str:
-    """Where things lie: label and path, a line each, never folded so that paths can be copied."""
-    width = max(len(label) for label in rows)
-    return "\n".join(f"{label:<{width}}  {path}" for label, path in rows.items())
+def errors_kept(summary: Mapping[str, Any]) -> list[Any]:
+    """How many errors a run put into its pool and, a line each, why it did not take the others."""
+    from scrpo_cli.methods.parts.pool import said
+
+    if not summary["decisions"]:
+        return []
+    why = (f"  {decision.replace('_', ' ')}: {reason}" for decision, reason in summary["reasons"].items())
+    return [Prose(line) for line in (said(summary["decisions"]), *why)]
 
 
 # --- evaluations ----------------------------------------------------------------------------------------------------
@@ -60,19 +62,21 @@ def places(rows: Mapping[str, str]) -> str:
 def evaluation_parts(summary: Mapping[str, Any]) -> list[Any]:
     """Everything that is said of an evaluation at its end."""
     results = summary["benchmarks"]
-    parts: list[Any] = [benchmark_table(results), *left_out_lines(results)]
+    parts: list[Any] = [benchmark_table(results), *map(Prose, left_out_lines(results))]
     parts += [turn_table(name, r["turns"]) for name, r in results.items() if r.get("turns")]
     parts += [scaling_table(name, r["scaling"]) for name, r in results.items() if r.get("scaling")]
     for name, suite in summary.get("suites", {}).items():
-        parts.append(f"{name}: {percent(suite['avg'], suite['ci95'])}, the mean of {', '.join(suite['benchmarks'])}")
+        mean = f"{percent(suite['avg'], suite['ci95'])}, the mean of {', '.join(suite['benchmarks'])}"
+        parts.append(Prose(f"{name}: {mean}"))
     if fit := summary.get("gate_fit"):
         gain = in_points(fit["against_never"])
-        parts.append(f"gate {gate_rule(fit)}, fitted on {fit['n']} validation problems ({gain} there against never)")
+        where = f"fitted on {fit['n']} validation problems ({gain} there against never)"
+        parts.append(Prose(f"gate {gate_rule(fit)}, {where}"))
     if against := summary.get("against"):
-        parts += [f"a: run {next(iter(against.values()))['run']}, b: this run", *comparison(against)[:-1]]
-    parts += [f"{name}: {protocol_line(r['protocol'])}" for name, r in results.items() if r.get("protocol")]
-    parts += [f"plot {path}" for path in summary.get("plots", {}).values()]
-    parts.append(f"95% intervals, clustered by problem; every sample is in run {summary['run']}")
+        parts += [Prose(f"a: run {next(iter(against.values()))['run']}, b: this run"), *comparison(against)[:-1]]
+    parts += [Prose(f"{name}: {protocol_line(r['protocol'])}") for name, r in results.items() if r.get("protocol")]
+    parts += [Pairs({"plot": path}) for path in summary.get("plots", {}).values()]
+    parts.append(Prose(f"95% intervals, clustered by problem; every sample is in run {summary['run']}"))
     return parts
 
 
@@ -93,7 +97,7 @@ def benchmark_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
     for column, r in enumerate(results.values()):
         for label, cell in benchmark_cells(r).items():
             rows.setdefault(label, ["-"] * len(results))[column] = cell
-    table = Table("", *results, box=None, header_style="bold")
+    table = Table(Column("", "words"), *results)
     for label, cells in rows.items():
         table.add_row(label, *cells)
     return table
@@ -120,7 +124,7 @@ def benchmark_cells(r: Mapping[str, Any]) -> dict[str, str]:
 
 def turn_table(name: str, turns: Mapping[str, Any]) -> Table:
     """Accuracy by turn, and what each turn changed of the one before."""
-    table = Table("turn", "accuracy", "delta", "i->c", "c->i", title=name, title_justify="left", box=None)
+    table = Table("turn", "accuracy", "delta", "i->c", "c->i", title=name)
     for i, accuracy in enumerate(turns["accuracy"]):
         changed = [turns[key][i - 1] for key in ("delta", "i2c", "c2i")] if i else []
         cells = [estimate(number) for number in (accuracy, *changed)]
@@ -133,7 +137,7 @@ def scaling_table(name: str, scaling: Mapping[str, Any]) -> Table:
     """Three ways to spend 2K samples of a problem."""
     title = f"{name}: 2K answers by majority against K answers with a correction each"
     columns = ("2K", "2K answers", "K corrections", "K answers and corrections", "K corrections - 2K answers")
-    table = Table(*columns, title=title, title_justify="left", box=None)
+    table = Table(*columns, title=title)
     for point in scaling["points"]:
         cells = [estimate(point[arm]) for arm in ARMS]
         table.add_row(str(point["budget"]), *cells, in_points(point["last_parallel"]))
@@ -145,7 +149,7 @@ ARMS = ("parallel", "last", "all")
 
 def benchmark_list(rows: Sequence[Mapping[str, Any]]) -> list[Any]:
     """What there is to run: benchmarks with their sampling, and suites."""
-    table = Table("benchmark", "task", "problems", "k", "T", "top-p", "max tokens", box=None, header_style="bold")
+    table = Table("benchmark", "task", "problems", "k", "T", "top-p", "max tokens", records=True)
     suites = []
     for row in rows:
         if row["kind"] == "suite":
@@ -153,7 +157,7 @@ def benchmark_list(rows: Sequence[Mapping[str, Any]]) -> list[Any]:
             continue
         sampling = [f"{row['sampling'][key]:,}" for key in ("samples", "temperature", "top_p", "max_tokens")]
         table.add_row(row["name"], row["task"], row["problems"], *sampling)
-    return [table, "", "Suites:", *suites]
+    return [table, "", "Suites:", *map(Prose, suites)]
 
 
 def protocol_line(protocol: Mapping[str, Any]) -> str:
@@ -213,20 +217,21 @@ def comparison(found: Mapping[str, Mapping[str, Any]]) -> list[Any]:
     for name, change in found.items():
         rows = {"first answers": change} | {COMPARED_TURNS[key]: number for key, number in change["turns"].items()}
         parts += [comparison_table(f"{name}, {change['n']} problems; p by {change['test']}", rows)]
-        parts += [f"{label}: {n['verdict']}" for label, n in rows.items() if n["verdict"] not in SHORT]
-        parts += change["warnings"]
+        parts += [Prose(f"{label}: {n['verdict']}") for label, n in rows.items() if n["verdict"] not in SHORT]
+        parts += map(Prose, change["warnings"])
     if len(found) > 1:
         ps = ", ".join(f"{name} {p_value(change['p_holm'])}" for name, change in found.items())
-        parts.append(f"{len(found)} benchmarks were compared; p of first answers adjusted for that (Holm): {ps}")
+        parts.append(Prose(f"{len(found)} benchmarks were compared; p of first answers adjusted for that (Holm): {ps}"))
     if any(change["turns"] for change in found.values()):
-        parts.append("the numbers of second answers hang together; their p are not adjusted")
-    parts.append(f"undecided: {UNDECIDED}. higher, lower: interval and test both say so. Differences are in points")
+        parts.append(Prose("the numbers of second answers hang together; their p are not adjusted"))
+    words = f"undecided: {UNDECIDED}. higher, lower: interval and test both say so. Differences are in points"
+    parts.append(Prose(words))
     return [*parts, "95% intervals, clustered by problem"]
 
 
 def comparison_table(title: str, rows: Mapping[str, Mapping[str, Any]]) -> Table:
-    columns = ("", "a", "b", "b - a", "95% interval", "p", "")
-    table = Table(*columns, title=title, title_justify="left", box=None, header_style="bold")
+    columns = (Column("", "words"), "a", "b", "b - a", "95% interval", "p", "verdict")
+    table = Table(*columns, title=title)
     for label, n in rows.items():
         numbers = (percent(n["a"]), percent(n["b"]), points(n["difference"]), point_interval(n["ci95"]))
         table.add_row(label, *numbers, p_value(n["p"]), SHORT.get(n["verdict"], "see below"))

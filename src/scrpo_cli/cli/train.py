@@ -16,6 +16,7 @@ from scrpo_cli.cli.common import (
     RecipeOption,
     ResumeOption,
     SetOption,
+    as_yaml,
     named,
     refuse_with_resume,
     sets_of,
@@ -104,25 +105,24 @@ def train(
 
 
 def show_budget(recipe: Recipe, output: Output) -> None:
-    import yaml
-
     from scrpo_cli.evaluation.held_out import check_held_out, held_out, warnings
     from scrpo_cli.jobs.budget import estimate, render
+    from scrpo_cli.layout import Prose
 
     data = recipe.model_dump(mode="json")
     budget = estimate(recipe)
-    text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=100)
     found = check_held_out(recipe, recipe.task, held_out(recipe))
     document = {"recipe": data, "budget": budget.as_dict(), "contamination": found}
-    output.result(document, text, render(budget), *warnings(found))
+    output.result(document, as_yaml(data), "", render(budget), *map(Prose, warnings(found)))
 
 
-def closing(run: ActiveRun, database: Database) -> tuple[RenderableType, str]:
+def closing(run: ActiveRun, database: Database) -> tuple[RenderableType, ...]:
     """Before and after in one table, and where everything lies."""
-    from scrpo_cli.cli.tables import before_after, places
+    from scrpo_cli.cli.tables import before_after, errors_kept
+    from scrpo_cli.layout import Pairs
 
     summary = run.summary
     rows = {"run": run.run_id, "database": str(database.url)}
     rows |= {"adapter": summary["adapter"], "metrics": summary["metrics"]}
     rows |= {"more": database.command("runs", "show", run.run_id)}
-    return before_after(summary["eval"]), places(rows)
+    return before_after(summary["eval"]), *errors_kept(summary), Pairs(rows)

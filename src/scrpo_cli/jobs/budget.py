@@ -27,6 +27,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from scrpo_cli.errors import UserError, first_line
+from scrpo_cli.layout import Pairs, Prose
 from scrpo_cli.recipe.models import ModelConfig, Recipe
 from scrpo_cli.training.adapters import put_weights, read_config, read_shapes, refuse_other_base, with_empty_adapter
 from scrpo_cli.training.policy import add_adapter, check_trainable, pick_device, pick_dtype, source_of
@@ -163,31 +164,23 @@ def layer_activations(config: Any, a: int, k: int, b: int) -> int:
 
 
 def render(budget: Budget) -> RenderableType:
-    """The budget as a two-column table; where the sizes are not known, the reason under it."""
+    """The budget, a line each; where the sizes are not known, the reason under it."""
     from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
 
-    table = Table(title="Budget", title_justify="left", box=None, show_header=False, pad_edge=False)
-    table.add_column()
-    table.add_column(justify="right")
-    table.add_row("steps, at most", f"{budget.steps:,}")
+    rows = {"steps, at most": f"{budget.steps:,}"}
     for phase, rollouts in budget.rollouts_per_step.items():
-        table.add_row(f"rollouts of a step '{phase}', at most", f"{rollouts:,}")
-    table.add_row("longest prompt and completion, tokens", f"{budget.context:,}")
-    table.add_row("rollouts, at most", f"{budget.rollouts:,}")
-    table.add_row("generated tokens, at most", f"{budget.generated_tokens:,}")
-    if budget.sizes is None:
-        return Group(table, Text(budget.note))
+        rows[f"rollouts of a step '{phase}', at most"] = f"{rollouts:,}"
+    rows["longest prompt and completion, tokens"] = f"{budget.context:,}"
+    rows["rollouts, at most"] = f"{budget.rollouts:,}"
+    rows["generated tokens, at most"] = f"{budget.generated_tokens:,}"
     s = budget.sizes
-    table.add_row("model parameters", f"{s.parameters:,}")
-    table.add_row("adapter parameters", f"{s.adapter_parameters:,}")
-    table.add_row("one checkpoint", size(s.checkpoint))
-    table.add_row("disk for checkpoints", size(s.disk))
-    for part, amount in s.memory.items():
-        table.add_row(f"memory: {part.replace('_', ' ')}", size(amount))
-    table.add_row(f"memory at the peak, estimated ({s.dtype} on {s.device})", size(s.peak))
-    return table
+    if s is not None:
+        rows["model parameters"] = f"{s.parameters:,}"
+        rows["adapter parameters"] = f"{s.adapter_parameters:,}"
+        rows["one checkpoint"], rows["disk for checkpoints"] = size(s.checkpoint), size(s.disk)
+        rows |= {f"memory: {part.replace('_', ' ')}": size(amount) for part, amount in s.memory.items()}
+        rows[f"memory at the peak, estimated ({s.dtype} on {s.device})"] = size(s.peak)
+    return Group(Prose("Budget", "italic"), Pairs(rows), *([] if s else [Prose(budget.note)]))
 
 
 def size(amount: int) -> str:

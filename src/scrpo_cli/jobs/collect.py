@@ -17,12 +17,12 @@ from scrpo_cli.errors import UserError
 from scrpo_cli.evaluation.outcomes import REPAIR
 from scrpo_cli.evaluation.rows import NO_ANSWERS
 from scrpo_cli.jobs.runs import ActiveRun, note_fingerprint
-from scrpo_cli.methods.parts.pool import FilterConfig, PoolConfig, PoolRules, decisions
+from scrpo_cli.methods.parts.pool import FilterConfig, PoolConfig, PoolRules, decisions, reasons, said
 from scrpo_cli.methods.parts.rewards import RewardConfig
 from scrpo_cli.methods.scrpo import pool_rules
 from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.entries import list_entries
-from scrpo_cli.pool.queries import attempts_of, record_step, refuse_changed, steps_of
+from scrpo_cli.pool.queries import attempts_of, decisions_of, record_step, refuse_changed, steps_of
 from scrpo_cli.pool.records import StepRecord
 from scrpo_cli.rollout.groups import Origin, grade_groups, sample_requests
 from scrpo_cli.rollout.prompts import check_prompt_budget
@@ -31,7 +31,7 @@ from scrpo_cli.tasks.base import Task
 from scrpo_cli.tasks.external import ResponseRow, attempts_of_rows, rows_by_problem
 from scrpo_cli.tasks.guard import stop_on_failures, unreadable_references
 from scrpo_cli.tracking.activity import now
-from scrpo_cli.types import KEPT, Group, SampleRequest, Verdict
+from scrpo_cli.types import Group, SampleRequest, Verdict
 
 if TYPE_CHECKING:
     from scrpo_cli.training.runtime import Runtime
@@ -48,14 +48,14 @@ def fill_pool(
     if rows is not None:
         with closing(make_task(run.recipe.task)) as task:
             collect_rows(db, run, task, rows, report, use_filter=use_filter)
-        return totals(db, run)
+        return totals(db, run, pool_rules(run.recipe.method) if use_filter else EVERY_ERROR)
     if run.summary["from"]:
         raise UserError("An import is one transaction and cannot be resumed.", run.run_id, "Run it again.")
     from scrpo_cli.training.runtime import open_runtime  # loads torch, which external responses do not need
 
     with open_runtime(run.recipe) as runtime:
         collect_samples(db, run, runtime, report)
-    return totals(db, run)
+    return totals(db, run, pool_rules(run.recipe.method))
 
 
 def check_rows(db: Database, rows: Sequence[ResponseRow]) -> None:
@@ -156,17 +156,21 @@ def glance(group: Group) -> str:
 def describe(groups: Sequence[Group], decisions: Mapping[str, str]) -> str:
     attempts = [a for g in groups for a in g.attempts]
     right, failed = sum(a.reward for a in attempts), sum(isnan(a.outcome) for a in attempts)
-    kept = sum(d == KEPT for d in decisions.values())
     also = f", {failed} not graded" if failed else ""
-    return f"{right:.0f} of {len(attempts)} right{also}, {kept} of {len(decisions)} errors kept"
+    return f"{right:.0f} of {len(attempts)} right{also}, {said(dict(Counter(decisions.values()).most_common()))}"
 
 
-def totals(db: Database, run: ActiveRun) -> dict[str, Any]:
-    """Counts of a collection from the database: attempts by verdict, entries that it added to the pool."""
+def totals(db: Database, run: ActiveRun, rules: PoolRules) -> dict[str, Any]:
+    """Counts of a collection from the database: attempts by verdict, errors by the filter's decision (and what each
+    decision means by `rules`), entries that it added to the pool.
+    """
     attempts = attempts_of(db, run.run_id, phase="collect")
+    decided = decisions_of(db, run.run_id)
     return {
         "run": run.run_id,
         "attempts": len(attempts),
         "verdicts": dict(Counter(a.grade.verdict.value for a in attempts)),
+        "decisions": decided,
+        "reasons": reasons(decided, rules),
         "kept": list_entries(db, run_id=run.run_id, limit=0)[0],
     }

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from scrpo_cli.errors import ScrpoError, UserError
-from scrpo_cli.recipe.models import Recipe
+from scrpo_cli.recipe.models import ProblemsConfig, Recipe
 from scrpo_cli.recipe.references import is_plugin
 from scrpo_cli.tracking.activity import now
 from scrpo_cli.types import Problem, Verdict
@@ -31,6 +31,8 @@ WINDOWS = ("torch", "transformers", "peft")
 
 @dataclass(frozen=True)
 class Check:
+    """`name` says what was looked at, and in which role: no two checks of a run have the same one."""
+
     name: str
     status: Literal["ok", "warn", "fail"]
     detail: str
@@ -205,12 +207,12 @@ def check_template(checkup: Checkup) -> Iterator[Check]:
     yield Check("prompt", "ok", repr(prompt))
     if prompt.rstrip().endswith("<think>"):
         remedy = "Responses lack the opening tag; grading reads up to </think>. Give rollout.max_tokens room to think."
-        yield Check("template", "warn", "the template itself writes <think> before every answer", remedy)
+        yield Check("think tag", "warn", "the template itself writes <think> before every answer", remedy)
     if chat.keeps_turns:
-        yield Check("template", "ok", "earlier turns stay as a prefix: second turns extend the sampled ids")
+        yield Check("second turns", "ok", "earlier turns stay as a prefix: second turns extend the sampled ids")
     else:
         detail = "earlier turns are not kept word for word: second turns are rendered as new prompts"
-        yield Check("template", "ok", detail)
+        yield Check("second turns", "ok", detail)
 
 
 def check_data(checkup: Checkup) -> Iterator[Check]:
@@ -223,19 +225,24 @@ def check_data(checkup: Checkup) -> Iterator[Check]:
 
     task = checkup.recipe.task
     train = task.train
-    yield Check("data", "ok", f"{train.source} ({train.split}): {len(checkup.problems):,} problems")
+    yield Check("task.train", "ok", f"{train.source} ({train.split}): {len(checkup.problems):,} problems")
     for line in unreadable_references(checkup.task, checkup.problems, "task.train"):
-        yield Check("references", "warn", line.removeprefix("warning: "), "Mend them, or leave these problems out.")
-    for held_out in filter(None, (task.validation, task.test)):
-        count = len(checkup.task.problems(held_out))
-        yield Check("data", "ok", f"{held_out.source} ({held_out.split}): {count:,} problems")
-    benchmarks = plan(checkup.recipe).benchmarks.values() if checkup.recipe.eval.benchmarks else ()
-    for benchmark in benchmarks:
-        try:
-            with closing(make_task(benchmark.task)) as own:
-                own.problems(benchmark.problems)
-        except ScrpoError as error:
-            yield Check("benchmark", "warn", error.what, error.fix)
+        yield Check("train references", "warn", line.removeprefix("warning: "), "Mend them, or leave these out.")
+    for role, held_out in (("task.validation", task.validation), ("task.test", task.test)):
+        if held_out is not None:
+            yield _problems(role, checkup.task, held_out, otherwise="fail")
+    benchmarks = plan(checkup.recipe).benchmarks if checkup.recipe.eval.benchmarks else {}
+    for name, benchmark in benchmarks.items():
+        with closing(make_task(benchmark.task, workers=1)) as own:
+            yield _problems(f"benchmark {name}", own, benchmark.problems, otherwise="warn")
+
+
+def _problems(role: str, task: Any, cfg: ProblemsConfig, otherwise: Literal["warn", "fail"]) -> Check:
+    """How many problems there are, or why they cannot be read, with the status for that."""
+    try:
+        return Check(role, "ok", f"{cfg.source} ({cfg.split}): {len(task.problems(cfg)):,} problems")
+    except ScrpoError as error:
+        return Check(role, otherwise, error.what, error.fix)
 
 
 def check_budget(checkup: Checkup) -> Iterator[Check]:
@@ -341,7 +348,7 @@ def check_database(checkup: Checkup) -> Iterator[Check]:
     kind = _file_system(path) if path else ""
     if kind in NETWORK_DISKS:
         remedy = "Keep it on a local disk, or use PostgreSQL (--db postgresql://...) for several machines."
-        yield Check("database", "warn", f"{path} is on a network disk ({kind}), where SQLite may corrupt", remedy)
+        yield Check("database disk", "warn", f"{path} is on a network disk ({kind}), where SQLite may corrupt", remedy)
 
 
 def _database_path(db: str | None) -> Path | None:
@@ -376,7 +383,7 @@ def check_wandb(checkup: Checkup) -> Iterator[Check]:
         "off": "off: metrics go to metrics.jsonl and the database",
     }[mode]
     remedy = "`wandb login` makes it online." if (asked, mode) == ("auto", "offline") else ""
-    yield Check("wandb", "ok", detail, remedy)
+    yield Check("tracking.wandb", "ok", detail, remedy)
 
 
 CHECKS: dict[str, Callable[[Checkup], Iterator[Check]]] = {
@@ -387,12 +394,12 @@ CHECKS: dict[str, Callable[[Checkup], Iterator[Check]]] = {
     "threads": check_cores,
     "template": check_template,
     "weights": check_weights,
-    "data": check_data,
+    "task.train": check_data,
     "prompt budget": check_budget,
     "grader": check_grader,
     "sandbox": check_sandbox,
     "memory": check_memory,
     "disk": check_disk,
     "database": check_database,
-    "wandb": check_wandb,
+    "tracking.wandb": check_wandb,
 }

@@ -7,8 +7,10 @@ from typing import Any
 from scrpo_cli.evaluation.held_out import check_held_out, held_out, warnings
 from scrpo_cli.jobs.compare import changes_by_training
 from scrpo_cli.jobs.runs import ActiveRun, note_fingerprint
+from scrpo_cli.methods.parts.pool import reasons
+from scrpo_cli.methods.scrpo import pool_rules
 from scrpo_cli.pool.db import Database
-from scrpo_cli.pool.queries import steps_of
+from scrpo_cli.pool.queries import decisions_of, steps_of
 from scrpo_cli.tracking.tracker import HasConsole
 from scrpo_cli.training.loop import train
 from scrpo_cli.training.resume import Start, find_start
@@ -47,6 +49,8 @@ def run_training(db: Database, run: ActiveRun, console: HasConsole | None) -> di
             "generated_tokens": session.progress.generated_tokens,
             "adapter": str(session.save()),
             "metrics": str(run.directory / "metrics.jsonl"),
+            "decisions": (decided := decisions_of(db, run.run_id)),
+            "reasons": reasons(decided, pool_rules(run.recipe.method)),
             "eval": evaluations,
         }
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy import ColumnElement, Connection, delete, false, func, select, update
+from sqlalchemy import ColumnElement, Connection, delete, false, func, or_, select, update
 
 from scrpo_cli.errors import UserError, nearest
 from scrpo_cli.numbers import LARGEST
@@ -146,6 +146,21 @@ class Use:
     response: str
 
 
+def entries_of_problem(db: Database, ref: str) -> list[Entry]:
+    """The entries whose problem is `ref`, an id or SOURCE/ID; in the order of runs and steps, none if there is none.
+    UserError where sources share the id.
+    """
+    named = or_(ATTEMPT.c.problem_id == ref, ATTEMPT.c.problem_source + "/" + ATTEMPT.c.problem_id == ref)
+    order = (ATTEMPT.c.run_id, ATTEMPT.c.step, ATTEMPT.c.id, POOL_ENTRY.c.pool)
+    with db.read() as connection:
+        rows = connection.execute(select_entries().where(named).order_by(None).order_by(*order)).mappings()
+        entries = [read_entry(dict(row)) for row in rows]
+    names = sorted({f"{entry.source}/{entry.id}" for entry in entries})
+    if len(names) > 1:
+        raise UserError(f"{len(names)} sources have a problem '{ref}'", db.where, f"Write one of: {listing(names)}")
+    return entries
+
+
 def find_entries(db: Database, ref: str) -> list[Entry]:
     """The entries of the pooled attempt with id `ref`, or with the only id that begins so: one for each pool."""
     with db.read() as connection:
@@ -160,7 +175,7 @@ def find_entries(db: Database, ref: str) -> list[Entry]:
     if ids:
         raise UserError(f"'{ref}' begins {len(ids)} pooled attempts", db.where, f"Write more of it: {listing(ids)}")
     fix = f"`{db.command('pool', 'ls', '--all')}` lists them."
-    raise UserError(f"There is no pooled attempt '{ref}'", db.where, fix)
+    raise UserError(f"No pooled attempt and no problem of one is '{ref}'", db.where, fix)
 
 
 def uses_of(db: Database, attempt_id: str) -> list[Use]:

@@ -399,6 +399,14 @@ def attempts_of(db: Database, run_id: str, *, evaluations: bool = True, **filter
     return [read_attempt(dict(row)) for row in rows]
 
 
+def decisions_of(db: Database, run_id: str) -> dict[str, int]:
+    """How many wrong attempts of a run the filter gave each decision, most frequent first, ties by name."""
+    query = select(ATTEMPT.c.decision, func.count()).where(ATTEMPT.c.run_id == run_id, ATTEMPT.c.decision.is_not(None))
+    with db.read() as connection:
+        rows = connection.execute(query.group_by(ATTEMPT.c.decision)).all()
+    return {str(decision): int(n) for decision, n in sorted(rows, key=lambda row: (-row[1], row[0]))}
+
+
 def phases_of(db: Database, run_id: str) -> list[str]:
     """The phases of a run's attempts, sorted."""
     with db.read() as connection:

@@ -178,7 +178,7 @@ def _label(start: int, end: int | None) -> str:
 
 def _repeated(rows: Sequence[Any], n_wrong: int, top: int) -> dict[str, Any]:
     attempts = sum(n for *_, n in rows)
-    names = ("source", "problem_id", "extracted", "attempts")
+    names = ("problem_source", "problem_id", "extracted", "attempts")
     return {
         "mistakes": len(rows),
         "attempts": attempts,

@@ -4,12 +4,12 @@ bought, warning signs.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from scrpo_cli.ablation.table import ArmResult, Scores, SweepResult
+from scrpo_cli.layout import Prose, Table
 from scrpo_cli.numbers import NOTHING, change, estimate, in_points, p_equals, p_value, percents, point_interval, points
 
 if TYPE_CHECKING:
@@ -36,18 +36,15 @@ class Sheet:
 
 
 def terminal(sheet: Sheet) -> Group:
-    """The title and the table; intervals stand under their numbers."""
+    """The title and the table."""
     from rich.console import Group
-    from rich.table import Table
     from rich.text import Text
 
     shown = [name for name in sheet.columns if name not in sheet.page_only]
-    table = Table(box=None, pad_edge=False, collapse_padding=True)
-    for name in shown:
-        table.add_column(name, overflow="fold")
+    table = Table(*shown)
     for row in sheet.rows(shown):
-        table.add_row(*(Text(re.sub(r"(?<=[\d%]) \[", "\n[", cell)) for cell in row))
-    return Group(Text(f"{sheet.title}:"), table, Text())
+        table.add_row(*row)
+    return Group(Prose(f"{sheet.title}:"), table, Text())
 
 
 def markdown(sheet: Sheet) -> str:
@@ -62,9 +59,8 @@ def markdown(sheet: Sheet) -> str:
 
 
 def render(result: SweepResult) -> Group:
-    """For a terminal of 80 columns: the tables, the differences to the first arm in points, and the notes."""
+    """For a terminal: the tables, the differences to the first arm in points, and the notes."""
     from rich.console import Group
-    from rich.text import Text
 
     first, words = result.arms[0].arm, []
     for beside, key in (("", "difference"), (", second - first", "delta_difference")):
@@ -72,7 +68,7 @@ def render(result: SweepResult) -> Group:
             if number := getattr(arm, key):
                 said = f"{in_points(number)}, {p_equals(number['p'])}: {number['verdict']}"
                 words.append(f"{arm.arm} compared with {first}{beside}: {said}")
-    return Group(*map(terminal, sheets_of(result)), *map(Text, [*words, *result.notes]))
+    return Group(*map(terminal, sheets_of(result)), *map(Prose, [*words, *result.notes]))
 
 
 def sheets_of(result: SweepResult) -> list[Sheet]:

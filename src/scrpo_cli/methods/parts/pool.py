@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -125,6 +125,42 @@ def bounded(decided: dict[str, str], capacity: int, seed: int, step: int) -> dic
     drawn = generator(seed, step, "room").permutation(len(kept))[: max(0, capacity)]
     chosen = {kept[i] for i in drawn}
     return {a: "no_room" if d == KEPT and a not in chosen else d for a, d in decided.items()}
+
+
+MEANINGS = {
+    "too_hard": "most answers of the group are wrong",
+    "too_easy": "most answers of the group are right",
+    "truncated": "cut off at rollout.max_tokens, so not an error of reasoning",
+    "not_drawn": "others of the group were drawn",
+    "no_room": "others of the step were drawn, which fill the pool",
+}
+"""Why an error was not kept."""
+
+
+def reasons(decided: Iterable[str], cfg: PoolRules) -> dict[str, str]:
+    """Decision -> why, with the rule of `cfg`, such an error was not kept; of those in `decided`."""
+    flt, pool = cfg.filter, cfg.pool
+    rule = {
+        "variance": f"the variance of the group's rewards is below method.filter.var_min = {flt.var_min:g}",
+        "pass_rate_band": f"the group's mean reward is outside of method.filter.band = {list(flt.band)}",
+        "nonzero": "all rewards of the group are equal (method.filter.mode = nonzero)",
+        "none": "",
+    }[flt.mode]
+    rules = {
+        "too_hard": rule,
+        "too_easy": rule,
+        "truncated": "method.pool.include_truncated = false",
+        "not_drawn": f"method.pool.per_prompt = {pool.per_prompt}",
+        "no_room": "method.pool.capacity",
+    }
+    return {name: f"{MEANINGS[name]} ({rules[name]})" for name in decided if name in MEANINGS}
+
+
+def said(counts: Mapping[str, int]) -> str:
+    """`13 of 61 errors kept: 30 not drawn, 18 too hard`, from the number of errors by decision."""
+    others = [f"{n:,} {name.replace('_', ' ')}" for name, n in counts.items() if name != KEPT]
+    why = f": {', '.join(others)}" if others else ""
+    return f"{counts.get(KEPT, 0):,} of {sum(counts.values()):,} errors kept{why}"
 
 
 def expired(living: Sequence[PoolEntry], step: int, max_age_steps: int | None) -> list[str]:
