@@ -27,9 +27,9 @@ from scrpo_cli.cli.common import (
     given_options,
     refuse_idle,
     refuse_idle_threshold,
-    refuse_said_twice,
     refuse_with_resume,
     sets_of,
+    warn_of_idle_sets,
 )
 from scrpo_cli.errors import UserError
 from scrpo_cli.recipe.load import load_recipe
@@ -115,7 +115,7 @@ def evaluate(
     refuse_idle(context, READS_A_FILE, IDLE)
     sets = sets_of(context, KEYS)
     if benchmarks is not None:
-        refuse_said_twice(context, {"--benchmarks": "eval.benchmarks"})
+        warn_of_idle_sets(context, {"--benchmarks": "eval.benchmarks"})
         sets.append(f"eval.benchmarks={names_of(benchmarks)}")
     from scrpo_cli.pool.db import Database
     from scrpo_cli.report.figures import plot_scalings
