@@ -201,17 +201,17 @@ def given_options(context: typer.Context) -> dict[str, Any]:
 def sets_of(context: typer.Context, keys: Mapping[str, str]) -> list[str]:
     """The --set items of the command line, then its options that are short for recipe keys (option -> key)."""
     given = given_options(context)
-    refuse_said_twice(context, keys)
+    warn_of_idle_sets(context, keys)
     return [*given.get("--set", ()), *(f"{key}={given[name]}" for name, key in keys.items() if name in given)]
 
 
-def refuse_said_twice(context: typer.Context, keys: Mapping[str, str]) -> None:
-    """UserError when an option stands beside a --set of the recipe key (option -> key) that it is short for."""
+def warn_of_idle_sets(context: typer.Context, keys: Mapping[str, str]) -> None:
+    """Say which --set has no effect because an option stands beside it that is short for its key (option -> key)."""
     given = given_options(context)
     set_keys = [item.partition("=")[0].strip() for item in given.get("--set", ())]
-    if twice := [name for name, key in keys.items() if name in given and key in set_keys]:
-        what = f"{twice[0]} and --set {keys[twice[0]]} say the same thing."
-        raise UserError(what, context.command_path, "Leave out one of them.")
+    for name, key in keys.items():
+        if name in given and key in set_keys and "--quiet" not in given:
+            typer.echo(f"--set {key} has no effect: {name} goes before it", err=True)
 
 
 def refuse_with_resume(context: typer.Context, resume: str | None, *fine: str) -> None:

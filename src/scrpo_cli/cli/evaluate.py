@@ -29,9 +29,9 @@ from scrpo_cli.cli.common import (
     named,
     refuse_idle,
     refuse_idle_threshold,
-    refuse_said_twice,
     refuse_with_resume,
     sets_of,
+    warn_of_idle_sets,
 )
 from scrpo_cli.errors import UserError
 from scrpo_cli.numbers import LARGEST, MOST_SAMPLES
@@ -150,7 +150,7 @@ def evaluate(
     refuse_idle(context, READS_A_FILE, IDLE)
     sets = sets_of(context, KEYS)
     if benchmarks is not None:
-        refuse_said_twice(context, {"--benchmarks": "eval.benchmarks"})
+        warn_of_idle_sets(context, {"--benchmarks": "eval.benchmarks"})
         sets.append(f"eval.benchmarks={names_of(benchmarks)}")
     output.begin(f"scrpo eval: {named(resume or run_ref, recipe)}")
     from scrpo_cli.pool.db import Database
