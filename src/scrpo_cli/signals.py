@@ -76,10 +76,18 @@ def deaf() -> Any:
 
 
 def hold() -> None:
-    """They wait until `interrupting`; outside of it they end the process without a word, as they do in any program."""
+    """They wait until `interrupting`."""
     if MASKS:
         signal.pthread_sigmask(signal.SIG_BLOCK, EVERY)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def ending(code: int) -> None:
+    """What the command ends with is decided. A signal now only makes the end come at once: Python, and what libraries
+    have it do, may take their time over it.
+    """
+    for signum in stopping():
+        signal.signal(signum, lambda *_: os._exit(code))
 
 
 def let_through() -> None:

@@ -60,9 +60,11 @@ def occupy() -> None:
     os.close(descriptor)
 
 
-def unbroken(stream: TextIO | None, hangs_up: bool = False) -> TextIO | None:
-    """`stream` over an `Unbroken`; a stream that was closed stays none."""
-    if not isinstance(stream, io.TextIOWrapper):
+def unbroken(stream: TextIO | None, hangs_up: bool = False) -> TextIO:
+    """`stream` over an `Unbroken`; one that was closed goes nowhere from the start."""
+    if stream is None:
+        return open(os.devnull, "w")
+    if not isinstance(stream, io.TextIOWrapper):  # a test's
         return stream
     raw = Unbroken(stream.fileno(), "w", closefd=False)
     raw.hangs_up = hangs_up
