@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
 from typing import Any
 
@@ -70,7 +70,7 @@ def interrupting() -> Iterator[None]:
         sys.unraisablehook = before
 
 
-def deaf() -> Any:
+def deaf() -> AbstractContextManager[None]:
     """A context in which they are ignored, for the few milliseconds in which something must be written whole."""
     return handled(signal.SIG_IGN)
 

@@ -130,7 +130,7 @@ def evaluate(
         if run_ref is None:
             resolved = load_recipe(recipe or DEFAULT_RECIPE, sets)
         else:
-            resolved = recipe_of_run(database, run_ref, recipe, sets)
+            resolved = recipe_of_run(database, run_ref, recipe, sets, output.say)
         summary = evaluate_model(database, resolved, against, output.say, plot_scalings)
     from scrpo_cli.cli.tables import evaluation_parts
 

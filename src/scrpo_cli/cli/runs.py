@@ -39,11 +39,13 @@ def ls(
     debug: DebugOption = False,
 ) -> None:
     """Runs, newest first."""
+    from scrpo_cli.jobs.runs import KILLED, RUNNING
     from scrpo_cli.pool.db import Database
     from scrpo_cli.pool.queries import list_runs
 
+    stored = RUNNING if status == KILLED else status
     with Database.open(db, create=False) as database:
-        runs = list_runs(database, sweep=sweep)
+        runs = list_runs(database, limit=None if stored == RUNNING else limit, status=stored, sweep=sweep)
     rows = [row for run in runs if status in (None, (row := run_dict(run))["status"])][:limit]
     table = Table("run", "command", "recipe", "model", "seed", "status", "started (UTC)", box=None, header_style="bold")
     table.columns[0].no_wrap = True
