@@ -1,6 +1,8 @@
 """`scrpo`, which is also `python -m scrpo_cli`: what holds from its first line to its last."""
 
+import contextlib
 import signal
+import sys
 
 
 def main() -> None:
@@ -14,7 +16,13 @@ def main() -> None:
     streams.end_with_stdin()
     from scrpo_cli.cli.app import main as command  # what reports an interruption has to be there first
 
-    command()
+    try:
+        command()
+    except SystemExit as end:
+        with contextlib.suppress(OSError):  # at exit Python says so
+            sys.stdout.flush()
+        signals.ending(int(end.code or 0))
+        raise
 
 
 if __name__ == "__main__":

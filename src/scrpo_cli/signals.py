@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
 from typing import Any
 
@@ -70,16 +70,24 @@ def interrupting() -> Iterator[None]:
         sys.unraisablehook = before
 
 
-def deaf() -> Any:
+def deaf() -> AbstractContextManager[None]:
     """A context in which they are ignored, for the few milliseconds in which something must be written whole."""
     return handled(signal.SIG_IGN)
 
 
 def hold() -> None:
-    """They wait until `interrupting`; outside of it they end the process without a word, as they do in any program."""
+    """They wait until `interrupting`."""
     if MASKS:
         signal.pthread_sigmask(signal.SIG_BLOCK, EVERY)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def ending(code: int) -> None:
+    """What the command ends with is decided. A signal now only makes the end come at once: Python, and what libraries
+    have it do, may take their time over it.
+    """
+    for signum in stopping():
+        signal.signal(signum, lambda *_: os._exit(code))
 
 
 def let_through() -> None:

@@ -58,3 +58,28 @@ def test_a_worker_ends_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     parent.wait()
     gone, _ = psutil.wait_procs([worker], timeout=SECONDS)
     assert gone == [worker]
+
+
+CHECK = """
+from scrpo_cli.tasks.code.execute import Tests, check, find_isolation
+from scrpo_cli.tasks.code.isolation import Limits
+box = find_isolation()
+print("found", flush=True)
+check("def f(): pass", Tests("while True: pass", "f"), Limits(wall_s=600, cpu_s=600), box)
+"""
+
+
+def test_tests_that_never_end_do_not_outlive_a_command_that_is_killed(tmp_path: Path) -> None:
+    command = subprocess.Popen([sys.executable, "-c", CHECK], stdout=subprocess.PIPE, text=True, cwd=tmp_path)
+    assert command.stdout is not None
+    assert command.stdout.readline() == "found\n"
+    deadline = time.monotonic() + SECONDS
+    started: list[psutil.Process] = []
+    while not any(child.cpu_times().user > 1 for child in started):  # the tests run
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+        started = psutil.Process(command.pid).children(recursive=True)
+    command.kill()
+    command.wait()
+    gone, left = psutil.wait_procs(started, timeout=SECONDS)
+    assert (len(gone) >= 2, left) == (True, [])

@@ -184,7 +184,7 @@ def evaluate(
             resolve_run(database, run_ref, command="train")  # before torch is loaded
             from scrpo_cli.jobs.evaluate import recipe_of_run
 
-            resolved = recipe_of_run(database, run_ref, recipe, sets)
+            resolved = recipe_of_run(database, run_ref, recipe, sets, output.say)
         refuse_idle_threshold(context, resolved)
         refuse_idle_turn(context, resolved)
         check_evaluation(database, resolved, against)

@@ -57,12 +57,14 @@ def ls(
     debug: DebugOption = False,
 ) -> None:
     """Runs, newest first."""
+    from scrpo_cli.jobs.runs import KILLED, RUNNING
     from scrpo_cli.pool.db import Database
     from scrpo_cli.pool.queries import list_runs
 
+    stored = RUNNING if status == KILLED else status
     with Database.open(db, create=False) as database:
-        runs = list_runs(database, sweep=sweep)
-        if sweep is not None and not runs:
+        runs = list_runs(database, limit=None if stored == RUNNING else limit, status=stored, sweep=sweep)
+        if sweep is not None and not runs and not list_runs(database, limit=1, sweep=sweep):
             fix = f"`{database.command('runs', 'ls')}` lists the runs of all."
             raise UserError(f"There is no sweep '{sweep}'", database.where, fix)
     rows = [row for run in runs if status in (None, (row := run_dict(run))["status"])][:limit]

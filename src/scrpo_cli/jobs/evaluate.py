@@ -30,7 +30,7 @@ from scrpo_cli.evaluation.protocol import Protocol, fingerprint
 from scrpo_cli.evaluation.runner import Evaluator, Start
 from scrpo_cli.jobs.checks import load
 from scrpo_cli.jobs.compare import compare_runs, earlier_run
-from scrpo_cli.jobs.runs import ActiveRun, resumed_run, started_run
+from scrpo_cli.jobs.runs import ActiveRun, is_alive, resumed_run, started_run
 from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.queries import (
     attempts_of,
@@ -103,19 +103,23 @@ def graders_of(planned: EvalPlan) -> dict[str, str]:
     return found
 
 
-def recipe_of_run(db: Database, ref: str, recipe: str | None, sets: Sequence[str]) -> Recipe:
-    """A training run's newest adapter under its own recipe, or under the one that is named."""
+def recipe_of_run(db: Database, ref: str, recipe: str | None, sets: Sequence[str], report: Report) -> Recipe:
+    """A training run's newest adapter under its own recipe, or under the one that is named; said where it is not yet
+    the last one.
+    """
     from scrpo_cli.training.checkpoint import newest
 
     row = resolve_run(db, ref, command="train")
     found, damaged = newest(Path(row.directory) / "checkpoints")
-    if found is None and not damaged:
-        raise UserError(f"Run {row.id} has no complete checkpoint.", row.directory, "Resume it, or name another run.")
     if damaged:  # an older adapter is another result
         path, why = next(iter(damaged.items()))
         fix = f"`{db.command('train', '--resume', row.id)}` makes it anew"
         fix += f", or evaluate an older one: --adapter {found}" if found else ""
         raise UserError(f"The newest checkpoint of run {row.id} is damaged: {why}.", str(path), f"{fix}.")
+    if found is None:
+        raise UserError(f"Run {row.id} has no complete checkpoint.", row.directory, "Resume it, or name another run.")
+    if is_alive(row):
+        report(f"run {row.id} is still training: this is its adapter of {found.name}")
     sets = [*sets, f"model.adapter={found}"]
     return load_recipe(recipe, sets) if recipe else stored_recipe(row.recipe_json, row.origin, sets)
 

@@ -9,7 +9,7 @@ import platform
 import shlex
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -157,7 +157,8 @@ def locked(directory: Path, name: str) -> Iterator[None]:
         fix = "Wait for it, or end it; then resume."
         raise UserError(f"Another process is working on {name}.", where, fix) from None
     try:
-        owner.write_text(json.dumps({"pid": os.getpid(), "host": platform.node()}), encoding="utf-8")
+        with suppress(OSError):  # on a full disk
+            owner.write_text(json.dumps({"pid": os.getpid(), "host": platform.node()}), encoding="utf-8")
         yield
     finally:
         owner.unlink(missing_ok=True)

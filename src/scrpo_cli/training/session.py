@@ -45,9 +45,8 @@ class Stop:
     @contextlib.contextmanager
     def on_signals(self) -> Iterator[Stop]:
         def handler(signum: int, frame: FrameType | None) -> None:
-            again, self.asked = self.asked and signum != HANGUP, True
-            if again or not self._waits:
-                self._waits = True
+            again, self.asked = self.asked, True
+            if signum != HANGUP if again else not self._waits:
                 raise Stopped
 
         with handled(handler):

@@ -12,6 +12,7 @@ import builtins
 import contextlib
 import json
 import os
+import signal
 import symtable
 import sys
 from collections.abc import Callable, Iterator
@@ -107,6 +108,7 @@ def main() -> None:
         os.write(channel, json.dumps(state).encode() + b"\n")
 
     limits = setup["program"]["limits"]
+    kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)  # tests that never end would outlive us
     kernel.prctl(kernel.PR_SET_DUMPABLE, 0)  # its memory is closed to other processes of the same user
     kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
     kernel.limit("AS", max(limits["memory_mib"], 512) * kernel.MIB)
