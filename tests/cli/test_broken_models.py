@@ -19,7 +19,16 @@ from safetensors.torch import load_file, save_file
 from scrpo_cli.recipe.load import load_recipe, recipe_json
 from scrpo_cli.training import checkpoint
 
-SIZES = small(optim__steps=1, checkpoint__every=1, eval__repair="false", eval__limit=2, rollout__max_tokens=8)
+SIZES = small(
+    optim__steps=1,
+    optim__prompts_per_step=2,
+    checkpoint__every=1,
+    eval__repair="false",
+    eval__limit=1,
+    rollout__max_tokens=8,
+    task__train__limit=8,
+    task__grading__in_process="true",
+)
 WEIGHTS, ADAPTER = "model.safetensors", "adapter_model.safetensors"
 Tensors = Mapping[str, torch.Tensor]
 
