@@ -22,21 +22,9 @@ from scrpo_cli.recipe.load import load_recipe, shipped_recipes
 
 PACKAGE = Path(scrpo_cli.__file__).parent
 HEAVY = ("torch", "transformers", "peft", "sqlalchemy", "sqlmodel", "scipy", "matplotlib", "wandb", "datasets")
+BASE = "types errors rng numbers plugins section assets hub files streams signals layout"
 LAYERS = (
-    {
-        "types",
-        "errors",
-        "rng",
-        "numbers",
-        "plugins",
-        "section",
-        "assets",
-        "hub",
-        "files",
-        "streams",
-        "signals",
-        "layout",
-    },
+    set(BASE.split()),
     {"methods"},
     {"recipe"},
     {"pool"},

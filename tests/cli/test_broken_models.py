@@ -19,7 +19,16 @@ from safetensors.torch import load_file, save_file
 from scrpo_cli.recipe.load import load_recipe, recipe_json
 from scrpo_cli.training import checkpoint
 
-SIZES = small(optim__steps=1, checkpoint__every=1, eval__repair="false", eval__limit=2, rollout__max_tokens=8)
+SIZES = small(
+    optim__steps=1,
+    optim__prompts_per_step=2,
+    checkpoint__every=1,
+    eval__repair="false",
+    eval__limit=1,
+    rollout__max_tokens=8,
+    task__train__limit=8,
+    task__grading__in_process="true",
+)
 WEIGHTS, ADAPTER = "model.safetensors", "adapter_model.safetensors"
 Tensors = Mapping[str, torch.Tensor]
 
@@ -126,7 +135,7 @@ def adapter_source(model_source: Path, tmp_path_factory: pytest.TempPathFactory)
     policy = load_policy(ModelConfig(name=str(model_source), lora=LoraConfig(r=4)), 0)
     with torch.no_grad(), torch.random.fork_rng():
         for p in policy.trainable():
-            p.normal_(std=0.1)
+            p.normal_()
     policy.model.save_pretrained(path, save_embedding_layers=False)
     return path
 
@@ -210,7 +219,8 @@ def test_so_is_a_checkpoint_that_is_resumed(scrpo, tmp_path, model_source) -> No
 def test_a_whole_adapter_changes_the_answers(scrpo, tmp_path, model_source, adapter) -> None:
     answers = []
     for more in ((), ("--adapter", adapter)):
-        outcome = scrpo("eval", *SIZES, "--set", f"model.name={model_source}", *more, "--json")
+        sets = (*SIZES, "--set", f"model.name={model_source}", "--samples", 8)
+        outcome = scrpo("eval", *sets, *more, "--json")
         assert outcome.code == 0, outcome.err
         asked = "SELECT hex(ids) FROM attempt WHERE run_id = ? ORDER BY id"
         answers.append(execute(tmp_path, asked, outcome.json["run"]))

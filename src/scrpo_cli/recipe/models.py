@@ -50,7 +50,7 @@ class LoraConfig(Section):
 
 class ModelConfig(Section):
     name: Name = "tiny"
-    """`tiny` (the embedded model), a local directory, or a name on the model hub."""
+    """`tiny` (the embedded model), a directory beside the recipe or in the working directory, or a name on the hub."""
     revision: str | None = None
     """Hub revision; pin it for anything that will be reported."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -58,8 +58,8 @@ class ModelConfig(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto`: CUDA where there is a usable GPU."""
     threads: PositiveInt | None = None
-    """CPU threads of torch; none: 1 for models below 50M parameters (several threads collapse on a busy machine),
-    else torch's own default."""
+    """CPU threads of torch, at most the machine's cores; none: 1 for models below 50M parameters (several threads
+    collapse on a busy machine), else torch's own default."""
     attn: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     """The attention implementation of transformers; the last one needs the flash-attn package."""
     trust_remote_code: bool = False
