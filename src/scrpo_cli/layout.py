@@ -76,8 +76,8 @@ class Table:
         self.rows: list[tuple[str | Text, ...]] = []
 
     def add_row(self, *cells: str | Text) -> None:
-        assert len(cells) == len(self.columns), (cells, self.columns)
-        self.rows.append(cells)
+        """Cells from the left; those that are not given are empty."""
+        self.rows.append((*cells, *[""] * (len(self.columns) - len(cells))))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
         width = options.max_width if options.is_terminal else None
