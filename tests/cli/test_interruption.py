@@ -19,8 +19,8 @@ SIZES = small(optim__steps=3, eval__every="null", eval__repair="false", method__
 LOADING = "scrpo_cli.training.runtime:load_policy"
 RUNS = {
     "train-loading": (("train",), SignalAt(LOADING, 1, "before", signal.SIGTERM)),
-    "collect-loading": (("collect",), SignalAt(LOADING, 1, "after", signal.SIGHUP)),
-    "collect": (("collect",), SignalAt("scrpo_cli.jobs.collect:record_step", 2, "before", signal.SIGTERM)),
+    "collect-loading": (("collect", "--limit", 8), SignalAt(LOADING, 1, "after", signal.SIGHUP)),
+    "collect": (("collect", "--limit", 8), SignalAt("scrpo_cli.jobs.collect:record_step", 2, "before", signal.SIGTERM)),
     "eval": (("eval",), SignalAt("scrpo_cli.evaluation.runner:sample_requests", 1, "after", signal.SIGHUP)),
 }
 
@@ -52,8 +52,7 @@ def statuses(directory: Path) -> list[str]:
 
 @pytest.mark.parametrize(("command", "hook"), RUNS.values(), ids=RUNS)
 def test_a_signal_is_answered_in_three_lines_and_the_run_is_interrupted(scrpo_process, tmp_path, command, hook):
-    stopped = scrpo_process(*command, "--limit", 8, *SIZES, hooks=[hook]) if command != ("train",) else None
-    stopped = stopped or scrpo_process(*command, *SIZES, hooks=[hook])
+    stopped = scrpo_process(*command, *SIZES, hooks=[hook])
     ((run,),) = execute(tmp_path, "SELECT id FROM run")
     assert (stopped.code, statuses(tmp_path)) == (130, ["interrupted"]), stopped.err
     assert stopped.err.splitlines()[-1] == f"  fix: Continue with `scrpo {command[0]} --resume {run}`."
@@ -101,13 +100,17 @@ builtins.__import__ = patched
 """
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-@pytest.mark.parametrize("module", ["scrpo_cli.cli.app", "typer", "pydantic", "sqlalchemy"])
+IMPORTS = [
+    ("scrpo_cli", signal.SIGINT),  # the first of all
+    ("scrpo_cli.cli.app", signal.SIGTERM),
+    ("typer", signal.SIGHUP),
+    ("pydantic", signal.SIGINT),
+    ("sqlalchemy", signal.SIGTERM),
+]
+
+
+@pytest.mark.parametrize(("module", "signum"), IMPORTS, ids=[module for module, _ in IMPORTS])
 def test_a_signal_during_imports_prints_no_traceback(tmp_path, module, signum) -> None:
-    if (module, signum) == ("scrpo_cli.cli.app", signal.SIGINT):
-        module = "scrpo_cli"  # the first import of all
-    elif module == "scrpo_cli.cli.app":
-        module = "importlib"
     process = scrpo("runs", "ls", directory=tmp_path, code=IN_IMPORT.format(name=module, signum=int(signum)))
     out, err = process.communicate(timeout=60)
     wanted = "Error: Interrupted\n  where: scrpo runs ls\n  fix: Run the same command again.\n"
@@ -132,7 +135,7 @@ typer.main.get_command = lambda app: (globals().update(x=Dying()), globals().__d
 AT_EXIT = "import atexit, os; atexit.register(lambda: (os.kill(os.getpid(), {signum}), print('too late', flush=True)))"
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGHUP])
 def test_a_signal_after_the_answer_changes_nothing_but_the_time(tmp_path, signum) -> None:
     process = scrpo("recipe", "schema", directory=tmp_path, code=AT_EXIT.format(signum=int(signum)))
     out, err = process.communicate(timeout=60)

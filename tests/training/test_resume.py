@@ -187,16 +187,22 @@ def test_other_signals_do_the_same_and_a_terminal_may_be_lost_twice(scrpo_proces
     assert remains(tmp_path).checkpoints == ["step-000002", "step-000003"]
 
 
-STEP, SAMPLING = "scrpo_cli.training.update:Updater.step", "scrpo_cli.evaluation.runner:sample_requests"
+COMMIT, SAMPLING = "scrpo_cli.training.loop:commit", "scrpo_cli.evaluation.runner:sample_requests"
 EVALUATIONS = {
-    "in-the-step-before-the-validation": (SignalAt(STEP, 4, "after", SIGINT), 4, 5, "Stopped after step 4"),
+    "in-the-step-before-the-validation": (SignalAt(COMMIT, 4, "before", SIGINT), 4, 5, "Stopped after step 4"),
     "in-the-validation": (SignalAt(SAMPLING, 2, "before", SIGINT), 4, 5, "Stopped in an evaluation after step 4"),
-    "in-the-last-step": (SignalAt(STEP, 8, "after", SIGINT), 8, 10, "Stopped after step 8"),
+    "in-the-last-step": (SignalAt(COMMIT, 8, "before", SIGINT), 8, 10, "Stopped after step 8"),
     "in-the-evaluation-after": (SignalAt(SAMPLING, 3, "after", SIGINT), 8, 10, "Stopped in an evaluation after step 8"),
 }
 
 
-@pytest.mark.parametrize(("hook", "steps", "metrics", "said"), EVALUATIONS.values(), ids=EVALUATIONS)
+SLOW_EVALUATIONS = ("in-the-validation", "in-the-last-step")  # the other two cover both places and both ways
+
+
+@pytest.mark.parametrize(
+    ("hook", "steps", "metrics", "said"),
+    [pytest.param(*v, id=k, marks=[pytest.mark.slow] * (k in SLOW_EVALUATIONS)) for k, v in EVALUATIONS.items()],
+)
 def test_ctrl_c_waits_for_no_evaluation(scrpo_process, tmp_path, undisturbed, hook, steps, metrics, said) -> None:
     stopped = scrpo_process(*TRAIN, hooks=(hook,))
     assert (stopped.code, status(tmp_path)) == (130, "interrupted"), stopped.err
