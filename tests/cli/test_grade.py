@@ -87,7 +87,7 @@ def test_wrong_input_is_told_in_three_lines(scrpo: Callable, tmp_path: Path, arg
     outcome = scrpo("grade", *args)
     assert (outcome.code, outcome.out) == (2, "")
     assert says in outcome.err
-    assert len(outcome.err.splitlines()) <= 3
+    assert sum(line.startswith(("Error: ", "  where: ", "  fix: ")) for line in outcome.err.splitlines()[-3:]) == 3
 
 
 def test_a_bad_line_is_named_and_the_file_refused(scrpo: Callable, tmp_path: Path) -> None:
