@@ -209,7 +209,7 @@ def test_so_is_a_checkpoint_that_is_resumed(scrpo, tmp_path, model_source) -> No
     train = ("train", *SIZES, "--set", "optim.steps=2", "--set", f"model.name={model_source}", "--json")
     run = scrpo(*train).json["run"]
     execute(tmp_path, "DELETE FROM evaluation WHERE label = 'after'")
-    newest = checkpoint.newest(tmp_path / ".scrpo/runs" / run / "checkpoints")
+    newest, _ = checkpoint.newest(tmp_path / ".scrpo/runs" / run / "checkpoints")
     tensors(ADAPTER, lambda w: {k: w[k] for k in sorted(w)[1:]})(newest)
     (newest / checkpoint.MANIFEST).unlink()
     checkpoint.seal(newest)

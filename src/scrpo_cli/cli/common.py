@@ -5,6 +5,7 @@ Answers go to stdout, everything said along the way to stderr, so `scrpo ... --j
 
 from __future__ import annotations
 
+import errno
 import shlex
 import sys
 import traceback
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from scrpo_cli.cli import completion
-from scrpo_cli.errors import Interrupted, RunError, ScrpoError, UserError
+from scrpo_cli.errors import Interrupted, RunError, ScrpoError, UserError, shown
 from scrpo_cli.files import UNFINISHED
 from scrpo_cli.signals import is_interruption
 from scrpo_cli.streams import is_stdout, writing_to_stdout
@@ -312,6 +313,8 @@ def _known(error: BaseException, argv: Sequence[str]) -> ScrpoError:
     if isinstance(error, OSError) and error.errno in UNFINISHED:
         where = error.filename or _last_line_of_ours(error)
         return RunError(f"Cannot write: {error.strerror}", where, "Make room, or write somewhere else.")
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        return UserError("No file has so long a name.", shown(error.filename), "Check the path or the name.")
     message = f"{type(error).__name__}: {error}".rstrip(": ")
     return ScrpoError(message, _last_line_of_ours(error), "This is unexpected: --debug shows the traceback.")
 
