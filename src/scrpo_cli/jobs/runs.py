@@ -19,7 +19,16 @@ from filelock import FileLock, Timeout
 from scrpo_cli.errors import Interrupted, UserError
 from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.models import RunRow
-from scrpo_cli.pool.queries import finish_run, forget_run, new_run_id, note_run, reopen_run, resolve_run, start_run
+from scrpo_cli.pool.queries import (
+    RUN_STATUSES,
+    finish_run,
+    forget_run,
+    new_run_id,
+    note_run,
+    reopen_run,
+    resolve_run,
+    start_run,
+)
 from scrpo_cli.recipe.load import stored_recipe
 from scrpo_cli.recipe.models import Recipe
 from scrpo_cli.rollout.chat import Chat
@@ -27,6 +36,7 @@ from scrpo_cli.signals import deaf, is_interruption
 
 RUNNING, KILLED = "running", "killed"
 """Of a run: the status that it begins with, and what a run is that has it and no process."""
+STATUSES = (*RUN_STATUSES, KILLED)
 LOCK, OWNER = ".lock", ".owner.json"
 """Files of a run's directory. The lock is the operating system's: it is free once its process is gone."""
 LOOK_SECONDS = 1.0
