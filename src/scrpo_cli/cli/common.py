@@ -235,19 +235,22 @@ def refuse_idle(
     given = given_options(context)
     for name, other in needs.items():
         if name in given and other not in given:
-            what = f"{name} has no effect without {other}."
-            raise UserError(what, context.command_path, f"Add {other}, or leave out {name}.")
+            raise idle_without(context, name, other)
     for name, (others, why) in (idle or {}).items():
         if name in given and (extra := [other for other in given if other in others]):
             listed = ", ".join(extra)
             raise UserError(f"{listed}: {why}.", name, f"Leave out {listed}, or {name}.")
 
 
+def idle_without(context: typer.Context, name: str, other: str) -> UserError:
+    what, fix = f"{name} has no effect without {other}.", f"Add {other}, or leave out {name}."
+    return UserError(what, context.command_path, fix)
+
+
 def refuse_idle_threshold(context: typer.Context, recipe: Recipe) -> None:
     """UserError for --gate-threshold where neither --gate nor the recipe names a signal."""
     if "--gate-threshold" in given_options(context) and recipe.eval.gate.signal == "none":
-        what, fix = "--gate-threshold has no effect without --gate.", "Add --gate, or leave out --gate-threshold."
-        raise UserError(what, context.command_path, fix)
+        raise idle_without(context, "--gate-threshold", "--gate")
 
 
 MAY_BE_EMPTY = ("--gold", "--answer", "--set")
