@@ -83,9 +83,9 @@ def train(
     from scrpo_cli.pool.db import Database
 
     def check(run: ActiveRun) -> Start:
-        from scrpo_cli.jobs.train import start_of
+        from scrpo_cli.training.resume import find_start
 
-        return start_of(database, run, from_checkpoint)
+        return find_start(database, run.run_id, run.directory, run.recipe.checkpoint.every, from_checkpoint)
 
     database = Database.open(db)
     if resume is None:

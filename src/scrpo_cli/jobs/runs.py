@@ -94,7 +94,7 @@ def started_run(
             summary=summary,
             external=answered_by is not None,
         )
-        again = f"Continue with `{resume_command(db, command, run_id)}`." if resumable else "Run it again."
+        again = f"Continue with `{db.command(command, '--resume', run_id)}`." if resumable else "Run it again."
         try:
             with closed_at_end(db, ActiveRun(run_id, directory, recipe, again, dict(summary or {}))) as run:
                 yield run
@@ -122,7 +122,7 @@ def resumed_run(
     with locked(directory, f"run {row.id}"):
         row = resolve_run(db, row.id)  # as whoever held the lock has left it
         recipe = stored_recipe(row.recipe_json, row.origin)
-        again = f"Continue with `{resume_command(db, command, row.id)}`."
+        again = f"Continue with `{db.command(command, '--resume', row.id)}`."
         run = ActiveRun(row.id, directory, recipe, again, json.loads(row.summary_json))
         run.start = check(run) if check else None
         reopen_run(db, row)
@@ -212,11 +212,6 @@ def _owner(directory: Path) -> dict[str, Any]:
         return json.loads((directory / OWNER).read_text(encoding="utf-8"))
     except (OSError, ValueError):  # none, or just being written
         return {}
-
-
-def resume_command(db: Database, command: str, run_id: str) -> str:
-    """What to type to take a run up again."""
-    return db.command(command, "--resume", run_id)
 
 
 def runs_directory(db: Database) -> Path:
