@@ -21,6 +21,7 @@ from typing import IO, Any, Literal
 from scrpo_cli.errors import RunError, UserError
 from scrpo_cli.streams import STANDARD, is_stdout, writing_to_stdout
 
+DEFAULT_DATABASE = ".scrpo/scrpo.db"
 UNFINISHED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EPIPE)
 """The place was fine and the work failed."""
 REFUSED = "mend the line; the whole file is refused"

@@ -19,7 +19,7 @@ import typer
 
 from scrpo_cli.cli import completion
 from scrpo_cli.errors import Interrupted, RunError, ScrpoError, UserError, shown
-from scrpo_cli.files import UNFINISHED
+from scrpo_cli.files import DEFAULT_DATABASE, UNFINISHED
 from scrpo_cli.signals import is_interruption
 from scrpo_cli.streams import is_stdout, writing_to_stdout
 from scrpo_cli.tracking import activity
@@ -35,7 +35,7 @@ DbOption = Annotated[
         "--db",
         metavar="URL",
         envvar="SCRPO_DB",
-        show_default=completion.DEFAULT_DATABASE,
+        show_default=DEFAULT_DATABASE,
         help="Database: a path or an SQLAlchemy URL.",
     ),
 ]
