@@ -103,10 +103,9 @@ def show(
     output = Output(json, quiet)
     with Database.open(db, create=False) as database:
         if entries := entries_of_problem(database, ref):
-            look = Prose(
-                f"`{database.command('pool', 'show', 'ATTEMPT')}` has the answer and what was tried on it.", "dim"
-            )
-            output.result({"entries": [_row(entry) for entry in entries]}, Group(*_shown_problem(entries), look))
+            command = database.command("pool", "show", "ATTEMPT")
+            foot = Prose(f"`{command}` has the answer and what was tried on it.", "dim")
+            output.result({"entries": [_row(entry) for entry in entries]}, Group(*_shown_problem(entries), foot))
             return
         entries = find_entries(database, ref)
         uses = uses_of(database, entries[0].attempt_id)
