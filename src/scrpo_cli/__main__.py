@@ -2,7 +2,6 @@
 
 import contextlib
 import signal
-import sys
 
 
 def main() -> None:
@@ -10,6 +9,7 @@ def main() -> None:
     if hasattr(signal, "pthread_sigmask"):  # at once: what follows takes milliseconds, in which Ctrl-C has to wait
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     from scrpo_cli import signals, streams
+    from scrpo_cli.errors import RunError
 
     signals.hold()
     streams.guard()
@@ -19,8 +19,8 @@ def main() -> None:
     try:
         command()
     except SystemExit as end:
-        with contextlib.suppress(OSError):  # at exit Python says so
-            sys.stdout.flush()
+        with contextlib.suppress(RunError), streams.writing_to_stdout():
+            pass  # what is left in the buffer; that it cannot be written was said when it was filled
         signals.ending(int(end.code or 0))
         raise
 

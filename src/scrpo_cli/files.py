@@ -21,6 +21,7 @@ from typing import IO, Any, Literal
 from scrpo_cli.errors import RunError, UserError
 from scrpo_cli.streams import STANDARD, is_stdout, writing_to_stdout
 
+DEFAULT_DATABASE = ".scrpo/scrpo.db"
 UNFINISHED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EPIPE)
 """The place was fine and the work failed."""
 REFUSED = "mend the line; the whole file is refused"
@@ -66,22 +67,13 @@ def write_lines(path: Path, lines: Iterable[str]) -> int:
     """
     try:
         if is_stdout(path):
-            return _print(lines)
+            with writing_to_stdout():
+                return sum(bool(sys.stdout.write(f"{line}\n")) for line in lines)
         with write_atomically(path) as new, open_text(new, "w", compressed=path.suffix == ".gz") as file:
             return sum(bool(file.write(f"{line}\n")) for line in lines)
     except OSError as error:
         kind = RunError if error.errno in UNFINISHED else UserError
         raise kind(f"Cannot write the file: {error.strerror}", str(path), "Name another place with -o.") from None
-
-
-def _print(lines: Iterable[str]) -> int:
-    """How many lines stdout took."""
-    taken = 0
-    with writing_to_stdout():
-        for line in lines:
-            sys.stdout.write(f"{line}\n")
-            taken += 1
-    return taken
 
 
 def open_text(path: Path, mode: Literal["r", "w"] = "r", *, compressed: bool | None = None) -> IO[str]:
@@ -96,7 +88,7 @@ def open_text(path: Path, mode: Literal["r", "w"] = "r", *, compressed: bool | N
     return path.open(mode, encoding=encoding)
 
 
-def shown(path: Path) -> str:
+def name_of(path: Path) -> str:
     """A file that is read, for a message."""
     return "stdin" if str(path) == STANDARD else str(path)
 
@@ -105,7 +97,7 @@ def read_rows(path: Path, refused: str = REFUSED) -> Iterator[tuple[dict[str, An
     """(row, `file:line`) of a JSONL file, gzipped or not, or of stdin; blank lines are skipped. UserError with the
     place of the first line that is no JSON object to the letter of the standard; `refused` says what to do then.
     """
-    number, name = 0, shown(path)
+    number, name = 0, name_of(path)
     try:
         with open_text(path) as lines:
             for number, line in enumerate(lines, 1):

@@ -39,12 +39,17 @@ class Unbroken(io.FileIO):
             terminal = error.errno == errno.EIO and stat.S_ISCHR(os.fstat(self.fileno()).st_mode)
             if error.errno != errno.EPIPE and not terminal:
                 raise
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, self.fileno())
-        os.close(null)
+        discard(self.fileno())
         if self.hangs_up and HANGUP is not None:
             os.kill(os.getpid(), HANGUP)
         return memoryview(data).nbytes
+
+
+def discard(descriptor: int) -> None:
+    """Whatever is written to it from now on goes nowhere."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, descriptor)
+    os.close(null)
 
 
 def guard() -> None:
@@ -85,7 +90,7 @@ def writing_to_stdout() -> Iterator[None]:
         yield
         sys.stdout.flush()
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python writes the rest of its buffer at exit
+        discard(sys.stdout.fileno())  # Python writes the rest of its buffer at exit
         fix = "Make room, or send it somewhere else. What the command did before is done."
         raise RunError(f"Cannot write the answer: {error.strerror}", "stdout", fix) from None
 

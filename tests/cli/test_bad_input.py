@@ -182,6 +182,10 @@ def test_an_adapter_directory_without_an_adapter(scrpo, tmp_path) -> None:
         what, where, _ = refused(scrpo(*command, "--adapter", tmp_path / "none"))
         assert what.startswith("Not an adapter directory")
         assert where == str(tmp_path / "none")
+    for newest in ("checkpoints/step-000002", "checkpoints/step-000010"):
+        (tmp_path / "none" / newest).mkdir(parents=True)
+        write(tmp_path / "none" / newest / "adapter_config.json")
+    assert refused(scrpo("eval", "--adapter", tmp_path / "none"))[2].endswith("none/checkpoints/step-000010")
 
 
 @pytest.mark.parametrize("command", ["train", "collect", "eval"])

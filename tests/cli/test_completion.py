@@ -16,7 +16,8 @@ import typer.completion
 
 from scrpo_cli.cli import completion
 from scrpo_cli.cli.app import COMMANDS
-from scrpo_cli.pool.db import DEFAULT_PATH, Database
+from scrpo_cli.files import DEFAULT_DATABASE
+from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.queries import finish_run, record_step, start_run
 from scrpo_cli.pool.records import StepRecord
 from scrpo_cli.recipe.benchmark import shipped
@@ -49,7 +50,7 @@ def db(scrpo: Callable) -> Path:
         record_step(database, "2026-abcd", StepRecord(1, "first", [attempt], {"a": "kept"}, "mine"))
         finish_run(database, "2026-abcd", "interrupted", {})
         start_run(database, command="ablate", recipe=Recipe(), directory="d", model="tiny", run_id="2026-swee")
-    return Path(DEFAULT_PATH)
+    return Path(DEFAULT_DATABASE)
 
 
 @pytest.mark.parametrize(
@@ -127,7 +128,6 @@ def test_while_another_process_writes(offered: Callable, db: Path) -> None:
 
 
 def test_names_are_those_of_the_program() -> None:
-    assert completion.DEFAULT_DATABASE == DEFAULT_PATH
     assert {path for path, _ in completion.benchmarks(None, "")} == set(shipped())  # type: ignore[arg-type]
 
 

@@ -18,6 +18,7 @@ NEEDS = [
     ("eval --turns 2 --gate none --gate-threshold never", "--gate-threshold", "--gate"),
     ("correct --gate-threshold 0.5", "--gate-threshold", "--gate"),
     ("power --problems 9 --against last", "--against", "--from-run"),
+    ("train --from-checkpoint 0", "--from-checkpoint", "--resume"),
     ("power --problems 9 --benchmark x", "--benchmark", "--from-run"),
 ]
 

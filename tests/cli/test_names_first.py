@@ -29,6 +29,8 @@ TYPOS = {
     "eval --resume TYPO": "no `scrpo eval` runs",
     "train --set model.adapter=TYPO": "no such adapter directory",
     "train --set model.name=./TYPO": "model directory does not exist",
+    "train --set model.name=~TYPO": "model directory does not exist",
+    f"eval --adapter {'TYPO' * 999}": "no such adapter directory",
     "train --resume TYPO": "no `scrpo train` runs",
     "train --set task.train.split=TYPO": "no split 'TYPO'",
     "train --set task.grader=TYPO": "there is no 'TYPO'",
@@ -38,6 +40,7 @@ TYPOS = {
     "train --set method.injection={share:0.1,kind:other_model,run:TYPO}": "There are no runs yet",
     f"train {MATH}": "no data for 'TYPO.jsonl'",
     "ablate --resume TYPO": "There is no database",
+    f"train {MATH.replace('TYPO', 'TYPO' * 999)}": "so long a name",
     f"{ABLATE} {MATH}": "no data for 'TYPO.jsonl'",
 }
 

@@ -17,7 +17,7 @@ from scrpo_cli.ablation.executor import POLL_SECONDS, Job
 from scrpo_cli.ablation.grid import Arm, Cell, check_arms, check_size, file_stem, make_cells
 from scrpo_cli.errors import UserError
 from scrpo_cli.files import write_atomically
-from scrpo_cli.jobs.runs import is_alive, runs_directory, worker
+from scrpo_cli.jobs.runs import is_alive, worker
 from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.models import RunRow
 from scrpo_cli.pool.queries import list_runs, moved, new_run_id, resolve_run, start_run
@@ -54,7 +54,7 @@ def start_sweep(db: Database, arms: Sequence[Arm], seeds: int) -> Sweep:
     """
     check_size(arms, arms[0].recipe.seed, seeds)
     sweep_id = new_run_id()
-    directory = runs_directory(db).parent / "sweeps" / sweep_id
+    directory = db.home / "sweeps" / sweep_id
     recipe = arms[0].recipe
     grouped = tuple(_grouped(arm, sweep_id) for arm in arms)
     sweep = Sweep(sweep_id, directory, grouped, _seeds(recipe.seed, seeds))
@@ -180,7 +180,8 @@ def wait_for_strays(db: Database, sweep: Sweep, say: Callable[[str], None], seco
         who = ", ".join(f"{run.id} by {worker(Path(run.directory)) or 'another process'}" for run in strays)
         if time.monotonic() > deadline:
             what = f"Other processes are still working on {len(strays)} runs of the sweep."
-            raise UserError(what, who, f"Wait for them, or end them; then `scrpo ablate --resume {sweep.id}`.")
+            again = db.command(COMMAND, "--resume", sweep.id)
+            raise UserError(what, who, f"Wait for them, or end them; then `{again}`.")
         if not said:
             say(f"waiting up to {seconds:g} s for what still works on the sweep: {who}")
         said = True

@@ -5,6 +5,7 @@ Answers go to stdout, everything said along the way to stderr, so `scrpo ... --j
 
 from __future__ import annotations
 
+import errno
 import shlex
 import sys
 import traceback
@@ -17,8 +18,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from scrpo_cli.cli import completion
-from scrpo_cli.errors import Interrupted, RunError, ScrpoError, UserError
-from scrpo_cli.files import UNFINISHED
+from scrpo_cli.errors import Interrupted, RunError, ScrpoError, UserError, shown
+from scrpo_cli.files import DEFAULT_DATABASE, UNFINISHED
 from scrpo_cli.signals import is_interruption
 from scrpo_cli.streams import is_stdout, writing_to_stdout
 from scrpo_cli.tracking import activity
@@ -34,7 +35,7 @@ DbOption = Annotated[
         "--db",
         metavar="URL",
         envvar="SCRPO_DB",
-        show_default=completion.DEFAULT_DATABASE,
+        show_default=DEFAULT_DATABASE,
         help="Database: a path or an SQLAlchemy URL.",
     ),
 ]
@@ -234,19 +235,22 @@ def refuse_idle(
     given = given_options(context)
     for name, other in needs.items():
         if name in given and other not in given:
-            what = f"{name} has no effect without {other}."
-            raise UserError(what, context.command_path, f"Add {other}, or leave out {name}.")
+            raise idle_without(context, name, other)
     for name, (others, why) in (idle or {}).items():
         if name in given and (extra := [other for other in given if other in others]):
             listed = ", ".join(extra)
             raise UserError(f"{listed}: {why}.", name, f"Leave out {listed}, or {name}.")
 
 
+def idle_without(context: typer.Context, name: str, other: str) -> UserError:
+    what, fix = f"{name} has no effect without {other}.", f"Add {other}, or leave out {name}."
+    return UserError(what, context.command_path, fix)
+
+
 def refuse_idle_threshold(context: typer.Context, recipe: Recipe) -> None:
     """UserError for --gate-threshold where neither --gate nor the recipe names a signal."""
     if "--gate-threshold" in given_options(context) and recipe.eval.gate.signal == "none":
-        what, fix = "--gate-threshold has no effect without --gate.", "Add --gate, or leave out --gate-threshold."
-        raise UserError(what, context.command_path, fix)
+        raise idle_without(context, "--gate-threshold", "--gate")
 
 
 MAY_BE_EMPTY = ("--gold", "--answer", "--set")
@@ -312,6 +316,8 @@ def _known(error: BaseException, argv: Sequence[str]) -> ScrpoError:
     if isinstance(error, OSError) and error.errno in UNFINISHED:
         where = error.filename or _last_line_of_ours(error)
         return RunError(f"Cannot write: {error.strerror}", where, "Make room, or write somewhere else.")
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        return UserError("No file has so long a name.", shown(error.filename), "Check the path or the name.")
     message = f"{type(error).__name__}: {error}".rstrip(": ")
     return ScrpoError(message, _last_line_of_ours(error), "This is unexpected: --debug shows the traceback.")
 

@@ -14,7 +14,8 @@ from urllib.parse import quote
 
 import typer
 
-DEFAULT_DATABASE = ".scrpo/scrpo.db"
+from scrpo_cli.files import DEFAULT_DATABASE
+
 MOST = 50
 """Values that are offered of what a database holds."""
 

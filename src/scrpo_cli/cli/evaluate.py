@@ -26,6 +26,7 @@ from scrpo_cli.cli.common import (
     SetOption,
     ThresholdOption,
     given_options,
+    idle_without,
     named,
     refuse_idle,
     refuse_idle_threshold,
@@ -212,8 +213,7 @@ def refuse_idle_turn(context: typer.Context, recipe: Recipe) -> None:
     if "--second-turn" not in given_options(context):
         return
     if all(recipe.protocol(benchmark.sampling).turns < 2 for benchmark in plan(recipe).benchmarks.values()):
-        what, fix = "--second-turn has no effect without --turns 2.", "Add --turns 2, or leave out --second-turn."
-        raise UserError(what, context.command_path, fix)
+        raise idle_without(context, "--second-turn", "--turns 2")
 
 
 def names_task(sets: Sequence[str]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,6 +15,7 @@ from scrpo_cli.cli.common import (
     DbOption,
     DebugOption,
     FormatOption,
+    FromOption,
     JsonOption,
     MapOption,
     Output,
@@ -44,10 +46,7 @@ def grade(
     ] = None,
     gold: Annotated[str | None, typer.Option("--gold", metavar="G", help="The reference answer.")] = None,
     answer: Annotated[str | None, typer.Option("--answer", metavar="A", help="The final answer to judge.")] = None,
-    from_jsonl: Annotated[
-        str | None,
-        typer.Option("--from-jsonl", metavar="FILE", help="Responses, one JSON object a line (.gz, or - for stdin)."),
-    ] = None,
+    from_jsonl: FromOption = None,
     format_: FormatOption = "jsonl",
     map_: MapOption = None,
     workers: Annotated[
@@ -95,7 +94,7 @@ def grade(
 
 
 def _rows(
-    gold: str | None, answer: str | None, file: str | None, maps: Sequence[str], format: str
+    gold: str | None, answer: str | None, file: Path | None, maps: Sequence[str], format: str
 ) -> Sequence[ResponseRow | PairRow]:
     from scrpo_cli.tasks.external import PairRow, parse_map, read_responses
 

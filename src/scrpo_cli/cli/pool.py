@@ -103,7 +103,9 @@ def show(
     output = Output(json, quiet)
     with Database.open(db, create=False) as database:
         if entries := entries_of_problem(database, ref):
-            output.result({"entries": [_row(entry) for entry in entries]}, Group(*_shown_problem(entries)))
+            command = database.command("pool", "show", "ATTEMPT")
+            foot = Prose(f"`{command}` has the answer and what was tried on it.", "dim")
+            output.result({"entries": [_row(entry) for entry in entries]}, Group(*_shown_problem(entries), foot))
             return
         entries = find_entries(database, ref)
         uses = uses_of(database, entries[0].attempt_id)
@@ -125,10 +127,9 @@ def _shown_problem(entries: Sequence[Entry]) -> Iterator[RenderableType]:
     table = Table("attempt", *given, Column("pool", same=True), Column("life", "words"), records=True)
     for e in entries:
         extracted = "" if e.extracted is None else visible(_given(e.extracted))
-        repaired, life = f"{e.repairs}/{e.uses}", f"{_life(e)}"
-        table.add_row(e.attempt_id, e.verdict.value, extracted, e.finish.value, repaired, e.pool, life)
+        repaired = f"{e.repairs}/{e.uses}"
+        table.add_row(e.attempt_id, e.verdict.value, extracted, e.finish.value, repaired, e.pool, _life(e))
     yield table
-    yield Prose("`scrpo pool show ATTEMPT` has the answer and what was tried on it.", "dim")
 
 
 def _problem(entry: Entry) -> Iterator[RenderableType]:

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from scrpo_cli.cli import completion
 from scrpo_cli.cli.common import DbOption, DebugOption, JsonOption, Output, QuietOption
-from scrpo_cli.errors import UserError
+from scrpo_cli.errors import UserError, nearest
 from scrpo_cli.layout import Column, Pairs, Prose, Table
 from scrpo_cli.numbers import LARGEST
 
@@ -57,10 +57,13 @@ def ls(
     debug: DebugOption = False,
 ) -> None:
     """Runs, newest first."""
-    from scrpo_cli.jobs.runs import KILLED, RUNNING
+    from scrpo_cli.jobs.runs import KILLED, RUNNING, STATUSES
     from scrpo_cli.pool.db import Database
     from scrpo_cli.pool.queries import list_runs
 
+    if status is not None and status not in STATUSES:
+        fix = f"{nearest(status, STATUSES)} It is one of {', '.join(STATUSES)}.".strip()
+        raise UserError(f"There is no status '{status}'", "--status", fix)
     stored = RUNNING if status == KILLED else status
     with Database.open(db, create=False) as database:
         runs = list_runs(database, limit=None if stored == RUNNING else limit, status=stored, sweep=sweep)

@@ -18,10 +18,10 @@ from scrpo_cli.cli.common import (
     SetOption,
     as_yaml,
     named,
+    refuse_idle,
     refuse_with_resume,
     sets_of,
 )
-from scrpo_cli.errors import UserError
 from scrpo_cli.numbers import LARGEST
 from scrpo_cli.tracking.activity import LIBRARIES, now
 
@@ -70,8 +70,7 @@ def train(
     """LoRA training by recipe: ScRPO and the methods that it is compared with. Ctrl-C saves; --resume continues."""
     output = Output(json, quiet)
     refuse_with_resume(context, resume, "--from-checkpoint")
-    if from_checkpoint is not None and resume is None:
-        raise UserError("There is no run to go back in.", "--from-checkpoint", "Name it with --resume RUN.")
+    refuse_idle(context, {"--from-checkpoint": "--resume"})
     output.begin(f"scrpo train: {named(resume, recipe)}")
     from scrpo_cli.recipe.load import load_recipe
 
@@ -84,9 +83,9 @@ def train(
     from scrpo_cli.pool.db import Database
 
     def check(run: ActiveRun) -> Start:
-        from scrpo_cli.jobs.train import start_of
+        from scrpo_cli.training.resume import find_start
 
-        return start_of(database, run, from_checkpoint)
+        return find_start(database, run.run_id, run.directory, run.recipe.checkpoint.every, from_checkpoint)
 
     database = Database.open(db)
     if resume is None:

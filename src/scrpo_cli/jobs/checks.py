@@ -6,43 +6,41 @@ when it is loaded.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
-from scrpo_cli.errors import UserError, nearest, shown
+from scrpo_cli.errors import UserError, nearest
 from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.entries import known_pool
 from scrpo_cli.pool.queries import resolve_run
 from scrpo_cli.recipe.benchmark import Benchmark, plan, shipped
 from scrpo_cli.recipe.models import Recipe
+from scrpo_cli.recipe.references import check_adapter, check_model
 from scrpo_cli.tasks import make_task
 from scrpo_cli.tasks.base import Task
 from scrpo_cli.types import Problem
 
-ADAPTER_CONFIG = "adapter_config.json"
 RUN_KEYS = ("runs", "offline_run", "injection.run")
 """Of a method's section: which recorded runs it learns from."""
 
 
 def check_training(db: Database, recipe: Recipe) -> None:
     """The model, the runs and the data of a training run."""
-    check_model(recipe)
+    check_policy(recipe)
     check_method_runs(db, recipe)
     check_data(recipe, "train", "validation", "test")
 
 
 def check_sampling(recipe: Recipe) -> None:
     """The model and the data of a collection."""
-    check_model(recipe)
+    check_policy(recipe)
     check_data(recipe, "train")
 
 
 def check_correction(db: Database, recipe: Recipe, pool: str) -> None:
     """The model and the pool of corrections."""
-    check_model(recipe)
+    check_policy(recipe)
     known_pool(db, pool)
 
 
@@ -50,24 +48,17 @@ def check_evaluation(db: Database, recipe: Recipe, against: str | None) -> None:
     """The model and the benchmarks of an evaluation, and the run that it is compared with."""
     if against not in (None, "last"):
         resolve_run(db, against)
-    check_model(recipe)
+    check_policy(recipe)
     for benchmark in plan(recipe).benchmarks.values():
         with closing(make_task(benchmark.task)) as task:
             load(benchmark, task)
 
 
-def check_model(recipe: Recipe) -> None:
-    """UserError where the model is spelled as a path that leads nowhere, or the adapter is no directory of one."""
-    model = recipe.model.name
-    if model.startswith((".", "/", "~")) and not os.path.isdir(model):
-        raise UserError("The model directory does not exist.", f"model.name: {model}", "Check the path.")
-    if (name := recipe.model.adapter) is None:
-        return
-    if not name or not os.path.isdir(name):  # os.path: Path.is_dir raises for an impossible name
-        fix = "Check the path; `scrpo runs show RUN` names the adapter of a run."
-        raise UserError("There is no such adapter directory.", f"model.adapter: {shown(name)}", fix)
-    if not (Path(name) / ADAPTER_CONFIG).is_file():
-        raise UserError(f"Not an adapter directory: {ADAPTER_CONFIG} is missing.", name, "Check the path.")
+def check_policy(recipe: Recipe) -> None:
+    """The directories of the model and of its adapter."""
+    check_model(recipe.model.name)
+    if recipe.model.adapter is not None:
+        check_adapter(recipe.model.adapter)
 
 
 def check_method_runs(db: Database, recipe: Recipe) -> None:

@@ -353,9 +353,10 @@ def check_database(checkup: Checkup) -> Iterator[Check]:
 
 def _database_path(db: str | None) -> Path | None:
     """The file of an SQLite database; None for a server."""
-    from scrpo_cli.pool.db import DEFAULT_PATH, parse_url
+    from scrpo_cli.files import DEFAULT_DATABASE
+    from scrpo_cli.pool.db import parse_url
 
-    url = parse_url(db or os.environ.get("SCRPO_DB") or DEFAULT_PATH)
+    url = parse_url(db or os.environ.get("SCRPO_DB") or DEFAULT_DATABASE)
     return Path(url.database).absolute() if url.get_backend_name() == "sqlite" and url.database else None
 
 

@@ -19,7 +19,16 @@ from filelock import FileLock, Timeout
 from scrpo_cli.errors import Interrupted, UserError
 from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.models import RunRow
-from scrpo_cli.pool.queries import finish_run, forget_run, new_run_id, note_run, reopen_run, resolve_run, start_run
+from scrpo_cli.pool.queries import (
+    RUN_STATUSES,
+    finish_run,
+    forget_run,
+    new_run_id,
+    note_run,
+    reopen_run,
+    resolve_run,
+    start_run,
+)
 from scrpo_cli.recipe.load import stored_recipe
 from scrpo_cli.recipe.models import Recipe
 from scrpo_cli.rollout.chat import Chat
@@ -27,6 +36,7 @@ from scrpo_cli.signals import deaf, is_interruption
 
 RUNNING, KILLED = "running", "killed"
 """Of a run: the status that it begins with, and what a run is that has it and no process."""
+STATUSES = (*RUN_STATUSES, KILLED)
 LOCK, OWNER = ".lock", ".owner.json"
 """Files of a run's directory. The lock is the operating system's: it is free once its process is gone."""
 LOOK_SECONDS = 1.0
@@ -84,7 +94,7 @@ def started_run(
             summary=summary,
             external=answered_by is not None,
         )
-        again = f"Continue with `{resume_command(db, command, run_id)}`." if resumable else "Run it again."
+        again = f"Continue with `{db.command(command, '--resume', run_id)}`." if resumable else "Run it again."
         try:
             with closed_at_end(db, ActiveRun(run_id, directory, recipe, again, dict(summary or {}))) as run:
                 yield run
@@ -112,7 +122,7 @@ def resumed_run(
     with locked(directory, f"run {row.id}"):
         row = resolve_run(db, row.id)  # as whoever held the lock has left it
         recipe = stored_recipe(row.recipe_json, row.origin)
-        again = f"Continue with `{resume_command(db, command, row.id)}`."
+        again = f"Continue with `{db.command(command, '--resume', row.id)}`."
         run = ActiveRun(row.id, directory, recipe, again, json.loads(row.summary_json))
         run.start = check(run) if check else None
         reopen_run(db, row)
@@ -202,11 +212,6 @@ def _owner(directory: Path) -> dict[str, Any]:
         return json.loads((directory / OWNER).read_text(encoding="utf-8"))
     except (OSError, ValueError):  # none, or just being written
         return {}
-
-
-def resume_command(db: Database, command: str, run_id: str) -> str:
-    """What to type to take a run up again."""
-    return db.command(command, "--resume", run_id)
 
 
 def runs_directory(db: Database) -> Path:

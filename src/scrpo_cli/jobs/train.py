@@ -13,13 +13,7 @@ from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.queries import decisions_of, steps_of
 from scrpo_cli.tracking.tracker import HasConsole
 from scrpo_cli.training.loop import train
-from scrpo_cli.training.resume import Start, find_start
 from scrpo_cli.training.session import Session, open_session
-
-
-def start_of(db: Database, run: ActiveRun, at: int | None) -> Start:
-    """Where a resumed run goes on: `at` is the step that the user chose, if any."""
-    return find_start(db, run.run_id, run.directory, run.recipe.checkpoint.every, at)
 
 
 def run_training(db: Database, run: ActiveRun, console: HasConsole | None) -> dict[str, Any]:

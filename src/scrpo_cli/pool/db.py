@@ -18,10 +18,9 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError
 
 from scrpo_cli.errors import RunError, ScrpoError, UserError
-from scrpo_cli.files import write_atomically
+from scrpo_cli.files import DEFAULT_DATABASE, write_atomically
 from scrpo_cli.pool import migrations
 
-DEFAULT_PATH = ".scrpo/scrpo.db"
 BUSY_TIMEOUT_S = 30.0
 """How long a writer waits for another; `sqlite:///FILE?timeout=S` says otherwise."""
 INSERTS: dict[str, Callable[[Table], Any]] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
@@ -48,7 +47,7 @@ class Database:
         database on a read-only file system too). Errors: UserError for a place that cannot be used and for a database
         newer than this program, which is left alone.
         """
-        parsed = parse_url(url or os.environ.get("SCRPO_DB") or DEFAULT_PATH)
+        parsed = parse_url(url or os.environ.get("SCRPO_DB") or DEFAULT_DATABASE)
         if parsed.get_backend_name() == "sqlite":
             _check_file(parsed, create)
         database = cls(make_engine(parsed if create else read_only(parsed)), parsed)
@@ -69,11 +68,11 @@ class Database:
     def home(self) -> Path:
         """Where `runs` and `sweeps` lie: beside a SQLite file, in `.scrpo` for a database server."""
         path = _file(self.url) if self.url.get_backend_name() == "sqlite" else None
-        return (path or Path(DEFAULT_PATH)).resolve().parent
+        return (path or Path(DEFAULT_DATABASE)).resolve().parent
 
     def command(self, *words: str) -> str:
         """`scrpo WORDS` as a user types it to work on this database."""
-        named = self.where != DEFAULT_PATH or "SCRPO_DB" in os.environ
+        named = self.where != DEFAULT_DATABASE or "SCRPO_DB" in os.environ
         return shlex.join(["scrpo", *words, *(["--db", self.where] if named else [])])
 
     @contextmanager

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from sqlalchemy import Connection, insert, select
 
 from scrpo_cli.errors import UserError
-from scrpo_cli.files import read_rows, shown, write_lines
+from scrpo_cli.files import name_of, read_rows, write_lines
 from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.entries import Entry, known_pool, read_entry
 from scrpo_cli.pool.models import ATTEMPT, POOL_ENTRY, RUN
@@ -68,7 +68,7 @@ def import_pool(db: Database, path: Path, pool: str | None = None) -> Imported:
     """
     rows = list(read_entries(path, pool))
     if not rows:
-        raise UserError("The file has no entries", shown(path), "Write it with `scrpo pool export`.")
+        raise UserError("The file has no entries", name_of(path), "Write it with `scrpo pool export`.")
     attempts = {entry.attempt_id: to_attempt(entry) for _, entry in rows}
     refuse_changed(db, [(where, attempts[entry.attempt_id].problem) for where, entry in rows])
     run = new_run(command="pool import", recipe=None, directory=str(path.resolve().parent), model="")

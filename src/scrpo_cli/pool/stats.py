@@ -13,7 +13,7 @@ from scrpo_cli.numbers import wilson
 from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.entries import known_pool, last_step
 from scrpo_cli.pool.models import ATTEMPT, POOL_ENTRY, RUN, RunRow
-from scrpo_cli.pool.queries import EVALUATED
+from scrpo_cli.pool.queries import EVALUATED, located
 from scrpo_cli.pool.records import IS_INJECTED, injected_kind
 from scrpo_cli.types import Verdict
 
@@ -62,7 +62,7 @@ def pool_runs(db: Database, pool: str | None = None) -> list[RunRow]:
     with db.read() as connection:
         ids = connection.scalars(_runs(mine)).all()
         rows = connection.execute(select(RUN).where(RUN.c.id.in_(ids)).order_by(RUN.c.created_at, RUN.c.id)).mappings()
-        return [RunRow(**row) for row in rows]
+        return [located(db, RunRow(**row)) for row in rows]
 
 
 def _runs(mine: Sequence[ColumnElement[bool]]) -> Any:

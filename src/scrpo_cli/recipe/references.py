@@ -27,13 +27,13 @@ from scrpo_cli.recipe.document import Document
 
 BUILT_IN = {"method.name": METHODS, "task.name": ("tiny", "math", "code"), "task.grader": ()}
 FORMS = "Write module:name, file.py:name, or the name of an installed entry point"
-
-
 MODELS = ("model.name", "model.adapter")
 DATA = tuple(f"task.{part}.source" for part in ("train", "validation", "test", "shots"))
 EMBEDDED = "tiny"
 DATA_FILES = (".jsonl", ".jsonl.gz")
 HUB = "hub:"
+ADAPTER_CONFIG = "adapter_config.json"
+"""What every directory that peft has saved holds."""
 
 
 def resolve_references(document: Document) -> None:
@@ -76,11 +76,30 @@ def absolute(name: str, origin: str) -> str:
     """
     if name in ("", EMBEDDED):
         return name
-    path = Path(name).expanduser()
+    path = os.path.expanduser(name)  # which leaves `~nobody` as it is
     places = [folder / path for folder in (_folder(origin), Path())]
-    file = name.endswith(DATA_FILES)
-    found = next((p for p in places if (p.is_file() if file else p.is_dir())), places[0] if is_path(name) else None)
+    is_there = os.path.isfile if name.endswith(DATA_FILES) else os.path.isdir  # not Path's: they raise for a long text
+    found = next(filter(is_there, places), places[0] if is_path(name) else None)
     return name if found is None else str(found.resolve())
+
+
+def check_model(name: str) -> None:
+    """UserError where a model is spelled as a path that leads nowhere."""
+    if is_path(name) and not os.path.isdir(name):
+        raise UserError("The model directory does not exist.", f"model.name: {name}", "Check the path.")
+
+
+def check_adapter(directory: str) -> None:
+    """UserError where there is no adapter; of a run's directory, its newest checkpoint is named."""
+    if not os.path.isdir(directory):
+        what, where = "There is no such adapter directory.", f"model.adapter: {shown(directory)}"
+        raise UserError(what, where, "Check the path; `scrpo eval --run RUN` finds a run's itself.")
+    folder = Path(directory)
+    if not (folder / ADAPTER_CONFIG).is_file():
+        found = sorted([*folder.glob(f"step-*/{ADAPTER_CONFIG}"), *folder.glob(f"checkpoints/step-*/{ADAPTER_CONFIG}")])
+        fix = "Name a directory that peft has saved; `scrpo eval --run RUN` finds a run's itself."
+        fix = f"Name a checkpoint: {found[-1].parent}" if found else fix
+        raise UserError(f"Not an adapter directory: {ADAPTER_CONFIG} is missing.", directory, fix)
 
 
 def located(reference: str, key: str, origin: str) -> str:
@@ -115,7 +134,7 @@ def known(name: str, key: str, origin: str) -> str:
 def _folder(origin: str) -> Path:
     """Of the recipe file in `file:line`; the working directory for an option."""
     file = Path(origin.rpartition(":")[0])
-    return file.parent if os.path.isfile(file) else Path()  # not Path.is_file: it raises for a long text
+    return file.parent if os.path.isfile(file) else Path()
 
 
 def _nearby(folder: Path, module: str) -> str:

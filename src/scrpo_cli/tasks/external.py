@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from scrpo_cli.errors import UserError, nearest
-from scrpo_cli.files import REFUSED, shown
+from scrpo_cli.files import REFUSED, name_of
 from scrpo_cli.numbers import LARGEST
 from scrpo_cli.tasks.base import Task
 from scrpo_cli.tasks.code.sources import FIELDS as CODE_FIELDS
@@ -114,7 +114,7 @@ def read_responses(
         foreign = record.row is not record.raw and "id" not in mapped
         rows.append(_row(_renamed(record, fields) | mapped, record.where, foreign))
     if not rows:
-        raise UserError("the file has no rows", shown(Path(path)), "give a file with one response a line")
+        raise UserError("the file has no rows", name_of(Path(path)), "give a file with one response a line")
     return rows
 
 
@@ -123,7 +123,7 @@ def read_full_responses(path: Path, fields: Mapping[str, str], format: str = "js
 
     Rows that do not name their source take the file's name, so that the ids of two files do not meet.
     """
-    name = Path(shown(path)).name.split(".")[0]
+    name = Path(name_of(path)).name.split(".")[0]
     rows = [with_problem(row) for row in full_responses(read_responses(path, fields, format))]
     return [replace(row, source=name) if row.source == UNNAMED else row for row in rows]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from scrpo_cli.errors import UserError, nearest
-from scrpo_cli.files import REFUSED, open_text, read_rows, shown
+from scrpo_cli.files import REFUSED, name_of, open_text, read_rows
 from scrpo_cli.tasks.code.sources import FIELDS as CODE_FIELDS
 from scrpo_cli.tasks.code.sources import from_hub
 
@@ -112,11 +112,11 @@ def _inspect(path: Path) -> Iterator[Record]:
     log, samples = _zipped_log(path) if zipfile.is_zipfile(path) else _json_log(path)
     if log.get("status") != "success":
         fix = f"finish it with `inspect eval-retry`; {WHOLE_LOG}"
-        raise UserError(f"the log's evaluation has the status {log.get('status')!r}", shown(path), fix)
+        raise UserError(f"the log's evaluation has the status {log.get('status')!r}", name_of(path), fix)
     about = log.get("eval")
     model = about.get("model") if isinstance(about, Mapping) else None
     for raw in samples:
-        where = f"{shown(path)}, sample {raw.get('id')}, epoch {raw.get('epoch')}"
+        where = f"{name_of(path)}, sample {raw.get('id')}, epoch {raw.get('epoch')}"
         try:
             row = _sample(raw)
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
@@ -133,13 +133,14 @@ def _json_log(path: Path) -> tuple[dict[str, Any], Sequence[dict[str, Any]]]:
         with open_text(path) as file:
             log = json.load(file)
     except FileNotFoundError:
-        raise UserError("the file does not exist", shown(path), "check the path") from None
+        raise UserError("the file does not exist", name_of(path), "check the path") from None
     except (OSError, EOFError, ValueError, RecursionError, zlib.error) as error:
         what = f"the file is no Inspect log (.json or .eval): {error}"
-        raise UserError(what, shown(path), "check the file") from None
+        raise UserError(what, name_of(path), "check the file") from None
     samples = log.get("samples") if isinstance(log, dict) else None
     if not samples or not all(isinstance(sample, dict) for sample in samples):
-        raise UserError("the log has no samples", shown(path), "Inspect keeps them unless it is told --no-log-samples.")
+        fix = "Inspect keeps them unless it is told --no-log-samples."
+        raise UserError("the log has no samples", name_of(path), fix)
     return log, samples
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import warnings
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,7 @@ from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME, load
 from safetensors import safe_open
 
 from scrpo_cli.errors import UserError, blaming, nearest
+from scrpo_cli.recipe.references import check_adapter
 
 OTHER = "Use the adapter with the base model that it was trained on."
 BROKEN = "Copy the adapter again, or name another one."
@@ -42,12 +44,10 @@ def load_adapter(base: Any, directory: str) -> Any:
 
 def read_config(directory: str) -> PeftConfig:
     """The adapter's own config, which says its kind, rank and targets."""
-    folder = Path(directory)
-    if not (folder / CONFIG_NAME).is_file():
-        raise UserError(f"Not an adapter directory: {CONFIG_NAME} is missing.", directory, _nearby(folder))
+    check_adapter(directory)
     with blaming(f"The adapter's {CONFIG_NAME} cannot be read", directory, BROKEN), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of keys that a newer peft wrote
-        said = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
+        said = json.loads((Path(directory) / CONFIG_NAME).read_text(encoding="utf-8"))
         if not isinstance(said, dict):
             raise ValueError("it is no JSON object")
         if not isinstance(said.get("peft_type"), str):
@@ -61,13 +61,6 @@ def read_config(directory: str) -> PeftConfig:
         raise UserError(f"Adapters of type {said['peft_type']} are not supported.", directory, fix)
     config.inference_mode = False
     return config
-
-
-def _nearby(folder: Path) -> str:
-    """How to go on where there is no adapter in `folder`: the newest checkpoint, if it holds a run's."""
-    if found := sorted([*folder.glob(f"step-*/{CONFIG_NAME}"), *folder.glob(f"checkpoints/step-*/{CONFIG_NAME}")]):
-        return f"Name a checkpoint: {found[-1].parent}"
-    return "Name a directory that peft has saved, such as a run's checkpoint; `scrpo eval --run RUN` finds it itself."
 
 
 def read_shapes(directory: str) -> dict[str, torch.Tensor]:
@@ -168,7 +161,7 @@ def refuse_other_base(named: str | None, here: str, directory: str) -> None:
     """
     if not named or named == here:
         return
-    difference = _difference(Path(named), Path(here)) if Path(named).is_dir() and Path(here).is_dir() else ""
+    difference = _difference(Path(named), Path(here)) if os.path.isdir(named) and os.path.isdir(here) else ""
     if _is_hub_name(named) and _is_hub_name(here) and named.lower() != here.lower():
         difference = "another name on the hub"
     if difference:
@@ -178,7 +171,7 @@ def refuse_other_base(named: str | None, here: str, directory: str) -> None:
 
 
 def _is_hub_name(name: str) -> bool:
-    return re.fullmatch(r"\w[\w.-]*/[\w.-]+", name) is not None and not Path(name).is_dir()
+    return re.fullmatch(r"\w[\w.-]*/[\w.-]+", name) is not None and not os.path.isdir(name)
 
 
 def _difference(theirs: Path, ours: Path) -> str:

@@ -24,7 +24,7 @@ from scrpo_cli import hub
 from scrpo_cli.assets import embedded_model_dir
 from scrpo_cli.errors import UserError, blaming, first_line, nearest
 from scrpo_cli.recipe.models import ModelConfig
-from scrpo_cli.recipe.references import is_path
+from scrpo_cli.recipe.references import ADAPTER_CONFIG, check_model
 from scrpo_cli.rollout.transformers_engine import stop_ids
 from scrpo_cli.training.adapters import load_adapter, refuse_rank, refuse_unknown_targets, with_sorted_names
 
@@ -107,11 +107,10 @@ def source_of(cfg: ModelConfig) -> dict[str, Any]:
     nothing waits for a hub that does not answer.
     """
     path = model_path(cfg.name)
-    local = Path(path).is_dir()
+    check_model(path)
+    local = os.path.isdir(path)
     if local:
         check_files(Path(path), f"model.name: {cfg.name}")
-    elif is_path(path):
-        raise UserError("The model directory does not exist.", f"model.name: {cfg.name}", "Check the path.")
     return {
         "pretrained_model_name_or_path": path,
         "revision": cfg.revision,
@@ -129,7 +128,7 @@ def has_weights(cfg: ModelConfig) -> bool:
 
 def check_files(folder: Path, where: str) -> None:
     """Refuse a directory whose own files say nothing, or that is an adapter: transformers would look for its base."""
-    if (folder / "adapter_config.json").is_file():
+    if (folder / ADAPTER_CONFIG).is_file():
         fix = "Name it as model.adapter (or --adapter), and its base model as model.name."
         raise UserError("This directory is an adapter and no model.", where, fix)
     if not (folder / "config.json").is_file():

@@ -174,17 +174,9 @@ def open_session(
     Rows, metrics and checkpoints beyond that are dropped, so that no step is counted twice and none is missing.
     """
     runtime = open_runtime(recipe)
-    now().stage("reading the problems", at_once=False)
-    problems = runtime.task.problems(recipe.task.train)
-    unread = unreadable_references(runtime.task, problems, "task.train")
-    check_prompt_budget(recipe.task, runtime.task, runtime.chat, problems)
     positions = getattr(runtime.policy.model.config, "max_position_embeddings", None)
-    check_context(recipe, runtime.chat, positions)
     protocol = Protocol.of(recipe)
-    for name, found in [each for split in ("test", "validation") if (each := held_out_problems(runtime, split))]:
-        unread += unreadable_references(runtime.task, found, f"task.{name}")
-        if positions is not None:  # before training, not at its first evaluation
-            protocol.check_length(f"task.{name}", runtime.task, runtime.chat, found, positions)
+    problems, unread = checked_problems(runtime, protocol, positions)
     library = RunLibrary(db, run_id, runtime.chat.fingerprint)
     method = make_method(recipe.method, method_context(runtime, problems, library))
     updater = Updater(runtime.policy, recipe)
@@ -221,6 +213,25 @@ def open_session(
         again=again,
         saved=start.checkpoint if start else None,
     )
+
+
+def checked_problems(
+    runtime: Runtime, protocol: Protocol, positions: int | None
+) -> tuple[Sequence[Problem], list[str]]:
+    """The training problems, and a line for each set whose references cannot all be read. Raises UserError where the
+    prompts of any set are too long.
+    """
+    now().stage("reading the problems", at_once=False)
+    recipe, task, chat = runtime.recipe, runtime.task, runtime.chat
+    problems = task.problems(recipe.task.train)
+    unread = unreadable_references(task, problems, "task.train")
+    check_prompt_budget(recipe.task, task, chat, problems)
+    check_context(recipe, chat, positions)
+    for name, found in filter(None, (held_out_problems(runtime, split) for split in ("test", "validation"))):
+        unread += unreadable_references(task, found, f"task.{name}")
+        if positions is not None:  # before training, not at its first evaluation
+            protocol.check_length(f"task.{name}", task, chat, found, positions)
+    return problems, unread
 
 
 def take_up_state(method: Method, recipe: Recipe, progress: Progress, directory: Path) -> None:
