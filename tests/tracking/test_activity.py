@@ -109,7 +109,14 @@ def test_what_goes_on_in_silence_is_said_again() -> None:
     for _ in range(25):
         clock.seconds += SILENCE_S / 10
         shown.beat()
-    assert lines(screen) == ["loading torch", "loading torch (for 10 s)", "loading torch (for 20 s)"]
+    assert lines(screen) == ["loading torch", "loading torch (for 0:00:10)", "loading torch (for 0:00:20)"]
+    clock.seconds += 3600
+    shown.beat()
+    clock.seconds += 300  # what takes hours is not said every ten seconds
+    shown.beat()
+    assert lines(screen)[3:] == ["loading torch (for 1:00:25)"]
+    shown.progress(1, 2)
+    assert shown.lasting == "loading torch: 1/2"
     shown.clear()
 
 
