@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import signal
+import threading
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from pydantic import ValidationError
 
@@ -161,3 +165,16 @@ def test_worked_examples_need_solutions_and_the_task_code(tmp_path: Path) -> Non
         make(shots={"source": str(path)}).messages(PROBLEM)
     with pytest.raises(ValidationError, match=r"task\.shots needs task\.name: code"):
         TaskConfig(name="math", shots=ProblemsConfig(source="gsm8k"))
+
+
+@pytest.mark.parametrize("program", ["while True: pass", "import time; time.sleep(600)"])
+def test_ctrl_c_does_not_wait_for_the_programs_and_leaves_none(program: str) -> None:
+    task = make(deadline=60.0)
+    answers = [f"```python\ndef f(x):\n    {program} # {i}\n```" for i in range(4)]
+    before = set(psutil.Process().children(recursive=True))
+    beginning = time.monotonic()
+    threading.Timer(1.5, signal.pthread_kill, [threading.main_thread().ident, signal.SIGINT]).start()
+    with pytest.raises(KeyboardInterrupt):
+        task.grade([(PROBLEM, answer) for answer in answers])
+    assert time.monotonic() - beginning < 20
+    assert not set(psutil.Process().children(recursive=True)) - before

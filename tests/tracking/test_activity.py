@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
+import time
 
 import pytest
 from rich.console import Console
 
 from scrpo_cli.tracking import activity
-from scrpo_cli.tracking.activity import EVERY_S, Activity, now, show_on
+from scrpo_cli.tracking.activity import EVERY_S, SILENCE_S, Activity, now, show_on
 
 
 class Clock:
@@ -99,3 +100,37 @@ def test_there_is_one_activity_and_none_before_a_command_begins() -> None:
     now().stage("unseen")
     assert lines(screen) == ["seen"]
     assert activity.now().console is None
+
+
+def test_what_goes_on_in_silence_is_said_again() -> None:
+    screen, clock = console(), Clock()
+    shown = Activity(screen, clock)
+    shown.stage("loading torch")
+    for _ in range(25):
+        clock.seconds += SILENCE_S / 10
+        shown.beat()
+    assert lines(screen) == ["loading torch", "loading torch (for 0:00:10)", "loading torch (for 0:00:20)"]
+    clock.seconds += 3600
+    shown.beat()
+    clock.seconds += 300  # what takes hours is not said every ten seconds
+    shown.beat()
+    assert lines(screen)[3:] == ["loading torch (for 1:00:25)"]
+    shown.progress(1, 2)
+    assert shown.lasting == "loading torch: 1/2"
+    shown.clear()
+
+
+def test_the_silence_is_watched_from_aside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No call of ours comes while an extension is imported or one batch is sampled; none is said after the end."""
+    monkeypatch.setattr(activity, "SILENCE_S", 0.0)
+    screen = console()
+    shown = Activity(screen)
+    shown.stage("importing")
+    while len(lines(screen)) < 2:
+        time.sleep(0.05)
+    shown.clear()
+    time.sleep(1.1)
+    said = lines(screen)
+    time.sleep(1.2)
+    assert lines(screen) == said
+    assert {line.partition(" (for")[0] for line in said} == {"importing"}

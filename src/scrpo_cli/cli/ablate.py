@@ -168,9 +168,10 @@ def finish(
     from scrpo_cli.report.tables import render
 
     jobs = jobs_to_do(database, sweep, db)
-    now().clear()  # the bar over the runs takes its place
     output.say(f"sweep {sweep.id}: {len(jobs)} of {len(sweep.cells)} runs to do, logs in {sweep.directory / 'logs'}")
+    now().stage(f"sweep {sweep.id}, runs done", at_once=False)
     failed = run_jobs(executor, jobs, output)
+    now().stage("reading the results, drawing the plot", at_once=False)
     result, outcomes = read_result(database, [sweep])
     if result is not None:
         with write_atomically(sweep.directory / RESULTS_FILE) as path:
@@ -187,20 +188,16 @@ def finish(
 
 def run_jobs(executor: Executor, jobs: Sequence[Job], output: Output) -> list[Finished]:
     """Run all, say what starts and ends; those that failed. KeyboardInterrupt when stopped by a signal."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
     from scrpo_cli.ablation.executor import Finished
 
     failed = []
-    columns = (TextColumn("runs"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    bar = Progress(*columns, console=output.console, disable=not output.console.is_terminal)
-    with bar, closing(executor.run(jobs)) as events:
-        task = bar.add_task("runs", total=len(jobs))
+    now().progress(done := 0, len(jobs))
+    with closing(executor.run(jobs)) as events:
         for event in events:
             if not isinstance(event, Finished):
                 output.say(f"{event.name}: started")
                 continue
-            bar.advance(task)
+            now().progress(done := done + 1, len(jobs))
             outcome = f"failed, {event.error}" if event.exit_code else "done"
             output.say(f"{event.job.name}: {outcome} after {event.seconds:.0f} s")
             failed += [event] if event.exit_code else []

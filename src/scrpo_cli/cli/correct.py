@@ -30,6 +30,8 @@ from scrpo_cli.numbers import LARGEST, MOST_SAMPLES
 from scrpo_cli.tracking.activity import LIBRARIES, now
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from scrpo_cli.pool.db import Database
 
 KEYS = {"--adapter": "model.adapter", "--gate": "eval.gate.signal", "--gate-threshold": "eval.gate.threshold"}
@@ -86,21 +88,22 @@ def correct(
         from scrpo_cli.jobs.correct import correct_pool
 
         run.summary |= correct_pool(database, run, output.say)
-    output.result(run.summary, closing(run.summary, database))
+    output.result(run.summary, *closing(run.summary, database))
 
 
-def closing(summary: dict[str, Any], database: Database) -> str:
+def closing(summary: dict[str, Any], database: Database) -> list[RenderableType]:
     from scrpo_cli.cli.tables import gate_rule
+    from scrpo_cli.layout import Prose
     from scrpo_cli.numbers import estimate
 
     rate, gate = summary["repair_rate"], ""
     if found := summary.get("gate"):
         coverage = estimate(found["coverage"])
-        gate = f"gate {gate_rule(found)}: {coverage} of {found['errors']} errors reflected on\n"
+        gate = f"gate {gate_rule(found)}: {coverage} of {found['errors']} errors reflected on"
     listed = database.command("pool", "ls", "--pool", summary["pool"])
     failed = f" ({summary['not_graded']} not graded and left out)" if summary["not_graded"] else ""
-    return (
-        f"{gate}{summary['errors']} errors, {summary['corrections']} corrections{failed}: "
-        f"repair rate {estimate(rate)} (95%, clustered by problem)\n"
-        f"look: {listed}, then {database.command('pool', 'show', 'ID')}"
-    )
+    rates = f"{summary['errors']} errors, {summary['corrections']} corrections{failed}: repair rate {estimate(rate)}"
+    return [
+        *map(Prose, filter(None, [gate, f"{rates} (95%, clustered by problem)"])),
+        f"look: {listed}, then {database.command('pool', 'show', 'ID')}",
+    ]

@@ -85,7 +85,8 @@ def collect_samples(db: Database, run: ActiveRun, runtime: Runtime, report: Repo
     for step, start in enumerate(range(0, len(problems), size), start=1):
         if step in done:
             continue
-        now().stage(f"sampling problems {start + 1} to {min(start + size, len(problems))} of {len(problems)}")
+        batch = f"problems {start + 1} to {min(start + size, len(problems))} of {len(problems)}"
+        now().stage(f"sampling {batch}")
         requests = [
             SampleRequest(p, runtime.task.messages(p), recipe.rollout.group_size)
             for p in problems[start : start + size]
@@ -97,7 +98,7 @@ def collect_samples(db: Database, run: ActiveRun, runtime: Runtime, report: Repo
         stop_on_failures(runtime.task, str(run.directory), run.again)  # a resumed collection grades this step again
         store(db, run, step, groups, decided)
         report("\n".join(glance(g) for g in groups[:SHOWN]))
-        report(f"{min(start + size, len(problems))}/{len(problems)} problems: {describe(groups, decided)}")
+        report(f"{batch}: {describe(groups, decided)}")
 
 
 def collect_rows(

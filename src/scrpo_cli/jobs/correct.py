@@ -63,7 +63,8 @@ def correct_entries(
     first_step = len(steps_of(db, run.run_id)) + 1
     for step, start in enumerate(range(0, len(rest), size), start=first_step):
         batch = rest[start : start + size]
-        now().stage(f"correcting errors {start + 1} to {start + len(batch)} of {len(rest)}")
+        errors = f"errors {start + 1} to {start + len(batch)} of {len(rest)}"
+        now().stage(f"correcting {errors}")
         chosen, asked = let_through(db, evaluator, batch, threshold, f"{run.run_id}:{step}")
         attempts = correct_batch(run, runtime, chosen, step) if chosen else []
         fixed = sum(a.reward for a in attempts)
@@ -72,7 +73,7 @@ def correct_entries(
         stop_on_failures(runtime.task, str(run.directory), run.again)
         record_step(db, run.run_id, StepRecord(step, "correct", [*asked, *attempts], metrics=metrics))
         failed = f", {len(attempts) - graded} not graded" if graded < len(attempts) else ""
-        report(f"{min(start + size, len(rest))}/{len(rest)} errors: {fixed:.0f} of {len(attempts)} repaired{failed}")
+        report(f"{errors}: {fixed:.0f} of {len(attempts)} repaired{failed}")
     corrections = attempts_of(db, run.run_id, phase="correct", kind=AttemptKind.CORRECTION.value)
     return summary(corrections, run) | gate_summary(runtime.recipe, threshold, entries, corrections)
 

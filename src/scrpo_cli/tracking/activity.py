@@ -6,15 +6,21 @@ There is one screen, so there is one activity, which whoever works describes wit
     with now().doing("evaluating"), now().doing("repairs"):      # a line only where none has come for a while
         now().progress(32, 100)                                  # "evaluating, repairs: 32/100"
 
+What goes on without a word (an import, one long batch) is said again after a while, with how long it has taken.
+
 Nothing is shown under --quiet, and in scripts and tests that have no command line.
 """
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
+
+from scrpo_cli.signals import shielded
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -24,6 +30,10 @@ Item = TypeVar("Item")
 LIBRARIES = "loading torch, transformers and peft"
 EVERY_S = 5.0
 """Seconds after which another plain line is due."""
+SILENCE_S = 10.0
+"""Seconds after which what is still the same is said with its duration, in plain lines for the first time and then ever
+more rarely, lest somebody think that nothing moves.
+"""
 
 
 class Activity:
@@ -33,6 +43,8 @@ class Activity:
         self.console = None if console is None or console.quiet else console
         self.panel: Callable[[], RenderableType] | None = None
         self._clock, self._spoke_at = clock, clock()
+        self._changed_at = self._spoke_at
+        self._over: threading.Event | None = None
         self._names: list[str] = []  # the parts after the whole
         self._count: tuple[int, int] | None = None
         self._live: Live | None = None
@@ -40,6 +52,12 @@ class Activity:
     @property
     def text(self) -> str:
         return ", ".join(self._names) + (": {:,}/{:,}".format(*self._count) if self._count else "")
+
+    @property
+    def lasting(self) -> str:
+        """The text, with how long nothing has changed if that is long."""
+        seconds = self._clock() - self._changed_at
+        return self.text if seconds < SILENCE_S else f"{self.text} (for {timedelta(seconds=int(seconds))})"
 
     def stage(self, text: str, at_once: bool = True) -> None:
         """Something else begins. Not `at_once`: it may be over in a moment, so its plain line comes when one is due."""
@@ -73,7 +91,10 @@ class Activity:
         self._spoke_at = self._clock()
 
     def clear(self) -> None:
-        """Take the live line off the terminal, until something else is done."""
+        """Take the live line off the terminal, or say no more, until something else is done."""
+        if self._over is not None:
+            self._over.set()
+            self._over = None
         if self._live is not None:
             self._live.stop()
             self._live = None
@@ -81,11 +102,36 @@ class Activity:
     def _show(self, at_once: bool = False) -> None:
         if self.console is None:
             return
+        self._changed_at = self._clock()
         if self.console.is_interactive:
             self._live = self._live or self._start_live(self.console)
-        elif at_once or self._clock() >= self._spoke_at + EVERY_S:
-            self.console.print(self.text, markup=False, soft_wrap=True)
+            return
+        self._over = self._over or self._start_beat()
+        if at_once or self._changed_at >= self._spoke_at + EVERY_S:
+            self._say(self.text)
+
+    def _say(self, text: str) -> None:
+        if self.console is not None:
+            self.console.print(text, markup=False, soft_wrap=True)
             self.spoke()
+
+    def beat(self) -> None:
+        """Say again what is being done if nothing has been said for SILENCE_S, or a tenth of its time by now."""
+        time = self._clock()
+        if time >= self._spoke_at + max(SILENCE_S, (time - self._changed_at) / 10):
+            self._say(self.lasting)
+
+    def _start_beat(self) -> threading.Event:
+        """`beat` now and then, until the event is set."""
+        over = threading.Event()
+
+        def run() -> None:
+            while not over.wait(1.0):
+                self.beat()
+
+        with shielded():  # signals are for the main thread
+            threading.Thread(target=run, daemon=True).start()
+        return over
 
     def _start_live(self, console: Console) -> Live:
         from rich.console import Group
@@ -96,7 +142,7 @@ class Activity:
         spinner = Spinner("dots", style="cyan")
 
         def render() -> RenderableType:
-            spinner.text = Text(self.text)
+            spinner.text = Text(self.lasting)
             return spinner if self.panel is None else Group(self.panel(), spinner)
 
         live = Live(console=console, get_renderable=render, refresh_per_second=4, transient=True, redirect_stdout=False)

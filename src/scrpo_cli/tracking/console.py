@@ -37,6 +37,7 @@ FIELDS = (
 SECONDS = ("seconds/sample", "seconds/grade", "seconds/train")
 BARS = "▁▂▃▄▅▆▇█"
 SPARK_STEPS = 40
+IN_A_ROW = 4  # numbers side by side, which 80 columns can hold
 
 
 class ConsoleSink:
@@ -80,8 +81,8 @@ class ConsoleSink:
     def render(self) -> RenderableType:
         """Bars, the time left, the latest numbers, the course of first-answer accuracy, warnings, evaluations."""
         numbers = Table.grid(padding=(0, 2))
-        for start in range(0, len(FIELDS), 6):
-            cells = [_cell(field, self._latest) for field in FIELDS[start : start + 6]]
+        for start in range(0, len(FIELDS), IN_A_ROW):
+            cells = [_cell(field, self._latest) for field in FIELDS[start : start + IN_A_ROW]]
             numbers.add_row(*(cell for cell in cells if cell))
         parts: list[RenderableType] = [self._progress, Text(self._pace.left()), numbers]
         if self._accuracy:

@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -52,11 +53,15 @@ class Tests:
     modules: tuple[tuple[str, str], ...] = ()
 
 
-def check(program: str, tests: Tests, limits: Limits, isolation: Isolation) -> Judgement:
-    """The verdict of the tests on a program. Safe to call from many threads; never raises for what a program does."""
+def check(
+    program: str, tests: Tests, limits: Limits, isolation: Isolation, given_up: threading.Event | None = None
+) -> Judgement:
+    """The verdict of the tests on a program. Safe to call from many threads; never raises for what a program does. Once
+    `given_up` is set nobody waits for the verdict, and the program is ended.
+    """
     try:
         with _Check(program, tests, limits, isolation) as running:
-            return running.judgement()
+            return running.judgement(given_up or threading.Event())
     except OSError as error:  # no more processes, no more files: ours, not the program's
         return Judgement(Verdict.GRADER_ERROR, f"the sandbox did not start: {error}")
 
@@ -136,10 +141,12 @@ class _Check:
             command, **channels, stderr=subprocess.DEVNULL, cwd="/", env=ENVIRONMENT, start_new_session=True
         )
 
-    def judgement(self) -> Judgement:
-        """Waits for the checker's word, the deadline or a limit."""
+    def judgement(self, given_up: threading.Event) -> Judgement:
+        """Waits for the checker's word, the deadline, a limit, or until the check is given up."""
         deadline = time.monotonic() + START_S
         for report in self._reports():
+            if given_up.is_set():
+                return Judgement(Verdict.GRADER_ERROR, "the check was given up")
             if "verdict" in report:
                 judgement = Judgement(Verdict(report["verdict"]), report["reason"] or None)
                 return (judgement.verdict is Verdict.CORRECT and self._excess()) or judgement

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
+from contextlib import ExitStack
+from functools import cached_property, partial
 
 from scrpo_cli.errors import UserError
 from scrpo_cli.recipe.models import ProblemsConfig, TaskConfig
@@ -15,6 +17,7 @@ from scrpo_cli.tasks.code.execute import Tests, check, find_isolation
 from scrpo_cli.tasks.code.extract import ExtractedProgram, extract_program
 from scrpo_cli.tasks.code.isolation import Limits
 from scrpo_cli.tasks.code.sources import fenced, load_code
+from scrpo_cli.tracking.activity import now
 from scrpo_cli.types import Grade, Message, Problem, Verdict
 
 VERSION = "code/2"
@@ -82,15 +85,18 @@ class CodeTask(BaseTask):
     def _judge(self, submissions: Sequence[Submission]) -> dict[Submission, Judgement]:
         """Each different one once, `workers` at a time. Errors are not remembered: it may have been the machine."""
         new = [submission for submission in dict.fromkeys(submissions) if submission not in self._cache]
-        with ThreadPoolExecutor(self._workers) as threads:
-            judged = dict(zip(new, threads.map(self._check, new), strict=True))
+        given_up = threading.Event()
+        with ThreadPoolExecutor(self._workers) as threads, ExitStack() as stack:
+            stack.callback(given_up.set)  # Ctrl-C does not wait for what still runs
+            judgements = threads.map(partial(self._check, given_up), new)
+            judged = dict(zip(now().each(new), judgements, strict=True))
         known = {s: self._cache[s] for s in submissions if s in self._cache}
         remember(self._cache, {s: j for s, j in judged.items() if j.verdict is not Verdict.GRADER_ERROR})
         return known | judged
 
-    def _check(self, submission: Submission) -> Judgement:
+    def _check(self, given_up: threading.Event, submission: Submission) -> Judgement:
         program, tests = submission
-        return check(program, tests, self._limits, self._isolation)
+        return check(program, tests, self._limits, self._isolation, given_up)
 
     def compare(self, pairs: Sequence[tuple[str, str]]) -> list[Grade]:
         """Whether two programs do the same is not decidable, and without tests there is nothing to try."""
