@@ -104,6 +104,12 @@ def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:100])
 
 
+def swap(one: Path, other: Path) -> None:
+    aside = one.rename(one.with_name("aside"))
+    other.rename(one)
+    aside.rename(other)
+
+
 LOSSES: dict[str, tuple[Callable[[Run], Any], tuple[str, ...]]] = {
     "no-manifests": (
         lambda run: each_checkpoint(run, lambda c: (c / "manifest.json").unlink()),
@@ -129,6 +135,18 @@ LOSSES: dict[str, tuple[Callable[[Run], Any], tuple[str, ...]]] = {
     "unreadable-manifests": (
         lambda run: each_checkpoint(run, lambda c: (c / "manifest.json").write_bytes(b"\xff")),
         ("manifest.json cannot be read",),
+    ),
+    "names-that-are-swapped": (
+        lambda run: swap(run / "checkpoints/step-000004", run / "checkpoints/step-000006"),
+        ("step-000006: its state.json says that it is of step 4", "step-000004: its state.json says"),
+    ),
+    "a-step-that-is-no-number": (
+        lambda run: each_checkpoint(run, lambda c: reseal(c, lambda s: s.update(step=str(s["step"])))),
+        ("says that it is of step '6'",),
+    ),
+    "checkpoints-of-another-run": (
+        lambda run: each_checkpoint(run, lambda c: reseal(c, lambda s: s.update(generated_tokens=7))),
+        ("it counts 7 generated tokens after step 6, the database", "--from-checkpoint 0"),
     ),
     "an-older-database": (
         lambda run: forget(run, "step > 4"),
@@ -174,7 +192,7 @@ def test_more_than_a_kill_can_cost_is_refused_in_three_lines(scrpo_process, tmp_
     rows, files = all_rows(tmp_path), tree(run)
     refused = scrpo_process("train", "--resume", "last")
     assert refused.code == 2, refused.err
-    assert [line.split()[0] for line in refused.err.splitlines()[-3:]] == ["Error:", "where:", "fix:"]
+    assert len(refused.err[refused.err.index("Error: ") :].splitlines()) == 3
     for word in words:
         assert word in refused.err
     assert_same_rows(all_rows(tmp_path), rows)
@@ -216,6 +234,18 @@ def test_damage_that_a_kill_could_have_cost_is_named(scrpo_process, tmp_path, wh
     assert "passed over a damaged checkpoint" in resumed.err
     assert "step-000006: optimizer.pt (100 bytes) is not as it was written" in resumed.err
     assert_same(remains(tmp_path), whole[1])
+
+
+def test_an_evaluation_refuses_the_adapter_of_another_run_and_says_that_the_last_is_lost(scrpo_process, run) -> None:
+    shutil.rmtree(run / "checkpoints/step-000006")
+    evaluate = ("eval", "--run", "last", "--benchmarks", "tiny", "--limit", 1)
+    older = scrpo_process(*evaluate)
+    assert older.code == 0, older.err
+    assert "has 6 steps, and this is its adapter of step-000004" in older.err
+    reseal(run / "checkpoints/step-000004", lambda state: state.update(generated_tokens=7))
+    foreign = scrpo_process(*evaluate)
+    assert foreign.code == 2
+    assert "it counts 7 generated tokens" in foreign.err
 
 
 def test_a_directory_that_someone_renamed_is_left_alone(scrpo_process, run) -> None:

@@ -39,6 +39,7 @@ from scrpo_cli.pool.queries import (
     record_answers,
     record_evaluation,
     resolve_run,
+    steps_of,
 )
 from scrpo_cli.recipe.benchmark import EvalPlan, other_prompts, plan
 from scrpo_cli.recipe.load import load_recipe, stored_recipe
@@ -107,7 +108,8 @@ def recipe_of_run(db: Database, ref: str, recipe: str | None, sets: Sequence[str
     """A training run's newest adapter under its own recipe, or under the one that is named; said where it is not yet
     the last one.
     """
-    from scrpo_cli.training.checkpoint import newest
+    from scrpo_cli.training.checkpoint import newest, step_of
+    from scrpo_cli.training.resume import refuse_foreign
 
     row = resolve_run(db, ref, command="train")
     found, damaged = newest(Path(row.directory) / "checkpoints")
@@ -118,8 +120,12 @@ def recipe_of_run(db: Database, ref: str, recipe: str | None, sets: Sequence[str
         raise UserError(f"The newest checkpoint of run {row.id} is damaged: {why}.", str(path), f"{fix}.")
     if found is None:
         raise UserError(f"Run {row.id} has no complete checkpoint.", row.directory, "Resume it, or name another run.")
+    refuse_foreign(db, row.id, found)
+    steps = max(s.step for s in steps_of(db, row.id))
     if is_alive(row):
         report(f"run {row.id} is still training: this is its adapter of {found.name}")
+    elif step_of(found) < steps:
+        report(f"warning: run {row.id} has {steps} steps, and this is its adapter of {found.name}: later ones are lost")
     sets = [*sets, f"model.adapter={found}"]
     return load_recipe(recipe, sets) if recipe else stored_recipe(row.recipe_json, row.origin, sets)
 

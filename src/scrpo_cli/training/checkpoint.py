@@ -26,7 +26,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from scrpo_cli.errors import RunError, UserError, first_line
+from scrpo_cli.errors import RunError, UserError, first_line, shown
 from scrpo_cli.training.adapters import put_weights
 from scrpo_cli.training.policy import Policy
 
@@ -125,7 +125,17 @@ def damage(directory: Path) -> str | None:
         return f"its {MANIFEST} cannot be read ({error})"
     if not isinstance(digests, dict) or (absent := [name for name in FILES if name not in digests]):
         return f"its {MANIFEST} does not name {absent[0] if isinstance(digests, dict) else 'its files'}"
-    return next((why for name, digest in digests.items() if (why := file_damage(directory / name, digest))), None)
+    broken = next((why for name, digest in digests.items() if (why := file_damage(directory / name, digest))), None)
+    return broken or misnamed(directory)
+
+
+def misnamed(directory: Path) -> str | None:
+    """Of a checkpoint whose directory was renamed or copied: that it is of another step than its name says."""
+    try:
+        step = json.loads((directory / STATE).read_bytes())["step"]
+    except (ValueError, LookupError, TypeError):  # of another version, as `read_progress` says
+        return None
+    return None if step == step_of(directory) else f"its {STATE} says that it is of step {shown(step)}"
 
 
 def file_damage(path: Path, digest: str) -> str | None:

@@ -53,8 +53,22 @@ def find_start(db: Database, run_id: str, directory: Path, every: int, at: int |
         fix = f"Put the database back that belongs to the run. {back()}"
         raise UserError(f"{what} of step {start.step}: step {whole + 1} is not whole.", db.where, fix)
     if start.checkpoint:
-        checkpoint.read_progress(start.checkpoint)
+        refuse_foreign(db, run_id, start.checkpoint)
     return start
+
+
+def refuse_foreign(db: Database, run_id: str, directory: Path) -> None:
+    """UserError where an intact checkpoint is not one that the run has written, as where the directories of two runs
+    were exchanged: hardly two runs have generated the same number of tokens.
+    """
+    found = checkpoint.read_progress(directory)
+    recorded = {s.step: s.metrics.get(TOKENS) for s in steps_of(db, run_id)}.get(found.step)
+    if found.generated_tokens != recorded:
+        counts = f"it counts {found.generated_tokens} generated tokens after step {found.step}"
+        known = "does not know that step" if recorded is None else f"{recorded:.0f}"
+        what = f"The checkpoint is not as run {run_id} wrote it: {counts}, the database {known}."
+        command = db.command("train", "--resume", run_id, "--from-checkpoint", "0")
+        raise UserError(what, str(directory), f"Put the run's own files back. Or start it over: `{command}`.")
 
 
 def refuse_losses(run_id: str, root: Path, start: Start, recorded: int, every: int, back: Callable[[], str]) -> None:
