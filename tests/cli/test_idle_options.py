@@ -102,6 +102,12 @@ def test_what_may_be_empty(scrpo) -> None:
     assert scrpo("runs", "show", "").err.startswith("Error: An argument is empty.")
 
 
+def test_a_status_that_no_run_has_is_answered_with_all_of_them(scrpo) -> None:
+    assert scrpo("runs", "ls", "--status", "kiled").err.endswith(
+        "Did you mean 'killed'? It is one of running, done, failed, interrupted, killed.\n"
+    )
+
+
 NAMES = [
     ("runs ls --status finished", "There is no status 'finished'"),
     ("runs ls --sweep nosuch", "There is no sweep 'nosuch'"),

@@ -50,6 +50,7 @@ def test_every_command_works_on_what_lies_beside_the_database(scrpo_process, tmp
             connection.exec_driver_sql(
                 f"UPDATE run SET {column} = replace({column}, ?, ?)", (str(house.directory), str(first))
             )
+        connection.exec_driver_sql("UPDATE run SET status = 'running'")  # and killed
     before = files(first)
     shutil.copytree(first, new)
     if moved:
@@ -68,12 +69,13 @@ def test_every_command_works_on_what_lies_beside_the_database(scrpo_process, tmp
     assert [run["directory"] for run in scrpo("runs", "ls").json["runs"]] == [
         str(new / "runs" / name) for name in (house.evaluated, house.trained)
     ]
+    assert scrpo("pool", "stats").json["runs"] == {"killed": 1}
     resumed = scrpo("train", "--resume", house.trained).json
     assert Path(resumed["adapter"]).is_relative_to(new)
     evaluated = scrpo("eval", "--resume", house.evaluated).json
     assert Path(evaluated["benchmarks"]["tiny"]["protocol"]["adapter"]).is_relative_to(new)
     with Database.open(str(new / "scrpo.db")) as db:
-        adapter = recipe_of_run(db, house.trained, None, []).model.adapter or ""
+        adapter = recipe_of_run(db, house.trained, None, [], print).model.adapter or ""
         assert Path(adapter).is_relative_to(new)
     assert (files(first) if first.exists() else before) == before
     assert first.exists() != moved

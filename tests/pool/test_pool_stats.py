@@ -63,7 +63,7 @@ def test_repair_rates_leave_errors_of_the_grader_out(db: Database, filled: None)
 def test_repeated_mistakes(db: Database, filled: None) -> None:
     again = pool_stats(db, "p")["repeated_mistakes"]
     assert (again["mistakes"], again["attempts"], again["share_of_wrong"]) == (1, 3, 3 / 5)
-    assert again["top"] == [{"source": "tiny", "problem_id": "0", "extracted": "7", "attempts": 3}]
+    assert again["top"] == [{"problem_source": "tiny", "problem_id": "0", "extracted": "7", "attempts": 3}]
 
 
 def test_all_pools(db: Database, filled: None) -> None:
