@@ -1,8 +1,6 @@
 """`scrpo`, which is also `python -m scrpo_cli`: what holds from its first line to its last."""
 
-import contextlib
 import signal
-import sys
 
 
 def main() -> None:
@@ -19,8 +17,7 @@ def main() -> None:
     try:
         command()
     except SystemExit as end:
-        with contextlib.suppress(OSError):  # at exit Python says so
-            sys.stdout.flush()
+        streams.finish()
         signals.ending(int(end.code or 0))
         raise
 
