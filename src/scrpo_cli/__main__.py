@@ -1,6 +1,5 @@
 """`scrpo`, which is also `python -m scrpo_cli`: what holds from its first line to its last."""
 
-import contextlib
 import signal
 
 
@@ -9,7 +8,6 @@ def main() -> None:
     if hasattr(signal, "pthread_sigmask"):  # at once: what follows takes milliseconds, in which Ctrl-C has to wait
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     from scrpo_cli import signals, streams
-    from scrpo_cli.errors import RunError
 
     signals.hold()
     streams.guard()
@@ -19,8 +17,7 @@ def main() -> None:
     try:
         command()
     except SystemExit as end:
-        with contextlib.suppress(RunError), streams.writing_to_stdout():
-            pass  # what is left in the buffer; that it cannot be written was said when it was filled
+        streams.finish()
         signals.ending(int(end.code or 0))
         raise
 

@@ -22,6 +22,8 @@ from scrpo_cli.errors import RunError, UserError
 from scrpo_cli.streams import STANDARD, is_stdout, writing_to_stdout
 
 DEFAULT_DATABASE = ".scrpo/scrpo.db"
+DATABASE = b"SQLite format 3\0"
+"""How a file begins that holds everything that was ever recorded."""
 UNFINISHED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EPIPE)
 """The place was fine and the work failed."""
 REFUSED = "mend the line; the whole file is refused"
@@ -40,6 +42,8 @@ def write_atomically(path: Path) -> Iterator[Path]:
         yield path
         return
     path = Path(os.path.realpath(path))
+    if path.is_symlink():
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists() and not os.access(path, os.W_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
@@ -69,11 +73,20 @@ def write_lines(path: Path, lines: Iterable[str]) -> int:
         if is_stdout(path):
             with writing_to_stdout():
                 return sum(bool(sys.stdout.write(f"{line}\n")) for line in lines)
+        _refuse_database(path)
         with write_atomically(path) as new, open_text(new, "w", compressed=path.suffix == ".gz") as file:
             return sum(bool(file.write(f"{line}\n")) for line in lines)
     except OSError as error:
         kind = RunError if error.errno in UNFINISHED else UserError
         raise kind(f"Cannot write the file: {error.strerror}", str(path), "Name another place with -o.") from None
+
+
+def _refuse_database(path: Path) -> None:
+    """A name that was meant for --db: no file of lines may take the place of a database."""
+    if path.is_file():
+        with path.open("rb") as file:
+            if file.read(len(DATABASE)) == DATABASE:
+                raise FileExistsError(errno.EEXIST, "it is a database", str(path))
 
 
 def open_text(path: Path, mode: Literal["r", "w"] = "r", *, compressed: bool | None = None) -> IO[str]:

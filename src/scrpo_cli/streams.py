@@ -38,18 +38,12 @@ class Unbroken(io.FileIO):
         except OSError as error:
             terminal = error.errno == errno.EIO and stat.S_ISCHR(os.fstat(self.fileno()).st_mode)
             if error.errno != errno.EPIPE and not terminal:
+                error.filename = {1: "stdout", 2: "stderr"}.get(self.fileno())  # for the error message
                 raise
-        discard(self.fileno())
+        lead_nowhere(self.fileno())
         if self.hangs_up and HANGUP is not None:
             os.kill(os.getpid(), HANGUP)
         return memoryview(data).nbytes
-
-
-def discard(descriptor: int) -> None:
-    """Whatever is written to it from now on goes nowhere."""
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, descriptor)
-    os.close(null)
 
 
 def guard() -> None:
@@ -83,6 +77,21 @@ def unbroken(stream: TextIO | None, descriptor: int, hangs_up: bool = False) -> 
     return io.TextIOWrapper(io.BufferedWriter(raw), encoding=encoding, errors=errors, line_buffering=lines)
 
 
+def lead_nowhere(descriptor: int) -> None:
+    """What is written to the descriptor from now on is lost, and no error."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, descriptor)
+    os.close(null)
+
+
+def finish() -> None:
+    """Write what is left for stdout; where it cannot be written, that has been said, and Python need not at exit."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        lead_nowhere(sys.stdout.fileno())
+
+
 @contextmanager
 def writing_to_stdout() -> Iterator[None]:
     """What is printed inside is written at the end, or ends here with a RunError: a full disk is no answer."""
@@ -90,7 +99,7 @@ def writing_to_stdout() -> Iterator[None]:
         yield
         sys.stdout.flush()
     except OSError as error:
-        discard(sys.stdout.fileno())  # Python writes the rest of its buffer at exit
+        lead_nowhere(sys.stdout.fileno())  # Python writes the rest of its buffer at exit
         fix = "Make room, or send it somewhere else. What the command did before is done."
         raise RunError(f"Cannot write the answer: {error.strerror}", "stdout", fix) from None
 

@@ -107,3 +107,9 @@ def test_nothing_to_compare(scrpo, score):
     alone = scrpo("runs", "compare", a)
     assert alone.code == 2
     assert "no evaluation before and after training" in alone.err
+
+
+def test_a_run_is_not_compared_with_itself(scrpo, score):
+    run = score({"one": "x."})["run"]
+    refused = scrpo("runs", "compare", run, "last")
+    assert (refused.code, refused.err.splitlines()[0]) == (2, "Error: A run is compared with itself.")

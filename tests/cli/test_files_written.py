@@ -50,6 +50,21 @@ def full(tmp_path: Path) -> Path:
     return path
 
 
+def test_a_database_is_never_replaced(scrpo, export, tmp_path) -> None:
+    (tmp_path / "link").symlink_to(DATABASE)
+    for place in (DATABASE, "link"):
+        outcome = scrpo(*export, "-o", place)
+        assert (outcome.code, outcome.err.splitlines()[0]) == (2, "Error: Cannot write the file: it is a database")
+    assert scrpo("pool", "ls", "--db", DATABASE).code == 0
+
+
+def test_a_link_in_a_circle_stays_one(scrpo, export, tmp_path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    outcome = scrpo(*export, "-o", "loop")
+    assert (outcome.code, len(outcome.err.splitlines())) == (2, 3)
+    assert (tmp_path / "loop").is_symlink()
+
+
 def test_a_full_device_fails_and_stays_a_device(scrpo, export, full) -> None:
     outcome = scrpo(*export, "-o", full)
     assert (outcome.code, outcome.err.splitlines()) == (

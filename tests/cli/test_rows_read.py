@@ -209,3 +209,15 @@ def test_what_is_wrong_with_stdin_is_said_of_stdin(refused, monkeypatch) -> None
 def test_a_recipe_with_a_mark(scrpo, tmp_path) -> None:
     (tmp_path / "mine.yaml").write_bytes(b"\xef\xbb\xbfseed: 3\n")
     assert scrpo("recipe", "show", "mine.yaml", "--json").json["seed"] == 3
+
+
+def test_a_file_that_was_joined_to_itself_is_said(scrpo, tmp_path) -> None:
+    row = ROW | {"sample": 0}
+    other = row | {"response": "\\boxed{4}"}  # another step's first sample, as in an exported pool
+    file = write(tmp_path / "rows.jsonl", row, other, row)
+    outcome = scrpo("collect", "--from-jsonl", file)
+    assert outcome.code == 0, outcome.err
+    assert "warning: 1 rows repeat an earlier row (same sample, same text)" in outcome.err
+    assert f"the first is {file}:3" in outcome.err
+    unnumbered = write(tmp_path / "unnumbered.jsonl", ROW, ROW)
+    assert "repeat" not in scrpo("collect", "--from-jsonl", unnumbered).err

@@ -124,6 +124,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             code = with_plain_flags(typer.main.get_command(app)).main(args, prog_name="scrpo", standalone_mode=False)
             if code == Interrupted.exit_code:  # typer's word for it
                 raise KeyboardInterrupt
+            with writing_to_stdout():
+                pass  # what still has to be written
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 the one place that turns any into an exit code
         with deaf():
             code = 0 if COMPLETE in os.environ else report_error(error, args)

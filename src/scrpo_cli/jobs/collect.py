@@ -72,6 +72,20 @@ def first_answers(rows: Sequence[ResponseRow]) -> list[ResponseRow]:
     return [row for row in rows if row.turn == 1 and row.kind not in (*NO_ANSWERS, REPAIR)]
 
 
+def repeated(rows: Sequence[ResponseRow]) -> list[ResponseRow]:
+    """Rows that are an earlier one over again, as in a file that was joined to itself. Exported pools of several
+    steps have the same sample of a problem more than once, with other texts.
+    """
+    seen: set[tuple[tuple[str, str, int], str | None, str]] = set()
+    found = []
+    for row in rows:
+        each = (row.key, row.model, row.response)
+        if row.numbered and each in seen:
+            found.append(row)
+        seen.add(each)
+    return found
+
+
 def collect_samples(db: Database, run: ActiveRun, runtime: Runtime, report: Report) -> None:
     """Sample `rollout.group_size` first answers of each training problem and keep the errors in the run's pool."""
     recipe = runtime.recipe
@@ -108,6 +122,9 @@ def collect_rows(
     first = first_answers(rows)
     if len(first) < len(rows):
         report(f"{len(rows) - len(first)} rows are left out: they are no first answers to their problems")
+    if again := repeated(first):
+        what = f"{len(again)} rows repeat an earlier row (same sample, same text) and count as further answers"
+        report(f"warning: {what}; the first is {again[0].where}")
     columns = rows_by_problem(first)[: run.recipe.task.train.limit]
     for line in unreadable_references(task, [column[0].as_problem() for column in columns], "--from-jsonl"):
         report(line)

@@ -39,8 +39,11 @@ def compare_runs(db: Database, run_id: str, other: str) -> dict[str, Any]:
     """A run minus another, for every benchmark that both have scored; of training runs what came after training.
     Several benchmarks are adjusted for (Holm).
 
-    Raises UserError when they share no scored problem.
+    Raises UserError when they share no scored problem, or are one and the same run.
     """
+    if run_id == other:
+        fix = "Name another run, or one run alone: after training against before."
+        raise UserError("A run is compared with itself.", f"run {other}", fix)
     ours, theirs = ({e.name: e for e in evaluations_of(db, run)} for run in (run_id, other))
     both = ours.keys() & theirs.keys()
     after = {ours[name].benchmark for name in both if ours[name].label == AFTER}
