@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from scrpo_cli.cli.correct import closing as correct_closing
 from scrpo_cli.layout import Column, Pairs, Table
 from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.queries import finish_run, record_evaluation, record_step, start_run
@@ -187,3 +188,26 @@ def test_no_table_loses_or_cuts_a_word(table: Table, width: int) -> None:
     check = {word for row in table.rows for cell in row for word in words(str(cell))}
     assert check <= words(printed(table, None))
     assert check <= words(printed(table, width))
+
+
+def test_the_repair_rate_is_folded_between_words() -> None:
+    found = {"value": 0.471, "ci95": [0.315, 0.633]}
+    summary = {"errors": 34, "corrections": 34, "not_graded": 0, "repair_rate": found, "pool": "default"}
+    with Database.open("sqlite://") as database:
+        said = "\n".join(printed(part, 80) for part in correct_closing(summary, database)[:-1])
+    assert said.split() == [
+        "34",
+        "errors,",
+        "34",
+        "corrections:",
+        "repair",
+        "rate",
+        "47.1%",
+        "[31.5,",
+        "63.3]",
+        "(95%,",
+        "clustered",
+        "by",
+        "problem)",
+    ]
+    assert max(map(len, said.splitlines())) <= 80

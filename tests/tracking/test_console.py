@@ -5,7 +5,7 @@ from rich.console import Console
 from scrpo_cli.recipe.load import load_recipe
 from scrpo_cli.recipe.models import OptimConfig, Recipe
 from scrpo_cli.tracking.activity import now, show_on
-from scrpo_cli.tracking.console import ConsoleSink, Pace, describe_eval, describe_step, sparkline
+from scrpo_cli.tracking.console import FIELDS, ConsoleSink, Pace, describe_eval, describe_step, sparkline
 
 RECIPE = Recipe(name="tiny", optim=OptimConfig(steps=10, max_generated_tokens=5000))
 STEP = {"first/reward": 0.25, "first/accuracy": 0.25, "pool/size": 3, "rollout/tokens": 900, "seconds/sample": 1.5}
@@ -135,3 +135,13 @@ def test_display_names_the_monitors_that_fire_now():
     sink.log(1, {"warn/truncation": 1.0, "warn/no_signal": 1.0, "warn/drift": 0.0})
     sink.log(2, {"warn/truncation": 1.0, "warn/no_signal": 0.0})
     assert "warnings truncation" in [line.strip() for line in text_of(sink).splitlines()]
+
+
+def test_no_number_is_broken_at_80_columns():
+    sink = ConsoleSink(console(terminal=False), RECIPE)
+    wide = {name: 0.123 for _, name, _ in FIELDS} | {"pool/size": 512, "rollout/tokens": 1_234_567}
+    sink.log(1, wide | {"seconds/sample": 1})
+    screen = Console(file=io.StringIO(), width=80)
+    screen.print(sink.render())
+    for part in ("second answer 12%", "pool age 0.1", "grad norm 0.12", "tokens/s 1,234,567"):
+        assert part in screen.file.getvalue()
