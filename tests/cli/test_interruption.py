@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import subprocess
@@ -35,11 +36,23 @@ class Ignored:
 
 @dataclass(frozen=True)
 class NobodyReads:
-    """`| head`, when it has ended."""
+    """`| head`, when it has ended: from the first call of `target` ("module:function") on."""
 
     descriptor: int
+    target: str
 
     def __call__(self) -> None:
+        module, name = self.target.split(":")
+        owner = importlib.import_module(module)
+        original = getattr(owner, name)
+
+        def replacement(*args: Any, **kwargs: Any) -> Any:
+            self.close()
+            return original(*args, **kwargs)
+
+        setattr(owner, name, replacement)
+
+    def close(self) -> None:
         reader, writer = os.pipe()
         os.close(reader)
         os.dup2(writer, self.descriptor)
@@ -66,13 +79,14 @@ def test_nohup_keeps_a_command_alive(scrpo_process, tmp_path) -> None:
 
 
 def test_without_a_reader_training_stops_saves_and_can_go_on(scrpo_process, tmp_path) -> None:
-    stopped = scrpo_process("train", *SIZES, hooks=[NobodyReads(2)])
+    stopped = scrpo_process("train", *SIZES, hooks=[NobodyReads(2, LOADING)])
     assert (stopped.code, statuses(tmp_path)) == (130, ["interrupted"])
     (steps,) = execute(tmp_path, "SELECT count(*) FROM step")[0]
     assert steps < 3
     (run,) = (tmp_path / ".scrpo/runs").iterdir()
     assert len(list(run.glob("checkpoints/step-*"))) == min(steps, 1)
-    resumed = scrpo_process("train", "--resume", "last", hooks=[NobodyReads(1)])  # of the answer: it was not wanted
+    unread = NobodyReads(1, LOADING)  # the answer is not wanted
+    resumed = scrpo_process("train", "--resume", "last", hooks=[unread])
     assert (resumed.code, statuses(tmp_path)) == (0, ["done"]), resumed.err
     assert "Error" not in resumed.err
 
