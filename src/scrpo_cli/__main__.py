@@ -9,6 +9,7 @@ def main() -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     from scrpo_cli import signals, streams
 
+    decided = signals.leaving()
     signals.hold()
     streams.guard()
     streams.end_with_stdin()
@@ -18,7 +19,8 @@ def main() -> None:
         command()
     except SystemExit as end:
         streams.finish()
-        signals.ending(int(end.code or 0))
+        decided.append(int(end.code or 0))
+        signals.ending(decided[0])
         raise
 
 

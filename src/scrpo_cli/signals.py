@@ -6,12 +6,13 @@ nothing here has an effect.
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -88,6 +89,25 @@ def ending(code: int) -> None:
     """
     for signum in stopping():
         signal.signal(signum, lambda *_: os._exit(code))
+
+
+def leaving() -> list[int]:
+    """An empty list: once an exit code is put in, the process ends with it as soon as all that waits for the end has
+    run (this is registered first and comes last). Python would go on to take apart what torch has loaded: seconds, on
+    a busy machine, until the shell is back.
+    """
+    decided: list[int] = []
+    process = os.getpid()
+
+    def leave() -> None:
+        if decided and os.getpid() == process:  # not in a fork
+            with suppress(OSError):  # Python says so
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(decided[0])
+
+    atexit.register(leave)
+    return decided
 
 
 def let_through() -> None:

@@ -161,3 +161,31 @@ def test_doctor_with_json_is_one_document_at_the_end(scrpo: Callable, two_checks
     outcome = scrpo("doctor", "--json")
     assert two_checks == [""]
     assert [check["name"] for check in outcome.json["checks"]] == ["first", "a longer name than the others"]
+
+
+LOADED = """
+import atexit, sys
+
+class Loaded:
+    def __del__(self, write=sys.__stderr__.write): write("taken apart; ")
+
+def at_exit():
+    sys.stdout.write("all of it")
+    sys.__stderr__.write("handlers run; ")
+
+sys.loaded = Loaded()
+from scrpo_cli import signals
+from scrpo_cli.__main__ import main
+hold = signals.hold
+signals.hold = lambda: (atexit.register(at_exit), hold())  # once main has begun, as libraries do
+main()
+"""
+
+
+@pytest.mark.parametrize(("args", "code"), [(["--version"], 0), (["runs", "show", "nothing"], 2)])
+def test_the_shell_is_back_without_taking_apart_what_was_loaded(args: list[str], code: int, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", LOADED, *args]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert ended.returncode == code
+    assert ended.stdout.endswith("all of it")
+    assert ended.stderr.endswith("handlers run; ")
