@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
 import os
 import signal
 import subprocess
@@ -35,11 +37,28 @@ class Ignored:
 
 @dataclass(frozen=True)
 class NobodyReads:
-    """`| head`, when it has ended."""
+    """`| head`, when it has ended: from the start, or once the function `after` ("module:function") has returned."""
 
     descriptor: int
+    after: str = ""
 
     def __call__(self) -> None:
+        if not self.after:
+            self.leave()
+            return
+        module, name = self.after.split(":")
+        owner = importlib.import_module(module)
+        original = getattr(owner, name)
+
+        @functools.wraps(original)
+        def replacement(*args: Any, **kwargs: Any) -> Any:
+            result = original(*args, **kwargs)
+            self.leave()
+            return result
+
+        setattr(owner, name, replacement)
+
+    def leave(self) -> None:
         reader, writer = os.pipe()
         os.close(reader)
         os.dup2(writer, self.descriptor)
@@ -66,7 +85,7 @@ def test_nohup_keeps_a_command_alive(scrpo_process, tmp_path) -> None:
 
 
 def test_without_a_reader_training_stops_saves_and_can_go_on(scrpo_process, tmp_path) -> None:
-    stopped = scrpo_process("train", *SIZES, hooks=[NobodyReads(2)])
+    stopped = scrpo_process("train", *SIZES, hooks=[NobodyReads(2, after="scrpo_cli.jobs.train:open_session")])
     assert (stopped.code, statuses(tmp_path)) == (130, ["interrupted"])
     (steps,) = execute(tmp_path, "SELECT count(*) FROM step")[0]
     assert steps < 3
