@@ -26,6 +26,8 @@ DATABASE = b"SQLite format 3\0"
 """How a file begins that holds everything that was ever recorded."""
 UNFINISHED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EPIPE)
 """The place was fine and the work failed."""
+BAD_PLACE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
+"""Nothing of ours can be there."""
 REFUSED = "mend the line; the whole file is refused"
 NESTED_AT_MOST = 100
 """Objects and lists inside of each other: what is read is written again later, which takes more of the stack."""

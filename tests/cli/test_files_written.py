@@ -58,6 +58,20 @@ def test_a_database_is_never_replaced(scrpo, export, tmp_path) -> None:
     assert scrpo("pool", "ls", "--db", DATABASE).code == 0
 
 
+def test_a_file_in_the_place_of_our_directory_is_named(scrpo, tmp_path) -> None:
+    (tmp_path / "rows.jsonl").write_text(json.dumps(ROW) + "\n")
+    (tmp_path / "runs").write_text("mine")
+    outcome = scrpo("collect", "--from-jsonl", "rows.jsonl", "--db", DATABASE)
+    what, where, fix = outcome.err.splitlines()[-3:]
+    assert (outcome.code, what, fix) == (
+        2,
+        "Error: Cannot be used: Not a directory",
+        "  fix: Check the path and its permissions.",
+    )
+    assert str(tmp_path / "runs") in where
+    assert (tmp_path / "runs").read_text() == "mine"
+
+
 def test_a_link_in_a_circle_stays_one(scrpo, export, tmp_path) -> None:
     (tmp_path / "loop").symlink_to("loop")
     outcome = scrpo(*export, "-o", "loop")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import shutil
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +40,21 @@ def house(scrpo_server: None, tmp_path_factory: pytest.TempPathFactory) -> House
 
 def files(directory: Path) -> dict[str, bytes]:
     return {str(p.relative_to(directory)): p.read_bytes() for p in directory.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("what", ["trained", "evaluated"])
+def test_a_database_that_was_copied_alone_changes_no_run_of_the_first(scrpo_process, tmp_path, house, what) -> None:
+    copy, before = tmp_path / "copy.db", files(house.directory)
+    shutil.copy(house.directory / "scrpo.db", copy)
+    run = getattr(house, what)
+    resume = ("train" if what == "trained" else "eval", "--resume", run, "--db", copy)
+    refused = scrpo_process(*resume)
+    assert (refused.code, f"Run {run} lies beside another database." in refused.err) == (2, True), refused.err
+    assert files(house.directory) == before
+    (tmp_path / "runs").mkdir()
+    subprocess.run(shlex.split(refused.err.split("`")[1]), check=True)
+    assert scrpo_process(*resume).code == 0
+    assert files(house.directory) == before
 
 
 @pytest.mark.parametrize("moved", [False, True], ids=["copied", "moved"])

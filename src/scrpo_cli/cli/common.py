@@ -19,7 +19,7 @@ import typer
 
 from scrpo_cli.cli import completion
 from scrpo_cli.errors import Interrupted, RunError, ScrpoError, UserError, shown
-from scrpo_cli.files import DEFAULT_DATABASE, UNFINISHED
+from scrpo_cli.files import BAD_PLACE, DEFAULT_DATABASE, UNFINISHED
 from scrpo_cli.signals import is_interruption
 from scrpo_cli.streams import is_stdout, writing_to_stdout
 from scrpo_cli.tracking import activity
@@ -318,6 +318,10 @@ def _known(error: BaseException, argv: Sequence[str]) -> ScrpoError:
         return RunError(f"Cannot write: {error.strerror}", where, "Make room, or write somewhere else.")
     if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
         return UserError("No file has so long a name.", shown(error.filename), "Check the path or the name.")
+    if isinstance(error, OSError) and error.errno in BAD_PLACE and error.filename is not None:
+        return UserError(
+            f"Cannot be used: {error.strerror}", str(error.filename), "Check the path and its permissions."
+        )
     message = f"{type(error).__name__}: {error}".rstrip(": ")
     return ScrpoError(message, _last_line_of_ours(error), "This is unexpected: --debug shows the traceback.")
 

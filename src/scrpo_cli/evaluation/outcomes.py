@@ -21,6 +21,8 @@ from scrpo_cli.pool.queries import attempts_of
 from scrpo_cli.types import Attempt, AttemptKind, FinishReason, Verdict
 
 FIRST, REPAIR, VERDICT = "first", "repair", "verdict"
+NO_ANSWERS = (AttemptKind.FEEDBACK.value, AttemptKind.SELF_VERDICT.value)
+"""Kinds of turns that do not answer the problem."""
 MISSING = "missing"
 Key = tuple[str, str]
 """Source and id of a problem."""

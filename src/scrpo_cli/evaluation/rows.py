@@ -9,7 +9,7 @@ from typing import Any
 
 from scrpo_cli.errors import UserError
 from scrpo_cli.evaluation.identity import source_name
-from scrpo_cli.evaluation.outcomes import FIRST, REPAIR, Answers
+from scrpo_cli.evaluation.outcomes import FIRST, NO_ANSWERS, REPAIR, Answers
 from scrpo_cli.evaluation.protocol import Protocol, fingerprint
 from scrpo_cli.evaluation.runner import Evaluation, measure
 from scrpo_cli.recipe.models import Recipe, ReflectionConfig
@@ -24,9 +24,6 @@ class ExternalEvaluation(Evaluation):
     """`models`: who gave each answer, by the attempt's id, where the rows say it."""
 
     models: Mapping[str, str]
-
-
-NO_ANSWERS = (AttemptKind.FEEDBACK.value, AttemptKind.SELF_VERDICT.value)
 
 
 def evaluate_rows(

@@ -14,8 +14,7 @@ from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 from scrpo_cli.errors import UserError
-from scrpo_cli.evaluation.outcomes import REPAIR
-from scrpo_cli.evaluation.rows import NO_ANSWERS
+from scrpo_cli.evaluation.outcomes import NO_ANSWERS, REPAIR
 from scrpo_cli.jobs.runs import ActiveRun, note_fingerprint
 from scrpo_cli.methods.parts.pool import FilterConfig, PoolConfig, PoolRules, decisions, reasons, said
 from scrpo_cli.methods.parts.rewards import RewardConfig

@@ -119,6 +119,7 @@ def resumed_run(
         if check is None:  # the rows are all that such a run goes on from
             fix = f"Nothing of it is needed: `{shlex.join(['mkdir', '-p', str(beside)])}`, then resume."
         raise UserError(f"The directory of run {row.id} is gone.", row.directory, fix)
+    refuse_elsewhere(db, row)
     with locked(directory, f"run {row.id}"):
         row = resolve_run(db, row.id)  # as whoever held the lock has left it
         recipe = stored_recipe(row.recipe_json, row.origin)
@@ -128,6 +129,16 @@ def resumed_run(
         reopen_run(db, row)
         with closed_at_end(db, run):
             yield run
+
+
+def refuse_elsewhere(db: Database, run: RunRow) -> None:
+    """UserError where a SQLite file was moved or copied without the run's directory: the one at the old place may be
+    that of another database by now, and going on in it would change what the other knows.
+    """
+    here = runs_directory(db) / run.id
+    if db.url.get_backend_name() == "sqlite" and Path(run.directory).resolve() != here:
+        fix = f"Copy it beside the database, then resume: `{shlex.join(['cp', '-rT', run.directory, str(here)])}`."
+        raise UserError(f"Run {run.id} lies beside another database.", run.directory, fix)
 
 
 def note_fingerprint(db: Database, run: ActiveRun, chat: Chat) -> None:
