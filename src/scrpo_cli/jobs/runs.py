@@ -137,7 +137,8 @@ def refuse_elsewhere(db: Database, run: RunRow) -> None:
     """
     here = runs_directory(db) / run.id
     if db.url.get_backend_name() == "sqlite" and Path(run.directory).resolve() != here:
-        fix = f"Copy it beside the database, then resume: `{shlex.join(['cp', '-rT', run.directory, str(here)])}`."
+        copying = f"mkdir -p {shlex.quote(str(here.parent))} && {shlex.join(['cp', '-r', run.directory, str(here)])}"
+        fix = f"Copy it beside this one, then resume: `{copying}`."
         raise UserError(f"Run {run.id} lies beside another database.", run.directory, fix)
 
 
