@@ -103,7 +103,9 @@ def what_is_left(directory: Path) -> Left:
 
 def left_by(run: Path, run_id: str) -> Left:
     checkpoints = sorted((run / "checkpoints").glob("*"))
-    left: Left = {"checkpoints": [path.name for path in checkpoints]}
+    left: Left = {
+        "newest": [path.name for path in checkpoints[-1:]]
+    }  # one before it may be of the step that was stopped
     if (metrics := run / "metrics.jsonl").exists():
         left["metrics"] = lines(metrics)
     if checkpoints:
