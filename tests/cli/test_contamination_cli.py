@@ -33,11 +33,11 @@ def sets(tmp_path) -> list[str]:
     return small(**named, task__validation="null", eval__limit=2, **sizes)
 
 
-def test_training_warns_and_notes_it(scrpo, sets) -> None:
+def test_training_warns_and_notes_it(scrpo, sets, tmp_path) -> None:
     outcome = scrpo("train", "-r", "tiny-grpo", *sets, "--json")
     assert outcome.code == 0, outcome.err
     assert "Contamination: task.test: 2 of 3 problems are among the training problems" in outcome.err
-    assert "scrpo overlap train.jsonl held.jsonl" in outcome.err
+    assert f"scrpo overlap {tmp_path / 'train.jsonl'} {tmp_path / 'held.jsonl'}" in outcome.err
     found = outcome.json["contamination"]["sets"]["task.test"]
     assert (found["exact"], found["near"], found["affected"]) == (2, 0, 2)
     shown = scrpo("runs", "show", "last", "--json").json

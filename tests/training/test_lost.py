@@ -220,7 +220,7 @@ def test_going_back_names_the_checkpoints_there_are(scrpo_process, run) -> None:
     assert "step 4, 6" in outcome.err
     alone = scrpo_process("train", "--from-checkpoint", 3)
     assert alone.code == 2
-    assert "--resume RUN" in alone.err
+    assert "Add --resume" in alone.err
 
 
 def test_damage_that_a_kill_could_have_cost_is_named(scrpo_process, tmp_path, whole, run) -> None:
