@@ -49,8 +49,8 @@ COMMANDS = {
     "grade": Command(("grade", "--gold", r"\frac{1}{\sqrt{2}}", "--answer", r"\frac{\sqrt{2}}{2}"), "correct"),
     "doctor": Command(("doctor",), r"ok +python"),
     "train": Command(("train", *ONE_STEP), "step 1/1 "),
-    "collect": Command(("collect", "--limit", "16"), r"\d+/\d+ problems: "),
-    "correct": Command(("correct", "--limit", "8"), r"\d+/\d+ errors: "),
+    "collect": Command(("collect", "--limit", "16"), r"(problems \d+ to )?\d+( of |/)\d+( problems)?: "),
+    "correct": Command(("correct", "--limit", "8"), r"(errors \d+ to )?\d+( of |/)\d+( errors)?: "),
     "eval": Command(("eval", "--limit", "25"), r"tiny: \d+ of \d+ problems, "),
     "ablate": Command(("ablate", *TWO_ARMS, "--seeds", "1", *ONE_STEP, "--set", "eval.limit=4"), ".*: started"),
 }
