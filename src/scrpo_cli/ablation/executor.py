@@ -13,6 +13,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -101,23 +102,33 @@ class LocalExecutor:
                 yield Finished(job, exit_code, time.monotonic() - start, _error(job) if exit_code else "")
 
     def _stop(self) -> None:
-        """SIGTERM to all, time to save, then an end to whole process trees."""
+        """SIGTERM to all, time to save, then an end to whole process trees.
+
+        Not by Popen: an interruption that falls between two lines of its `poll` leaves a lock taken, for which its
+        `wait` waits for ever.
+        """
         running = [process for process, _ in self._running.values()]
         self._running.clear()
         if running:
             self.say(f"Stopping {len(running)} runs: each saves its step. Ctrl-C again ends them at once.")
-        for process in running:
+        living = [found for process in running for found in _found(process.pid)]
+        for process in living:
             process.terminate()
-        deadline = time.monotonic() + self.save_seconds
         try:
-            for process in running:
-                process.wait(max(0.0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            pass  # those that did not save in time are ended below, as after a second Ctrl-C
-        finally:
-            for process in running:
+            psutil.wait_procs(living, timeout=self.save_seconds)
+        finally:  # those that did not save in time, or after a second Ctrl-C
+            for process in living:
                 _kill_tree(process)
-                _let_go(process)
+            for ended in running:
+                _let_go(ended)
+
+
+def _found(pid: int) -> list[psutil.Process]:
+    """The process, unless it is gone."""
+    try:
+        return [psutil.Process(pid)]
+    except psutil.NoSuchProcess:
+        return []
 
 
 def _let_go(process: subprocess.Popen) -> None:
@@ -126,13 +137,12 @@ def _let_go(process: subprocess.Popen) -> None:
         process.stdin.close()
 
 
-def _kill_tree(process: subprocess.Popen) -> None:
-    if process.poll() is not None:
-        return
-    for child in psutil.Process(process.pid).children(recursive=True):
-        child.kill()
-    process.kill()
-    process.wait()
+def _kill_tree(process: psutil.Process) -> None:
+    with suppress(psutil.NoSuchProcess):
+        for each in [*process.children(recursive=True), process]:
+            with suppress(psutil.NoSuchProcess):
+                each.kill()
+        process.wait()
 
 
 def _error(job: Job) -> str:
