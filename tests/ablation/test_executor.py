@@ -107,6 +107,16 @@ def test_stopping_lets_the_children_save(job, tmp_path):
     assert "Stopping 2 runs" in said[0]
 
 
+def test_stopping_does_not_wait_for_what_an_interrupted_poll_left_locked(job, tmp_path):
+    path = str(tmp_path / "a")
+    executor = python(SAVE)
+    events = run_until_started(executor, [job("a", path)], path)
+    for process, _ in executor._running.values():
+        process._waitpid_lock.acquire()  # as an interruption in Popen.poll leaves it
+    events.close()
+    assert os.path.exists(path + ".saved")
+
+
 def test_a_child_that_does_not_stop_is_ended_with_its_children(job, tmp_path):
     path = tmp_path / "pid"
     events = run_until_started(python(STUBBORN, save_seconds=0.1), [job("a", str(path))], path)
