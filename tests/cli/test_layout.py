@@ -40,7 +40,6 @@ COMMANDS = (
     "train --dry-run",
     "eval --list",
     "eval --from-jsonl rows.jsonl",
-    "runs compare RUN RUN",
     "power --problems 500 --effect 3",
     "grade --from-jsonl rows.jsonl --task math",
     "overlap problems.jsonl --task math",
