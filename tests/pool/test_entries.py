@@ -35,7 +35,9 @@ def test_listing(db: Database, filled: str) -> None:
     assert (found[0].uses, found[0].repairs, found[0].meta, found[0].parent) == (1, 1, {"level": 2}, None)
     total, found = list_entries(db, alive=False, limit=2)
     assert (total, [e.retired_reason for e in found]) == (5, ["solved", None])
-    assert list_entries(db, source="nowhere") == (0, [])
+    with pytest.raises(UserError, match="no problems of 'nowhere'") as caught:
+        list_entries(db, source="nowhere")
+    assert "There are: " in caught.value.fix
 
 
 def test_what_a_run_added_is_asked_by_its_id_and_not_by_the_begin_of_others(db: Database, filled, new_run, attempt):
@@ -63,9 +65,9 @@ def test_finding_by_prefix(db: Database, filled: str, attempt) -> None:
     with pytest.raises(UserError, match="begins 2 pooled attempts") as caught:
         find_entries(db, "run:1")  # run:1:0:0 and run:10:0:0
     assert "run:10:0:0" in caught.value.fix
-    with pytest.raises(UserError, match="no pooled attempt"):
+    with pytest.raises(UserError, match="No pooled attempt"):
         find_entries(db, "RUN:2")
-    with pytest.raises(UserError, match="no pooled attempt"):
+    with pytest.raises(UserError, match="No pooled attempt"):
         find_entries(db, "run%")  # no pattern
 
 

@@ -90,15 +90,17 @@ def test_overrides_are_checked_like_those_of_a_file() -> None:
 
 
 def test_a_run_of_another_version_is_resumed_or_refused_in_three_lines(tmp_path, scrpo_process) -> None:
+    run = "20260101-000000-abcd"
+    (directory := tmp_path / "runs" / run).mkdir(parents=True)
     with Database.open(str(tmp_path / "old.db")) as db:
         recipe = Recipe(name="r")
-        run = start_run(db, command="collect", recipe=recipe, directory=str(tmp_path), model="tiny")
+        start_run(db, command="collect", recipe=recipe, directory=str(directory), model="tiny", run_id=run)
         with db.write() as connection:
             text = changed(optim={"momentum": 0.9})
             connection.exec_driver_sql("UPDATE run SET recipe_json = ?", (text,))
     outcome = scrpo_process("collect", "--resume", run, "--db", "old.db")
     assert outcome.code == 2
-    lines = outcome.err.strip().splitlines()
+    lines = [line for line in outcome.err.strip().splitlines() if not line.startswith("scrpo collect:")]
     assert len(lines) == 3
     assert "Unknown key 'optim.momentum'" in lines[0]
     assert f"run {run} (scrpo " in lines[1]

@@ -178,7 +178,7 @@ def trouble(monkeypatch):
     """A judge whose workers really die, hang and run out of memory, as the answers of tests/troubled.py say."""
     monkeypatch.setattr(workers, "judge_hard", troubled.judge_hard)
     monkeypatch.setattr(workers, "read_reference", troubled.read_reference)
-    judge = Judge(workers=2, deadline_s=1)
+    judge = Judge(workers=2, deadline_s=4)  # longer than a dead process may go unnoticed on a busy machine
     yield judge
     judge.close()
 
@@ -190,7 +190,7 @@ def test_an_answer_that_kills_its_worker_is_no_error_that_would_be_left_out(trou
     assert [j.reason for j in judged] == [
         None,
         "comparing ended its process (exit code 9), which may have run out of memory",
-        "comparing took longer than 1 s",
+        "comparing took longer than 4 s",
         "comparing took more than 4 GiB",
         "comparing went too deep",
         "the answer cannot be compared: ZeroDivisionError: bug",
@@ -203,7 +203,7 @@ def test_a_reference_that_fails_by_itself_is_an_error(trouble):
     judged = trouble([Question(gold, "y") for gold in ("die^2", "hang^2", "unreadable^2")])
     assert [j.verdict for j in judged] == [Verdict.GRADER_ERROR] * 3
     assert "exit code 9" in (judged[0].reason or "")
-    assert "longer than 1 s" in (judged[1].reason or "")
+    assert "longer than 4 s" in (judged[1].reason or "")
     assert trouble([Question("hang^2", answer) for answer in ("hang^2", "2", "", "die")]) == [judged[1]] * 4
 
 
