@@ -10,6 +10,7 @@ import pytest
 import smoke
 
 
+@pytest.mark.slow
 def test_smoke_run_on_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     few = ["--set", "task.train.limit=4", "--set", "optim.prompts_per_step=4"]
     args = ["smoke.py", "--shape", "two-layers", "--steps", "2", *few, "--out", str(tmp_path)]

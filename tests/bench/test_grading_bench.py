@@ -6,7 +6,7 @@ import grading
 import pytest
 
 
-@pytest.mark.parametrize("mix", [grading.SIMPLE, grading.HARD])
+@pytest.mark.parametrize("mix", [grading.SIMPLE, pytest.param(grading.HARD, marks=pytest.mark.slow)])
 def test_graders_are_measured_on_the_same_pairs_and_ours_is_right(mix) -> None:
     found = grading.measured(mix, len(mix), 1)
     assert list(found) == ["scrpo, 1 worker", "scrpo, 2 workers", "math-verify, 1 process"]

@@ -8,6 +8,7 @@ from step import FIXED, PHASES, measured, summary, table
 from scrpo_cli.recipe.load import load_recipe
 
 
+@pytest.mark.slow
 def test_phases_of_real_steps_add_up() -> None:
     small = ["optim.steps=5", "optim.prompts_per_step=3", "rollout.group_size=4", "rollout.max_tokens=60"]
     small += ["method.filter.mode=none", "method.pool.include_truncated=true"]

@@ -14,6 +14,7 @@ from scrpo_cli.recipe.load import load_recipe
 SMALL = ["optim.prompts_per_step=2", "rollout.group_size=4", "rollout.max_tokens=80"]
 
 
+@pytest.mark.slow
 def test_both_sides_run_the_same_step() -> None:
     interleave = race(load_recipe("tiny-grpo", [*FIXED, *SMALL]), rounds=2, batch=4, console=Console(quiet=True))
     ours, trainer = interleave.ours, interleave.trainer

@@ -220,6 +220,7 @@ def test_a_locked_database(scrpo, tmp_path) -> None:
     assert (counted(tmp_path, "run"), counted(tmp_path)) == (1, 1)
 
 
+@pytest.mark.slow
 def test_a_run_that_meets_a_lock_keeps_its_steps_and_goes_on_later(scrpo, tmp_path, monkeypatch) -> None:
     from scrpo_cli.training import loop
 

@@ -70,13 +70,20 @@ OLYMPIAD_OTHERWISE = {
         ("gsm8k", "test", 1319, {}),
         ("math500", "test", 500, {}),
         ("minerva_math", "test", 272, {}),
-        (
+        pytest.param(
             "math",
             "train",
             7500,
             dict.fromkeys(EMPTY_BOX, "unparsable") | {f"math-train-{i}": "wrong" for i in SEVERAL_BOXES["train"]},
+            marks=pytest.mark.slow,
         ),
-        ("math", "test_minus_500", 4500, {f"math-test-{i}": "wrong" for i in SEVERAL_BOXES["test"]}),
+        pytest.param(
+            "math",
+            "test_minus_500",
+            4500,
+            {f"math-test-{i}": "wrong" for i in SEVERAL_BOXES["test"]},
+            marks=pytest.mark.slow,
+        ),
         ("aime24", "test", 30, {"aime24-0": "unparsable"}),  # no final statement
     ],
 )

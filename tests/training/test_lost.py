@@ -186,7 +186,14 @@ def tree(directory: Path) -> dict[str, bytes]:
     return {str(p.relative_to(directory)): p.read_bytes() for p in files}
 
 
-@pytest.mark.parametrize(("lose", "words"), LOSSES.values(), ids=LOSSES)
+QUICK = ("a-step-without-answers", "checkpoints-of-another-run", "an-older-database")
+"""One for each way to look: at the rows, at a checkpoint's own words, at both. The others take minutes."""
+
+
+@pytest.mark.parametrize(
+    ("lose", "words"),
+    [pytest.param(*case, id=name, marks=[pytest.mark.slow] * (name not in QUICK)) for name, case in LOSSES.items()],
+)
 def test_more_than_a_kill_can_cost_is_refused_in_three_lines(scrpo_process, tmp_path, run, lose, words) -> None:
     lose(run)
     rows, files = all_rows(tmp_path), tree(run)
@@ -248,6 +255,7 @@ def test_an_evaluation_refuses_the_adapter_of_another_run_and_says_that_the_last
     assert "it counts 7 generated tokens" in foreign.err
 
 
+@pytest.mark.slow
 def test_a_directory_that_someone_renamed_is_left_alone(scrpo_process, run) -> None:
     kept = run / "checkpoints/step-000004-mine"
     (run / "checkpoints/step-000004").rename(kept)
@@ -257,7 +265,7 @@ def test_a_directory_that_someone_renamed_is_left_alone(scrpo_process, run) -> N
     assert (kept / "manifest.json").is_file()
 
 
-@pytest.mark.parametrize("lost", [range(9), (0, 3, 5)], ids=["all", "some"])
+@pytest.mark.parametrize("lost", [pytest.param(range(9), marks=pytest.mark.slow), (0, 3, 5)], ids=["all", "some"])
 def test_lines_of_metrics_come_back_from_the_database(scrpo_process, tmp_path, whole, run, lost) -> None:
     file = run / "metrics.jsonl"
     there = file.read_text().splitlines(keepends=True)
@@ -268,7 +276,7 @@ def test_lines_of_metrics_come_back_from_the_database(scrpo_process, tmp_path, w
     assert_same(remains(tmp_path), whole[1])
 
 
-@pytest.mark.parametrize("pattern", ["runs/*", "runs/*/checkpoints"])
+@pytest.mark.parametrize("pattern", ["runs/*", pytest.param("runs/*/checkpoints", marks=pytest.mark.slow)])
 def test_what_is_deleted_of_a_run_s_directory_under_way_is_made_anew(scrpo_process, tmp_path, whole, pattern) -> None:
     outcome = scrpo_process(*TRAIN, hooks=(RemoveAt("scrpo_cli.pool.queries:_retire", 5, pattern),))
     assert outcome.code == 0, outcome.err
@@ -280,7 +288,7 @@ def test_what_is_deleted_of_a_run_s_directory_under_way_is_made_anew(scrpo_proce
     assert Path(outcome.json["adapter"]).is_dir()
 
 
-@pytest.mark.parametrize("pattern", ["scrpo.db*", "scrpo.db-wal"])
+@pytest.mark.parametrize("pattern", ["scrpo.db*", pytest.param("scrpo.db-wal", marks=pytest.mark.slow)])
 def test_a_database_that_is_deleted_under_way_ends_the_run_and_is_rescued(
     scrpo_process, tmp_path, whole, pattern
 ) -> None:
@@ -362,7 +370,10 @@ def as_before(state: dict[str, Any]) -> None:
     del state["scrpo_version"]
 
 
-@pytest.mark.parametrize("length", range(1, len(migrations.MIGRATIONS) + 1))
+NEWEST = len(migrations.MIGRATIONS)
+
+
+@pytest.mark.parametrize("length", [1, *(pytest.param(n, marks=pytest.mark.slow) for n in range(2, NEWEST)), NEWEST])
 def test_a_run_of_every_schema_is_resumed_and_ends_the_same(scrpo_process, tmp_path, whole, run, length) -> None:
     downgrade(tmp_path, length)
     each_checkpoint(run, lambda c: reseal(c, as_before))

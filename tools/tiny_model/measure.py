@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scoring import is_right, ratio
 from traces import CHECK, RETRY, TOLD_WRONG
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -23,19 +24,6 @@ from scrpo_cli.rollout.transformers_engine import TransformersEngine
 from scrpo_cli.tasks.tiny import generate
 
 SAMPLING = Sampling(temperature=1.0, max_tokens=320)
-
-
-def is_right(text: str, answer: int) -> bool:
-    """The last boxed integer is the answer; for second turns only after the solution marker."""
-    tail = text.rsplit("Corrected Solution:", 1)[-1]
-    return tail.rstrip().endswith(f"\\boxed{{{answer}}}")
-
-
-def ratio(hits_N: np.ndarray, cases_N: np.ndarray) -> dict[str, float]:
-    """Sum of hits over sum of cases with a 95% interval clustered by problem (delta method)."""
-    p = hits_N.sum() / cases_N.sum()
-    se = np.sqrt(((hits_N - p * cases_N) ** 2).sum()) / cases_N.sum()
-    return {"value": round(float(p), 4), "lo": round(float(p - 1.96 * se), 4), "hi": round(float(p + 1.96 * se), 4)}
 
 
 def main() -> None:

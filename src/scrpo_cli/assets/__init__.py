@@ -5,6 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 
-def embedded_model_dir() -> Path:
-    """The tiny world's model, in Hugging Face format."""
-    return Path(__file__).parent / "tiny-model"
+def embedded_model_dir(name: str = "tiny") -> Path:
+    """The model of the tiny or of the thinking world, in Hugging Face format."""
+    return Path(__file__).parent / f"{name}-model"

@@ -37,8 +37,8 @@ def grade(
         typer.Option(
             "--task",
             metavar="T",
-            autocompletion=completion.among("math", "code", "tiny"),
-            help="math, code, tiny, or a task of your own.",
+            autocompletion=completion.among("math", "code", "tiny", "think"),
+            help="math, code, tiny, think, or a task of your own.",
         ),
     ] = "math",
     grader: Annotated[

@@ -33,7 +33,7 @@ def overlap(
         typer.Option(
             "--task",
             metavar="T",
-            autocompletion=completion.among("math", "code", "tiny"),
+            autocompletion=completion.among("math", "code", "tiny", "think"),
             help="Who reads the problems; default: math, or code for code.",
         ),
     ] = None,
@@ -74,7 +74,7 @@ def read(name: str, task: str | None) -> ProblemSet:
     source, colon, split = name.rpartition(":")
     if not colon or source == "hub":
         source, split = name, "test"
-    reader = task or ("code" if source in CODE_SETS else "tiny" if source == "tiny" else "math")
+    reader = task or ("code" if source in CODE_SETS else source if source in ("tiny", "think") else "math")
     return ProblemSet(TaskConfig(name=reader), ProblemsConfig(source=source, split=split))
 
 

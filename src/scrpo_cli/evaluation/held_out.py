@@ -19,7 +19,7 @@ from scrpo_cli.recipe.models import ProblemsConfig, Recipe, TaskConfig
 from scrpo_cli.recipe.references import BUILT_IN
 from scrpo_cli.tasks import make_task
 
-GENERATED = ("tiny",)
+GENERATED = ("tiny", "think")
 SHOWN, KEPT = 3, 50  # pairs named in a warning, and in a run's summary
 NO_DATA = "no data"
 

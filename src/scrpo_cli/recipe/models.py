@@ -50,7 +50,8 @@ class LoraConfig(Section):
 
 class ModelConfig(Section):
     name: Name = "tiny"
-    """`tiny` (the embedded model), a directory beside the recipe or in the working directory, or a name on the hub."""
+    """`tiny` or `think` (the embedded models), a directory beside the recipe or in the working directory, or a name on
+    the hub."""
     revision: str | None = None
     """Hub revision; pin it for anything that will be reported."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -129,15 +130,32 @@ class SandboxConfig(Section):
     """All files together [I]."""
 
 
+class ThinkConfig(Section):
+    """How hard the problems of task `think` are [I]. Fewer carries or lines: more first answers are right."""
+
+    lines: Annotated[int, Field(ge=1, le=6)] = 4
+    """Additions and subtractions of a problem."""
+    carries: Annotated[int, Field(ge=0, le=6)] = 3
+    """How many of them carry or borrow, at least; the embedded model nearly always gets these wrong in one go."""
+
+    @model_validator(mode="after")
+    def _no_more_carries_than_lines(self) -> ThinkConfig:
+        if self.carries > self.lines:
+            raise ValueError(f"{self.lines} lines cannot carry {self.carries} times: lower task.think.carries")
+        return self
+
+
 class TaskConfig(Section):
     name: str = "tiny"
-    """How problems are read and answers graded: `tiny`, `math`, `code`, or your own (docs/plugins.md)."""
+    """How problems are read and answers graded: `tiny`, `think`, `math`, `code`, or your own (docs/plugins.md)."""
     grader: str | None = None
     """Your own function that grades instead of the task's grader: `module:function` or an entry point."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Handed to your own task or grader as they are."""
     grading: GradingConfig = GradingConfig()
     sandbox: SandboxConfig = SandboxConfig()
+    think: ThinkConfig = ThinkConfig()
+    """Task `think`: how hard its problems are."""
     shots: ProblemsConfig | None = None
     """Task `code`: worked examples, as turns of the conversation, before each problem of the same source."""
     train: ProblemsConfig = ProblemsConfig(source="tiny", split="train")
@@ -183,8 +201,14 @@ class TaskConfig(Section):
 
     @model_validator(mode="after")
     def _only_code_has_worked_examples(self) -> TaskConfig:
-        if self.shots and self.name in ("tiny", "math"):
+        if self.shots and self.name in ("tiny", "think", "math"):
             raise ValueError(f"the task {self.name!r} has no worked examples: task.shots needs task.name: code")
+        return self
+
+    @model_validator(mode="after")
+    def _only_think_has_a_difficulty(self) -> TaskConfig:
+        if self.think != ThinkConfig() and self.name != "think":
+            raise ValueError(f"the task {self.name!r} has no lines and carries: task.think needs task.name: think")
         return self
 
     def reflection_request(self, truth: str = "the answer") -> str:

@@ -25,11 +25,11 @@ from scrpo_cli.methods.registry import NAMES as METHODS
 from scrpo_cli.plugins import GROUPS
 from scrpo_cli.recipe.document import Document
 
-BUILT_IN = {"method.name": METHODS, "task.name": ("tiny", "math", "code"), "task.grader": ()}
+BUILT_IN = {"method.name": METHODS, "task.name": ("tiny", "think", "math", "code"), "task.grader": ()}
 FORMS = "Write module:name, file.py:name, or the name of an installed entry point"
 MODELS = ("model.name", "model.adapter")
 DATA = tuple(f"task.{part}.source" for part in ("train", "validation", "test", "shots"))
-EMBEDDED = "tiny"
+EMBEDDED = ("tiny", "think")
 DATA_FILES = (".jsonl", ".jsonl.gz")
 HUB = "hub:"
 ADAPTER_CONFIG = "adapter_config.json"
@@ -74,7 +74,7 @@ def absolute(name: str, origin: str) -> str:
     """Where `name`, written at `origin`, leads beside the recipe or else in the working directory; the name itself
     where it leads nowhere and is not spelled as a path.
     """
-    if name in ("", EMBEDDED):
+    if name in ("", *EMBEDDED):
         return name
     path = os.path.expanduser(name)  # which leaves `~nobody` as it is
     places = [folder / path for folder in (_folder(origin), Path())]

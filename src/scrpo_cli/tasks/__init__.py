@@ -15,11 +15,17 @@ from scrpo_cli.tasks.code.task import CodeTask
 from scrpo_cli.tasks.functions import FunctionGrader
 from scrpo_cli.tasks.guard import Guarded, OwnTask
 from scrpo_cli.tasks.math import MathTask
+from scrpo_cli.tasks.think import ThinkTask
 from scrpo_cli.tasks.tiny import TinyTask
 
 __all__ = ["TASKS", "Task", "make_task"]
 
-TASKS: dict[str, Callable[[TaskConfig], Task]] = {"tiny": TinyTask, "math": MathTask, "code": CodeTask}
+TASKS: dict[str, Callable[[TaskConfig], Task]] = {
+    "tiny": TinyTask,
+    "think": ThinkTask,
+    "math": MathTask,
+    "code": CodeTask,
+}
 NEEDED = ("name", "grader", "error_kinds", "problems", "messages", "grade", "compare", "error_kind", "close")
 
 

@@ -40,7 +40,7 @@ SHIFTS = (-10, -2, -1, 1, 2, 10)  # of an injected wrong line: what carries, bor
 
 _INTEGER = re.compile(r"-?[0-9]{1,9}")
 _CHAIN = re.compile(r"\d+([+-]\d+)+=\?")
-_LINE = re.compile(r"([0-9]{1,9})([+-])([0-9]{1,9})=(-?[0-9]{1,9})")
+LINE = re.compile(r"([0-9]{1,9})([+-])([0-9]{1,9})=(-?[0-9]{1,9})")
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,11 @@ class Chain:
     @property
     def answer(self) -> int:
         return self.steps()[-1].result
+
+    @property
+    def carries(self) -> int:
+        """How many lines carry or borrow."""
+        return sum(step.carries for step in self.steps())
 
 
 def worked(chain: Chain, at: int = 0, shift: int = 0) -> str:
@@ -129,12 +134,14 @@ def draw_chain(rng: random.Random, min_steps: int = 3, max_steps: int = 4) -> Ch
     return Chain(start, tuple(terms))
 
 
-def generate(split: Split, seed: int, index: int, min_steps: int = 3, max_steps: int = 4) -> Chain:
+def generate(
+    split: Split, seed: int, index: int, min_steps: int = 3, max_steps: int = 4, min_carries: int = 0
+) -> Chain:
     """Problem number `index` of a split: a pure function of its arguments, so streams can resume anywhere."""
     rng = random.Random(f"tiny:{seed}:{split}:{index}")
     while True:
         chain = draw_chain(rng, min_steps, max_steps)
-        if split_of(chain.text) == split:
+        if chain.carries >= min_carries and split_of(chain.text) == split:
             return chain
 
 
@@ -189,14 +196,18 @@ class TinyTask(BaseTask):
     injection: InjectionSource = TinyInjection(("early", "late", "copied", "off_by_one", "other_model"))
 
     def problems(self, cfg: ProblemsConfig) -> Sequence[Problem]:
-        if cfg.source != "tiny":
-            fix = "use source: tiny, or a recipe whose task is math"
-            raise UserError(f"the task 'tiny' has no source {cfg.source!r}", "task source", fix)
+        return TinyProblems(*self.extent(cfg))
+
+    def extent(self, cfg: ProblemsConfig) -> tuple[Split, int]:
+        """The split and how many problems of it are asked for. UserError where there is no such source or split."""
+        if cfg.source != self.name:
+            fix = f"use source: {self.name}, or a recipe whose task is math"
+            raise UserError(f"the task '{self.name}' has no source {cfg.source!r}", "task source", fix)
         if cfg.split not in SPLITS:
             fix = f"use one of {', '.join(SPLITS)}"
-            raise UserError(f"the source 'tiny' has no split {cfg.split!r}", "task split", fix)
+            raise UserError(f"the source '{self.name}' has no split {cfg.split!r}", "task split", fix)
         length = LENGTHS[cfg.split]
-        return TinyProblems(cast(Split, cfg.split), min(length, cfg.limit or length))
+        return cast(Split, cfg.split), min(length, cfg.limit or length)
 
     def grade(self, pairs: Sequence[tuple[Problem, str]]) -> list[Grade]:
         return [_grade(problem.answer, last_box(response)) for problem, response in pairs]
@@ -204,7 +215,7 @@ class TinyTask(BaseTask):
     def compare(self, pairs: Sequence[tuple[str, str]]) -> list[Grade]:
         return [_grade(gold, pred) for gold, pred in pairs]
 
-    def error_kind(self, problem: Problem, response: str) -> ErrorKind | None:
+    def error_kind(self, problem: Problem, response: str) -> str | None:
         return error_kind(problem, response)
 
 
@@ -223,13 +234,13 @@ def error_kind(problem: Problem, response: str) -> ErrorKind | None:
     Only what follows the last heading (a line that ends in `:`) is read, so a correction is judged without
     the analysis before it.
     """
-    lines = _solution_lines(response)
+    lines = solution_lines(response)
     if lines is None:
         return ErrorKind.UNPARSABLE
     *worked, boxed = lines
     value, terms = (chain := parse_chain(problem.text)).start, list(chain.terms)
     for (op, n), line in zip(terms, worked, strict=False):
-        match = _LINE.fullmatch(line)
+        match = LINE.fullmatch(line)
         if match is None:
             return ErrorKind.UNPARSABLE
         step, result = Step(value, op, n), int(match[4])
@@ -241,7 +252,7 @@ def error_kind(problem: Problem, response: str) -> ErrorKind | None:
     return ErrorKind.COPY if len(worked) != len(terms) or int(boxed) != value else None
 
 
-def _solution_lines(response: str) -> list[str] | None:
+def solution_lines(response: str) -> list[str] | None:
     """The lines after the last heading, the last one being the boxed integer; None where no integer is boxed."""
     boxed = last_box(response)
     if boxed is None or not _INTEGER.fullmatch(boxed.strip()):

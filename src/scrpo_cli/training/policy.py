@@ -24,7 +24,7 @@ from scrpo_cli import hub
 from scrpo_cli.assets import embedded_model_dir
 from scrpo_cli.errors import UserError, blaming, first_line, nearest
 from scrpo_cli.recipe.models import ModelConfig
-from scrpo_cli.recipe.references import ADAPTER_CONFIG, check_model
+from scrpo_cli.recipe.references import ADAPTER_CONFIG, EMBEDDED, check_model
 from scrpo_cli.rollout.transformers_engine import stop_ids
 from scrpo_cli.training.adapters import load_adapter, refuse_rank, refuse_unknown_targets, with_sorted_names
 
@@ -98,8 +98,8 @@ class Policy:
 
 
 def model_path(name: str) -> str:
-    """`tiny` is the embedded model; anything else is a local directory or a hub name."""
-    return str(embedded_model_dir()) if name == "tiny" else name
+    """`tiny` and `think` are embedded models; anything else is a local directory or a hub name."""
+    return str(embedded_model_dir(name)) if name in EMBEDDED else name
 
 
 def source_of(cfg: ModelConfig) -> dict[str, Any]:
@@ -148,7 +148,7 @@ def remedy(cfg: ModelConfig) -> str:
         return "Copy the model again; `scrpo doctor --recipe R` checks it."
     offline = "" if hub.answers(name, cfg.revision) else "The model hub does not answer."
     give = "Give a directory with config.json, weights and tokenizer, or a name on the hub."
-    return " ".join(filter(None, (offline, nearest(name, ("tiny",)), give)))
+    return " ".join(filter(None, (offline, nearest(name, EMBEDDED), give)))
 
 
 def pick_device(cfg: ModelConfig) -> str:

@@ -1,0 +1,134 @@
+"""Measure the thinking model on its test split: the numbers of its model card.
+
+    python tools/think_model/measure.py --model src/scrpo_cli/assets/think-model --card
+
+Temperature 1. Every failed first answer gets (a) a fresh attempt, (b) a retry that sees the wrong answer but does not
+reflect, (c) a reflection with correction; every first answer is also checked without being told (SCoRe's second turn).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from think_traces import ASKED, RETRY, TOLD_WRONG
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from scrpo_cli.rollout.base import RowKey, Sampling
+from scrpo_cli.rollout.chat import Chat, user
+from scrpo_cli.rollout.transformers_engine import TransformersEngine
+from scrpo_cli.tasks.tiny import LINE, Chain, generate
+from scrpo_cli.types import Completion
+
+sys.path.append(str(Path(__file__).parents[1] / "tiny_model"))
+from scoring import is_right, ratio
+
+LADDER = ((1, 0), (2, 0), (3, 0), (3, 1), (3, 2), (4, 2), (4, 3), (4, 4), (5, 5))
+"""Lines, and how many of them carry at least."""
+SAMPLING = Sampling(temperature=1.0, max_tokens=400)
+
+
+@dataclass
+class Student:
+    """The model, and `samples` answers to each of `problems` problems."""
+
+    engine: TransformersEngine
+    chat: Chat
+    problems: int
+    samples: int
+
+    def sample(self, prompts: Sequence[Sequence[int]], purpose: str) -> list[Completion]:
+        keys = [RowKey(0, 0, purpose, i) for i in range(len(prompts))]
+        return self.engine.generate(prompts, SAMPLING, keys)
+
+    def second(self, chains: Sequence[Chain], first: Sequence[Completion], follow_up: str) -> list[Completion]:
+        turns = zip(chains, first, strict=True)
+        prompts = [self.chat.second_turn([user(chain.text)], done, follow_up) for chain, done in turns]
+        return self.sample(prompts, follow_up)
+
+    def clustered(self, hits_R: np.ndarray, cases_R: np.ndarray) -> dict[str, float] | None:
+        """The share of hits with its interval; None without a case."""
+        hits_N, cases_N = (np.asarray(x).reshape(self.problems, self.samples).sum(1) for x in (hits_R, cases_R))
+        return ratio(hits_N, cases_N) if cases_N.any() else None
+
+    def rung(self, lines: int, carries: int, full: bool) -> dict[str, object]:
+        """What is measured at one difficulty; second turns but the reflection only where `full`."""
+        chains = [generate("test", 0, i, lines, lines, carries) for i in range(self.problems)]
+        rows = [chain for chain in chains for _ in range(self.samples)]
+        prompts = [self.chat.ids([user(chain.text)]) for chain in rows]
+        first = self.sample(prompts, "first")
+        right_R = rights(first, rows)
+        failed = np.flatnonzero(~right_R)
+        wrong, shown = [rows[i] for i in failed], [first[i] for i in failed]
+
+        def on_failed(found: Sequence[Completion]) -> dict[str, float] | None:
+            hits_R = np.zeros(len(rows))
+            hits_R[failed] = rights(found, wrong)
+            return self.clustered(hits_R, ~right_R)
+
+        told = self.second(wrong, shown, TOLD_WRONG)
+        right_NG = right_R.reshape(self.problems, self.samples)
+        report = {
+            "first": self.clustered(right_R, np.ones(len(rows))),
+            "signal": float(np.mean(right_NG.any(1) & ~right_NG.all(1))),
+            "c_reflection": on_failed(told),
+            "tokens": mean_length(first),
+            "tokens_reflection": mean_length(told),
+        }
+        if not full:
+            return report
+        asked = self.second(rows, first, ASKED)
+        asked_R = rights(asked, rows)
+        return report | {
+            "a_fresh": on_failed(self.sample([prompts[i] for i in failed], "fresh")),
+            "b_retry": on_failed(self.second(wrong, shown, RETRY)),
+            "check_rate_first": check_rate(first),
+            "check_rate_told": check_rate(told),
+            "check_rate_asked": check_rate(asked),
+            "i2c": self.clustered(~right_R & asked_R, np.ones(len(rows))),
+            "c2i": self.clustered(right_R & ~asked_R, np.ones(len(rows))),
+            "delta": self.clustered(asked_R.astype(float) - right_R, np.ones(len(rows))),
+        }
+
+
+def rights(found: Sequence[Completion], chains: Sequence[Chain]) -> np.ndarray:
+    return np.array([is_right(c.text, chain.answer) for c, chain in zip(found, chains, strict=True)], dtype=bool)
+
+
+def mean_length(found: Sequence[Completion]) -> float:
+    return float(np.mean([len(c.ids) for c in found]))
+
+
+def check_rate(found: Sequence[Completion]) -> float:
+    """Checks per line."""
+    lines = [line for c in found for line in c.text.splitlines()]
+    return sum(line.startswith("Check ") for line in lines) / sum(bool(LINE.fullmatch(line)) for line in lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--problems", type=int, default=250)
+    parser.add_argument("--samples", type=int, default=8)
+    parser.add_argument("--rungs", nargs="*", metavar="LINES,CARRIES", help="only these")
+    parser.add_argument("--card", action="store_true", help="write the model card beside the weights")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    tokenizer = AutoTokenizer.from_pretrained(args.model)
+    engine = TransformersEngine(AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32), tokenizer, 256)
+    student = Student(engine, Chat(tokenizer), args.problems, args.samples)
+    rungs = [tuple(map(int, text.split(","))) for text in args.rungs] if args.rungs else LADDER
+    report = {}
+    for lines, carries in rungs:
+        report[f"{lines},{carries}"] = student.rung(lines, carries, full=(lines, carries) in ((2, 0), (4, 3)))
+        print(json.dumps({f"{lines},{carries}": report[f"{lines},{carries}"]}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
