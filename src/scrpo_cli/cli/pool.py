@@ -177,13 +177,13 @@ def stats(
     debug: DebugOption = False,
 ) -> None:
     """Counts by verdict, filter decision, age and use; repair rates with 95% intervals; mistakes made again."""
-    from scrpo_cli.jobs.runs import status_now
+    from scrpo_cli.jobs.runs import is_alive, status_now
     from scrpo_cli.pool.db import Database
     from scrpo_cli.pool.stats import pool_runs, pool_stats
 
     with Database.open(db, create=False) as database:
         found = pool_stats(database, pool)
-        found["runs"] = dict(Counter(status_now(run) for run in pool_runs(database, pool)))
+        found["runs"] = dict(Counter(status_now(run, is_alive(run)) for run in pool_runs(database, pool)))
     Output(json, quiet).result(found, Group(*stats_tables(found)))
 
 

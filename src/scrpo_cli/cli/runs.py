@@ -163,8 +163,8 @@ def run_dict(run: RunRow) -> dict[str, Any]:
     from scrpo_cli.jobs.runs import is_alive, status_now
 
     columns = run.model_dump(exclude={"recipe_json", "summary_json"})
-    now = {"status": status_now(run), "alive": is_alive(run)}
-    return {**columns, **now, "summary": jsonlib.loads(run.summary_json)}
+    alive = is_alive(run)
+    return {**columns, "status": status_now(run, alive), "alive": alive, "summary": jsonlib.loads(run.summary_json)}
 
 
 def _status(row: Mapping[str, Any]) -> str:

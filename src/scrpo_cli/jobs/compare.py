@@ -13,7 +13,7 @@ from scrpo_cli.evaluation.outcomes import Key, Outcomes, read_answers, shared_pr
 from scrpo_cli.evaluation.paired import UNDECIDED, compare, holm
 from scrpo_cli.evaluation.power import Variation, measured
 from scrpo_cli.evaluation.stats import ALPHA
-from scrpo_cli.jobs.runs import status_now
+from scrpo_cli.jobs.runs import is_alive, status_now
 from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.models import RunRow
 from scrpo_cli.pool.queries import StoredEvaluation, evaluations_of, list_runs, problems_of, resolve_run
@@ -93,7 +93,7 @@ def incomparable(db: Database, run: RunRow, graders: Mapping[str, str], problems
     if problems is None:
         return ""
     if run.status != "done":
-        return f"has the status {status_now(run)}"
+        return f"has the status {status_now(run, is_alive(run))}"
     for name in sorted(shared):
         theirs = (scored[name].metrics.get("protocol") or {}).get("grader")
         if theirs != graders[name]:

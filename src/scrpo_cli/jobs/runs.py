@@ -208,9 +208,11 @@ def is_alive(run: RunRow) -> bool | None:
     return False if _owner(directory).get("host") in (None, platform.node()) else None
 
 
-def status_now(run: RunRow) -> str:
-    """The status, and `killed` where the database still says `running` but no process works on the run any more."""
-    return KILLED if run.status == RUNNING and is_alive(run) is False else run.status
+def status_now(run: RunRow, alive: bool | None) -> str:
+    """The status, and `killed` where the database still says `running` but no process works on the run any more.
+    `alive` is what `is_alive` said: asked twice, it could contradict itself.
+    """
+    return KILLED if run.status == RUNNING and alive is False else run.status
 
 
 def worker(directory: Path) -> str:
