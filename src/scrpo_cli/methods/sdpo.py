@@ -43,8 +43,8 @@ class SdpoConfig(MethodConfig):
 
     divergence: Literal["jsd", "reverse_kl", "forward_kl", "sampled"] = "jsd"
     """Of the next-token distributions over the whole vocabulary: Jensen-Shannon, the default of the authors' code [C];
-    KL(policy||teacher), the paper's formula [C]; KL(teacher||policy). sampled: the reverse KL's gradient, estimated
-    from the sampled token."""
+    KL(policy||teacher), the formula in summaries [S], and their runs on programs [C]; KL(teacher||policy). sampled: the
+    reverse KL's gradient, estimated from the sampled token."""
     teacher_rate: Share = 0.05
     """How much of the way the teacher's weights go to the policy's before each step [C]; 1: the teacher is the policy;
     0: the policy that the run started with."""

@@ -127,7 +127,9 @@ class Updater:
             picked[f"rows_{part}"] = of_part_B.sum()
         return picked
 
-    def token_batch(self, rows: Sequence[TrainRow], pairs: Any, estimator: str) -> tuple[TokenBatch, torch.Tensor]:
+    def token_batch(
+        self, rows: Sequence[TrainRow], pairs: Any, estimator: str = "k3"
+    ) -> tuple[TokenBatch, torch.Tensor]:
         device = self.policy.device
         kl_N = flat([r.credit.kl_T for r in rows], device)
         ref_N = divergence_N = None
