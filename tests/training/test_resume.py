@@ -132,7 +132,13 @@ METHODS = {
 }
 
 
-@pytest.mark.parametrize(("name", "sizes", "update"), [(k, *v) for k, v in METHODS.items()], ids=METHODS)
+SLOW_METHODS = ("sdpo",)  # its reference is restored as that of SCoRe; test_sdpo_oracle.py goes on from a checkpoint
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes", "update"),
+    [pytest.param(k, *v, id=k, marks=[pytest.mark.slow] * (k in SLOW_METHODS)) for k, v in METHODS.items()],
+)
 def test_methods_with_a_state_of_their_own_end_the_same_after_a_kill(scrpo_process, tmp_path, name, sizes, update):
     sizes |= {"eval.every": "null", "method.name": name}
     train = ("train", "--json", *SIZES, *(word for key, value in sizes.items() for word in ("--set", f"{key}={value}")))

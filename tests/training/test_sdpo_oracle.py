@@ -176,6 +176,21 @@ def test_a_teacher_one_token_off_is_seen(policy: Policy) -> None:
     assert relative(found[0][1], found[1][1]) > 1e-2
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_a_policy_comes_to_say_what_its_teacher_says(mode: str) -> None:
+    """Optimizer steps against the policy that it was, after other prompts: the divergence goes, whatever it is."""
+    policy = random_policy()
+    policy.set_reference("policy")
+    completions, rows = rows_of_lengths([(3, 17, 5), (12, 2, 9)])
+    optim = {"lr": 0.02, "grad_clip": 100.0}
+    cfg = recipe("jsd").model_copy(update={"optim": Recipe.model_validate({"optim": optim}).optim})
+    updater = Updater(policy, cfg)
+    credits = Credits(rows, "masked_tokens", ClipConfig(kind="none"), "k2" if mode == "sampled" else mode)
+    found = [updater.update(step, completions, credits)["train/kl"] for step in range(1, 41)]
+    assert found[0] > 0.01
+    assert found[-1] < found[0] / 3
+
+
 # -- the teacher's weights -------------------------------------------------------------------------------------------
 
 
