@@ -40,6 +40,7 @@ from PIL import Image
 
 FIGURES = Path(__file__).resolve().parents[1] / "docs/methods/figures"
 WARM_UP = 3  # GRPO steps before anything is drawn
+FOLLOW_UP = load_recipe("compare/sdpo").method.example  # type: ignore[attr-defined]
 STEP, CUT = 7, 31  # of GRPO and its relatives: a step with a group some of whose answers this length cuts off
 
 # -- the example ---------------------------------------------------------------------------------------------------
@@ -253,6 +254,29 @@ def corrections(studio: Studio, groups: Sequence[Group], first: bool = False) ->
     yield Panel(title, [prompt, *script.answers(attempts, "correction {}")])
 
 
+def sdpo(runtime: Runtime) -> Iterator[Panel]:
+    """Colour is log q - log pi of the sampled token: the advantage that the reverse KL's gradient gives it."""
+    cfg = config("sdpo", divergence="sampled", example=FOLLOW_UP)
+    studio = open_studio(runtime, cfg)
+    groups = studio.sample(STEP)
+    script, group = Script.of(studio, groups), telling(groups)
+    attempts = list({a.reward: a for a in reversed(group.attempts)}.values())  # a right one and a wrong one
+    for a in attempts:
+        credit = script.credits.rows[script.at[id(a.completion)]]
+        ours_T, theirs_T = (
+            read([(prompt, a.completion.ids)]).detach().numpy()
+            for read, prompt in (
+                (studio.updater.logprobs, a.completion.prompt_ids),
+                (studio.updater.reference_logprobs, credit.reference_prompt),
+            )
+        )
+        told = replace(credit, advantage_T=theirs_T - ours_T)
+        title = f"{'A right' if a.reward else 'A wrong'} answer, and what its teacher has read"
+        note = f"r = {a.reward:.0f}  sum of A {signed(float(told.advantage_T.sum()))}"
+        row = coloured(studio, a.completion, told, f"answer {a.sample + 1}", note)
+        yield Panel(title, [shown(studio, credit.reference_prompt, "teacher"), row])
+
+
 def score(runtime: Runtime) -> Iterator[Panel]:
     """One step's conversations, credited in Stage I and, after the method's own switch, in Stage II."""
     studio = open_studio(runtime, config("score"), group_size=4)
@@ -314,6 +338,7 @@ MAKERS: dict[str, Callable[[Runtime], Iterator[Panel]]] = {
     "cispo": lambda runtime: on_policy(runtime, config("cispo"), off_policy=True),
     "scrpo": scrpo,
     "rrr": rrr,
+    "sdpo": sdpo,
     "score": score,
     "sft": lambda runtime: imitation(runtime, config("sft")),
     "star": lambda runtime: imitation(runtime, config("star")),

@@ -211,10 +211,12 @@ class Group:
 @dataclass(frozen=True, slots=True)
 class Credit:
     """What every token of one completion (T,) earns: advantage, loss mask (0/1) and KL coefficient. Statistics of the
-    update are also kept apart by `part` (`turn1`, `turn2`), where a method names parts.
+    update are also kept apart by `part` (`turn1`, `turn2`), where a method names parts. `reference_prompt`: ids after
+    which the reference reads the completion, where they are not those that it was sampled after.
     """
 
     advantage_T: np.ndarray
     mask_T: np.ndarray
     kl_T: np.ndarray
     part: str = ""
+    reference_prompt: Sequence[int] = ()

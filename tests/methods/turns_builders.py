@@ -9,7 +9,7 @@ import numpy as np
 from methods.builders import CharTokenizer, problem
 
 from scrpo_cli.recipe.models import ReflectionConfig
-from scrpo_cli.rollout.chat import next_turn, user
+from scrpo_cli.rollout.chat import informed_messages, next_turn, user
 from scrpo_cli.rollout.segments import reflection_mask, solution_mask
 from scrpo_cli.types import (
     Attempt,
@@ -41,6 +41,10 @@ class TurnPrompts:
 
     def check(self, request: SampleRequest, attempt: Attempt) -> SampleRequest:
         return next_turn(request, attempt, "check it")
+
+    def informed(self, request: SampleRequest, shown: Attempt, text: str) -> SampleRequest:
+        messages = informed_messages(request.messages, shown.completion.text, text)
+        return SampleRequest(request.problem, messages, request.samples)
 
     def reflection(self, entry: PoolEntry, samples: int) -> SampleRequest:
         return SampleRequest(entry.problem, [user("reflect")], samples, AttemptKind.CORRECTION, entry)

@@ -143,7 +143,8 @@ class ClipConfig(Section):
 @dataclass(frozen=True, slots=True)
 class Credits:
     """The credit of every completion of a step (groups in order, samples in order), how the loss is normalised, and the
-    two switches of the loss: what the ratio does and which KL estimator it has. `metrics`: what was measured on the way
+    two switches of the loss: what the ratio does and which KL it has, an estimate from the sampled tokens (k2, k3) or a
+    divergence over the whole vocabulary (`reverse_kl`, `forward_kl`, `jsd`). `metrics`: what was measured on the way
     (`train/...`).
     """
 
@@ -161,13 +162,15 @@ class Plan:
     """What one step samples: `requests`; or what it fits: `recorded` groups of attempts that were sampled earlier.
 
     `phase` is one of the method's needs and prefixes its metrics. `reference`: from this step on it is the `policy` as
-    it is now, or the `base` model; empty: as it was.
+    it is now, or the `base` model; empty: as it was. `reference_share`: how much of the way it goes to the policy, so
+    that it is a moving average of policies below 1.
     """
 
     phase: str
     requests: Sequence[SampleRequest] = ()
     recorded: Sequence[Group] = ()
     reference: str = ""
+    reference_share: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +204,12 @@ class Prompts(Protocol):
 
     def follow_up(self, request: SampleRequest, attempt: Attempt, text: str, kind: AttemptKind) -> SampleRequest:
         """One more turn of the conversation, in the method's own words."""
+        ...
+
+    def informed(self, request: SampleRequest, shown: Attempt, text: str) -> SampleRequest:
+        """The same question with more said. Where `text` has `{problem}`, it takes the place of the last message, which
+        it may quote; else it follows on the shown answer. `{shown}` is that answer, shortened as for a reflection.
+        """
         ...
 
     def reflection(self, entry: PoolEntry, samples: int) -> SampleRequest: ...

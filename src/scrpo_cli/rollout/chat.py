@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
@@ -123,6 +124,15 @@ def shown_part(response: str, cfg: ReflectionConfig, tokenizer: Any) -> str:
         response = response.rsplit("</think>", 1)[1].lstrip()
     ids = tokenizer.encode(response, add_special_tokens=False)
     return response if len(ids) <= cfg.tail_tokens else tokenizer.decode(ids[-cfg.tail_tokens :])
+
+
+def informed_messages(messages: Sequence[Message], shown: str, text: str) -> list[Message]:
+    """A question with more said: `text` instead of its last message where it has `{problem}`, or after `shown`."""
+    if "{problem}" not in text:
+        return [*messages, assistant(shown), user(text)]
+    *before, asked = messages
+    said = {"problem": asked["content"], "shown": shown}
+    return [*before, user(re.sub(r"\{(problem|shown)\}", lambda mark: said[mark[1]], text))]
 
 
 def reflection_messages(

@@ -11,7 +11,7 @@ from scrpo_cli.errors import UserError
 from scrpo_cli.recipe.models import Recipe, TaskConfig
 from scrpo_cli.rng import generator
 from scrpo_cli.rollout import segments
-from scrpo_cli.rollout.chat import Chat, next_turn, reflection_messages
+from scrpo_cli.rollout.chat import Chat, informed_messages, next_turn, reflection_messages, shown_part
 from scrpo_cli.tasks.base import Task
 from scrpo_cli.tracking.activity import now
 from scrpo_cli.types import Attempt, AttemptKind, PoolEntry, Problem, SampleRequest
@@ -51,6 +51,11 @@ class TaskPrompts:
 
     def follow_up(self, request: SampleRequest, attempt: Attempt, text: str, kind: AttemptKind) -> SampleRequest:
         return next_turn(request, attempt, text, kind)
+
+    def informed(self, request: SampleRequest, shown: Attempt, text: str) -> SampleRequest:
+        response = shown_part(shown.completion.text, self.recipe.task.reflection, self.chat.tokenizer)
+        messages = informed_messages(request.messages, response, text)
+        return SampleRequest(request.problem, messages, request.samples, request.kind)
 
     def reflection(self, entry: PoolEntry, samples: int) -> SampleRequest:
         return reflection_request(self.task, self.chat, self.recipe.task, entry, samples)

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch.utils.checkpoint import checkpoint
 
+from scrpo_cli.training.loss import divergence
+
 
 def completion_logprobs(
     model: Any, rows: Sequence[tuple[Sequence[int], Sequence[int]]], temperature: float, chunk: int
@@ -36,10 +38,55 @@ def chunk_logprobs(
     bias_V: torch.Tensor | None,
     temperature: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    return of_targets(chunk_distributions(hidden_CH, weight_VH, bias_V, temperature), targets_C)
+
+
+def chunk_distributions(
+    hidden_CH: torch.Tensor, weight_VH: torch.Tensor, bias_V: torch.Tensor | None, temperature: float
+) -> torch.Tensor:
+    """Log-probs of the whole vocabulary."""
     logits_CV = torch.nn.functional.linear(hidden_CH, weight_VH, bias_V).float() / temperature
-    logp_CV = torch.log_softmax(logits_CV, dim=-1)
+    return torch.log_softmax(logits_CV, dim=-1)
+
+
+def of_targets(logp_CV: torch.Tensor, targets_C: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     entropy_C = -(logp_CV.detach().exp() * logp_CV.detach()).sum(-1)  # a metric: no gradient
     return logp_CV.gather(1, targets_C.unsqueeze(1)).squeeze(1), entropy_C
+
+
+def completion_divergences(
+    model: Any,
+    rows: Sequence[tuple[Sequence[int], Sequence[int]]],
+    reference_NH: torch.Tensor,
+    kind: str,
+    temperature: float,
+    chunk: int,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """As `completion_logprobs`, and the divergence (N,) of the policy from a reference at every completion token, over
+    the whole vocabulary; `reference_NH` are the reference's `completion_states` of the same tokens.
+    """
+    hidden_NH, targets_N = completion_states(model, rows)
+    weight_VH, bias_V = output_layer(model)
+    parts = [
+        checkpoint(chunk_divergences, h, r, t, weight_VH, bias_V, kind, temperature, use_reentrant=False)
+        for h, r, t in zip(hidden_NH.split(chunk), reference_NH.split(chunk), targets_N.split(chunk), strict=True)
+    ]
+    logp_N, entropy_N, divergence_N = (torch.cat(part) for part in zip(*parts, strict=True))
+    return logp_N, entropy_N, divergence_N
+
+
+def chunk_divergences(
+    hidden_CH: torch.Tensor,
+    reference_CH: torch.Tensor,
+    targets_C: torch.Tensor,
+    weight_VH: torch.Tensor,
+    bias_V: torch.Tensor | None,
+    kind: str,
+    temperature: float,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    logp_CV = chunk_distributions(hidden_CH, weight_VH, bias_V, temperature)
+    reference_CV = chunk_distributions(reference_CH, weight_VH, bias_V, temperature).detach()
+    return *of_targets(logp_CV, targets_C), divergence(logp_CV, reference_CV, kind)
 
 
 def completion_states(

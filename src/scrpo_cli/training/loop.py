@@ -49,7 +49,7 @@ def train(run: Session) -> dict[str, Any]:
         pool = living_entries(run.db, run.pool)
         plan = run.method.plan(step, pool)
         if plan.reference:
-            run.policy.set_reference(plan.reference)
+            run.policy.set_reference(plan.reference, plan.reference_share)
         run.updater.temperature = 1.0 if plan.recorded else run.recipe.rollout.temperature
         sampled = roll_out(run, step, plan, clock)
         groups = plan.recorded or sampled

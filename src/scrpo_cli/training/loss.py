@@ -15,6 +15,7 @@ eps_hi:
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -25,7 +26,7 @@ from scrpo_cli.methods.base import ClipConfig
 @dataclass(frozen=True)
 class TokenBatch:
     """Flat tokens (N,) of one micro-batch, whole rows one after another; `row_N` numbers them from 0. `ref_N` is None
-    where no token has a KL coefficient.
+    where no token has a KL coefficient, and where `divergence_N` is that KL already.
     """
 
     logp_N: torch.Tensor
@@ -35,6 +36,7 @@ class TokenBatch:
     weight_N: torch.Tensor
     kl_N: torch.Tensor
     row_N: torch.Tensor
+    divergence_N: torch.Tensor | None = None
 
 
 def policy_gradient_loss(
@@ -42,7 +44,7 @@ def policy_gradient_loss(
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """The loss (a sum) and detached per-token statistics: `ratio`, `clipped` (0/1) and `kl` (nats)."""
     gain_N, ratio_N, clipped_N = gains(batch, clip)
-    penalty_N = torch.zeros_like(gain_N) if batch.ref_N is None else kl_penalty(batch.logp_N, batch.ref_N, kl_estimator)
+    penalty_N = penalties(batch, kl_estimator)
     loss = -(batch.weight_N * (gain_N - batch.kl_N * penalty_N)).sum()
     return loss, {"ratio": ratio_N.detach(), "clipped": clipped_N, "kl": penalty_N.detach()}
 
@@ -68,6 +70,35 @@ def row_means(values_N: torch.Tensor, batch: TokenBatch) -> torch.Tensor:
     sum_B = zeros_B.index_add(0, batch.row_N, values_N * trained_N)
     count_B = zeros_B.index_add(0, batch.row_N, trained_N)
     return (sum_B / count_B.clamp(min=1))[batch.row_N]
+
+
+def penalties(batch: TokenBatch, estimator: str) -> torch.Tensor:
+    """(N,) what the KL coefficients multiply: exact, estimated, or nothing."""
+    if batch.divergence_N is not None:
+        return batch.divergence_N
+    return torch.zeros_like(batch.logp_N) if batch.ref_N is None else kl_penalty(batch.logp_N, batch.ref_N, estimator)
+
+
+EXACT = ("reverse_kl", "forward_kl", "jsd")
+"""What `divergence` knows, instead of an estimate from the sampled token."""
+
+
+def divergence(logp_NV: torch.Tensor, ref_NV: torch.Tensor, kind: str) -> torch.Tensor:
+    """(N,) how far the policy's next-token distribution is from the reference's, summed over the vocabulary.
+
+    reverse_kl = KL(policy||ref), forward_kl = KL(ref||policy), jsd = the mean of both KLs to their even mixture.
+    """
+    if kind == "reverse_kl":
+        return kl(logp_NV, ref_NV)
+    if kind == "forward_kl":
+        return kl(ref_NV, logp_NV)
+    middle_NV = torch.logaddexp(logp_NV, ref_NV) - math.log(2)
+    return (kl(logp_NV, middle_NV) + kl(ref_NV, middle_NV)) / 2
+
+
+def kl(logp_NV: torch.Tensor, other_NV: torch.Tensor) -> torch.Tensor:
+    """(N,) KL(p||q) from the log-probs of both."""
+    return torch.nn.functional.kl_div(other_NV, logp_NV, reduction="none", log_target=True).sum(-1)
 
 
 def kl_penalty(logp_N: torch.Tensor, ref_N: torch.Tensor, estimator: str) -> torch.Tensor:

@@ -51,9 +51,14 @@ class Policy:
         """Inside, the model is the reference policy: the adapter off, or as it was when it was frozen."""
         return self.model.disable_adapter() if self.frozen is None else self.swapped(self.frozen)
 
-    def set_reference(self, which: str) -> None:
-        """From now on the reference is the `policy` as it is, or the `base` model."""
-        self.frozen = [p.detach().clone() for p in self.trainable()] if which == "policy" else None
+    def set_reference(self, which: str, share: float = 1.0) -> None:
+        """From now on the reference is the `policy` as it is, or the `base` model. A `share` below 1 goes only so much
+        of the way from the weights that the reference has, if it has any: an exponential moving average.
+        """
+        weights = [p.detach().clone() for p in self.trainable()] if which == "policy" else None
+        if weights and self.frozen and share < 1:
+            weights = [torch.lerp(old, new, share) for old, new in zip(self.frozen, weights, strict=True)]
+        self.frozen = weights
 
     @contextmanager
     def recomputing(self) -> Iterator[None]:

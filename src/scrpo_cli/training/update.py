@@ -15,8 +15,8 @@ from scrpo_cli.methods.base import Credits
 from scrpo_cli.methods.parts.advantages import token_weights
 from scrpo_cli.recipe.models import Recipe
 from scrpo_cli.tracking.activity import now
-from scrpo_cli.training.logprobs import completion_logprobs
-from scrpo_cli.training.loss import TokenBatch, policy_gradient_loss
+from scrpo_cli.training.logprobs import completion_divergences, completion_logprobs, completion_states
+from scrpo_cli.training.loss import EXACT, TokenBatch, policy_gradient_loss
 from scrpo_cli.training.policy import Policy, check_trainable
 from scrpo_cli.types import Completion, Credit
 
@@ -30,8 +30,12 @@ class TrainRow:
     weight_T: np.ndarray
 
     @property
+    def read_by_reference(self) -> tuple[Sequence[int], Sequence[int]]:
+        return self.credit.reference_prompt or self.completion.prompt_ids, self.completion.ids
+
+    @property
     def length(self) -> int:
-        return len(self.completion.prompt_ids) + len(self.completion.ids)
+        return max(len(self.completion.prompt_ids), len(self.credit.reference_prompt)) + len(self.completion.ids)
 
 
 class Updater:
@@ -110,7 +114,7 @@ class Updater:
     def backward(self, rows: Sequence[TrainRow], credits: Credits) -> dict[str, torch.Tensor]:
         """Forward and backward of one micro-batch; gradients add up in the parameters."""
         pairs = [(r.completion.prompt_ids, r.completion.ids) for r in rows]
-        batch, entropy_N = self.token_batch(rows, pairs)
+        batch, entropy_N = self.token_batch(rows, pairs, credits.estimator)
         loss, stats = policy_gradient_loss(batch, credits.clip, credits.estimator)
         loss.backward()
         trained_N = batch.weight_N > 0
@@ -123,12 +127,20 @@ class Updater:
             picked[f"rows_{part}"] = of_part_B.sum()
         return picked
 
-    def token_batch(self, rows: Sequence[TrainRow], pairs: Any) -> tuple[TokenBatch, torch.Tensor]:
+    def token_batch(
+        self, rows: Sequence[TrainRow], pairs: Any, estimator: str = "k3"
+    ) -> tuple[TokenBatch, torch.Tensor]:
         device = self.policy.device
         kl_N = flat([r.credit.kl_T for r in rows], device)
+        ref_N = divergence_N = None
         # the reference comes first: it may swap the adapter's weights, which no graph must have seen
-        ref_N = self.reference_logprobs(pairs) if bool((kl_N > 0).any()) else None
-        logp_N, entropy_N = self.logprobs_and_entropies(pairs)
+        if not bool((kl_N > 0).any()):
+            logp_N, entropy_N = self.logprobs_and_entropies(pairs)
+        elif estimator in EXACT:
+            logp_N, entropy_N, divergence_N = self.divergences(pairs, [r.read_by_reference for r in rows], estimator)
+        else:
+            ref_N = self.reference_logprobs([r.read_by_reference for r in rows])
+            logp_N, entropy_N = self.logprobs_and_entropies(pairs)
         return TokenBatch(
             logp_N,
             flat([np.asarray(r.completion.logprobs) for r in rows], device),
@@ -137,7 +149,20 @@ class Updater:
             flat([r.weight_T for r in rows], device),
             kl_N,
             torch.repeat_interleave(torch.tensor([len(r.completion.ids) for r in rows])).to(device),
+            divergence_N,
         ), entropy_N
+
+    def divergences(
+        self, pairs: Any, read_by_reference: Any, kind: str
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Log-probs, entropies and the divergence from the reference, which reads the same completions after prompts of
+        its own.
+        """
+        with torch.no_grad(), self.policy.reference():
+            reference_NH, _ = completion_states(self.policy.model, read_by_reference)
+        return completion_divergences(
+            self.policy.model, pairs, reference_NH, kind, self.temperature, self.optim.logits_chunk
+        )
 
     def step(self, step: int) -> float:
         """One optimizer step of the training step `step`; the norm of the gradient before it is clipped."""
