@@ -37,11 +37,12 @@ class World:
     slip: float = 0.005  # ... any other line
     check_first: float = 0.12
     check_told: float = 0.70
-    check_asked: float = 0.12  # asked to check without being told
+    check_asked: float = 0.04  # asked to check without being told
     miss: float = 0.05  # a check finds a wrong line right
     false: float = 0.01  # ... and a right line wrong
     asked_miss: float = 0.90  # the same two where it is asked to check without being told
     asked_false: float = 0.60
+    asked_redo: float = 0.25  # ... and it solves the problem anew, whatever it found
     dense: float = 0.30  # share of conversations that ask to check every line
     told: float = 0.45  # ... that are told wrong (where they are)
     retry: float = 0.05  # ... told wrong, without a request to reflect
@@ -126,7 +127,9 @@ def second_turn(chain: Chain, first: list[Line], told: bool, world: World, rng: 
             break
     if min(line.result for line in analysis) < 0:
         raise OutOfRange
-    repaired = attempt(chain, world, rate, rng, tuple(line.kept() for line in analysis))
+    redo = not told and rng.random() < world.asked_redo
+    kept = () if redo else tuple(line.kept() for line in analysis)
+    repaired = attempt(chain, world, rate, rng, kept)
     listed = "\n".join(line.text() for line in analysis)
     return f"Analysis:\n{listed}\nCorrected Solution:\n{solution(repaired)}"
 
