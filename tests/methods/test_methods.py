@@ -280,9 +280,8 @@ def phases(method, steps, pool_size):
         pool = [entry(str(i), step) for i in range(pool_size)]
         plan = method.plan(step, pool)
         seen.append(plan.phase[0])
-        groups = (
-            [first_group([1, 0])] if plan.phase == "first" else [correction([1, 0], [GOOD] * 2, e) for e in pool[:4]]
-        )
+        trials = [] if plan.phase == "reflect" else [first_group([1, 0])]
+        groups = [*trials, *(correction([1, 0], [GOOD] * 2, r.parent) for r in plan.requests if r.parent)]
         method.after_sampling(step, groups, pool)
     return "".join(seen)
 

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from pydantic import model_validator
@@ -26,6 +26,7 @@ class PhaseKind(StrEnum):
 
     FIRST_ANSWERS = "first_answers"  # answers to problems, compared inside their groups
     REFLECTION = "reflection"  # corrections of pooled errors
+    JOINT = "joint"  # answers to problems and corrections of pooled errors, each compared inside their groups
     CONVERSATION = "conversation"  # several turns
     COLLECTION = "collection"  # sampled to be fitted later: nothing is compared
     FIT = "fit"  # nothing is sampled
@@ -140,11 +141,19 @@ class ClipConfig(Section):
 # -- what a method does ------------------------------------------------------------------------------------------------
 
 
+class Term(NamedTuple):
+    """A sum of its own inside the loss of a step: how its rows are normalised, and a factor on it."""
+
+    normalizer: str
+    scale: float = 1.0
+
+
 @dataclass(frozen=True, slots=True)
 class Credits:
     """The credit of every completion of a step (groups in order, samples in order), how the loss is normalised, and the
     two switches of the loss: what the ratio does and which KL estimator it has. `metrics`: what was measured on the way
-    (`train/...`).
+    (`train/...`). `terms`: rows whose `part` is named here are left out of the normalizer and the scale of the others
+    and have their own.
     """
 
     rows: Sequence[Credit]
@@ -154,6 +163,7 @@ class Credits:
     scale: float = 1.0
     skipped_groups: int = 0
     metrics: Mapping[str, float] = field(default_factory=dict)
+    terms: Mapping[str, Term] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

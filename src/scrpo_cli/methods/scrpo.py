@@ -10,6 +10,9 @@
             m_{i,t} = 1[t in refl_i] * 1[r_i = 1]                            reflection only, success-conditioned
             J_2 = 1/Z sum_{i,t} m_{i,t} min(rho A, clip(rho) A) - beta KL
 
+With `stage2.step: joint` the reflections of a firing trigger are sampled in a first-answer step, and both losses make
+one optimizer step, J = J_1 + w J_2, each divided by its own Z. w is `loss.stage2_weight`.
+
 For controlled experiments one piece can be changed alone: which steps earn credit (`learn_from`), what the draw is
 spread over (`pool.diversity`), and what is in the pool (`injection`).
 
@@ -39,11 +42,13 @@ from scrpo_cli.methods.base import (
     Plan,
     PoolChange,
     Setting,
+    Term,
+    completions_of,
     no_credit,
 )
 from scrpo_cli.methods.grpo import FIRST, GrpoLoss, first_answer_credit, first_answer_plan, refuse_lonely
 from scrpo_cli.methods.parts.corrections import CorrectionLoss, correction_credit
-from scrpo_cli.methods.parts.kl import LogRatios, in_reward
+from scrpo_cli.methods.parts.kl import LogRatios, in_reward, measured
 from scrpo_cli.methods.parts.pool import (
     FilterConfig,
     PoolConfig,
@@ -59,11 +64,17 @@ from scrpo_cli.methods.parts.pool import (
 )
 from scrpo_cli.methods.parts.rewards import RewardConfig
 from scrpo_cli.rng import generator
-from scrpo_cli.section import PositiveInt, Section
+from scrpo_cli.section import Positive, PositiveInt, Section
 from scrpo_cli.types import KEPT, Attempt, AttemptKind, Group, PoolEntry
 
 REFLECT = "reflect"
-"""The phase of a reflection step."""
+"""The phase of a reflection step; the corrections' part of the credit of a joint step."""
+JOINT = "joint"
+"""The phase of a step with first answers and reflections."""
+WEIGHT = "train/stage2_weight"
+"""The metric that says with which weight reflections were trained, where it was measured."""
+NORMS = 5
+"""Steps of a kind whose mean gradient norm `grad_norm` compares [I]."""
 
 
 class InjectionConfig(Section):
@@ -96,6 +107,9 @@ class TriggerConfig(Section):
 
 
 class Stage2Config(Section):
+    step: Literal["alternating", "joint"] = "alternating"
+    """Reflections have steps of their own ("periodic" [S]); or they are part of a first-answer step, and both losses
+    make one optimizer step [I]."""
     steps_per_trigger: PositiveInt | Literal["drain"] = 1
     """Reflection steps in a row; `drain`: until the pool holds less than one batch of unused errors [I]."""
     prompts: PositiveInt | None = None
@@ -104,6 +118,13 @@ class Stage2Config(Section):
     """Corrections sampled of each error; none: as in stage 1 [I]."""
     group_by: Literal["error", "question"] = "error"
     """Whose corrections share a baseline: those of one error, or of all errors of one question [I]."""
+
+
+class ReflectionLoss(CorrectionLoss):
+    stage2_weight: Positive | Literal["tokens", "grad_norm"] = 1.0
+    """Factor on the loss of reflections. A number; tokens: trained tokens of the reflections over those of the last
+    first-answer step, so that each weighs the same; grad_norm: so that the gradient of a reflection step is about as
+    long as those of the last first-answer steps [I]."""
 
 
 class ScrpoConfig(MethodConfig):
@@ -122,9 +143,26 @@ class ScrpoConfig(MethodConfig):
     gate: PoolGateConfig = PoolGateConfig()
     trigger: TriggerConfig = TriggerConfig()
     stage2: Stage2Config = Stage2Config()
-    loss: CorrectionLoss = CorrectionLoss()
+    loss: ReflectionLoss = ReflectionLoss()
     kl: KlConfig = KlConfig()
     clip: ClipConfig = ClipConfig()
+
+    @model_validator(mode="after")
+    def _the_weight_can_be_measured(self) -> ScrpoConfig:
+        weight = self.loss.stage2_weight
+        if not isinstance(weight, str):
+            return self
+        where = f"method.loss.stage2_weight: {weight}"
+        if self.learn_from != "both":
+            raise ValueError(f"{where} compares two kinds of steps, and method.learn_from leaves one; give a number")
+        if weight == "tokens" and {self.stage1.normalizer, self.loss.normalizer} != {"masked_tokens"}:
+            raise ValueError(
+                f"{where} needs masked_tokens as method.stage1.normalizer and method.loss.normalizer: "
+                "with others a token's weight is not one over the trained tokens"
+            )
+        if weight == "grad_norm" and self.stage2.step == "joint":
+            raise ValueError(f"{where} needs gradients apart, and a joint step has one; give a number or tokens")
+        return self
 
     def needs(self, setting: Setting) -> Needs:
         refuse_lonely(self.stage1.advantage, setting.group_size, "rollout.group_size")
@@ -137,7 +175,10 @@ class ScrpoConfig(MethodConfig):
         if self.reflect_every is None and self.trigger.mode == "pool_size" and size > capacity:
             what = f"the trigger waits for {size} errors and the pool holds {capacity}: it would never reflect"
             raise ValueError(f"{what}; lower method.trigger.size or raise method.pool.capacity")
-        phases[REFLECT] = Phase(PhaseKind.REFLECTION, batch * group)
+        if self.stage2.step == "joint":
+            phases[JOINT] = Phase(PhaseKind.JOINT, setting.first_rollouts + batch * group)
+        else:
+            phases[REFLECT] = Phase(PhaseKind.REFLECTION, batch * group)
         return Needs(phases, turns=1, context=setting.reflection_context)
 
     def reflection_batch(self, setting: Setting) -> int:
@@ -168,14 +209,24 @@ class Scrpo(Method[ScrpoConfig]):
         self.injector = context.injector(cfg.injection)
         self.batch, self.capacity = cfg.reflection_batch(self.setting), cfg.capacity(self.setting)
         self.state = {"first_steps": 0, "reflections": 0, "burst": 0}
+        if cfg.loss.stage2_weight == "tokens" and not self.joint:
+            self.state |= {"first_tokens": 0}
+        elif cfg.loss.stage2_weight == "grad_norm":
+            self.state |= {"first_norms": [], "reflect_norms": []}
 
     # -- which prompts are sampled next ------------------------------------------------------------------------
 
     def plan(self, step: int, pool: Sequence[PoolEntry]) -> Plan:
         usable = self.usable(pool, set(self.expired(pool, step)))
-        if self.reflects(step, usable):
-            return self.reflection_plan(step, usable)
-        return first_answer_plan(self.prompts, step, self.setting.group_size)
+        first = first_answer_plan(self.prompts, step, self.setting.group_size)
+        if not self.reflects(step, usable):
+            return first
+        reflection = self.reflection_plan(step, usable)
+        return Plan(JOINT, [*first.requests, *reflection.requests]) if self.joint else reflection
+
+    @property
+    def joint(self) -> bool:
+        return self.cfg.stage2.step == "joint"
 
     def usable(self, pool: Sequence[PoolEntry], gone: Collection[str]) -> list[PoolEntry]:
         """What a reflection step may draw: neither expired nor used up, and let through by the gate."""
@@ -189,7 +240,7 @@ class Scrpo(Method[ScrpoConfig]):
         if self.state["burst"] > 0:
             return True
         if every is not None:
-            return self.state["first_steps"] >= every
+            return self.state["first_steps"] + self.joint >= every  # a joint step is a first-answer step itself
         if trigger.mode == "pool_size":
             return unused(usable) >= (trigger.size or self.batch)
         return self.state["reflections"] < trigger.ratio * (step + 1) - 0.5
@@ -219,34 +270,74 @@ class Scrpo(Method[ScrpoConfig]):
         return in_reward(self.cfg.kl)
 
     def credit(self, groups: Sequence[Group], log_ratios: LogRatios | None = None) -> Credits:
-        cfg, taught = self.cfg, "first"
-        if groups[0].request.kind is AttemptKind.CORRECTION:
-            taught, overlong, by = "corrections", cfg.stage1.overlong, cfg.stage2.group_by
-            credits = correction_credit(groups, cfg.loss, cfg.kl, cfg.clip, self.prompts, overlong, log_ratios, by)
+        trials, corrections = by_kind(groups)
+        answers = len(completions_of(trials))  # those of the trials come first
+        first = self.first_credit(trials, log_ratios and log_ratios[:answers]) if trials else None
+        if not corrections:
+            assert first is not None
+            return first
+        second = self.reflection_credit(corrections, log_ratios and log_ratios[answers:])
+        second = self.weighted(second, first)
+        return joint(first, second, log_ratios) if first else second
+
+    def first_credit(self, groups: Sequence[Group], log_ratios: LogRatios | None) -> Credits:
+        cfg, longest = self.cfg, self.setting.max_tokens
+        credits = first_answer_credit(groups, cfg.stage1, cfg.kl, cfg.clip, cfg.reward, longest, log_ratios)
+        return without_credit(credits) if cfg.learn_from == "corrections" else credits
+
+    def reflection_credit(self, groups: Sequence[Group], log_ratios: LogRatios | None) -> Credits:
+        cfg, overlong, by = self.cfg, self.cfg.stage1.overlong, self.cfg.stage2.group_by
+        credits = correction_credit(groups, cfg.loss, cfg.kl, cfg.clip, self.prompts, overlong, log_ratios, by)
+        return without_credit(credits) if cfg.learn_from == "first" else credits
+
+    def weighted(self, corrections: Credits, first: Credits | None) -> Credits:
+        """The corrections with their weight beside first answers: those of the same step, or of those before it."""
+        given = self.cfg.loss.stage2_weight
+        if not isinstance(given, str):
+            return replace(corrections, scale=given)
+        if given == "tokens":
+            beside = trained_tokens(first) if first else self.state["first_tokens"]
+            weight = ratio(trained_tokens(corrections), beside)
         else:
-            longest = self.setting.max_tokens
-            credits = first_answer_credit(groups, cfg.stage1, cfg.kl, cfg.clip, cfg.reward, longest, log_ratios)
-        if cfg.learn_from in ("both", taught):
-            return credits
-        return replace(credits, rows=[no_credit(len(row.mask_T)) for row in credits.rows])
+            weight = ratio(mean(self.state["first_norms"]), mean(self.state["reflect_norms"]))
+        return replace(corrections, scale=weight, metrics={**corrections.metrics, WEIGHT: weight})
+
+    def after_update(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Remembers what the weight of reflections is measured by; steps that trained nothing tell nothing."""
+        if not metrics.get("train/tokens"):
+            return
+        if "first_tokens" in self.state and WEIGHT not in metrics:
+            self.state["first_tokens"] = int(metrics["train/tokens"])
+        if "first_norms" in self.state:
+            kind = "reflect_norms" if WEIGHT in metrics else "first_norms"
+            unweighted = metrics["train/grad_norm"] / metrics.get(WEIGHT, 1.0)
+            self.state[kind] = [*self.state[kind], unweighted][-NORMS:]
 
     # -- what goes into the pool and out of it -----------------------------------------------------------------
 
     def after_sampling(self, step: int, groups: Sequence[Group], pool: Sequence[PoolEntry]) -> PoolChange:
-        old = dict.fromkeys(self.expired(pool, step), "expired")
-        if groups[0].request.kind is AttemptKind.CORRECTION:
-            tried = {g.request.parent.attempt_id for g in groups if g.request.parent}
-            self.count_reflection(unused(self.usable(pool, tried | old.keys())))
-            return PoolChange(retired=[*old.items(), *self.consumed(groups)])
-        self.state["first_steps"] += 1
+        """Reflections retire errors, first answers bring new ones; a joint step does both, in this order."""
+        trials, corrections = by_kind(groups)
+        gone = dict.fromkeys(self.expired(pool, step), "expired")
+        self.state["first_steps"] += bool(trials)
+        if corrections:
+            tried = {g.request.parent.attempt_id for g in corrections if g.request.parent}
+            self.count_reflection(unused(self.usable(pool, tried | gone.keys())))
+            gone |= dict(self.consumed(corrections))
+        return self.admission(step, trials, pool, gone) if trials else PoolChange(retired=[*gone.items()])
+
+    def admission(
+        self, step: int, groups: Sequence[Group], pool: Sequence[PoolEntry], gone: Mapping[str, str]
+    ) -> PoolChange:
+        """What the errors of first answers do to a pool that `gone` (attempt -> why) leave."""
         seed, longest = self.setting.seed, self.setting.max_tokens
         room = self.capacity - round(self.cfg.injection.share * self.capacity)
         decided = bounded(decisions(groups, pool_rules(self.cfg), longest, seed, step), room, seed, step)
         newcomers = sum(d == KEPT for d in decided.values())
-        alive = [e for e in pool if e.attempt_id not in old]
+        alive = [e for e in pool if e.attempt_id not in gone]
         out, injected = self.balance(step, groups, alive, newcomers)
         decided |= {a.id: KEPT for a in injected}
-        retired = [*old.items(), *((a, "evicted") for a in out)]
+        retired = [*gone.items(), *((a, "evicted") for a in out)]
         return PoolChange(decided, retired, injected, self.cfg.injection.kind)
 
     def balance(
@@ -277,6 +368,39 @@ class Scrpo(Method[ScrpoConfig]):
         burst = self.state["burst"] or (per_trigger if per_trigger != "drain" else 1)
         left = burst - 1 if per_trigger != "drain" else int(left >= self.batch)
         self.state |= {"first_steps": 0, "reflections": self.state["reflections"] + 1, "burst": left}
+
+
+def by_kind(groups: Sequence[Group]) -> tuple[list[Group], list[Group]]:
+    """First answers and corrections."""
+    corrections = [g for g in groups if g.request.kind is AttemptKind.CORRECTION]
+    return [g for g in groups if g.request.kind is not AttemptKind.CORRECTION], corrections
+
+
+def joint(first: Credits, corrections: Credits, log_ratios: LogRatios | None) -> Credits:
+    """J_1 + w J_2: the corrections are a term of their own, divided by their own tokens."""
+    rows = [*first.rows, *(replace(row, part=REFLECT) for row in corrections.rows)]
+    metrics = {**corrections.metrics, **(measured(rows, log_ratios) if log_ratios else {})}
+    skipped = first.skipped_groups + corrections.skipped_groups
+    terms = {REFLECT: Term(corrections.normalizer, corrections.scale)}
+    return replace(first, rows=rows, terms=terms, skipped_groups=skipped, metrics=metrics)
+
+
+def without_credit(credits: Credits) -> Credits:
+    return replace(credits, rows=[no_credit(len(row.mask_T)) for row in credits.rows])
+
+
+def mean(values: Sequence[float]) -> float:
+    """0 where there are none."""
+    return float(np.mean(values)) if values else 0.0
+
+
+def ratio(over: float, under: float) -> float:
+    """1 where one of them is 0: there is nothing to compare yet."""
+    return over / under if over and under else 1.0
+
+
+def trained_tokens(credits: Credits) -> int:
+    return sum(int(row.mask_T.sum()) for row in credits.rows)
 
 
 def unused(entries: Sequence[PoolEntry]) -> int:
