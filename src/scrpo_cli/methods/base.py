@@ -30,6 +30,7 @@ class PhaseKind(StrEnum):
     CONVERSATION = "conversation"  # several turns
     COLLECTION = "collection"  # sampled to be fitted later: nothing is compared
     FIT = "fit"  # nothing is sampled
+    REPLAY = "replay"  # nothing is sampled: recorded answers are fitted between steps that sample
 
 
 @dataclass(frozen=True)
@@ -198,6 +199,8 @@ class Prompts(Protocol):
 
     error_kinds: Sequence[str]
     """The kinds of errors that the task can tell apart; empty where it cannot."""
+    opens_thought: bool
+    """Whether the chat template writes the start of a thought before every answer."""
 
     def problems(self, step: int, extra: int = 0) -> Sequence[Problem]:
         """The problems of a step: a pure function of the step. `extra` numbers further draws of the same step."""
@@ -223,6 +226,12 @@ class Prompts(Protocol):
         """(T,) 1 on the tokens of the solution segment."""
         ...
 
+    def solution(self, completion: Completion) -> Completion | None:
+        """The solution segment of a correction as a whole answer: tokenized anew without the space before it, ended
+        like the correction. None where there is no such segment.
+        """
+        ...
+
     def ids(self, request: SampleRequest) -> Sequence[int]:
         """The prompt's token ids."""
         ...
@@ -239,6 +248,10 @@ class Library(Protocol):
         """Training attempts of the named runs; without names those of this run so far. Refuses those whose token ids
         mean something else than here, unless `texts_only` are used of them.
         """
+        ...
+
+    def by_id(self, ids: Sequence[str]) -> Sequence[Attempt]:
+        """Attempts of earlier steps of this run, in the order of their ids here."""
         ...
 
 

@@ -11,7 +11,8 @@
             J_2 = 1/Z sum_{i,t} m_{i,t} min(rho A, clip(rho) A) - beta KL
 
 With `stage2.step: joint` the reflections of a firing trigger are sampled in a first-answer step, and both losses make
-one optimizer step, J = J_1 + w J_2, each divided by its own Z. w is `loss.stage2_weight`.
+one optimizer step, J = J_1 + s J_2, each divided by its own Z; s is `loss.stage2_weight`. With `replay.batch` the step
+after a reflection fits solutions of successful corrections as first answers:  J_r = w/Z sum_t log pi(sol_t|q, sol_<t).
 
 For controlled experiments one piece can be changed alone: which steps earn credit (`learn_from`), what the draw is
 spread over (`pool.diversity`), and what is in the pool (`injection`).
@@ -44,11 +45,15 @@ from scrpo_cli.methods.base import (
     Setting,
     Term,
     completions_of,
+    flat_credit,
     no_credit,
+    outcome_rewards,
 )
 from scrpo_cli.methods.grpo import FIRST, GrpoLoss, first_answer_credit, first_answer_plan, refuse_lonely
+from scrpo_cli.methods.parts.advantages import has_signal
 from scrpo_cli.methods.parts.corrections import CorrectionLoss, correction_credit
 from scrpo_cli.methods.parts.kl import LogRatios, in_reward, measured
+from scrpo_cli.methods.parts.offline import after_prompt
 from scrpo_cli.methods.parts.pool import (
     FilterConfig,
     PoolConfig,
@@ -64,15 +69,19 @@ from scrpo_cli.methods.parts.pool import (
 )
 from scrpo_cli.methods.parts.rewards import RewardConfig
 from scrpo_cli.rng import generator
-from scrpo_cli.section import Positive, PositiveInt, Section
+from scrpo_cli.section import Count, Positive, PositiveInt, Section, Share
 from scrpo_cli.types import KEPT, Attempt, AttemptKind, Group, PoolEntry
 
 REFLECT = "reflect"
 """The phase of a reflection step; the corrections' part of the credit of a joint step."""
 JOINT = "joint"
 """The phase of a step with first answers and reflections."""
+REPLAY = "replay"
+"""The phase of a step that fits solutions of corrections as first answers."""
 WEIGHT = "train/stage2_weight"
 """The metric that says with which weight reflections were trained, where it was measured."""
+REPLAYED = "train/replayed"
+"""The metric that counts the solutions of a replay."""
 NORMS = 5
 """Steps of a kind whose mean gradient norm `grad_norm` compares [I]."""
 
@@ -97,13 +106,23 @@ class InjectionConfig(Section):
 class TriggerConfig(Section):
     """When a reflection step comes instead of a first-answer step, where `reflect_every` does not say it."""
 
-    mode: Literal["pool_size", "ratio"] = "pool_size"
-    """When the pool holds a batch; or so that a share of all steps reflects. Summaries say only that stage 2 is
-    periodic [S]."""
+    mode: Literal["pool_size", "ratio", "signal"] = "pool_size"
+    """When the pool holds a batch; so that a share of all steps reflects; or when the pool holds a batch while groups
+    of reflections have unequal rewards, more of them than of first answers, and the repair rate rises. Summaries say
+    only that stage 2 is periodic [S]."""
     size: PositiveInt | None = None
-    """pool_size: fire when there are so many unused errors; none: the errors of one reflection step [I]."""
+    """pool_size, signal: fire when there are so many unused errors; none: those of one reflection step [I]."""
     ratio: Annotated[float, Field(gt=0, lt=1)] = 0.25
     """ratio: the share of all steps that reflect [I]."""
+    min_signal: Share = 0.2
+    """signal: the share of reflection groups with unequal rewards that it takes at least [I]."""
+    min_rise: Share = 0.0
+    """signal: by more than this the repair rate must have risen from one window to the next [I]."""
+    window: PositiveInt = 5
+    """signal: the last steps of each kind over which shares and repair rates are means [I]."""
+    probe_every: PositiveInt = 20
+    """signal: first-answer steps after which one reflection step is made anyhow, to see whether this has changed; the
+    first one that could be made is such a probe too [I]."""
 
 
 class Stage2Config(Section):
@@ -118,6 +137,18 @@ class Stage2Config(Section):
     """Corrections sampled of each error; none: as in stage 1 [I]."""
     group_by: Literal["error", "question"] = "error"
     """Whose corrections share a baseline: those of one error, or of all errors of one question [I]."""
+
+
+class ReplayConfig(Section):
+    """Context distillation: the solutions of successful corrections are fitted as first answers, in a step of their
+    own after a reflection step."""
+
+    batch: Count = 0
+    """Solutions of one such step at most; 0: no replay [I]."""
+    weight: Positive = 1.0
+    """Factor on the loss of these steps [I]."""
+    max_age_steps: PositiveInt = 10
+    """Solutions that were not drawn wait for the next replay, no longer than so many steps [I]."""
 
 
 class ReflectionLoss(CorrectionLoss):
@@ -144,6 +175,7 @@ class ScrpoConfig(MethodConfig):
     trigger: TriggerConfig = TriggerConfig()
     stage2: Stage2Config = Stage2Config()
     loss: ReflectionLoss = ReflectionLoss()
+    replay: ReplayConfig = ReplayConfig()
     kl: KlConfig = KlConfig()
     clip: ClipConfig = ClipConfig()
 
@@ -164,6 +196,13 @@ class ScrpoConfig(MethodConfig):
             raise ValueError(f"{where} needs gradients apart, and a joint step has one; give a number or tokens")
         return self
 
+    @model_validator(mode="after")
+    def _the_trigger_is_asked(self) -> ScrpoConfig:
+        if self.trigger.mode == "signal" and isinstance(self.reflect_every, int):
+            what = f"method.reflect_every: {self.reflect_every} says when to reflect, and method.trigger.mode: signal"
+            raise ValueError(f"{what} is not asked; set method.reflect_every to null, or leave out the trigger")
+        return self
+
     def needs(self, setting: Setting) -> Needs:
         refuse_lonely(self.stage1.advantage, setting.group_size, "rollout.group_size")
         phases = {FIRST: Phase(PhaseKind.FIRST_ANSWERS, setting.first_rollouts)}
@@ -172,13 +211,15 @@ class ScrpoConfig(MethodConfig):
         group, batch = self.stage2.group_size or setting.group_size, self.reflection_batch(setting)
         refuse_lonely(self.loss.advantage, group, "method.stage2.group_size")
         size, capacity = self.trigger.size or batch, self.capacity(setting)
-        if self.reflect_every is None and self.trigger.mode == "pool_size" and size > capacity:
+        if self.reflect_every is None and self.trigger.mode != "ratio" and size > capacity:
             what = f"the trigger waits for {size} errors and the pool holds {capacity}: it would never reflect"
             raise ValueError(f"{what}; lower method.trigger.size or raise method.pool.capacity")
         if self.stage2.step == "joint":
             phases[JOINT] = Phase(PhaseKind.JOINT, setting.first_rollouts + batch * group)
         else:
             phases[REFLECT] = Phase(PhaseKind.REFLECTION, batch * group)
+        if self.replay.batch:
+            phases[REPLAY] = Phase(PhaseKind.REPLAY, 0)
         return Needs(phases, turns=1, context=setting.reflection_context)
 
     def reflection_batch(self, setting: Setting) -> int:
@@ -206,6 +247,9 @@ class Scrpo(Method[ScrpoConfig]):
         if cfg.pool.diversity == "error_kind" and not self.prompts.error_kinds:
             what = "The task cannot tell kinds of errors apart."
             raise UserError(what, "method.pool.diversity: error_kind", "Use problem or answer.")
+        if cfg.replay.batch and self.prompts.opens_thought:
+            what = "The chat template opens a thought before every answer, and a replayed solution would stand inside."
+            raise UserError(what, "method.replay.batch", "Leave it 0 for this model.")
         self.injector = context.injector(cfg.injection)
         self.batch, self.capacity = cfg.reflection_batch(self.setting), cfg.capacity(self.setting)
         self.state = {"first_steps": 0, "reflections": 0, "burst": 0}
@@ -213,10 +257,16 @@ class Scrpo(Method[ScrpoConfig]):
             self.state |= {"first_tokens": 0}
         elif cfg.loss.stage2_weight == "grad_norm":
             self.state |= {"first_norms": [], "reflect_norms": []}
+        if cfg.trigger.mode == "signal":
+            self.state |= {"first_signal": [], "reflect_signal": [], "repair_rates": []}
+        if cfg.replay.batch:
+            self.state |= {"solved": [], "replay": []}
 
     # -- which prompts are sampled next ------------------------------------------------------------------------
 
     def plan(self, step: int, pool: Sequence[PoolEntry]) -> Plan:
+        if self.state.get("replay"):
+            return self.replay_plan()
         usable = self.usable(pool, set(self.expired(pool, step)))
         first = first_answer_plan(self.prompts, step, self.setting.group_size)
         if not self.reflects(step, usable):
@@ -240,10 +290,43 @@ class Scrpo(Method[ScrpoConfig]):
         if self.state["burst"] > 0:
             return True
         if every is not None:
-            return self.state["first_steps"] + self.joint >= every  # a joint step is a first-answer step itself
-        if trigger.mode == "pool_size":
-            return unused(usable) >= (trigger.size or self.batch)
-        return self.state["reflections"] < trigger.ratio * (step + 1) - 0.5
+            return self.first_steps >= every
+        if trigger.mode == "ratio":
+            return self.state["reflections"] < trigger.ratio * (step + 1) - 0.5
+        waiting = unused(usable) >= (trigger.size or self.batch)
+        return waiting and (trigger.mode == "pool_size" or self.probes() or self.pays())
+
+    @property
+    def first_steps(self) -> int:
+        """First-answer steps since the last reflection; a joint step is one itself."""
+        return int(self.state["first_steps"] + self.joint)
+
+    def probes(self) -> bool:
+        """Whether it is time to see what a reflection is worth: nothing is known of it, or nothing recent."""
+        return not self.state["reflect_signal"] or self.first_steps >= self.cfg.trigger.probe_every
+
+    def pays(self) -> bool:
+        """Whether reflections have shown signal, more than first answers, and the repair rate rises; of a rate that was
+        not measured over two windows yet nobody can say that it does not.
+        """
+        cfg, rates = self.cfg.trigger, self.state["repair_rates"]
+        share = mean(self.state["reflect_signal"])
+        if share < cfg.min_signal or share <= mean(self.state["first_signal"]):
+            return False
+        whole = len(rates) == 2 * cfg.window
+        return not whole or mean(rates[cfg.window :]) - mean(rates[: cfg.window]) > cfg.min_rise
+
+    def note_signal(self, trials: Sequence[Group], corrections: Sequence[Group]) -> None:
+        """Remember shares of groups with unequal rewards, and the repair rate, of the last steps of each kind."""
+        window = self.cfg.trigger.window
+        rewards = [r for group in corrections for r in outcome_rewards(group) if np.isfinite(r)]
+        seen = {
+            "first_signal": [mean([has_signal(outcome_rewards(g)) for g in trials])] if trials else [],
+            "reflect_signal": [mean([has_signal(outcome_rewards(g)) for g in corrections])] if corrections else [],
+            "repair_rates": [mean(rewards)] if rewards else [],
+        }
+        longest = {"repair_rates": 2 * window}
+        self.state |= {k: [*self.state[k], *new][-longest.get(k, window) :] for k, new in seen.items()}
 
     def reflection_plan(self, step: int, usable: Sequence[PoolEntry]) -> Plan:
         """A draw of errors, uniform or spread over what `pool.diversity` names, each answered by a group."""
@@ -263,6 +346,30 @@ class Scrpo(Method[ScrpoConfig]):
                 return self.prompts.error_kind(entry)
         return None
 
+    def replay_plan(self) -> Plan:
+        """The solutions that wait for their replay, each under the prompt of a first answer."""
+        return Plan(REPLAY, recorded=[self.as_first_answer(a) for a in self.library.by_id(self.state["replay"])])
+
+    def as_first_answer(self, correction: Attempt) -> Group:
+        request, solution = self.prompts.first(correction.problem, 1), self.prompts.solution(correction.completion)
+        assert solution is not None  # others are never queued
+        return Group(request, [after_prompt(self.prompts.ids(request), replace(correction, completion=solution))])
+
+    def queue_replays(self, step: int, corrections: Sequence[Group]) -> None:
+        """After a reflection, draw what the next step replays: uniformly among the solutions that it and recent ones
+        have found.
+        """
+        if not corrections:
+            self.state["replay"] = []
+            return
+        cfg = self.cfg.replay
+        right = [a for g in corrections for a in g.attempts if a.reward == 1 and not a.truncated]
+        recent = [[s, a] for s, a in self.state["solved"] if step - s <= cfg.max_age_steps]
+        recent += [[step, a.id] for a in right if self.prompts.solution(a.completion) is not None]
+        order = generator(self.setting.seed, step, "replay").permutation(len(recent))
+        drawn, left = np.sort(order[: cfg.batch]), np.sort(order[cfg.batch :])
+        self.state |= {"replay": [recent[i][1] for i in drawn], "solved": [recent[i] for i in left]}
+
     # -- what each token earns ---------------------------------------------------------------------------------
 
     @property
@@ -270,6 +377,8 @@ class Scrpo(Method[ScrpoConfig]):
         return in_reward(self.cfg.kl)
 
     def credit(self, groups: Sequence[Group], log_ratios: LogRatios | None = None) -> Credits:
+        if is_replay(groups):
+            return self.replay_credit(groups)
         trials, corrections = by_kind(groups)
         answers = len(completions_of(trials))  # those of the trials come first
         first = self.first_credit(trials, log_ratios and log_ratios[:answers]) if trials else None
@@ -290,6 +399,12 @@ class Scrpo(Method[ScrpoConfig]):
         credits = correction_credit(groups, cfg.loss, cfg.kl, cfg.clip, self.prompts, overlong, log_ratios, by)
         return without_credit(credits) if cfg.learn_from == "first" else credits
 
+    def replay_credit(self, groups: Sequence[Group]) -> Credits:
+        """Maximum likelihood: nobody sampled these tokens after this prompt, so there is no ratio, and no KL."""
+        rows = [flat_credit(len(c.ids), 1.0, 0.0) for c in completions_of(groups)]
+        plain, weight = ClipConfig(kind="none"), self.cfg.replay.weight
+        return Credits(rows, "masked_tokens", plain, scale=weight, metrics={REPLAYED: len(rows)})
+
     def weighted(self, corrections: Credits, first: Credits | None) -> Credits:
         """The corrections with their weight beside first answers: those of the same step, or of those before it."""
         given = self.cfg.loss.stage2_weight
@@ -304,7 +419,7 @@ class Scrpo(Method[ScrpoConfig]):
 
     def after_update(self, step: int, metrics: Mapping[str, float]) -> None:
         """Remembers what the weight of reflections is measured by; steps that trained nothing tell nothing."""
-        if not metrics.get("train/tokens"):
+        if not metrics.get("train/tokens") or REPLAYED in metrics:
             return
         if "first_tokens" in self.state and WEIGHT not in metrics:
             self.state["first_tokens"] = int(metrics["train/tokens"])
@@ -320,6 +435,10 @@ class Scrpo(Method[ScrpoConfig]):
         trials, corrections = by_kind(groups)
         gone = dict.fromkeys(self.expired(pool, step), "expired")
         self.state["first_steps"] += bool(trials)
+        if self.cfg.trigger.mode == "signal":
+            self.note_signal(trials, corrections)
+        if self.cfg.replay.batch:
+            self.queue_replays(step, corrections)
         if corrections:
             tried = {g.request.parent.attempt_id for g in corrections if g.request.parent}
             self.count_reflection(unused(self.usable(pool, tried | gone.keys())))
@@ -374,6 +493,11 @@ def by_kind(groups: Sequence[Group]) -> tuple[list[Group], list[Group]]:
     """First answers and corrections."""
     corrections = [g for g in groups if g.request.kind is AttemptKind.CORRECTION]
     return [g for g in groups if g.request.kind is not AttemptKind.CORRECTION], corrections
+
+
+def is_replay(groups: Sequence[Group]) -> bool:
+    """Whether these are corrections that stand under the prompts of first answers."""
+    return any(a.kind is AttemptKind.CORRECTION for g in groups if g.request.parent is None for a in g.attempts)
 
 
 def joint(first: Credits, corrections: Credits, log_ratios: LogRatios | None) -> Credits:
