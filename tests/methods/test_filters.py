@@ -15,6 +15,7 @@ from scrpo_cli.methods.parts.pool import (
     evicted,
     expired,
     group_decision,
+    reasons,
     spread,
 )
 from scrpo_cli.methods.scrpo import ScrpoConfig
@@ -136,6 +137,46 @@ def test_a_band_is_held_against_the_mean_reward():
     assert group_decision(np.array([0.9, 0.0]), band) == "kept"
     assert group_decision(np.array([1.0, 0.9]), band) == "too_easy"
     assert group_decision(np.array([1.0, np.nan, 0.0]), band) == "kept"
+
+
+# -- groups without any right answer --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("all_wrong", "kept"),
+    [("by_mode", {"mixed"}), ("admit", {"hopeless", "mixed"}), ("only", {"hopeless"})],
+)
+def test_errors_of_groups_without_a_right_answer_are_admitted_beside_the_others_or_alone(all_wrong, kept):
+    groups = [first_group(rewards(k), name) for name, k in (("hopeless", 0), ("mixed", 3), ("easy", 7))]
+    cfg = ScrpoConfig(filter={"var_min": 0.2, "all_wrong": all_wrong})
+    decided = decisions(groups, cfg, 8, 0, 1)
+    assert {a.rstrip("0123456789") for a, decision in decided.items() if decision == "kept"} == kept
+    said = reasons(set(decided.values()), cfg)
+    if all_wrong == "only":
+        assert said["some_right"] == "an answer of the group is right (method.filter.all_wrong = only)"
+        assert set(decided.values()) == {"kept", "not_drawn", "some_right"}
+    else:
+        assert "some_right" not in said
+        assert "var_min = 0.2" in said["too_easy"]
+
+
+def test_all_wrong_looks_at_right_and_wrong_whatever_the_reward_is():
+    """A length penalty makes rewards differ, and a right answer that is too long earns 0."""
+    reward, only = {"length_penalty": 0.5}, {"all_wrong": "only", "reward": "total"}
+    assert "kept" in decisions([lengths_differ()], ScrpoConfig(filter=only, reward=reward), 10, 0, 1).values()
+    long_but_right = first_group([1, 0, 0, 0], text="x" * 10)
+    found = decisions([long_but_right], ScrpoConfig(filter=only, reward=reward), 10, 0, 1)
+    assert set(found.values()) == {"some_right"}
+
+
+def test_cut_off_answers_of_a_group_that_is_all_wrong_stay_out():
+    group = first_group([0, 0], cut=True)
+    assert set(decisions([group], ScrpoConfig(filter={"all_wrong": "only"}), 8, 0, 1).values()) == {"truncated"}
+
+
+def test_admitting_beside_a_filter_that_keeps_every_error_is_refused():
+    with pytest.raises(ValueError, match="admit has no effect where"):
+        FilterConfig(mode="none", all_wrong="admit")
 
 
 # -- the draw -------------------------------------------------------------------------------------------------------

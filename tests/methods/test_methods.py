@@ -17,8 +17,8 @@ from scrpo_cli.methods.score import ScoreConfig
 from scrpo_cli.methods.scrpo import Scrpo, ScrpoConfig
 from scrpo_cli.methods.sft import SftConfig
 from scrpo_cli.recipe.models import ReflectionConfig
-from scrpo_cli.rollout.segments import graded_text, reflection_mask, solution_mask
-from scrpo_cli.types import AttemptKind, FinishReason, SampleRequest, Verdict
+from scrpo_cli.rollout.segments import graded_text, reflection_mask, solution_alone, solution_mask
+from scrpo_cli.types import AttemptKind, Completion, FinishReason, SampleRequest, Verdict
 
 SEGMENTS = ReflectionConfig()
 GOOD = "Analysis: x Corrected Solution: 1"
@@ -27,6 +27,7 @@ REFLECTION = len("Analysis: x Corrected Solution:")
 
 class FakePrompts:
     error_kinds = ("wrong",)
+    opens_thought = False
 
     def problems(self, step):
         return [problem(f"{step}-{i}") for i in range(4)]
@@ -45,6 +46,12 @@ class FakePrompts:
 
     def solution_mask(self, ids, text):
         return solution_mask(ids, text, SEGMENTS, CharTokenizer())
+
+    def solution(self, completion):
+        return solution_alone(completion, SEGMENTS, CharTokenizer())
+
+    def ids(self, request):
+        return [ord(c) for c in request.problem.text]
 
 
 def scrpo(**cfg) -> Scrpo:
@@ -255,6 +262,18 @@ def test_without_a_marker_all_is_reflection_and_nothing_is_graded():
     assert graded_text("no heading", ReflectionConfig(require_marker=False)) == "no heading"
 
 
+def test_a_solution_alone_is_the_answer_that_follows_the_marker_with_its_end():
+    text = "Analysis: x\nCorrected Solution:\n1+1=2\n"
+    whole = Completion([7], [*map(ord, text), 0], [-1.0] * (len(text) + 1), text, FinishReason.STOP)
+    alone = solution_alone(whole, SEGMENTS, CharTokenizer())
+    assert (alone.text, alone.ids) == ("1+1=2\n", [*map(ord, "1+1=2\n"), 0])
+    assert len(alone.logprobs) == len(alone.ids)
+    cut_off = replace(whole, ids=whole.ids[:-1], finish=FinishReason.LENGTH)
+    assert solution_alone(cut_off, SEGMENTS, CharTokenizer()).ids == [*map(ord, "1+1=2\n")]
+    for nothing in ("no marker at all", "Corrected Solution: \n"):
+        assert solution_alone(replace(whole, text=nothing), SEGMENTS, CharTokenizer()) is None
+
+
 def test_a_marker_rehearsed_while_thinking_does_not_count():
     text = "<think>Corrected Solution: 9</think>Analysis: y Corrected Solution: 1"
     assert graded_text(text, SEGMENTS) == " 1"
@@ -280,9 +299,8 @@ def phases(method, steps, pool_size):
         pool = [entry(str(i), step) for i in range(pool_size)]
         plan = method.plan(step, pool)
         seen.append(plan.phase[0])
-        groups = (
-            [first_group([1, 0])] if plan.phase == "first" else [correction([1, 0], [GOOD] * 2, e) for e in pool[:4]]
-        )
+        trials = [] if plan.phase == "reflect" else [first_group([1, 0])]
+        groups = [*trials, *(correction([1, 0], [GOOD] * 2, r.parent) for r in plan.requests if r.parent)]
         method.after_sampling(step, groups, pool)
     return "".join(seen)
 

@@ -1,5 +1,6 @@
 """The optimizer step: the same gradient however the batch is cut, and no cost for rows without credit."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,7 +12,7 @@ from methods.builders import credits_of
 from training.tiny_policy import VOCABULARY, random_policy
 
 from scrpo_cli.errors import RunError
-from scrpo_cli.methods.base import ClipConfig, PoolChange, flat_credit, no_credit
+from scrpo_cli.methods.base import ClipConfig, PoolChange, Term, flat_credit, no_credit
 from scrpo_cli.methods.parts.kl import kl_in_reward
 from scrpo_cli.recipe.models import Recipe
 from scrpo_cli.training.checkpoint import Progress
@@ -42,12 +43,12 @@ def rows(seed: int, n: int = 7):
     return completions, credits
 
 
-def gradient(completions, credits, normalizer, tokens, method=None):
+def gradient(completions, credits, normalizer, tokens, method=None, **fields):
     """Accumulated gradient before the optimizer step, with micro-batches of at most `tokens`."""
     cfg = recipe(method, tokens_per_microbatch=tokens)
     updater = Updater(POLICY, cfg)
     POLICY.model.zero_grad()
-    whole = credits_of(credits, normalizer, cfg.method.clip)
+    whole = credits_of(credits, normalizer, cfg.method.clip, **fields)
     for micro in microbatches(weighted_rows(completions, credits, whole, cfg), tokens):
         updater.backward(micro, whole)
     return np.concatenate([p.grad.flatten().numpy() for p in POLICY.trainable()])
@@ -78,6 +79,21 @@ def test_a_ratio_of_whole_rows_does_not_see_how_the_batch_is_cut():
     for tokens in (1, 25, 60):
         cut = gradient(completions, credits, "sequence_mean", tokens, gspo)
         assert cut == pytest.approx(whole, abs=float(1e-5 * np.abs(whole).max()))
+
+
+def test_a_step_with_two_terms_has_the_sum_of_their_gradients():
+    """J = J_1 + w J_2, each with its own denominator: the two gradients, computed apart, are the oracle."""
+    completions, credits = rows(4, n=9)
+    marked = [replace(c, part="reflect") if i % 3 == 0 else c for i, c in enumerate(credits)]
+    first = [i for i in range(9) if i % 3]
+    for normalizer, own in (("masked_tokens", "masked_tokens"), ("sequence_mean", "all_tokens")):
+        both = gradient(completions, marked, normalizer, 50, terms={"reflect": Term(own, 0.7)})
+        one = gradient([completions[i] for i in first], [credits[i] for i in first], normalizer, 50)
+        other = gradient(completions[::3], credits[::3], own, 50)
+        assert both == pytest.approx(one + 0.7 * other, abs=float(1e-5 * np.abs(both).max()))
+        assert np.abs(other).max() > 1e-3 * np.abs(one).max()
+        together = gradient(completions, credits, normalizer, 50)
+        assert np.abs(both - together).max() > 1e-3 * np.abs(both).max()
 
 
 def test_order_of_rows_does_not_matter():

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from pydantic import model_validator
@@ -26,9 +26,11 @@ class PhaseKind(StrEnum):
 
     FIRST_ANSWERS = "first_answers"  # answers to problems, compared inside their groups
     REFLECTION = "reflection"  # corrections of pooled errors
+    JOINT = "joint"  # answers to problems and corrections of pooled errors, each compared inside their groups
     CONVERSATION = "conversation"  # several turns
     COLLECTION = "collection"  # sampled to be fitted later: nothing is compared
     FIT = "fit"  # nothing is sampled
+    REPLAY = "replay"  # nothing is sampled: recorded answers are fitted between steps that sample
 
 
 @dataclass(frozen=True)
@@ -140,12 +142,20 @@ class ClipConfig(Section):
 # -- what a method does ------------------------------------------------------------------------------------------------
 
 
+class Term(NamedTuple):
+    """A sum of its own inside the loss of a step: how its rows are normalised, and a factor on it."""
+
+    normalizer: str
+    scale: float = 1.0
+
+
 @dataclass(frozen=True, slots=True)
 class Credits:
     """The credit of every completion of a step (groups in order, samples in order), how the loss is normalised, and the
     two switches of the loss: what the ratio does and which KL it has, an estimate from the sampled tokens (k2, k3) or a
     divergence over the whole vocabulary (`reverse_kl`, `forward_kl`, `jsd`). `metrics`: what was measured on the way
-    (`train/...`).
+    (`train/...`). `terms`: rows whose `part` is named here are left out of the normalizer and the scale of the others
+    and have their own.
     """
 
     rows: Sequence[Credit]
@@ -155,6 +165,7 @@ class Credits:
     scale: float = 1.0
     skipped_groups: int = 0
     metrics: Mapping[str, float] = field(default_factory=dict)
+    terms: Mapping[str, Term] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +202,8 @@ class Prompts(Protocol):
 
     error_kinds: Sequence[str]
     """The kinds of errors that the task can tell apart; empty where it cannot."""
+    opens_thought: bool
+    """Whether the chat template writes the start of a thought before every answer."""
 
     def problems(self, step: int, extra: int = 0) -> Sequence[Problem]:
         """The problems of a step: a pure function of the step. `extra` numbers further draws of the same step."""
@@ -222,6 +235,12 @@ class Prompts(Protocol):
         """(T,) 1 on the tokens of the solution segment."""
         ...
 
+    def solution(self, completion: Completion) -> Completion | None:
+        """The solution segment of a correction as a whole answer: tokenized anew without the space before it, ended
+        like the correction. None where there is no such segment.
+        """
+        ...
+
     def ids(self, request: SampleRequest) -> Sequence[int]:
         """The prompt's token ids."""
         ...
@@ -238,6 +257,10 @@ class Library(Protocol):
         """Training attempts of the named runs; without names those of this run so far. Refuses those whose token ids
         mean something else than here, unless `texts_only` are used of them.
         """
+        ...
+
+    def by_id(self, ids: Sequence[str]) -> Sequence[Attempt]:
+        """Attempts of earlier steps of this run, in the order of their ids here."""
         ...
 
 

@@ -30,8 +30,13 @@ from scrpo_cli.methods.base import (
 from scrpo_cli.methods.grpo import refuse_lonely
 from scrpo_cli.methods.parts.corrections import CorrectionLoss, correction_credit
 from scrpo_cli.methods.parts.kl import LogRatios, in_reward
-from scrpo_cli.section import PositiveInt
+from scrpo_cli.section import Positive, PositiveInt
 from scrpo_cli.types import AttemptKind, Group, PoolEntry, SampleRequest
+
+
+class RrrLoss(CorrectionLoss):
+    stage2_weight: Positive = 1.0
+    """Factor on the loss [I]."""
 
 
 class RrrConfig(MethodConfig):
@@ -39,7 +44,7 @@ class RrrConfig(MethodConfig):
 
     attempts: PositiveInt = 1
     """First answers to each problem, which are not trained; every failed one is reflected on [I]."""
-    loss: CorrectionLoss = CorrectionLoss(tokens="reflection", failed="negative")
+    loss: RrrLoss = RrrLoss(tokens="reflection", failed="negative")
     """Only reflection tokens are trained [C]; failed retries earn their negative advantage [I]."""
     overlong: Literal["mask", "keep"] = "mask"
     kl: KlConfig = KlConfig()
@@ -77,4 +82,5 @@ class Rrr(Method[RrrConfig]):
         retries = [g for g in groups if g.request.kind is not AttemptKind.FIRST]
         mine = log_ratios and log_ratios[len(first) :]
         credits = correction_credit(retries, cfg.loss, cfg.kl, cfg.clip, self.prompts, cfg.overlong, mine)
-        return replace(credits, rows=[*(no_credit(len(a.completion.ids)) for a in first), *credits.rows])
+        rows = [*(no_credit(len(a.completion.ids)) for a in first), *credits.rows]
+        return replace(credits, rows=rows, scale=cfg.loss.stage2_weight)

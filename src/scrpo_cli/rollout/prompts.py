@@ -14,7 +14,7 @@ from scrpo_cli.rollout import segments
 from scrpo_cli.rollout.chat import Chat, informed_messages, next_turn, reflection_messages, shown_part
 from scrpo_cli.tasks.base import Task
 from scrpo_cli.tracking.activity import now
-from scrpo_cli.types import Attempt, AttemptKind, PoolEntry, Problem, SampleRequest
+from scrpo_cli.types import Attempt, AttemptKind, Completion, PoolEntry, Problem, SampleRequest
 
 AT_ONCE = 1000
 """Prompts that are tokenized at once."""
@@ -28,6 +28,7 @@ class TaskPrompts:
         self.per_step = recipe.optim.prompts_per_step
         self.error_kinds = task.error_kinds
         self.segments = recipe.task.reflection, chat.tokenizer, chat.prefill
+        self.opens_thought = bool(chat.prefill)
         self._order = lru_cache(maxsize=2)(self.order)
 
     def problems(self, step: int, extra: int = 0) -> list[Problem]:
@@ -65,6 +66,9 @@ class TaskPrompts:
 
     def solution_mask(self, ids: Sequence[int], text: str) -> np.ndarray:
         return segments.solution_mask(ids, text, *self.segments)
+
+    def solution(self, completion: Completion) -> Completion | None:
+        return segments.solution_alone(completion, *self.segments)
 
     def ids(self, request: SampleRequest) -> list[int]:
         return self.chat.prompt(request)

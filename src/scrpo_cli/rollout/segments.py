@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
 import numpy as np
 
 from scrpo_cli.recipe.models import ReflectionConfig
+from scrpo_cli.types import Completion, FinishReason
 
 
 def solution_start(text: str, cfg: ReflectionConfig) -> int | None:
@@ -68,6 +70,21 @@ def solution_mask(
     if start is not None:
         mask_T[tokens_covering(ids, start - len(prefill), tokenizer) :] = 1
     return mask_T
+
+
+def solution_alone(
+    completion: Completion, cfg: ReflectionConfig, tokenizer: Any, prefill: str = ""
+) -> Completion | None:
+    """The solution segment as an answer of its own: tokenized as a text that begins there, with the end token that was
+    sampled. None without a marker or without anything after it. Nobody sampled these ids, so their log-probs are 0.
+    """
+    start = solution_start(prefill + completion.text, cfg)
+    text = "" if start is None else completion.text[start - len(prefill) :].lstrip()
+    if not text:
+        return None
+    ended = list(completion.ids[-1:]) if completion.finish is FinishReason.STOP else []
+    ids = [*tokenizer.encode(text, add_special_tokens=False), *ended]
+    return replace(completion, ids=ids, text=text, logprobs=[0.0] * len(ids))
 
 
 def reflection_mask(

@@ -60,23 +60,27 @@ def step_metrics(
     corrections = [g for g in groups if g.request.parent is not None]
     first = [a for g in groups if g.request.kind is AttemptKind.FIRST for a in g.attempts]
     metrics = sampled(phase, groups) | (sampled("reflect", corrections) if corrections else {})
+    if kind is PhaseKind.JOINT:
+        metrics |= sampled("first", [g for g in groups if g.request.kind is AttemptKind.FIRST])
     metrics["rollout/tokens"] = metrics[f"{phase}/tokens"]
     if groups:
         reflected = metrics.get("reflect/tokens", 0.0) / max(1.0, metrics["rollout/tokens"])
         metrics |= {"reflect/tokens_share": reflected}
     if groups and kind is not PhaseKind.COLLECTION:
         skipped = credits.skipped_groups
-        metrics |= {"groups/skipped": skipped, "groups/skipped_share": skipped / compared(groups)}
+        metrics |= {"groups/skipped": skipped, "groups/skipped_share": skipped / compared(groups, kind)}
     metrics |= measured("first/accuracy", outcomes(first))
     metrics |= repair_metrics(corrections, cfg) | turn_metrics(groups, cfg) | pool_metrics(pool, step, cfg)
     metrics["memory/mb"] = memory_mb()
     return {k: float(v) for k, v in metrics.items()}
 
 
-def compared(groups: Sequence[Group]) -> int:
+def compared(groups: Sequence[Group], kind: PhaseKind) -> int:
     """Sets of answers that share a baseline. A further turn is a group of one, compared by problem and turn; a step
-    that also reflects compares its corrections only.
+    that also reflects compares its corrections only, unless it learns from both (`joint`).
     """
+    if kind is PhaseKind.JOINT:
+        return len(groups)
     if any(g.request.previous is not None for g in groups):
         return len({(g.request.problem.source, g.request.problem.id, g.request.turn) for g in groups})
     return sum(g.request.kind is not AttemptKind.FIRST for g in groups) or len(groups)

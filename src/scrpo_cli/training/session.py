@@ -17,7 +17,7 @@ from scrpo_cli.methods.base import Library, Method, MethodContext, Needs
 from scrpo_cli.methods.registry import NAMES, make_method
 from scrpo_cli.methods.scrpo import InjectionConfig
 from scrpo_cli.pool.db import Database
-from scrpo_cli.pool.queries import attempts_of, resolve_run, rewind
+from scrpo_cli.pool.queries import attempts_by_id, attempts_of, resolve_run, rewind
 from scrpo_cli.recipe.models import Recipe
 from scrpo_cli.rollout.injection import ErrorInjector
 from scrpo_cli.rollout.prompts import TaskPrompts, check_context, check_prompt_budget
@@ -77,6 +77,11 @@ class RunLibrary:
             self.check_fingerprint(row.id, json.loads(row.summary_json).get("fingerprint"))
         ids = [row.id for row in rows] or [self.run_id]
         return [a for run_id in ids for a in attempts_of(self.db, run_id, evaluations=False)]
+
+    def by_id(self, ids: Sequence[str]) -> list[Attempt]:
+        """Attempts of earlier steps, in this order."""
+        found = attempts_by_id(self.db, ids)
+        return [found[each] for each in ids]
 
     def check_fingerprint(self, run_id: str, found: str | None) -> None:
         """Token ids mean something under one tokenizer and chat template only."""

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from scrpo_cli.errors import RunError
-from scrpo_cli.methods.base import Credits
+from scrpo_cli.methods.base import Credits, Term
 from scrpo_cli.methods.parts.advantages import token_weights
 from scrpo_cli.recipe.models import Recipe
 from scrpo_cli.tracking.activity import now
@@ -183,12 +183,22 @@ def weighted_rows(
     completions: Sequence[Completion], rows: Sequence[Credit], credits: Credits, recipe: Recipe
 ) -> list[TrainRow]:
     """Rows with a trained token, weighted by the denominator of the whole optimizer step."""
-    weights = token_weights(rows, credits.normalizer, recipe.rollout.max_tokens)
+    weights = loss_weights(rows, credits, recipe.rollout.max_tokens)
     return [
-        TrainRow(completion, credit, credits.scale * weight_T)
+        TrainRow(completion, credit, weight_T)
         for completion, credit, weight_T in zip(completions, rows, weights, strict=True)
         if credit.mask_T.any()
     ]
+
+
+def loss_weights(rows: Sequence[Credit], credits: Credits, max_tokens: int) -> list[np.ndarray]:
+    """The factor of every token (T,) in the loss; the rows of each term have a denominator and a scale of their own."""
+    found: dict[int, np.ndarray] = {}
+    for name, term in {"": Term(credits.normalizer, credits.scale), **credits.terms}.items():
+        mine = [i for i, row in enumerate(rows) if (row.part if row.part in credits.terms else "") == name]
+        weights = token_weights([rows[i] for i in mine], term.normalizer, max_tokens)
+        found |= {i: term.scale * weight_T for i, weight_T in zip(mine, weights, strict=True)}
+    return [found[i] for i in range(len(rows))]
 
 
 def minibatches(rows: int, count: int) -> list[np.ndarray]:

@@ -24,7 +24,7 @@ from scrpo_cli.methods.base import (
 )
 from scrpo_cli.methods.parts.advantages import ADVANTAGES, has_signal
 from scrpo_cli.methods.parts.kl import LogRatios, with_kl
-from scrpo_cli.section import Positive, Section
+from scrpo_cli.section import Section
 from scrpo_cli.types import Attempt, Credit, Group
 
 
@@ -37,8 +37,6 @@ class CorrectionLoss(Section):
     """As in stage 1 [I]."""
     normalizer: Literal["masked_tokens", "all_tokens", "constant"] = "masked_tokens"
     """As in stage 1; with masked_tokens only the tokens that `tokens` and `failed` leave are counted [I]."""
-    stage2_weight: Positive = 1.0
-    """Factor on the loss of reflection steps [I]."""
 
 
 def correction_credit(
@@ -59,7 +57,7 @@ def correction_credit(
         for a, A in zip(group.attempts, np.zeros(len(group.attempts)) if a_G is None else a_G, strict=True)
     ]
     skipped = sum(a_G is None for a_G in advantages)
-    credits = Credits(rows, loss.normalizer, clip, kl.estimator, loss.stage2_weight, skipped)
+    credits = Credits(rows, loss.normalizer, clip, kl.estimator, skipped_groups=skipped)
     return with_kl(credits, groups, kl, log_ratios)
 
 

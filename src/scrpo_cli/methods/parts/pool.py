@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from scrpo_cli.methods.base import outcome_rewards
 from scrpo_cli.methods.parts.rewards import RewardConfig, with_length_penalty
@@ -27,6 +27,16 @@ class FilterConfig(Section):
     """Inclusive pass-rate band of `pass_rate_band` [I]."""
     reward: Literal["correctness", "total"] = "correctness"
     """What `mode` looks at: right or wrong, or method.reward, length penalty included [I]."""
+    all_wrong: Literal["by_mode", "admit", "only"] = "by_mode"
+    """Errors of groups without any right answer: as `mode` says; admitted beside those that `mode` keeps; or only
+    they, and `mode` is not asked [I]."""
+
+    @model_validator(mode="after")
+    def _admits_something(self) -> FilterConfig:
+        if self.all_wrong == "admit" and self.mode == "none":
+            what = "method.filter.all_wrong: admit has no effect where method.filter.mode is none"
+            raise ValueError(f"{what}, which keeps every error")
+        return self
 
     @field_validator("band")
     @classmethod
@@ -87,11 +97,16 @@ def decisions(groups: Sequence[Group], cfg: PoolRules, max_tokens: int, seed: in
     return found
 
 
-def group_decision(rewards_G: np.ndarray, cfg: FilterConfig) -> str:
-    """`kept`, or why no error of this group may enter the pool. NaN rewards (grader failures) do not count.
+def group_decision(rewards_G: np.ndarray, cfg: FilterConfig, all_wrong: bool = False) -> str:
+    """`kept`, or why no error of this group may enter the pool. NaN rewards (grader failures) do not count; `all_wrong`
+    says that no answer of the group is right, whatever its rewards are.
 
     For a binary reward the population variance is p(1-p): a threshold on it is a band around p = 1/2.
     """
+    if all_wrong and cfg.all_wrong != "by_mode":
+        return KEPT
+    if cfg.all_wrong == "only":
+        return "some_right"
     valid_G = rewards_G[~np.isnan(rewards_G)]
     mean, variance = (float(valid_G.mean()), float(valid_G.var())) if valid_G.size else (0.0, 0.0)
     keeps = {
@@ -108,7 +123,7 @@ def admit(
 ) -> dict[str, str]:
     """Attempt id -> decision for every wrong attempt of a group; `kept` ones are drawn uniformly among the eligible."""
     wrong = [a for a in group.attempts if a.is_reasoning_error]
-    decision = group_decision(rewards_G, flt)
+    decision = group_decision(rewards_G, flt, all_wrong=not group.rewards_G.any())
     if decision != KEPT:
         return {a.id: decision for a in wrong}
     decisions = {a.id: "truncated" for a in wrong if a.truncated and not pool.include_truncated}
@@ -130,6 +145,7 @@ def bounded(decided: dict[str, str], capacity: int, seed: int, step: int) -> dic
 MEANINGS = {
     "too_hard": "most answers of the group are wrong",
     "too_easy": "most answers of the group are right",
+    "some_right": "an answer of the group is right",
     "truncated": "cut off at rollout.max_tokens, so not an error of reasoning",
     "not_drawn": "others of the group were drawn",
     "no_room": "others of the step were drawn, which fill the pool",
@@ -149,6 +165,7 @@ def reasons(decided: Iterable[str], cfg: PoolRules) -> dict[str, str]:
     rules = {
         "too_hard": rule,
         "too_easy": rule,
+        "some_right": f"method.filter.all_wrong = {flt.all_wrong}",
         "truncated": "method.pool.include_truncated = false",
         "not_drawn": f"method.pool.per_prompt = {pool.per_prompt}",
         "no_room": "method.pool.capacity",
