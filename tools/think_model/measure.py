@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from think_traces import ASKED, RETRY, TOLD_WRONG
+from think_traces import ASKED, DENSE, RETRY, TOLD_WRONG
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from scrpo_cli.rollout.base import RowKey, Sampling
@@ -85,12 +85,15 @@ class Student:
             return report
         asked = self.second(rows, first, ASKED)
         asked_R = rights(asked, rows)
+        every = [self.chat.ids([user(f"{chain.text}\n{next(iter(DENSE))}")]) for chain in rows]
+        dense = self.sample(every, "dense")
         return report | {
             "a_fresh": on_failed(self.sample([prompts[i] for i in failed], "fresh")),
             "b_retry": on_failed(self.second(wrong, shown, RETRY)),
             "check_rate_first": check_rate(first),
             "check_rate_told": check_rate(told),
             "check_rate_asked": check_rate(asked),
+            "every_line": self.clustered(rights(dense, rows), np.ones(len(rows))),
             "i2c": self.clustered(~right_R & asked_R, np.ones(len(rows))),
             "c2i": self.clustered(right_R & ~asked_R, np.ones(len(rows))),
             "delta": self.clustered(asked_R.astype(float) - right_R, np.ones(len(rows))),
