@@ -44,9 +44,9 @@ class World:
     asked_miss: float = 0.90  # the same two where it is asked to check without being told
     asked_false: float = 0.60
     asked_redo: float = 0.25  # ... and it solves the problem anew, whatever it found
-    dense: float = 0.35  # share of conversations that ask for checks in a first answer
-    told: float = 0.45  # ... that are told wrong (where they are)
-    retry: float = 0.05  # ... told wrong, without a request to reflect
+    dense: float = 0.40  # share of conversations that ask for checks in a first answer
+    told: float = 0.40  # ... that are told wrong (where they are)
+    retry: float = 0.04  # ... told wrong, without a request to reflect
 
 
 @dataclass(frozen=True)
