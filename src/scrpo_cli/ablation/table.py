@@ -27,7 +27,7 @@ from scrpo_cli.pool.db import Database
 
 ENOUGH_SEEDS = 3
 """With two, the interval over seeds holds the truth in 89 to 98% of cases, and is useless or wrong in most."""
-BUDGET_SLACK = 0.05  # a run that generated less or more of its budget than this is pointed out
+BUDGET_SLACK = 0.02  # a run that generated less or more of its budget than this is pointed out
 UNEQUAL_STARTS = (
     "The runs of a seed do not start from the same answers, so no row stands for all of them before training."
 )
@@ -251,7 +251,7 @@ def _notes(by_arm: dict[str, list[RunOutcome]], budget: int) -> list[str]:
     for run in (run for runs in by_arm.values() for run in runs):
         share = run.generated_tokens / budget
         if abs(share - 1) > BUDGET_SLACK:
-            why = "it ran out of steps: raise optim.steps" if share < 1 else "one step is much of it: raise the budget"
+            why = "it ran out of steps: raise optim.steps" if share < 1 else "one group is much of it: raise the budget"
             notes.append(f"{run.arm} seed {run.seed} used {share:.0%} of the token budget; {why}.")
     if len(by_arm) > 1 and max(len(runs) for runs in by_arm.values()) < ENOUGH_SEEDS:
         notes.append(FEW_SEEDS)

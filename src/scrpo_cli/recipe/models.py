@@ -220,7 +220,8 @@ class OptimConfig(Section):
     steps: PositiveInt = 500
     """Trial and reflection steps together, at most."""
     max_generated_tokens: Tokens | None = None
-    """Budget: stop after the step that reaches so many generated tokens, however many steps are left."""
+    """Budget: stop at so many generated tokens, however many steps are left. The last step is cut to the problems that
+    are expected to reach it (whole groups, at least one), by what the steps before cost with their later rounds."""
     prompts_per_step: PositiveInt = 128
     """Problems of one first-answer step."""
     minibatches: PositiveInt = 1

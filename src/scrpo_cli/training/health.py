@@ -62,6 +62,7 @@ def step_metrics(
     metrics = sampled(phase, groups) | (sampled("reflect", corrections) if corrections else {})
     metrics["rollout/tokens"] = metrics[f"{phase}/tokens"]
     if groups:
+        metrics["rollout/planned"] = sum(a.round == 0 for g in groups for a in g.attempts)
         reflected = metrics.get("reflect/tokens", 0.0) / max(1.0, metrics["rollout/tokens"])
         metrics |= {"reflect/tokens_share": reflected}
     if groups and kind is not PhaseKind.COLLECTION:

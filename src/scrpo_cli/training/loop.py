@@ -26,6 +26,7 @@ from scrpo_cli.tasks.guard import too_many_failures
 from scrpo_cli.tracking.activity import now
 from scrpo_cli.tracking.jsonl import read_metrics
 from scrpo_cli.training import health
+from scrpo_cli.training.budget import cut_to_fit
 from scrpo_cli.training.monitors import watch
 from scrpo_cli.training.session import Session
 from scrpo_cli.types import Group
@@ -47,7 +48,7 @@ def train(run: Session) -> dict[str, Any]:
         now().stage(f"step {step}", at_once=False)
         clock = Clock()
         pool = living_entries(run.db, run.pool)
-        plan = run.method.plan(step, pool)
+        plan = cut_to_fit(run.method.plan(step, pool), history, run.tokens_left)
         if plan.reference:
             run.policy.set_reference(plan.reference)
         run.updater.temperature = 1.0 if plan.recorded else run.recipe.rollout.temperature
