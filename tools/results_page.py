@@ -3,8 +3,8 @@
     python tools/results_page.py .scrpo/scrpo.db SWEEP -o docs/results/tiny.md --figure docs/results/tiny.svg
 
 A table stands between `<!-- begin table NAME -->` and `<!-- end table NAME -->`, each a line of its own; NAME is one of
-first-answers, two-turns, cost, signal and warnings. Arms of several sweeps become one table; --prefix keeps several
-comparisons apart on one page (`<!-- begin table ablations-cost -->` with `--prefix ablations-`).
+first-answers, two-turns, cost, signal, warnings and tuning. Arms of several sweeps become one table; --prefix keeps
+several comparisons apart on one page (`<!-- begin table ablations-cost -->` with `--prefix ablations-`).
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ EMPTY = {
     "cost": "",
     "signal": "No run says what it sampled.",
     "warnings": "No warning sign fired.",
+    "tuning": "No setting was tuned.",
 }
 """All tables, and what stands in place of one that has nothing to show."""
 

@@ -149,7 +149,7 @@ def test_problems_are_matched_by_name():
 
 
 def test_notes_name_what_is_missing_or_not_at_equal_budget():
-    runs = [run("a", seed, first_solved(10), tokens=tokens) for seed, tokens in enumerate((500, 1000, 1040, 1400))]
+    runs = [run("a", seed, first_solved(10), tokens=tokens) for seed, tokens in enumerate((500, 1000, 1015, 1400))]
     assert tabulate(runs, ["a", "b"], 1000).notes == [
         "b: no run finished.",
         "a seed 0 used 50% of the token budget; it ran out of steps: raise optim.steps.",

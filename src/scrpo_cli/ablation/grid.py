@@ -26,11 +26,14 @@ _COMMA = re.compile(r",(?![^\[{]*[\]}])")  # not inside [1, 2] or {a: 1, b: 2}
 
 @dataclass(frozen=True)
 class Arm:
-    """One setting that is compared: its name, the varied keys (`KEY=VALUE`) that it sets, and its resolved recipe."""
+    """One setting that is compared: its name, the varied keys (`KEY=VALUE`) that it sets, and its resolved recipe.
+    `of`: in a tuning sweep, the name of the recipe whose setting it is.
+    """
 
     name: str
     overrides: tuple[str, ...]
     recipe: Recipe
+    of: str = ""
 
     @property
     def file_stem(self) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -18,6 +18,7 @@ import numpy as np
 from scrpo_cli.ablation.grid import check_arms
 from scrpo_cli.ablation.outcomes import RunOutcome, Spending, added, read_outcome
 from scrpo_cli.ablation.sweep import Sweep, done_runs
+from scrpo_cli.ablation.tuning import Trial, trials_behind
 from scrpo_cli.errors import RunError
 from scrpo_cli.evaluation.metrics import repair_rate, summarize, turn_values, two_turn
 from scrpo_cli.evaluation.outcomes import Key, Outcomes, problem_means, shared_problems, side_by_side
@@ -76,7 +77,7 @@ class ArmResult:
 @dataclass(frozen=True)
 class SweepResult:
     """`before`: the start that all runs of a seed share, None where they do not; `problems`: how many test problems all
-    runs share; `notes`: what a reader has to know beside the numbers.
+    runs share; `notes`: what a reader has to know beside the numbers; `tuning`: of a race, what was tried for its arms.
     """
 
     arms: list[ArmResult]
@@ -84,6 +85,7 @@ class SweepResult:
     problems: int
     budget: int
     notes: list[str]
+    tuning: list[Trial] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -97,7 +99,10 @@ def read_result(db: Database, sweeps: Sequence[Sweep]) -> tuple[SweepResult | No
     arms = [arm for sweep in sweeps for arm in sweep.arms]
     check_arms(arms)
     outcomes = [read_outcome(db, run) for sweep in sweeps for run in done_runs(db, sweep)]
-    return (tabulate(outcomes, [arm.name for arm in arms], sweeps[0].budget) if outcomes else None), outcomes
+    if not outcomes:
+        return None, outcomes
+    result = tabulate(outcomes, [arm.name for arm in arms], sweeps[0].budget)
+    return replace(result, tuning=trials_behind(db, sweeps)), outcomes
 
 
 def tabulate(outcomes: Sequence[RunOutcome], arms: Sequence[str], budget: int) -> SweepResult:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from scrpo_cli.ablation.table import ArmResult, Scores, SweepResult
+from scrpo_cli.ablation.tuning import Trial
 from scrpo_cli.layout import Prose, Table
 from scrpo_cli.numbers import NOTHING, change, estimate, in_points, p_equals, p_value, percents, point_interval, points
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 START = "before training"
 OVER_BOTH = "over problems and seeds"
+TUNING = "tuning"
 
 
 @dataclass(frozen=True)
@@ -68,13 +70,15 @@ def render(result: SweepResult) -> Group:
             if number := getattr(arm, key):
                 said = f"{in_points(number)}, {p_equals(number['p'])}: {number['verdict']}"
                 words.append(f"{arm.arm} compared with {first}{beside}: {said}")
-    return Group(*map(terminal, sheets_of(result)), *map(Prose, [*words, *result.notes]))
+    chosen = tuning([trial for trial in result.tuning if trial.chosen])
+    sheets = [*([chosen] if chosen else []), *(sheet for sheet in sheets_of(result) if sheet.name != TUNING)]
+    return Group(*map(terminal, sheets), *map(Prose, [*words, *result.notes]))
 
 
 def sheets_of(result: SweepResult) -> list[Sheet]:
     """Those that have something to show."""
     found = (first_answers(result), two_turns(result), cost(result), signal(result), warning_signs(result))
-    return [sheet for sheet in found if sheet is not None]
+    return [sheet for sheet in (*found, tuning(result.tuning)) if sheet is not None]
 
 
 def first_answers(result: SweepResult) -> Sheet:
@@ -161,6 +165,32 @@ def warning_signs(result: SweepResult) -> Sheet | None:
         "steps": [f"{steps} of {sum(arm.steps)}" for arm, _, steps in fired],
     }
     return Sheet("warnings", "warning signs during training, all runs of an arm together", columns)
+
+
+def tuning(trials: Sequence[Trial]) -> Sheet | None:
+    """What was tried, each recipe's settings from the best on; None where nothing was."""
+    if not trials:
+        return None
+    recipes = [*dict.fromkeys(trial.recipe for trial in trials)]
+    ordered = sorted(trials, key=lambda trial: (recipes.index(trial.recipe), -(trial.accuracy or -1.0)))
+    columns = {
+        "recipe": [trial.recipe for trial in ordered],
+        "setting": [", ".join(trial.setting) or "its own" for trial in ordered],
+        "validation": [_reached(trial) for trial in ordered],
+        "seeds": [f"{min(trial.seeds)} to {max(trial.seeds)}" if trial.seeds else NOTHING for trial in ordered],
+        "chosen": ["yes" if trial.chosen else "" for trial in ordered],
+    }
+    budget = " or ".join(f"{tokens:,}" for tokens in sorted({trial.budget for trial in trials}))
+    title = f"settings and their mean accuracy on validation problems after {budget} generated tokens"
+    return Sheet(TUNING, title, columns, ("seeds",))
+
+
+def _reached(trial: Trial) -> str:
+    """The mean over the seeds, and their range where there are several."""
+    if trial.accuracy is None:
+        return f"failed (seed {', '.join(map(str, trial.failed))})" if trial.failed else "not done"
+    mean, low, high = (f"{100 * value:.1f}" for value in (trial.accuracy, min(trial.by_seed), max(trial.by_seed)))
+    return f"{mean}% ({low} to {high})" if len(trial.by_seed) > 1 else f"{mean}%"
 
 
 def _rows(result: SweepResult) -> list[Scores]:
