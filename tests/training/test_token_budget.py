@@ -1,10 +1,13 @@
 """The last step is cut so that the budget of generated tokens is met, by recorded metrics alone."""
 
+from types import SimpleNamespace
+
 import pytest
 from methods.builders import problem
 
 from scrpo_cli.methods.base import Plan
 from scrpo_cli.pool.queries import StepMetrics
+from scrpo_cli.training import loop
 from scrpo_cli.training.budget import cut_to_fit, tokens_per_planned
 from scrpo_cli.types import SampleRequest
 
@@ -64,3 +67,23 @@ def test_the_cost_is_that_of_the_last_steps_of_the_phase():
 def test_a_phase_without_a_step_is_taken_to_cost_what_the_last_steps_did():
     assert tokens_per_planned("reflect", TEN) == 10
     assert tokens_per_planned("reflect", []) == 0
+
+
+def validated(monkeypatch, totals: list[float], **cfg) -> list[str]:
+    """The labels of the evaluations of a run that has generated so many tokens after its steps."""
+    labels: list[str] = []
+    monkeypatch.setattr(loop, "evaluate", lambda run, label: labels.append(label))
+    history = [StepMetrics(i, "first", {"tokens/total": total}) for i, total in enumerate(totals, start=1)]
+    for step in range(len(totals) + 1):
+        progress = SimpleNamespace(step=step, generated_tokens=totals[step - 1] if step else 0)
+        recipe = SimpleNamespace(eval=SimpleNamespace(**{"every": None, "every_tokens": None} | cfg))
+        loop.validate_if_due(SimpleNamespace(progress=progress, recipe=recipe), history[:step])
+    return labels
+
+
+def test_validation_after_the_step_that_reaches_each_multiple(monkeypatch):
+    totals = [40.0, 100.0, 130.0, 350.0, 350.0, 400.0]
+    assert validated(monkeypatch, totals, every_tokens=100) == ["step2", "step4", "step6"]
+    assert validated(monkeypatch, totals, every_tokens=30) == ["step1", "step2", "step3", "step4", "step6"]
+    assert validated(monkeypatch, totals, every_tokens=100, every=3) == ["step2", "step3", "step4", "step6"]
+    assert validated(monkeypatch, totals) == []

@@ -34,7 +34,13 @@ from scrpo_cli.recipe.models import ProblemsConfig
 from scrpo_cli.rng import generator
 from scrpo_cli.section import Count, Name, PositiveInt, Section, Tokens
 
-FIRST_ANSWERS_ALONE = ("task.test=null", "eval.every=null", "eval.turns=1", "eval.repair=false")
+FIRST_ANSWERS_ALONE = (
+    "task.test=null",
+    "eval.every=null",
+    "eval.every_tokens=null",
+    "eval.turns=1",
+    "eval.repair=false",
+)
 """How a tuning run is evaluated: without test problems a run evaluates on those for validation, before and after."""
 MOST_SETTINGS = 100_000
 """Of one recipe's grid."""

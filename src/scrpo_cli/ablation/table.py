@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from scrpo_cli.ablation.curves import Reached, when_reached
 from scrpo_cli.ablation.grid import check_arms
 from scrpo_cli.ablation.outcomes import RunOutcome, Spending, added, read_outcome
 from scrpo_cli.ablation.sweep import Sweep, done_runs
@@ -56,7 +57,7 @@ class Scores:
 class ArmResult:
     """Numbers of one arm over its seeds. `gain` is `compare` of after with before; `difference` and `delta_difference`
     (of delta = t2 - t1) are `against` the first arm, after training; `warnings`: steps on which each monitor fired;
-    `spent`: sums over the seeds by phase.
+    `spent`: sums over the seeds by phase; `reached`: when it reached which accuracy on validation problems.
     """
 
     arm: str
@@ -72,6 +73,7 @@ class ArmResult:
     gain: dict[str, Any] | None
     difference: dict[str, Any] | None
     delta_difference: dict[str, Any] | None
+    reached: list[Reached]
 
 
 @dataclass(frozen=True)
@@ -149,6 +151,7 @@ def _arm_result(runs: Sequence[RunOutcome], first: Sequence[RunOutcome], problem
         gain=compare(first_of(before, problems), first_of(after, problems)),
         difference=against(first, runs, problems, lambda outcomes: outcomes.first_NK),
         delta_difference=against(first, runs, problems, _deltas, scale=2.0),
+        reached=when_reached(runs),
     )
 
 

@@ -266,6 +266,8 @@ class ProtocolConfig(Section):
 class EvalConfig(Section):
     every: PositiveInt | None = None
     """Steps between evaluations on task.validation; none: only before the first and after the last step."""
+    every_tokens: Tokens | None = None
+    """Generated tokens between them, after the step that reaches each multiple: steps of methods differ in price."""
     benchmarks: list[str] = Field(default_factory=list)
     """What `scrpo eval` runs: benchmarks and suites (`scrpo eval --list`), benchmark files of your own, data sets."""
     limit: PositiveInt | None = None

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from scrpo_cli.ablation.curves import Reached
 from scrpo_cli.ablation.table import ArmResult, Scores, SweepResult
 from scrpo_cli.ablation.tuning import Trial
 from scrpo_cli.layout import Prose, Table
@@ -77,8 +78,9 @@ def render(result: SweepResult) -> Group:
 
 def sheets_of(result: SweepResult) -> list[Sheet]:
     """Those that have something to show."""
-    found = (first_answers(result), two_turns(result), cost(result), signal(result), warning_signs(result))
-    return [sheet for sheet in (*found, tuning(result.tuning)) if sheet is not None]
+    found = (first_answers(result), two_turns(result), reaching(result), cost(result), signal(result))
+    more = (warning_signs(result), tuning(result.tuning))
+    return [sheet for sheet in (*found, *more) if sheet is not None]
 
 
 def first_answers(result: SweepResult) -> Sheet:
@@ -114,6 +116,27 @@ def two_turns(result: SweepResult) -> Sheet | None:
     compared = _compared(result, lambda arm: arm.delta_difference)
     title = "second answers; shares of all answers, 95% intervals over problems"
     return Sheet("two-turns", title, columns | compared, ("repaired of wrong", *compared))
+
+
+def reaching(result: SweepResult) -> Sheet | None:
+    """Generated tokens to some accuracies; None where no run was validated while it trained."""
+    if not any(arm.reached for arm in result.arms):
+        return None
+    levels = [f"{reached.level:.0%}" for reached in next(arm.reached for arm in result.arms if arm.reached)]
+    columns = {"arm": [arm.arm for arm in result.arms]}
+    for i, level in enumerate(levels):
+        columns[level] = [_when(arm.reached[i]) if arm.reached else NOTHING for arm in result.arms]
+    title = (
+        "generated tokens at the first evaluation on validation problems that reaches an accuracy: median over all "
+        "seeds, and how many reached it; a dash where half of them or more did not"
+    )
+    return Sheet("reaching", title, columns)
+
+
+def _when(reached: Reached) -> str:
+    median = NOTHING if reached.median is None else f"{reached.median:,.0f}"
+    there = sum(tokens is not None for tokens in reached.tokens)
+    return f"{median} ({there} of {len(reached.tokens)})"
 
 
 def cost(result: SweepResult) -> Sheet:
