@@ -3,8 +3,8 @@
     python tools/results_page.py .scrpo/scrpo.db SWEEP -o docs/results/tiny.md --figure docs/results/tiny.svg
 
 A table stands between `<!-- begin table NAME -->` and `<!-- end table NAME -->`, each a line of its own; NAME is one of
-first-answers, two-turns, reaching, cost, signal, warnings and tuning. Arms of several sweeps become one table; --prefix
-keeps several comparisons apart on one page (`<!-- begin table ablations-cost -->` with `--prefix ablations-`).
+first-answers, two-turns, reaching, cost, signal, warnings, pairs and tuning. Arms of several sweeps become one table;
+--prefix keeps several comparisons apart on one page (`<!-- begin table ablations-cost -->` with `--prefix ablations-`).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from scrpo_cli.ablation.comparisons import Question
 from scrpo_cli.ablation.outcomes import RunOutcome
 from scrpo_cli.ablation.sweep import find_sweep
 from scrpo_cli.ablation.table import SweepResult, read_result
@@ -29,6 +30,7 @@ EMPTY = {
     "cost": "",
     "signal": "No run says what it sampled.",
     "warnings": "No warning sign fired.",
+    "pairs": "No pairs within a family are compared.",
     "tuning": "No setting was tuned.",
 }
 """All tables, and what stands in place of one that has nothing to show."""
@@ -37,7 +39,7 @@ EMPTY = {
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     try:
-        result, outcomes = read(options.db, options.sweeps)
+        result, outcomes = read(options.db, options.sweeps, question_of(options))
         text, written = fill(read_page(options.output), tables_of(result), options.prefix)
         if options.curves:
             plot_curves(outcomes, options.curves)
@@ -58,14 +60,22 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("-o", dest="output", metavar="PAGE", type=Path, required=True, help="an existing page")
     parser.add_argument("--figure", metavar="FILE", type=Path, help="also draw the arms, .png or .svg")
     parser.add_argument("--curves", metavar="FILE", type=Path, help="also draw accuracy over generated tokens")
+    parser.add_argument("--against", metavar="ARM", default="", help="the arm that the others are compared with")
+    parser.add_argument("--pairs", metavar="'NAME*'", action="append", default=[], help="also compare these arms")
+    parser.add_argument("--margin", metavar="POINTS", type=float, help="test whether arms are equal within this")
     parser.add_argument("--prefix", default="", help="of the tables' names on the page")
     return parser.parse_args(arguments)
 
 
-def read(db: str, refs: Sequence[str]) -> tuple[SweepResult, list[RunOutcome]]:
+def question_of(options: argparse.Namespace) -> Question:
+    margin = None if options.margin is None else options.margin / 100
+    return Question(options.against, tuple(options.pairs), margin)
+
+
+def read(db: str, refs: Sequence[str], question: Question) -> tuple[SweepResult, list[RunOutcome]]:
     """The finished runs of these sweeps, as one result and one by one."""
     with Database.open(db, create=False) as database:
-        result, outcomes = read_result(database, [find_sweep(database, ref) for ref in refs])
+        result, outcomes = read_result(database, [find_sweep(database, ref) for ref in refs], question)
     if result is None:
         raise RunError("No run of these sweeps is done", ", ".join(refs), "Run `scrpo ablate --resume SWEEP` first.")
     return result, outcomes

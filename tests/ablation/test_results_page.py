@@ -48,7 +48,7 @@ def test_tables_and_figure(tool, sweep, page, tmp_path, capsys):
     figure = tmp_path / "figures" / "arms.svg"
     line = ["scrpo.db", "last", "-o", str(page), "--figure", str(figure)]
     assert tool.main(line) == 0
-    assert capsys.readouterr().out == f"{page}: first-answers, two-turns, reaching, cost, signal, warnings, tuning\n"
+    assert capsys.readouterr().out == f"{page}: {', '.join(tool.EMPTY)}\n"
     text, drawn = page.read_text(), figure.read_bytes()
     with Database.open("scrpo.db") as db:
         result, _ = read_result(db, [find_sweep(db, "last")])

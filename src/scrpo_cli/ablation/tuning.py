@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from scrpo_cli.ablation.comparisons import Question
 from scrpo_cli.ablation.grid import Arm, Cell, check_arms
 from scrpo_cli.ablation.plan import Settings
 from scrpo_cli.ablation.sweep import Sweep, find_sweep, runs_by_cell, start_sweep
@@ -50,13 +51,14 @@ def start_tuning(db: Database, settings: Settings) -> Sweep:
     return start_sweep(db, settings.trials, settings.seeds, bases=settings.bases)
 
 
-def start_race(db: Database, ref: str, seeds: int) -> Sweep:
+def start_race(db: Database, ref: str, seeds: int, question: Question) -> Sweep:
     """A sweep of the recipes under the settings that the tuning sweep `ref` has chosen, on seeds that it did not use.
-    UserError while it is not done, or where it is none.
+    UserError while it is not done, where it is none, and for a question about other arms.
     """
     sweep = find_sweep(db, ref)
     arms = race_arms(db, sweep)
     check_arms(arms)
+    question.check([arm.name for arm in arms])
     return start_sweep(db, arms, seeds, first_seed=sweep.seeds[-1] + 1, tuned_by=sweep.id)
 
 

@@ -27,6 +27,7 @@ from scrpo_cli.files import write_atomically
 from scrpo_cli.tracking.activity import now
 
 if TYPE_CHECKING:
+    from scrpo_cli.ablation.comparisons import Question
     from scrpo_cli.ablation.executor import Executor, Finished, Job
     from scrpo_cli.ablation.grid import Arm
     from scrpo_cli.ablation.sweep import Sweep
@@ -37,16 +38,20 @@ EXECUTORS = ("local",)
 NEW_ARMS = ("--reflect-every", "--vary", "--set")
 NEW_RUNS = ("--recipe", "--seeds")
 """Options that say what a sweep consists of."""
+COMPARED = "--against, --pairs, --margin"
 STARTS = {
     "--resume": (*NEW_RUNS, *NEW_ARMS),
     "--extend": (),
-    "--tune": (*NEW_RUNS, "--reflect-every", "--vary"),
+    "--tune": (*NEW_RUNS, "--reflect-every", "--vary", *COMPARED.split(", ")),
     "--race": ("--recipe", *NEW_ARMS),
 }
 """Options that say where a sweep comes from, and what stands beside none of them."""
 KEPT = {
     "--resume": ("A resumed sweep keeps the recipes and options of its start.", "`--extend` adds arms and seeds."),
-    "--tune": ("The plan says which recipes, keys and seeds a tuning sweep has.", "Write them into the plan."),
+    "--tune": (
+        "The plan says which recipes, keys and seeds a tuning sweep has; it compares no arms.",
+        "Write the plan.",
+    ),
     "--race": ("A race takes recipes and settings from its tuning sweep.", "Tune with a plan that has them."),
 }
 RESULTS_FILE, PLOT_FILE = "results.json", "plot.png"
@@ -129,6 +134,18 @@ def ablate(
             help="Arms: the settings that a tuning sweep chose, on fresh seeds.",
         ),
     ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option("--against", metavar="ARM", help="The arm that the others are compared with; else the first."),
+    ] = None,
+    pairs: Annotated[
+        list[str] | None,
+        typer.Option("--pairs", metavar="'NAME*'", help="Also compare all arms of this name among each other; repeat."),
+    ] = None,
+    margin: Annotated[
+        float | None,
+        typer.Option("--margin", min=0.0, max=100.0, metavar="POINTS", help="Test whether arms are equal within this."),
+    ] = None,
     set_: SetOption = None,
     db: DbOption = None,
     json: JsonOption = False,
@@ -142,6 +159,7 @@ def ablate(
     refuse_options(context)
     ref = resume or extend
     output.begin("scrpo ablate: " + (f"sweep {ref or race}" if ref or race else "checking the arms"))
+    from scrpo_cli.ablation.comparisons import Question
     from scrpo_cli.ablation.executor import SAVE_SECONDS, LocalExecutor
     from scrpo_cli.ablation.plan import read_settings
     from scrpo_cli.ablation.sweep import extend_sweep, find_sweep, start_sweep, wait_for_strays
@@ -151,8 +169,11 @@ def ablate(
     from scrpo_cli.pool.db import Database
     from scrpo_cli.pool.queries import reopen_run, resolve_run
 
+    question = Question(against or "", tuple(pairs or ()), None if margin is None else margin / 100)
     settings = read_settings(tune, set_ or ()) if tune else None
     arms = [] if resume or tune or race else new_arms(recipe or (), reflect_every, vary or (), set_ or (), extend)
+    if arms and extend is None:
+        question.check([arm.name for arm in arms])
     with Database.open(db, create=ref is None and race is None) as database:
         for arm in arms:
             check_training(database, arm.recipe)
@@ -161,18 +182,21 @@ def ablate(
         elif settings:
             sweep = start_tuning(database, settings)
         elif race:
-            sweep = start_race(database, race, seeds or DEFAULT_SEEDS)
+            sweep = start_race(database, race, seeds or DEFAULT_SEEDS, question)
         else:
             sweep = start_sweep(database, arms, seeds or DEFAULT_SEEDS)
         with locked(sweep.directory, f"sweep {sweep.id}"):
             wait_for_strays(database, sweep, output.say, SAVE_SECONDS)
             if extend is not None:
                 sweep = extend_sweep(find_sweep(database, sweep.id), arms, seeds)
+            if sweep.bases and question != Question():
+                raise UserError("A tuning sweep compares no arms", COMPARED, "Give these options to its race.")
+            question.check([arm.name for arm in sweep.arms])  # before anything runs
             reopen_run(database, resolve_run(database, sweep.id))
             again = database.command("ablate", "--resume", sweep.id)
             row = ActiveRun(sweep.id, sweep.directory, sweep.arms[0].recipe, again)
             with closed_at_end(database, row):
-                report = finish(database, sweep, LocalExecutor(jobs, say=output.say), db, row, output)
+                report = finish(database, sweep, question, LocalExecutor(jobs, say=output.say), db, row, output)
     if report:
         output.result({"sweep": sweep.id, "directory": str(sweep.directory), **report.answer}, report.tables)
 
@@ -219,7 +243,13 @@ class Report:
 
 
 def finish(
-    database: Database, sweep: Sweep, executor: Executor, db: str | None, row: ActiveRun, output: Output
+    database: Database,
+    sweep: Sweep,
+    question: Question,
+    executor: Executor,
+    db: str | None,
+    row: ActiveRun,
+    output: Output,
 ) -> Report | None:
     """Run what is to do, report on what is done into the sweep's `row`, and fail when a run failed."""
     from scrpo_cli.ablation.sweep import jobs_to_do
@@ -229,7 +259,7 @@ def finish(
     now().stage(f"sweep {sweep.id}, runs done", at_once=False)
     failed = run_jobs(executor, jobs, output)
     now().stage("reading the results", at_once=False)
-    report = report_on_tuning(database, sweep) if sweep.bases else report_on(database, sweep)
+    report = report_on_tuning(database, sweep) if sweep.bases else report_on(database, sweep, question)
     if report is not None:
         with write_atomically(sweep.directory / RESULTS_FILE) as path:
             path.write_text(jsonlib.dumps(report.summary, indent=2) + "\n", encoding="utf-8")
@@ -242,7 +272,7 @@ def finish(
     return report
 
 
-def report_on(database: Database, sweep: Sweep) -> Report | None:
+def report_on(database: Database, sweep: Sweep, question: Question) -> Report | None:
     """The comparison of the arms, with its plot; None while no run is done."""
     from rich.console import Group
 
@@ -251,7 +281,7 @@ def report_on(database: Database, sweep: Sweep) -> Report | None:
     from scrpo_cli.report.figures import plot_sweep
     from scrpo_cli.report.tables import render
 
-    result, outcomes = read_result(database, [sweep])
+    result, outcomes = read_result(database, [sweep], question)
     if result is None:
         return None
     plot = {"plot": str(plot_sweep(result, outcomes, sweep.directory / PLOT_FILE))}

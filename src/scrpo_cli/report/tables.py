@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 START = "before training"
 OVER_BOTH = "over problems and seeds"
-TUNING = "tuning"
+TUNING, PAIRS = "tuning", "pairs"
 
 
 @dataclass(frozen=True)
@@ -62,24 +62,28 @@ def markdown(sheet: Sheet) -> str:
 
 
 def render(result: SweepResult) -> Group:
-    """For a terminal: the tables, the differences to the first arm in points, and the notes."""
+    """For a terminal: the tables, the differences to the reference and within families in points, and the notes."""
     from rich.console import Group
 
-    first, words = result.arms[0].arm, []
+    words: list[str] = []
     for beside, key in (("", "difference"), (", second - first", "delta_difference")):
-        for arm in result.arms:
-            if number := getattr(arm, key):
-                said = f"{in_points(number)}, {p_equals(number['p'])}: {number['verdict']}"
-                words.append(f"{arm.arm} compared with {first}{beside}: {said}")
+        found = [(arm.arm, result.reference, getattr(arm, key)) for arm in result.arms]
+        found += [(pair.arm, pair.against, getattr(pair, key)) for pair in result.pairs]
+        words += [f"{arm} compared with {other}{beside}: {_said(number)}" for arm, other, number in found if number]
     chosen = tuning([trial for trial in result.tuning if trial.chosen])
-    sheets = [*([chosen] if chosen else []), *(sheet for sheet in sheets_of(result) if sheet.name != TUNING)]
-    return Group(*map(terminal, sheets), *map(Prose, [*words, *result.notes]))
+    sheets = [chosen, *(sheet for sheet in sheets_of(result) if sheet.name not in (TUNING, PAIRS))]
+    return Group(*(terminal(sheet) for sheet in sheets if sheet), *map(Prose, [*words, *result.notes]))
+
+
+def _said(number: dict[str, Any]) -> str:
+    among = f" corrected for {number['comparisons']} comparisons" if number["comparisons"] > 1 else ""
+    return f"{in_points(number)}, {p_equals(number['p_holm'])}{among}: {number['verdict']}"
 
 
 def sheets_of(result: SweepResult) -> list[Sheet]:
     """Those that have something to show."""
     found = (first_answers(result), two_turns(result), reaching(result), cost(result), signal(result))
-    more = (warning_signs(result), tuning(result.tuning))
+    more = (warning_signs(result), pairs(result), tuning(result.tuning))
     return [sheet for sheet in (*found, *more) if sheet is not None]
 
 
@@ -237,13 +241,45 @@ def _compared(result: SweepResult, of: Callable[[ArmResult], dict[str, Any] | No
         return _of_arms(result, lambda arm: cell(number) if (number := of(arm)) else NOTHING)
 
     return {
-        f"against {result.arms[0].arm}": column(change),
-        "p": column(lambda number: p_value(number["p"])),
-        OVER_BOTH: column(lambda number: _over_both(number, point_interval)),
-        "verdict": column(lambda number: number["verdict"]),
+        f"against {result.reference}": column(change),
+        **{name: column(cell) for name, cell in CORRECTED.items()},
     }
+
+
+def pairs(result: SweepResult) -> Sheet | None:
+    """What is compared beside the reference; None where nothing is."""
+    found = [
+        (pair, of, number)
+        for of, key in (("first answers", "difference"), ("second - first", "delta_difference"))
+        for pair in result.pairs
+        if (number := getattr(pair, key))
+    ]
+    if not found:
+        return None
+    columns = {
+        "arm": [pair.arm for pair, _, _ in found],
+        "against": [pair.against for pair, _, _ in found],
+        "of": [of for _, of, _ in found],
+        "difference": [change(number) for _, _, number in found],
+        **{name: [cell(number) for _, _, number in found] for name, cell in CORRECTED.items()},
+    }
+    return Sheet(PAIRS, "pairs within a family; 95% intervals over problems", columns)
 
 
 def _over_both(number: dict[str, Any], written: Callable[[Sequence[float]], str]) -> str:
     """The interval over problems and seeds; a dash where there is none."""
     return written(number["ci95_seeds"]) if number["ci95_seeds"] else NOTHING
+
+
+def _seeds_p(number: dict[str, Any]) -> str:
+    return p_value(p) if (p := number.get("p_seeds_holm")) is not None else NOTHING
+
+
+CORRECTED: dict[str, Callable[[dict[str, Any]], str]] = {
+    "p": lambda number: p_value(number["p"]),
+    "p, corrected": lambda number: p_value(number["p_holm"]),
+    OVER_BOTH: lambda number: _over_both(number, point_interval),
+    f"p {OVER_BOTH}, corrected": _seeds_p,
+    "verdict": lambda number: number["verdict"],
+}
+"""Columns of a paired difference; what is corrected is so for the number of comparisons of its kind (Holm)."""
