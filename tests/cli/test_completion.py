@@ -150,8 +150,8 @@ def test_it_loads_nothing_heavy(db: Path) -> None:
     assert not {"torch", "sqlalchemy", "sqlmodel", "transformers", "numpy"} & set(done.stderr.split())
 
 
-@pytest.mark.parametrize("command", ["train", "collect", "correct", "eval", "ablate", "grade", "doctor", "overlap",
-                                     "power", "pool ls", "runs ls", "recipe ls"])  # fmt: skip
+@pytest.mark.parametrize("command", ["train", "advise", "collect", "correct", "eval", "ablate", "grade", "doctor", 
+                                     "overlap", "power", "pool ls", "runs ls", "recipe ls"])  # fmt: skip
 def test_help_at_80_columns_cuts_no_name_and_shows_no_type_of_a_flag(
     scrpo: Callable, command: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

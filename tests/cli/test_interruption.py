@@ -22,6 +22,7 @@ RUNS = {
     "train-loading": (("train",), SignalAt(LOADING, 1, "before", signal.SIGTERM)),
     "collect-loading": (("collect", "--limit", 8), SignalAt(LOADING, 1, "after", signal.SIGHUP)),
     "collect": (("collect", "--limit", 8), SignalAt("scrpo_cli.jobs.collect:record_step", 2, "before", signal.SIGTERM)),
+    "advise": (("advise",), SignalAt("scrpo_cli.jobs.advise:record_step", 1, "before", signal.SIGTERM)),
     "eval": (("eval",), SignalAt("scrpo_cli.evaluation.runner:sample_requests", 1, "after", signal.SIGHUP)),
 }
 

@@ -20,6 +20,8 @@ TYPOS = {
     "correct --adapter TYPO": "no such adapter directory",
     "collect --adapter TYPO": "no such adapter directory",
     "collect --resume TYPO": "no `scrpo collect` runs",
+    "advise --adapter TYPO": "no such adapter directory",
+    "advise --resume TYPO": "no `scrpo advise` runs",
     "collect --set task.train.split=TYPO": "no split 'TYPO'",
     "eval --run TYPO": "no `scrpo train` run",
     "eval --against TYPO": "There are no runs yet",
@@ -96,7 +98,7 @@ HUGE = 99999999999999999999
 OPTIONS = [
     "collect --limit", "correct --limit", "correct --samples", "eval --limit", "eval --samples", "eval --turns",
     "train --seed", "ablate --jobs", "pool ls --limit", "pool prune --older-than-steps", "runs ls --limit",
-    "power --problems", "power --problems 100 --samples", "grade --workers", "grade --deadline",
+    "advise --problems", "power --problems", "power --problems 100 --samples", "grade --workers", "grade --deadline",
 ]  # fmt: skip
 
 

@@ -27,6 +27,7 @@ COMMANDS = {
     "doctor": ("doctor:doctor", "Check what works on this machine, with a remedy for what does not."),
     "collect": ("collect:collect", "Sample a policy on problems, grade, keep the wrong answers in the error pool."),
     "correct": ("correct:correct", "Make the policy reflect on pooled errors and try again."),
+    "advise": ("advise:advise", "Whether reflecting on errors is likely to pay, from a small sample."),
     "train": ("train:train", "LoRA training by recipe."),
     "eval": ("evaluate:evaluate", "Benchmarks with intervals: one answer or two turns."),
     "ablate": ("ablate:ablate", "Vary one thing, over seeds, at equal budget, with statistics and a plot."),

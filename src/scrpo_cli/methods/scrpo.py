@@ -236,6 +236,11 @@ def pool_rules(cfg: MethodConfig) -> PoolRules:
     return PoolRules(own.filter, own.pool, own.reward)
 
 
+def corrections_of_an_error(cfg: MethodConfig, group_size: int) -> int:
+    """How many corrections of one error are sampled; as many as first answers for a method that says nothing of it."""
+    return (cfg.stage2.group_size if isinstance(cfg, ScrpoConfig) else None) or group_size
+
+
 class Scrpo(Method[ScrpoConfig]):
     """First-answer steps that fill the error pool, reflection steps that learn from it."""
 
