@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
-from itertools import groupby
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -286,17 +285,10 @@ def insert_problems(db: Database, connection: Connection, problems: Iterable[Pro
     """Store new problems; refuse one that is known by the same key with another text or answer."""
     rows = [problem_row(problem) for problem in {(p.source, p.id, p.text, p.answer): p for p in problems}.values()]
     db.insert_new(connection, PROBLEM, rows)
-    unique = {(row["source"], row["id"], row["text"], row["answer"]) for row in rows}
-    columns = (PROBLEM.c.source, PROBLEM.c.id, PROBLEM.c.text, PROBLEM.c.answer)
-    for source, keys in groupby(sorted(unique), key=lambda key: key[0]):
-        ids = [key[1] for key in keys]
-        for start in range(0, len(ids), CHUNK):
-            chunk = PROBLEM.c.id.in_(ids[start : start + CHUNK])
-            stored = connection.execute(select(*columns).where(PROBLEM.c.source == source, chunk))
-            for key in stored:
-                unique.discard(tuple(key))
-    if unique:
-        source, problem_id = min(unique)[:2]
+    stored = _stored_problems(connection, rows)
+    changed = [key for row in rows if any(row[c] != stored[key := _key(row)][c] for c in ("text", "answer"))]
+    if changed:
+        source, problem_id = min(changed)
         fix = "Give the changed problem another id or source, or use another database."
         raise UserError(
             f"Problem '{problem_id}' of '{source}' has another text or answer in the database", db.where, fix
@@ -307,11 +299,12 @@ def refuse_changed(db: Database, problems: Sequence[tuple[str, Problem]]) -> Non
     """UserError for the first of `problems`, each with the place that it is from, that says something else than another
     one of its source and id, before it or in the database: an answer to it would be held against the other's reference.
     """
-    stored = _stored_problems(db, [problem for _, problem in problems])
+    with db.read() as connection:
+        stored = _stored_problems(connection, [problem_row(problem) for _, problem in problems])
     first: dict[tuple[str, str], tuple[str, Mapping[str, Any]]] = {}
     for where, problem in problems:
         row = problem_row(problem)
-        key = row["source"], row["id"]
+        key = _key(row)
         there, other = first.setdefault(key, (where, row))
         field = _difference(row, other)
         if not field and key in stored:
@@ -321,19 +314,24 @@ def refuse_changed(db: Database, problems: Sequence[tuple[str, Problem]]) -> Non
             raise UserError(what, where, "Give every problem its own id or `source`; the whole file is refused.")
 
 
-def _stored_problems(db: Database, problems: Sequence[Problem]) -> dict[tuple[str, str], Mapping[str, Any]]:
-    """The rows of those problems that are stored, by source and id."""
+def _stored_problems(
+    connection: Connection, rows: Iterable[Mapping[str, Any]]
+) -> dict[tuple[str, str], Mapping[str, Any]]:
+    """The rows that are stored of these problems, by source and id."""
     ids: dict[str, list[str]] = {}
-    for row in map(problem_row, problems):
-        ids.setdefault(row["source"], []).append(row["id"])
+    for source, problem_id in map(_key, rows):
+        ids.setdefault(source, []).append(problem_id)
     found: dict[tuple[str, str], Mapping[str, Any]] = {}
-    with db.read() as connection:
-        for source, of_source in ids.items():
-            for start in range(0, len(of_source), CHUNK):
-                chunk = PROBLEM.c.id.in_(of_source[start : start + CHUNK])
-                rows = connection.execute(select(PROBLEM).where(PROBLEM.c.source == source, chunk)).mappings()
-                found |= {(row["source"], row["id"]): dict(row) for row in rows}
+    for source, of_source in ids.items():
+        for start in range(0, len(of_source), CHUNK):
+            chunk = PROBLEM.c.id.in_(of_source[start : start + CHUNK])
+            stored = connection.execute(select(PROBLEM).where(PROBLEM.c.source == source, chunk)).mappings()
+            found |= {_key(row): dict(row) for row in stored}
     return found
+
+
+def _key(row: Mapping[str, Any]) -> tuple[str, str]:
+    return row["source"], row["id"]
 
 
 def _difference(row: Mapping[str, Any], other: Mapping[str, Any], *, both: bool = False) -> str:

@@ -76,11 +76,16 @@ def absolute(name: str, origin: str) -> str:
     """
     if name in ("", *EMBEDDED):
         return name
-    path = os.path.expanduser(name)  # which leaves `~nobody` as it is
-    places = [folder / path for folder in (_folder(origin), Path())]
+    places = _places(name, origin)
     is_there = os.path.isfile if name.endswith(DATA_FILES) else os.path.isdir  # not Path's: they raise for a long text
     found = next(filter(is_there, places), places[0] if is_path(name) else None)
     return name if found is None else str(found.resolve())
+
+
+def _places(name: str, origin: str) -> list[Path]:
+    """Where a file or directory that is named at `origin` may be: beside the recipe, in the working directory."""
+    path = os.path.expanduser(name)  # which leaves `~nobody` as it is
+    return [folder / path for folder in (_folder(origin), Path())]
 
 
 def check_model(name: str) -> None:
@@ -110,7 +115,7 @@ def located(reference: str, key: str, origin: str) -> str:
     if not (module and attribute.isidentifier()):
         raise UserError(f"{key}: {shown(reference)} is no reference", origin, f"{FORMS}.")
     name = module if module.endswith(".py") else f"{module}.py"
-    found = [path for path in (_folder(origin) / name, Path(name)) if os.path.isfile(path)]
+    found = [path for path in _places(name, origin) if os.path.isfile(path)]
     if found and (name == module or "." not in module):
         return f"{found[0].resolve()}:{attribute}"
     if name == module:
