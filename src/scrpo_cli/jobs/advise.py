@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from scrpo_cli.evaluation.advice import advise
-from scrpo_cli.evaluation.signal import REFLECTION_WORDS, Shown, measure
+from scrpo_cli.evaluation.worth import REFLECTION_WORDS, Shown, measure
 from scrpo_cli.jobs.runs import ActiveRun, note_fingerprint
 from scrpo_cli.methods.base import outcome_rewards
 from scrpo_cli.methods.parts.pool import FilterConfig, decisions
