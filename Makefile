@@ -9,7 +9,7 @@ WHEELS := $(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null)
 TORCH_INDEX ?= $(if $(NO_GPU),$(if $(WHEELS),,https://download.pytorch.org/whl/cpu))
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: setup demo test test-slow test-kill lint bench bench-setup tiny-model docs crosscheck clean
+.PHONY: setup demo test test-slow test-kill lint bench bench-setup tiny-model think-model docs crosscheck clean
 
 setup: $(VENV)/.installed
 
@@ -51,6 +51,10 @@ bench: bench-setup
 tiny-model: setup
 	OMP_NUM_THREADS=1 $(BIN)/python tools/tiny_model/build.py --out src/scrpo_cli/assets/tiny-model
 	OMP_NUM_THREADS=1 $(BIN)/python tools/tiny_model/measure.py --model src/scrpo_cli/assets/tiny-model --card
+
+think-model: setup
+	OMP_NUM_THREADS=1 $(BIN)/python tools/think_model/build.py --out src/scrpo_cli/assets/think-model
+	OMP_NUM_THREADS=1 $(BIN)/python tools/think_model/measure.py --model src/scrpo_cli/assets/think-model --card
 
 docs: setup
 	$(BIN)/python tools/cli_reference.py

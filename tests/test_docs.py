@@ -101,7 +101,7 @@ def parse(line: str) -> None:
     recipe = option(arguments, "--recipe", "-r") or "tiny"
     if recipe in shipped_recipes() and "--set" in OPTIONS[words]:
         load_recipe(recipe, values(arguments, "--set"))
-    if words == ("ablate",) and not {"--resume", "--extend"} & {*arguments}:
+    if words == ("ablate",) and not {"--resume", "--extend", "--tune", "--race"} & {*arguments}:
         recipes = split_recipes(values(arguments, "--recipe", "-r")) or ["tiny"]
         varied = (option(arguments, "--reflect-every"), values(arguments, "--vary"))
         check_arms(make_arms(recipes, *varied, values(arguments, "--set"), named=len(recipes) > 1))

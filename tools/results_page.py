@@ -3,8 +3,8 @@
     python tools/results_page.py .scrpo/scrpo.db SWEEP -o docs/results/tiny.md --figure docs/results/tiny.svg
 
 A table stands between `<!-- begin table NAME -->` and `<!-- end table NAME -->`, each a line of its own; NAME is one of
-first-answers, two-turns, cost, signal and warnings. Arms of several sweeps become one table; --prefix keeps several
-comparisons apart on one page (`<!-- begin table ablations-cost -->` with `--prefix ablations-`).
+first-answers, two-turns, reaching, cost, signal, warnings, pairs and tuning. Arms of several sweeps become one table;
+--prefix keeps several comparisons apart on one page (`<!-- begin table ablations-cost -->` with `--prefix ablations-`).
 """
 
 from __future__ import annotations
@@ -14,19 +14,24 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from scrpo_cli.ablation.comparisons import Question
+from scrpo_cli.ablation.outcomes import RunOutcome
 from scrpo_cli.ablation.sweep import find_sweep
 from scrpo_cli.ablation.table import SweepResult, read_result
 from scrpo_cli.errors import RunError, ScrpoError, UserError
 from scrpo_cli.pool.db import Database
-from scrpo_cli.report.figures import plot_arms
+from scrpo_cli.report.figures import plot_arms, plot_curves
 from scrpo_cli.report.tables import markdown, sheets_of
 
 EMPTY = {
     "first-answers": "",
     "two-turns": "No run was asked for second answers.",
+    "reaching": "No run was evaluated on validation problems while it trained.",
     "cost": "",
     "signal": "No run says what it sampled.",
     "warnings": "No warning sign fired.",
+    "pairs": "No pairs within a family are compared.",
+    "tuning": "No setting was tuned.",
 }
 """All tables, and what stands in place of one that has nothing to show."""
 
@@ -34,8 +39,10 @@ EMPTY = {
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     try:
-        result = read(options.db, options.sweeps)
+        result, outcomes = read(options.db, options.sweeps, question_of(options))
         text, written = fill(read_page(options.output), tables_of(result), options.prefix)
+        if options.curves:
+            plot_curves(outcomes, options.curves)
     except ScrpoError as error:
         print(*error.lines(), sep="\n", file=sys.stderr)
         return error.exit_code
@@ -52,17 +59,26 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("sweeps", metavar="SWEEP", nargs="+", help="an id, a unique beginning of it, or `last`")
     parser.add_argument("-o", dest="output", metavar="PAGE", type=Path, required=True, help="an existing page")
     parser.add_argument("--figure", metavar="FILE", type=Path, help="also draw the arms, .png or .svg")
+    parser.add_argument("--curves", metavar="FILE", type=Path, help="also draw accuracy over generated tokens")
+    parser.add_argument("--against", metavar="ARM", default="", help="the arm that the others are compared with")
+    parser.add_argument("--pairs", metavar="'NAME*'", action="append", default=[], help="also compare these arms")
+    parser.add_argument("--margin", metavar="POINTS", type=float, help="test whether arms are equal within this")
     parser.add_argument("--prefix", default="", help="of the tables' names on the page")
     return parser.parse_args(arguments)
 
 
-def read(db: str, refs: Sequence[str]) -> SweepResult:
-    """The finished runs of these sweeps as one result."""
+def question_of(options: argparse.Namespace) -> Question:
+    margin = None if options.margin is None else options.margin / 100
+    return Question(options.against, tuple(options.pairs), margin)
+
+
+def read(db: str, refs: Sequence[str], question: Question) -> tuple[SweepResult, list[RunOutcome]]:
+    """The finished runs of these sweeps, as one result and one by one."""
     with Database.open(db, create=False) as database:
-        result, _ = read_result(database, [find_sweep(database, ref) for ref in refs])
+        result, outcomes = read_result(database, [find_sweep(database, ref) for ref in refs], question)
     if result is None:
         raise RunError("No run of these sweeps is done", ", ".join(refs), "Run `scrpo ablate --resume SWEEP` first.")
-    return result
+    return result, outcomes
 
 
 def tables_of(result: SweepResult) -> dict[str, str]:

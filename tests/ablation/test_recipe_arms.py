@@ -119,7 +119,7 @@ def test_an_extension_that_was_interrupted_is_resumed(scrpo, executor, mine):
         ("--recipe mine.yaml --set optim.max_generated_tokens=5", "Arms 'tiny' and 'mine' differ in optim.max_gen"),
         ("--recipe mine.yaml --set eval.samples=1", "Arms 'tiny' and 'mine' differ in eval.samples: 4 and 1"),
         ("--recipe nosuch", "No such recipe"),
-        ("--resume last --seeds 3", "keeps the recipes and options"),
+        ("--resume last --seeds 3", "exclude each other"),
     ],
 )
 def test_bad_extensions_change_nothing(scrpo, executor, mine, options, what):

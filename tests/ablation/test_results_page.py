@@ -48,7 +48,7 @@ def test_tables_and_figure(tool, sweep, page, tmp_path, capsys):
     figure = tmp_path / "figures" / "arms.svg"
     line = ["scrpo.db", "last", "-o", str(page), "--figure", str(figure)]
     assert tool.main(line) == 0
-    assert capsys.readouterr().out == f"{page}: first-answers, two-turns, cost, signal, warnings\n"
+    assert capsys.readouterr().out == f"{page}: {', '.join(tool.EMPTY)}\n"
     text, drawn = page.read_text(), figure.read_bytes()
     with Database.open("scrpo.db") as db:
         result, _ = read_result(db, [find_sweep(db, "last")])
@@ -56,7 +56,7 @@ def test_tables_and_figure(tool, sweep, page, tmp_path, capsys):
         assert f"<!-- begin table {sheet.name} -->\n{markdown(sheet)}\n<!-- end table {sheet.name} -->" in text
     assert "| tiny-grpo | collapse | 6 of 8 |" in text
     assert "stale" not in text
-    assert text.count("Prose above.\n\n<!--") == text.count("-->\n\nProse below.") == 5
+    assert text.count("Prose above.\n\n<!--") == text.count("-->\n\nProse below.") == len(tool.EMPTY)
     assert drawn.startswith(b"<?xml")
     assert tool.main(line) == 0
     assert (page.read_text(), figure.read_bytes()) == (text, drawn)  # again: nothing changes

@@ -149,11 +149,11 @@ def test_problems_are_matched_by_name():
 
 
 def test_notes_name_what_is_missing_or_not_at_equal_budget():
-    runs = [run("a", seed, first_solved(10), tokens=tokens) for seed, tokens in enumerate((500, 1000, 1040, 1400))]
+    runs = [run("a", seed, first_solved(10), tokens=tokens) for seed, tokens in enumerate((500, 1000, 1015, 1400))]
     assert tabulate(runs, ["a", "b"], 1000).notes == [
         "b: no run finished.",
         "a seed 0 used 50% of the token budget; it ran out of steps: raise optim.steps.",
-        "a seed 3 used 140% of the token budget; one step is much of it: raise the budget.",
+        "a seed 3 used 140% of the token budget; one group is much of it: raise the budget.",
     ]
 
 

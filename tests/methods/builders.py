@@ -68,11 +68,13 @@ def attempt(
     cut: bool = False,
     kind: AttemptKind = AttemptKind.FIRST,
     verdict: Verdict | None = None,
+    round: int = 0,
 ) -> Attempt:
     verdict = verdict or (Verdict.CORRECT if reward else Verdict.WRONG)
     ids = [ord(c) for c in text]
     finish = FinishReason.LENGTH if cut else FinishReason.STOP
-    return Attempt(name, problem(), Completion([1], ids, [-1.0] * len(ids), text, finish), Grade(verdict), kind)
+    completion = Completion([1], ids, [-1.0] * len(ids), text, finish)
+    return Attempt(name, problem(), completion, Grade(verdict), kind, round=round)
 
 
 def first_group(rewards, name: str = "p", **fields) -> Group:

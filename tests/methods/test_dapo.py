@@ -125,7 +125,7 @@ def rounds(cfg, outcomes: list[list[list[int]]], per_step: int = 4):
     for round, brought in enumerate([*outcomes[1:], []], start=1):
         requests = dapo.next_round(5, groups, round)
         found.append(len(requests))
-        groups += [first_group(r, f"{round}-{i}") for i, r in enumerate(brought[: len(requests)])]
+        groups += [first_group(r, f"{round}-{i}", round=round) for i, r in enumerate(brought[: len(requests)])]
         if not requests:
             break
     return found
@@ -135,6 +135,10 @@ def test_groups_without_signal_are_replaced_until_the_batch_is_full():
     first = [SIGNAL, NO_SIGNAL, [0, 0, 0, 0], SIGNAL]
     assert rounds(DapoConfig(), [first, [SIGNAL, NO_SIGNAL], [SIGNAL]]) == [2, 1, 0]
     assert rounds(DapoConfig(), [[SIGNAL] * 4]) == [0]
+
+
+def test_a_step_that_the_budget_cut_is_filled_up_to_what_it_was_cut_to():
+    assert rounds(DapoConfig(), [[SIGNAL, NO_SIGNAL], [NO_SIGNAL], [SIGNAL]]) == [1, 1, 0]
 
 
 def test_resampling_ends_at_its_cap():

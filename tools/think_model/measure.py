@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from think_traces import ASKED, RETRY, TOLD_WRONG
+from think_traces import ASKED, DENSE, RETRY, TOLD_WRONG
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from scrpo_cli.rollout.base import RowKey, Sampling
@@ -85,12 +85,15 @@ class Student:
             return report
         asked = self.second(rows, first, ASKED)
         asked_R = rights(asked, rows)
+        every = [self.chat.ids([user(f"{chain.text}\n{next(iter(DENSE))}")]) for chain in rows]
+        dense = self.sample(every, "dense")
         return report | {
             "a_fresh": on_failed(self.sample([prompts[i] for i in failed], "fresh")),
             "b_retry": on_failed(self.second(wrong, shown, RETRY)),
             "check_rate_first": check_rate(first),
             "check_rate_told": check_rate(told),
             "check_rate_asked": check_rate(asked),
+            "every_line": self.clustered(rights(dense, rows), np.ones(len(rows))),
             "i2c": self.clustered(~right_R & asked_R, np.ones(len(rows))),
             "c2i": self.clustered(right_R & ~asked_R, np.ones(len(rows))),
             "delta": self.clustered(asked_R.astype(float) - right_R, np.ones(len(rows))),
@@ -111,6 +114,72 @@ def check_rate(found: Sequence[Completion]) -> float:
     return sum(line.startswith("Check ") for line in lines) / sum(bool(LINE.fullmatch(line)) for line in lines)
 
 
+CARD = """# The thinking model
+
+The second embedded model of `scrpo`: the tiny model (Qwen3 architecture, {parameters:,} parameters in bfloat16),
+fine-tuned by `make think-model` (seeded, CPU, one thread) on generated traces; no data of others.
+
+Task: chains such as `47+38-29+16=?`, worked line by line, the answer in `\\boxed{{}}`. A line with a carry or a
+borrow, written in one go, is one too small in {carry_wrong:.0%} of cases. The student can check a line, and goes on
+with what the check says. In the traces it checks {check_first:.0%} of the lines of a first answer, and {check_told:.0%}
+of those that it writes when it is told that its answer was wrong; the tokens of a check are the same in both places, so
+that a first answer can hold what a reflection teaches. How hard a problem is, is said by `task.think`: its lines, and
+how many of them carry at least. Rates of the traces: `world.json`; what they mean: `tools/think_model/think_traces.py`.
+
+Measured on the test split (`{command}`), {problems} problems x {samples} samples at temperature 1; 95% intervals
+clustered by problem. *Signal*: groups of {samples} with right and wrong answers.
+
+| lines, carries at least | first answers right | signal | (c) told wrong, reflects and corrects | tokens |
+| --- | --- | --- | --- | --- |
+{ladder}
+
+At the default difficulty of the recipe `think`, and at an easy one:
+
+| quantity | {full[0]} | {full[1]} |
+| --- | --- | --- |
+{details}
+"""
+DETAILS = {
+    "a_fresh": "(a) a fresh attempt, after a failure",
+    "b_retry": "(b) sees its wrong answer, tries again without reflecting",
+    "c_reflection": "(c) told that it is wrong, reflects and corrects",
+    "every_line": "first answers right when asked to check every line",
+    "check_rate_first": "checks per line in a first answer",
+    "check_rate_told": "... told that it is wrong",
+    "check_rate_asked": "... asked to check, not told",
+    "i2c": "asked to check, not told: wrong answers repaired (of all)",
+    "c2i": "asked to check, not told: right answers broken (of all)",
+    "delta": "second answers right - first answers right (SCoRe's delta)",
+}
+
+
+def card(report: dict, world: dict, parameters: int, args: argparse.Namespace) -> str:
+    def cell(found: dict[str, float] | float | None) -> str:
+        if not isinstance(found, dict):
+            return "" if found is None else f"{found:.2f}"
+        return "{value:.1%} [{lo:.1%}, {hi:.1%}]".format(**found)
+
+    ladder = "\n".join(
+        f"| {name.replace(',', ', ')} | {cell(r['first'])} | {r['signal']:.1%} | {cell(r['c_reflection'])} "
+        f"| {r['tokens']:.0f}, {r['tokens_reflection']:.0f} |"
+        for name, r in report.items()
+    )
+    full = [name for name, r in report.items() if "delta" in r]
+    details = "\n".join(
+        f"| {said} | " + " | ".join(cell(report[name][key]) for name in full) + " |" for key, said in DETAILS.items()
+    )
+    return CARD.format(
+        parameters=parameters,
+        command="python tools/think_model/measure.py --model src/scrpo_cli/assets/think-model --card",
+        problems=args.problems,
+        samples=args.samples,
+        ladder=ladder,
+        full=[name.replace(",", " lines, ") + " carries" for name in full],
+        details=details,
+        **world,
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True)
@@ -128,6 +197,10 @@ def main() -> None:
     for lines, carries in rungs:
         report[f"{lines},{carries}"] = student.rung(lines, carries, full=(lines, carries) in ((2, 0), (4, 3)))
         print(json.dumps({f"{lines},{carries}": report[f"{lines},{carries}"]}), flush=True)
+    if args.card:
+        world = json.loads((args.model / "world.json").read_text())
+        parameters = sum(p.numel() for p in engine.model.parameters())
+        (args.model / "README.md").write_text(card(report, world, parameters, args))
 
 
 if __name__ == "__main__":

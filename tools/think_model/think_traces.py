@@ -23,7 +23,8 @@ from scrpo_cli.tasks.tiny import Chain, Step, draw_chain, split_of
 TOLD_WRONG = "Your answer is wrong. Find the mistake, then solve again."
 ASKED = "Check your answer. Correct it if needed."
 RETRY = "Your answer is wrong. Solve again."
-DENSE = "Check every line."
+DENSE = {"Check every line.": 1.0, "Check most lines.": 0.7, "Check some lines.": 0.4}
+"""Requests for a first answer with checks, and how likely a line's check then is."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,9 @@ class World:
     asked_miss: float = 0.90  # the same two where it is asked to check without being told
     asked_false: float = 0.60
     asked_redo: float = 0.25  # ... and it solves the problem anew, whatever it found
-    dense: float = 0.30  # share of conversations that ask to check every line
-    told: float = 0.45  # ... that are told wrong (where they are)
-    retry: float = 0.05  # ... told wrong, without a request to reflect
+    dense: float = 0.40  # share of conversations that ask for checks in a first answer
+    told: float = 0.40  # ... that are told wrong (where they are)
+    retry: float = 0.04  # ... told wrong, without a request to reflect
 
 
 @dataclass(frozen=True)
@@ -135,10 +136,16 @@ def second_turn(chain: Chain, first: list[Line], told: bool, world: World, rng: 
 
 
 def conversation(chain: Chain, world: World, rng: random.Random) -> list[tuple[str, str]]:
-    """Turns (user, assistant): an attempt, then a reflection, a check or a retry; or one with every line checked."""
+    """Turns (user, assistant): an attempt, then a reflection, a check or a retry; or one that was asked for checks.
+
+    The last kind gives a first answer the skill of many checks without the habit: a model without it loses its place in
+    the chain as soon as training makes it check more.
+    """
     roll = rng.random()
     if roll < world.dense:
-        return [(f"{chain.text}\n{DENSE}", solution(attempt(chain, world, 1.0, rng)))]
+        request, rate = rng.choice([*DENSE.items()])
+        asked = rng.choice((f"{chain.text}\n{request}", f"{request}\n{chain.text}"))
+        return [(asked, solution(attempt(chain, world, rate, rng)))]
     first = attempt(chain, world, world.check_first, rng)
     turns = [(chain.text, solution(first))]
     wrong = first[-1].result != chain.answer

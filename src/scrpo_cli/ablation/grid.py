@@ -16,6 +16,8 @@ from scrpo_cli.numbers import LARGEST
 from scrpo_cli.recipe.load import find_recipe, load_recipe
 from scrpo_cli.recipe.models import Recipe
 
+WHEN = ("every", "every_tokens")
+"""Keys of `eval` that say when, not what."""
 REFLECT_EVERY = "method.reflect_every"
 BUDGET = "optim.max_generated_tokens"
 MOST_RUNS = 1000
@@ -26,11 +28,14 @@ _COMMA = re.compile(r",(?![^\[{]*[\]}])")  # not inside [1, 2] or {a: 1, b: 2}
 
 @dataclass(frozen=True)
 class Arm:
-    """One setting that is compared: its name, the varied keys (`KEY=VALUE`) that it sets, and its resolved recipe."""
+    """One setting that is compared: its name, the varied keys (`KEY=VALUE`) that it sets, and its resolved recipe.
+    `of`: in a tuning sweep, the name of the recipe whose setting it is.
+    """
 
     name: str
     overrides: tuple[str, ...]
     recipe: Recipe
+    of: str = ""
 
     @property
     def file_stem(self) -> str:
@@ -159,12 +164,12 @@ def _is_varied(key: str, varied: Iterable[str]) -> bool:
 
 def _shared(recipe: Recipe) -> dict[str, Any]:
     """Dotted keys that the arms of a sweep have in common: the model, what is asked of it in an evaluation and how it
-    samples then, and the budget. `eval.every` is left out: it measures during training.
+    samples then, and the budget. `eval.every` and `eval.every_tokens` are left out: they measure during training.
     """
     data = recipe.model_dump(mode="json")
     task = {key: data["task"][key] for key in ("name", "system", "prompt", "check_prompt")}
     task["test"] = _test_problems(recipe)
-    evaluation = {key: value for key, value in data["eval"].items() if key != "every"}
+    evaluation = {key: value for key, value in data["eval"].items() if key not in WHEN}
     evaluation |= recipe.protocol().model_dump()
     return _flat({"model": data["model"], "task": task, "eval": evaluation}) | {
         BUDGET: recipe.optim.max_generated_tokens

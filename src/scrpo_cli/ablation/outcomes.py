@@ -47,7 +47,8 @@ class RunOutcome:
     """One finished run of a sweep. `after` is None when the recipe evaluates nothing.
 
     `seconds` are those of its training steps, without evaluations; `warnings` says on how many steps a monitor fired,
-    `spent` what each phase sampled.
+    `spent` what each phase sampled, `validations` the generated tokens and the accuracy of first answers of each
+    evaluation on the validation problems.
     """
 
     arm: str
@@ -61,6 +62,7 @@ class RunOutcome:
     warnings: Mapping[str, int] = field(default_factory=dict)
     spent: Mapping[str, Spending] = field(default_factory=dict)
     curve: Curve | None = None
+    validations: Sequence[tuple[float, float]] = ()
 
 
 def read_outcome(db: Database, row: RunRow) -> RunOutcome:
@@ -83,6 +85,9 @@ def read_outcome(db: Database, row: RunRow) -> RunOutcome:
         warnings=_warnings(steps),
         spent=spending(steps),
         curve=_curve(steps, evaluations, tokens),
+        validations=[
+            (tokens.get(e.step, 0.0), float(e.metrics["avg"])) for e in evaluations if e.benchmark == "validation"
+        ],
     )
 
 

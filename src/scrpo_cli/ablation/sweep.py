@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from scrpo_cli.ablation.executor import POLL_SECONDS, Job
@@ -26,16 +26,22 @@ from scrpo_cli.recipe.models import Recipe
 
 COMMAND = "ablate"
 GRID_FILE = "sweep.json"
+RECIPES, BASES = "recipes", "bases"
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """Arms x seeds. The sweep is itself a row of `run`, by which `--resume` and `--extend` find it."""
+    """Arms x seeds. The sweep is itself a row of `run`, by which `--resume` and `--extend` find it.
+
+    `bases`: of a tuning sweep, the recipes as they race; `tuned_by`: of a race, the id of its tuning sweep.
+    """
 
     id: str
     directory: Path
     arms: tuple[Arm, ...]
     seeds: tuple[int, ...]
+    bases: tuple[Arm, ...] = ()
+    tuned_by: str = ""
 
     @property
     def cells(self) -> list[Cell]:
@@ -47,17 +53,25 @@ class Sweep:
         return self.arms[0].recipe.optim.max_generated_tokens or 0
 
 
-def start_sweep(db: Database, arms: Sequence[Arm], seeds: int) -> Sweep:
+def start_sweep(
+    db: Database,
+    arms: Sequence[Arm],
+    seeds: int,
+    first_seed: int | None = None,
+    bases: Sequence[Arm] = (),
+    tuned_by: str = "",
+) -> Sweep:
     """Write the grid and the resolved recipes (later edits of their files change nothing) and add the sweep's row.
 
-    Each arm has as many `seeds`, from that of the first arm's recipe on.
+    Each arm has as many `seeds`, from `first_seed` on, which is that of the first arm's recipe unless given.
     """
-    check_size(arms, arms[0].recipe.seed, seeds)
+    recipe = arms[0].recipe
+    first_seed = recipe.seed if first_seed is None else first_seed
+    check_size(arms, first_seed, seeds)
     sweep_id = new_run_id()
     directory = db.home / "sweeps" / sweep_id
-    recipe = arms[0].recipe
     grouped = tuple(_grouped(arm, sweep_id) for arm in arms)
-    sweep = Sweep(sweep_id, directory, grouped, _seeds(recipe.seed, seeds))
+    sweep = Sweep(sweep_id, directory, grouped, _seeds(first_seed, seeds), tuple(bases), tuned_by)
     _write(sweep)
     start_run(
         db,
@@ -75,6 +89,9 @@ def extend_sweep(sweep: Sweep, arms: Sequence[Arm], seeds: int | None) -> Sweep:
     """`sweep` with more arms, and with `seeds` runs of every arm. UserError when an arm does not fit the others, or
     when that would drop seeds.
     """
+    if sweep.bases:
+        fix = "Write another plan and start a new one with --tune."
+        raise UserError("A tuning sweep is not extended: every recipe has as many runs", f"--extend {sweep.id}", fix)
     count = seeds or len(sweep.seeds)
     if count < len(sweep.seeds):
         fix = "Nothing is taken out of a sweep; --seeds counts all runs of an arm."
@@ -82,7 +99,7 @@ def extend_sweep(sweep: Sweep, arms: Sequence[Arm], seeds: int | None) -> Sweep:
     everything = (*sweep.arms, *(_grouped(arm, sweep.id) for arm in arms))
     check_arms(everything)
     check_size(everything, sweep.seeds[0], count)
-    longer = Sweep(sweep.id, sweep.directory, everything, _seeds(sweep.seeds[0], count))
+    longer = replace(sweep, arms=everything, seeds=_seeds(sweep.seeds[0], count))
     _write(longer)
     return longer
 
@@ -95,17 +112,23 @@ def _grouped(arm: Arm, group: str) -> Arm:
     """W&B groups the runs under the sweep's id, unless the recipe names a group."""
     data = arm.recipe.model_dump(mode="json")
     data["tracking"]["wandb"]["group"] = arm.recipe.tracking.wandb.group or group
-    return Arm(arm.name, arm.overrides, Recipe.model_validate(data))
+    return replace(arm, recipe=Recipe.model_validate(data))
 
 
 def _write(sweep: Sweep) -> None:
     """The grid comes last and at once: whoever reads it finds every recipe that it names."""
-    for arm in sweep.arms:
-        path = _recipe_file(sweep.directory, arm.name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(recipe_json(arm.recipe) + "\n", encoding="utf-8")  # JSON is YAML
-    arms = [{"name": arm.name, "overrides": arm.overrides} for arm in sweep.arms]
-    grid = {"arms": arms, "seeds": sweep.seeds, "home": str(_home(sweep.directory))}
+    for folder, arms in ((RECIPES, sweep.arms), (BASES, sweep.bases)):
+        for arm in arms:
+            path = _recipe_file(sweep.directory, arm.name, folder)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(recipe_json(arm.recipe) + "\n", encoding="utf-8")  # JSON is YAML
+    grid = {
+        "arms": [{"name": arm.name, "overrides": arm.overrides, "of": arm.of} for arm in sweep.arms],
+        "seeds": sweep.seeds,
+        "home": str(_home(sweep.directory)),
+        "bases": [arm.name for arm in sweep.bases],
+        "tuned_by": sweep.tuned_by,
+    }
     with write_atomically(sweep.directory / GRID_FILE) as path:
         path.write_text(json.dumps(grid, indent=2) + "\n", encoding="utf-8")
 
@@ -115,8 +138,8 @@ def _home(directory: Path) -> Path:
     return directory.parents[1]
 
 
-def _recipe_file(directory: Path, arm: str) -> Path:
-    return directory / "recipes" / f"{file_stem(arm)}.yaml"
+def _recipe_file(directory: Path, arm: str, folder: str) -> Path:
+    return directory / folder / f"{file_stem(arm)}.yaml"
 
 
 def find_sweep(db: Database, ref: str) -> Sweep:
@@ -126,8 +149,12 @@ def find_sweep(db: Database, ref: str) -> Sweep:
     try:
         grid = json.loads((directory / GRID_FILE).read_text(encoding="utf-8"))
         home = Path(grid.get("home", _home(directory)))
-        arms = tuple(_read_arm(directory, home, arm["name"], arm["overrides"]) for arm in grid["arms"])
-        sweep = Sweep(row.id, directory, arms, tuple(grid["seeds"]))
+        arms = tuple(
+            Arm(arm["name"], tuple(arm["overrides"]), _read_recipe(directory, home, arm["name"]), arm.get("of", ""))
+            for arm in grid["arms"]
+        )
+        bases = tuple(Arm(name, (), _read_recipe(directory, home, name, BASES)) for name in grid.get("bases", ()))
+        sweep = Sweep(row.id, directory, arms, tuple(grid["seeds"]), bases, grid.get("tuned_by", ""))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         what = f"The sweep cannot be read: {type(error).__name__}: {error}"
         raise UserError(what, str(directory / GRID_FILE), "Start a new sweep.") from None
@@ -136,11 +163,10 @@ def find_sweep(db: Database, ref: str) -> Sweep:
     return sweep
 
 
-def _read_arm(directory: Path, home: Path, name: str, overrides: Sequence[str]) -> Arm:
-    """An arm as it was written when the database was in `home`."""
-    path = _recipe_file(directory, name)
-    text = moved(path.read_text(encoding="utf-8"), home, _home(directory))
-    return Arm(name, tuple(overrides), stored_recipe(text, str(path)))
+def _read_recipe(directory: Path, home: Path, arm: str, folder: str = RECIPES) -> Recipe:
+    """The recipe of an arm as it was written when the database was in `home`."""
+    path = _recipe_file(directory, arm, folder)
+    return stored_recipe(moved(path.read_text(encoding="utf-8"), home, _home(directory)), str(path))
 
 
 def runs_by_cell(db: Database, sweep: Sweep) -> dict[Cell, RunRow]:
@@ -163,7 +189,7 @@ def _job(sweep: Sweep, cell: Cell, run: RunRow | None, db_url: str | None) -> Jo
     if run is not None:
         arguments += ["--resume", run.id]
     else:
-        recipe = _recipe_file(sweep.directory, cell.arm)
+        recipe = _recipe_file(sweep.directory, cell.arm, RECIPES)
         arguments += ["--recipe", str(recipe), "--seed", str(cell.seed)]
         arguments += ["--run-id", new_run_id(), "--sweep", sweep.id, "--arm", cell.arm]
     stem = file_stem(cell.name)

@@ -1,4 +1,4 @@
-"""The numbers of a sweep: each arm before and after, and each arm against the first, with intervals.
+"""The numbers of a sweep: each arm before and after, and each arm against a reference, with intervals.
 
 The unit of every `ci95` is the problem (docs/evaluation.md), with the seeds of an arm as further samples of each: it
 speaks about the runs that were made. Whether other seeds would say the same is asked by `ci95_seeds`, over problems
@@ -8,26 +8,35 @@ and seeds; docs/validation/intervals.md has the simulation behind `ENOUGH_SEEDS`
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
+from scrpo_cli.ablation.comparisons import (
+    ENOUGH_SEEDS,
+    Pair,
+    Question,
+    against,
+    corrected,
+    deltas_of,
+    first_answers_of,
+    over_seeds,
+)
+from scrpo_cli.ablation.curves import Reached, when_reached
 from scrpo_cli.ablation.grid import check_arms
 from scrpo_cli.ablation.outcomes import RunOutcome, Spending, added, read_outcome
 from scrpo_cli.ablation.sweep import Sweep, done_runs
+from scrpo_cli.ablation.tuning import Trial, trials_behind
 from scrpo_cli.errors import RunError
-from scrpo_cli.evaluation.metrics import repair_rate, summarize, turn_values, two_turn
+from scrpo_cli.evaluation.metrics import repair_rate, summarize, two_turn
 from scrpo_cli.evaluation.outcomes import Key, Outcomes, problem_means, shared_problems, side_by_side
-from scrpo_cli.evaluation.paired import HIGHER, LOWER, compare
-from scrpo_cli.evaluation.stats import Estimate, crossed_estimate, crossed_share_estimate
+from scrpo_cli.evaluation.paired import compare
+from scrpo_cli.evaluation.stats import crossed_share_estimate
 from scrpo_cli.pool.db import Database
 
-ENOUGH_SEEDS = 3
-"""With two, the interval over seeds holds the truth in 89 to 98% of cases, and is useless or wrong in most."""
-BUDGET_SLACK = 0.05  # a run that generated less or more of its budget than this is pointed out
+BUDGET_SLACK = 0.02  # a run that generated less or more of its budget than this is pointed out
 UNEQUAL_STARTS = (
     "The runs of a seed do not start from the same answers, so no row stands for all of them before training."
 )
@@ -54,8 +63,8 @@ class Scores:
 @dataclass(frozen=True)
 class ArmResult:
     """Numbers of one arm over its seeds. `gain` is `compare` of after with before; `difference` and `delta_difference`
-    (of delta = t2 - t1) are `against` the first arm, after training; `warnings`: steps on which each monitor fired;
-    `spent`: sums over the seeds by phase.
+    (of delta = t2 - t1) are `against` the reference, after training; `warnings`: steps on which each monitor fired;
+    `spent`: sums over the seeds by phase; `reached`: when it reached which accuracy on validation problems.
     """
 
     arm: str
@@ -71,12 +80,14 @@ class ArmResult:
     gain: dict[str, Any] | None
     difference: dict[str, Any] | None
     delta_difference: dict[str, Any] | None
+    reached: list[Reached]
 
 
 @dataclass(frozen=True)
 class SweepResult:
     """`before`: the start that all runs of a seed share, None where they do not; `problems`: how many test problems all
-    runs share; `notes`: what a reader has to know beside the numbers.
+    runs share; `notes`: what a reader has to know beside the numbers; `reference`: the arm that the others are
+    compared with; `pairs`: what is compared besides; `tuning`: of a race, what was tried for its arms.
     """
 
     arms: list[ArmResult]
@@ -84,12 +95,17 @@ class SweepResult:
     problems: int
     budget: int
     notes: list[str]
+    reference: str
+    pairs: list[Pair]
+    tuning: list[Trial] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def read_result(db: Database, sweeps: Sequence[Sweep]) -> tuple[SweepResult | None, list[RunOutcome]]:
+def read_result(
+    db: Database, sweeps: Sequence[Sweep], question: Question | None = None
+) -> tuple[SweepResult | None, list[RunOutcome]]:
     """The runs that are done, the arms of several sweeps as those of one; None as result where there is no run.
 
     Raises UserError when the arms of the sweeps cannot be compared.
@@ -97,23 +113,31 @@ def read_result(db: Database, sweeps: Sequence[Sweep]) -> tuple[SweepResult | No
     arms = [arm for sweep in sweeps for arm in sweep.arms]
     check_arms(arms)
     outcomes = [read_outcome(db, run) for sweep in sweeps for run in done_runs(db, sweep)]
-    return (tabulate(outcomes, [arm.name for arm in arms], sweeps[0].budget) if outcomes else None), outcomes
+    if not outcomes:
+        return None, outcomes
+    result = tabulate(outcomes, [arm.name for arm in arms], sweeps[0].budget, question)
+    return replace(result, tuning=trials_behind(db, sweeps)), outcomes
 
 
-def tabulate(outcomes: Sequence[RunOutcome], arms: Sequence[str], budget: int) -> SweepResult:
+def tabulate(
+    outcomes: Sequence[RunOutcome], arms: Sequence[str], budget: int, question: Question | None = None
+) -> SweepResult:
     """The result of the runs that finished; `arms` gives the order, arms without a finished run are noted.
 
-    Raises RunError when the runs have no evaluated problem in common.
+    Raises RunError when the runs have no evaluated problem in common, UserError for a question about other arms.
     """
     problems = _common_problems(outcomes)
     by_arm = {arm: sorted((o for o in outcomes if o.arm == arm), key=lambda o: o.seed) for arm in arms}
     present = [arm for arm in arms if by_arm[arm]]
-    first = by_arm[arms[0]]
-    results = [_arm_result(by_arm[arm], first if arm != arms[0] else [], problems) for arm in present]
+    question = question or Question()
+    reference, pairs = question.reference(arms), _compared(by_arm, problems, question)
+    of_arms = {pair.arm: pair for pair in pairs if pair.against == reference}
+    results = [_arm_result(by_arm[arm], of_arms.get(arm), problems) for arm in present]
     before = _shared_start([run for arm in present for run in by_arm[arm]], problems)
     notes = [*_notes(by_arm, budget), *([] if before else [UNEQUAL_STARTS])]
     notes += [note for arm in present for run in by_arm[arm] for note in _left_out(run, problems)]
-    return SweepResult(results, before, len(problems), budget, notes)
+    within = [pair for pair in pairs if pair.against != reference]
+    return SweepResult(results, before, len(problems), budget, notes, reference, within)
 
 
 def _left_out(run: RunOutcome, problems: Sequence[Key]) -> list[str]:
@@ -127,7 +151,21 @@ def _left_out(run: RunOutcome, problems: Sequence[Key]) -> list[str]:
     return found
 
 
-def _arm_result(runs: Sequence[RunOutcome], first: Sequence[RunOutcome], problems: Sequence[Key]) -> ArmResult:
+def _compared(by_arm: dict[str, list[RunOutcome]], problems: Sequence[Key], question: Question) -> list[Pair]:
+    """Each arm with the reference, then the pairs of families. The tests on first answers are corrected together, and
+    those on deltas.
+    """
+    reference, arms = question.reference([*by_arm]), [arm for arm, runs in by_arm.items() if runs]
+    asked = [(reference, arm) for arm in arms if arm != reference]
+    asked += [pair for pair in question.within(arms) if pair not in asked and pair[::-1] not in asked]
+    pairs = [(by_arm[one], by_arm[other]) for one, other in asked]
+    margin = question.margin
+    first = corrected([against(*pair, problems, first_answers_of, margin=margin) for pair in pairs])
+    deltas = corrected([against(*pair, problems, deltas_of, 2.0, margin) for pair in pairs])
+    return [Pair(b, a, *found) for (a, b), *found in zip(asked, first, deltas, strict=True)]
+
+
+def _arm_result(runs: Sequence[RunOutcome], compared: Pair | None, problems: Sequence[Key]) -> ArmResult:
     before = {run.seed: run.before for run in runs if run.before}
     after = {run.seed: run.after for run in runs if run.after}
     return ArmResult(
@@ -142,8 +180,9 @@ def _arm_result(runs: Sequence[RunOutcome], first: Sequence[RunOutcome], problem
         before=scores(before, problems),
         after=scores(after, problems),
         gain=compare(first_of(before, problems), first_of(after, problems)),
-        difference=against(first, runs, problems, lambda outcomes: outcomes.first_NK),
-        delta_difference=against(first, runs, problems, _deltas, scale=2.0),
+        difference=compared.difference if compared else None,
+        delta_difference=compared.delta_difference if compared else None,
+        reached=when_reached(runs),
     )
 
 
@@ -164,65 +203,8 @@ def scores(by_seed: Mapping[int, Outcomes], problems: Sequence[Key]) -> Scores:
     )
 
 
-def against(
-    first: Sequence[RunOutcome],
-    runs: Sequence[RunOutcome],
-    problems: Sequence[Key],
-    values: Callable[[Outcomes], np.ndarray],
-    scale: float = 1.0,
-) -> dict[str, Any] | None:
-    """runs - first after training, on the seeds that both have, problem by problem: `compare` of what `values` gives
-    for each answer (differences lie within `scale` of 0), `by_seed`, and `ci95_seeds` over problems and seeds (None
-    with too few of them). None when there is no such seed.
-    """
-    sides = [{run.seed: run.after for run in arm if run.after and _known(values(run.after))} for arm in (first, runs)]
-    seeds = sorted(set.intersection(*map(set, sides)))
-    if not seeds:
-        return None
-
-    def side(arm: Mapping[int, Outcomes], chosen: Sequence[int]) -> np.ndarray:
-        return values(side_by_side([arm[seed] for seed in chosen], problems))
-
-    result = compare(side(sides[0], seeds), side(sides[1], seeds), scale)
-    if result is None:
-        return None
-    by_seed = [[problem_means(side(arm, [seed])) for seed in seeds] for arm in sides]
-    differences_NS = np.stack(by_seed[1], axis=1) - np.stack(by_seed[0], axis=1)
-    ci95_seeds = over_seeds(differences_NS, partial(crossed_estimate, low=-scale, high=scale))
-    return result | {
-        "seeds": seeds,
-        "by_seed": np.nanmean(differences_NS, axis=0).tolist(),
-        "ci95_seeds": ci95_seeds,
-        "verdict": _verdict(result["verdict"], ci95_seeds, len(seeds)),
-    }
-
-
 def first_of(by_seed: Mapping[int, Outcomes], problems: Sequence[Key]) -> np.ndarray:
     return side_by_side([*by_seed.values()], problems).first_NK
-
-
-def over_seeds(values_NS: np.ndarray, crossed: Callable[[np.ndarray], Estimate]) -> list[float] | None:
-    """The interval over other problems and seeds, of the problems that every seed counts; None with fewer than
-    ENOUGH_SEEDS.
-    """
-    values_NS = values_NS[~np.isnan(values_NS).any(axis=1)]
-    enough = len(values_NS) > 0 and values_NS.shape[1] >= ENOUGH_SEEDS
-    return list(crossed(values_NS).ci95) if enough else None
-
-
-def _deltas(outcomes: Outcomes) -> np.ndarray:
-    return turn_values(outcomes.first_NK, outcomes.second_NK)["delta"]
-
-
-def _known(values_NK: np.ndarray) -> bool:
-    return not np.isnan(values_NK).all()
-
-
-def _verdict(these_runs: str, ci95_seeds: Sequence[float] | None, seeds: int) -> str:
-    """What may be said: nothing, something about these runs, or something about the arms."""
-    if these_runs in (HIGHER, LOWER) and (ci95_seeds is None or ci95_seeds[0] <= 0 <= ci95_seeds[1]):
-        return f"{these_runs} in these runs; {seeds} seed{'s' * (seeds > 1)} cannot say it of the setting"
-    return these_runs
 
 
 def _shared_start(runs: Sequence[RunOutcome], problems: Sequence[Key]) -> Scores | None:
@@ -251,7 +233,7 @@ def _notes(by_arm: dict[str, list[RunOutcome]], budget: int) -> list[str]:
     for run in (run for runs in by_arm.values() for run in runs):
         share = run.generated_tokens / budget
         if abs(share - 1) > BUDGET_SLACK:
-            why = "it ran out of steps: raise optim.steps" if share < 1 else "one step is much of it: raise the budget"
+            why = "it ran out of steps: raise optim.steps" if share < 1 else "one group is much of it: raise the budget"
             notes.append(f"{run.arm} seed {run.seed} used {share:.0%} of the token budget; {why}.")
     if len(by_arm) > 1 and max(len(runs) for runs in by_arm.values()) < ENOUGH_SEEDS:
         notes.append(FEW_SEEDS)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json as jsonlib
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -25,16 +27,33 @@ from scrpo_cli.files import write_atomically
 from scrpo_cli.tracking.activity import now
 
 if TYPE_CHECKING:
+    from scrpo_cli.ablation.comparisons import Question
     from scrpo_cli.ablation.executor import Executor, Finished, Job
+    from scrpo_cli.ablation.grid import Arm
     from scrpo_cli.ablation.sweep import Sweep
-    from scrpo_cli.ablation.table import SweepResult
     from scrpo_cli.jobs.runs import ActiveRun
     from scrpo_cli.pool.db import Database
 
 EXECUTORS = ("local",)
-NEW_RUNS = ("--recipe", "--seeds")
 NEW_ARMS = ("--reflect-every", "--vary", "--set")
+NEW_RUNS = ("--recipe", "--seeds")
 """Options that say what a sweep consists of."""
+COMPARED = "--against, --pairs, --margin"
+STARTS = {
+    "--resume": (*NEW_RUNS, *NEW_ARMS),
+    "--extend": (),
+    "--tune": (*NEW_RUNS, "--reflect-every", "--vary", *COMPARED.split(", ")),
+    "--race": ("--recipe", *NEW_ARMS),
+}
+"""Options that say where a sweep comes from, and what stands beside none of them."""
+KEPT = {
+    "--resume": ("A resumed sweep keeps the recipes and options of its start.", "`--extend` adds arms and seeds."),
+    "--tune": (
+        "The plan says which recipes, keys and seeds a tuning sweep has; it compares no arms.",
+        "Write the plan.",
+    ),
+    "--race": ("A race takes recipes and settings from its tuning sweep.", "Tune with a plan that has them."),
+}
 RESULTS_FILE, PLOT_FILE = "results.json", "plot.png"
 
 RecipesOption = Annotated[
@@ -102,6 +121,31 @@ def ablate(
             help="Add arms (--recipe) or seeds (--seeds), and run.",
         ),
     ] = None,
+    tune: Annotated[
+        Path | None,
+        typer.Option("--tune", metavar="PLAN", help="Choose a setting of each recipe of a plan, on task.validation."),
+    ] = None,
+    race: Annotated[
+        str | None,
+        typer.Option(
+            "--race",
+            metavar="SWEEP",
+            autocompletion=completion.sweeps,
+            help="Arms: the settings that a tuning sweep chose, on fresh seeds.",
+        ),
+    ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option("--against", metavar="ARM", help="The arm that the others are compared with; else the first."),
+    ] = None,
+    pairs: Annotated[
+        list[str] | None,
+        typer.Option("--pairs", metavar="'NAME*'", help="Also compare all arms of this name among each other; repeat."),
+    ] = None,
+    margin: Annotated[
+        float | None,
+        typer.Option("--margin", min=0.0, max=100.0, metavar="POINTS", help="Test whether arms are equal within this."),
+    ] = None,
     set_: SetOption = None,
     db: DbOption = None,
     json: JsonOption = False,
@@ -112,78 +156,153 @@ def ablate(
     output = Output(json, quiet)
     if executor not in EXECUTORS:
         raise UserError(f"There is no executor '{executor}'", "--executor", f"One of: {', '.join(EXECUTORS)}.")
-    refuse_options(context, resume, extend)
-    output.begin("scrpo ablate: " + (f"sweep {resume or extend}" if resume or extend else "checking the arms"))
+    refuse_options(context)
+    ref = resume or extend
+    output.begin("scrpo ablate: " + (f"sweep {ref or race}" if ref or race else "checking the arms"))
+    from scrpo_cli.ablation.comparisons import Question
     from scrpo_cli.ablation.executor import SAVE_SECONDS, LocalExecutor
-    from scrpo_cli.ablation.grid import check_arms, make_arms, split_recipes
+    from scrpo_cli.ablation.plan import read_settings
     from scrpo_cli.ablation.sweep import extend_sweep, find_sweep, start_sweep, wait_for_strays
+    from scrpo_cli.ablation.tuning import start_race, start_tuning
     from scrpo_cli.jobs.checks import check_training
     from scrpo_cli.jobs.runs import ActiveRun, closed_at_end, locked
     from scrpo_cli.pool.db import Database
     from scrpo_cli.pool.queries import reopen_run, resolve_run
 
-    recipes = split_recipes(recipe or ()) or ([] if resume or extend else [DEFAULT_RECIPE])
-    arms = []
-    if recipes:  # mistakes show before anything is written
-        arms = make_arms(recipes, reflect_every, vary or [], set_ or [], named=extend is not None or len(recipes) > 1)
-        check_arms(arms)
-    ref = resume or extend
-    with Database.open(db, create=ref is None) as database:
+    question = Question(against or "", tuple(pairs or ()), None if margin is None else margin / 100)
+    settings = read_settings(tune, set_ or ()) if tune else None
+    arms = [] if resume or tune or race else new_arms(recipe or (), reflect_every, vary or (), set_ or (), extend)
+    if arms and extend is None:
+        question.check([arm.name for arm in arms])
+    with Database.open(db, create=ref is None and race is None) as database:
         for arm in arms:
             check_training(database, arm.recipe)
-        sweep = find_sweep(database, ref) if ref else start_sweep(database, arms, seeds or DEFAULT_SEEDS)
+        if ref:
+            sweep = find_sweep(database, ref)
+        elif settings:
+            sweep = start_tuning(database, settings)
+        elif race:
+            sweep = start_race(database, race, seeds or DEFAULT_SEEDS, question)
+        else:
+            sweep = start_sweep(database, arms, seeds or DEFAULT_SEEDS)
         with locked(sweep.directory, f"sweep {sweep.id}"):
             wait_for_strays(database, sweep, output.say, SAVE_SECONDS)
             if extend is not None:
                 sweep = extend_sweep(find_sweep(database, sweep.id), arms, seeds)
+            if sweep.bases and question != Question():
+                raise UserError("A tuning sweep compares no arms", COMPARED, "Give these options to its race.")
+            question.check([arm.name for arm in sweep.arms])  # before anything runs
             reopen_run(database, resolve_run(database, sweep.id))
             again = database.command("ablate", "--resume", sweep.id)
             row = ActiveRun(sweep.id, sweep.directory, sweep.arms[0].recipe, again)
             with closed_at_end(database, row):
-                result = finish(database, sweep, LocalExecutor(jobs, say=output.say), db, row, output)
-    if result:
-        output.result(answer(sweep, result), tables(sweep, result))
+                report = finish(database, sweep, question, LocalExecutor(jobs, say=output.say), db, row, output)
+    if report:
+        output.result({"sweep": sweep.id, "directory": str(sweep.directory), **report.answer}, report.tables)
 
 
-def refuse_options(context: typer.Context, resume: str | None, extend: str | None) -> None:
-    """UserError for what cannot stand beside --resume, and for an --extend that adds nothing."""
+def refuse_options(context: typer.Context) -> None:
+    """UserError for what cannot stand beside --resume, --tune or --race, and for an --extend that adds nothing."""
     given = given_options(context)
-    if resume is not None and (extra := [name for name in given if name in (*NEW_RUNS, *NEW_ARMS, "--extend")]):
-        fix = f"Drop {', '.join(extra)}; `--extend {resume}` adds arms and seeds to a sweep."
-        raise UserError("A resumed sweep keeps the recipes and options of its start.", f"--resume {resume}", fix)
-    if extend is not None and "--recipe" not in given:
+    starts = [name for name in STARTS if name in given]
+    if len(starts) > 1:
+        raise UserError(f"{' and '.join(starts)} exclude each other", "scrpo ablate", "Give one of them.")
+    for start in starts:
+        if extra := [name for name in given if name in STARTS[start]]:
+            what, fix = KEPT[start]
+            raise UserError(what, f"{start} {given[start]}", f"Drop {', '.join(extra)}. {fix}")
+    if "--extend" in given and "--recipe" not in given:
         if extra := [name for name in given if name in NEW_ARMS]:
             raise UserError("New arms need a recipe", ", ".join(extra), "Name it with --recipe.")
         if "--seeds" not in given:
-            raise UserError("Nothing is added", f"--extend {extend}", "Give --recipe for arms, --seeds for seeds.")
+            where = f"--extend {given['--extend']}"
+            raise UserError("Nothing is added", where, "Give --recipe for arms, --seeds for seeds.")
+
+
+def new_arms(
+    recipe: Sequence[str], reflect_every: str | None, vary: Sequence[str], sets: Sequence[str], extend: str | None
+) -> list[Arm]:
+    """The arms that the command line names; mistakes show before anything is written."""
+    from scrpo_cli.ablation.grid import check_arms, make_arms, split_recipes
+
+    recipes = split_recipes(recipe) or ([] if extend else [DEFAULT_RECIPE])
+    if not recipes:
+        return []
+    arms = make_arms(recipes, reflect_every, vary, sets, named=extend is not None or len(recipes) > 1)
+    check_arms(arms)
+    return arms
+
+
+@dataclass(frozen=True)
+class Report:
+    """What is known of a sweep: as plain data for --json and the sweep's row, and for a terminal."""
+
+    summary: dict[str, Any]
+    answer: dict[str, Any]
+    tables: Any
 
 
 def finish(
-    database: Database, sweep: Sweep, executor: Executor, db: str | None, row: ActiveRun, output: Output
-) -> SweepResult | None:
+    database: Database,
+    sweep: Sweep,
+    question: Question,
+    executor: Executor,
+    db: str | None,
+    row: ActiveRun,
+    output: Output,
+) -> Report | None:
     """Run what is to do, report on what is done into the sweep's `row`, and fail when a run failed."""
     from scrpo_cli.ablation.sweep import jobs_to_do
-    from scrpo_cli.ablation.table import read_result
-    from scrpo_cli.report.figures import plot_sweep
-    from scrpo_cli.report.tables import render
 
     jobs = jobs_to_do(database, sweep, db)
     output.say(f"sweep {sweep.id}: {len(jobs)} of {len(sweep.cells)} runs to do, logs in {sweep.directory / 'logs'}")
     now().stage(f"sweep {sweep.id}, runs done", at_once=False)
     failed = run_jobs(executor, jobs, output)
-    now().stage("reading the results, drawing the plot", at_once=False)
-    result, outcomes = read_result(database, [sweep])
-    if result is not None:
+    now().stage("reading the results", at_once=False)
+    report = report_on_tuning(database, sweep) if sweep.bases else report_on(database, sweep, question)
+    if report is not None:
         with write_atomically(sweep.directory / RESULTS_FILE) as path:
-            path.write_text(jsonlib.dumps(result.as_dict(), indent=2) + "\n", encoding="utf-8")
-        plot_sweep(result, outcomes, sweep.directory / PLOT_FILE)
-    row.summary = {"failed": [job.job.name for job in failed], **(result.as_dict() if result else {})}
+            path.write_text(jsonlib.dumps(report.summary, indent=2) + "\n", encoding="utf-8")
+    row.summary = {"failed": [job.job.name for job in failed], **(report.summary if report else {})}
     if failed:
-        if result:
-            output.say(render(result))
+        if report:
+            output.say(report.tables)
         what = f"{len(failed)} of {len(jobs)} runs failed; {failed[0].job.name}: {failed[0].error}"
         raise RunError(what, str(failed[0].job.log), row.again)
-    return result
+    return report
+
+
+def report_on(database: Database, sweep: Sweep, question: Question) -> Report | None:
+    """The comparison of the arms, with its plot; None while no run is done."""
+    from rich.console import Group
+
+    from scrpo_cli.ablation.table import read_result
+    from scrpo_cli.layout import Pairs
+    from scrpo_cli.report.figures import plot_sweep
+    from scrpo_cli.report.tables import render
+
+    result, outcomes = read_result(database, [sweep], question)
+    if result is None:
+        return None
+    plot = {"plot": str(plot_sweep(result, outcomes, sweep.directory / PLOT_FILE))}
+    summary = result.as_dict()
+    return Report(summary, plot | summary, Group(render(result), Pairs(plot)))
+
+
+def report_on_tuning(database: Database, sweep: Sweep) -> Report:
+    """Every setting that was tried, the chosen ones, and how they race."""
+    from rich.console import Group
+
+    from scrpo_cli.ablation.tuning import read_trials
+    from scrpo_cli.layout import Pairs
+    from scrpo_cli.report.tables import terminal, tuning
+
+    trials = read_trials(database, sweep)
+    summary = {"tuning": [asdict(trial) for trial in trials]}
+    command = {"race": database.command("ablate", "--race", sweep.id, "--seeds", "8")}
+    sheet = tuning(trials)
+    assert sheet is not None  # a tuning sweep has settings
+    return Report(summary, command | summary, Group(terminal(sheet), Pairs(command)))
 
 
 def run_jobs(executor: Executor, jobs: Sequence[Job], output: Output) -> list[Finished]:
@@ -202,17 +321,3 @@ def run_jobs(executor: Executor, jobs: Sequence[Job], output: Output) -> list[Fi
             output.say(f"{event.job.name}: {outcome} after {event.seconds:.0f} s")
             failed += [event] if event.exit_code else []
     return failed
-
-
-def answer(sweep: Sweep, result: SweepResult) -> dict[str, Any]:
-    files = {"directory": str(sweep.directory), "plot": str(sweep.directory / PLOT_FILE)}
-    return {"sweep": sweep.id, **files, **result.as_dict()}
-
-
-def tables(sweep: Sweep, result: SweepResult) -> Any:
-    from rich.console import Group
-
-    from scrpo_cli.layout import Pairs
-    from scrpo_cli.report.tables import render
-
-    return Group(render(result), Pairs({"plot": str(sweep.directory / PLOT_FILE)}))

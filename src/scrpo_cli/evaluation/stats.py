@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import stdtrit
+from scipy.special import stdtr, stdtrit
 
 from scrpo_cli.errors import UserError
 from scrpo_cli.numbers import wilson
@@ -75,24 +75,62 @@ def difference_estimate(differences_N: np.ndarray) -> Estimate:
     return Estimate(mean, (float(max(-1.0, mean - margin)), float(min(1.0, mean + margin))))
 
 
-def crossed_estimate(values_NS: np.ndarray, low: float = -1.0, high: float = 1.0) -> Estimate:
-    """Mean of a value in [low, high] of each problem under each seed, over other problems and other seeds.
+def crossed_estimate(values_NS: np.ndarray, low: float = -1.0, high: float = 1.0, alpha: float = ALPHA) -> Estimate:
+    """Mean of a value in [low, high] of each problem under each seed, over other problems and other seeds, with its
+    interval of coverage 1 - alpha.
 
     Two-way clustering: the variance over problems plus that over seeds minus what both hold (Cameron, Gelbach & Miller
     2011, JBES 29:238), by mean squares as in a crossed design, with the degrees of freedom of Satterthwaite (1946); at
     least the variance over problems. Needs two seeds; docs/validation/intervals.md says what two are worth.
     """
+    value, spread = float(values_NS.mean()), _crossed_spread(values_NS)
+    if spread is None:
+        return Estimate(value, _unseen(value, len(values_NS), low, high, alpha))
+    error, degrees = spread
+    margin = _t(degrees, alpha) * error
+    return Estimate(value, (float(max(low, value - margin)), float(min(high, value + margin))))
+
+
+def crossed_p(values_NS: np.ndarray, scale: float = 1.0) -> float:
+    """p that the truth behind `crossed_estimate` of values within `scale` of 0 is 0: alpha of the interval that just
+    reaches it.
+    """
+    return min(1.0, 2 * _crossed_tail(values_NS, 0.0, scale))
+
+
+def crossed_equivalence_p(values_NS: np.ndarray, margin: float, scale: float = 1.0) -> float:
+    """p that the truth is at least `margin` away from 0: two one-sided tests (Schuirmann 1987, J. Pharmacokinet.
+    Biopharm. 15:657). It is below 0.05 exactly where the interval of coverage 0.90 lies within the margin.
+    """
+    if abs(float(values_NS.mean())) >= margin:
+        return 1.0
+    return max(_crossed_tail(values_NS, end, scale) for end in (-margin, margin))
+
+
+def _crossed_tail(values_NS: np.ndarray, at: float, scale: float) -> float:
+    """One-sided p that the truth lies at `at` or beyond, seen from the mean."""
+    value, spread = float(values_NS.mean()), _crossed_spread(values_NS)
+    if spread is not None:
+        error, degrees = spread
+        return float(stdtr(degrees, -abs(value - at) / error))
+    if value == at:
+        return 1.0
+    end = np.copysign(scale, at - value)
+    return float(max(0.0, 1 - (at - value) / (end - value)) ** len(values_NS))
+
+
+def _crossed_spread(values_NS: np.ndarray) -> tuple[float, float] | None:
+    """Standard error of the mean and its degrees of freedom; None where the problems do not differ."""
     n, seeds = values_NS.shape
     value, of_problem_N, of_seed_S = float(values_NS.mean()), values_NS.mean(axis=1), values_NS.mean(axis=0)
     if _without_spread(of_problem_N - value):
-        return Estimate(value, _unseen(value, n, low, high))
+        return None
     rest_NS = values_NS - of_problem_N[:, None] - of_seed_S + value
     problem, seed = float(of_problem_N.var(ddof=1)) / n, float(of_seed_S.var(ddof=1)) / seeds
     both = float(np.square(rest_NS).sum()) / ((n - 1) * (seeds - 1)) / (n * seeds)
     variance = max(problem, problem + seed - both)
     uncertain = problem**2 / (n - 1) + seed**2 / (seeds - 1) + both**2 / ((n - 1) * (seeds - 1))
-    margin = _t(max(1.0, min(n - 1, variance**2 / uncertain))) * float(np.sqrt(variance))
-    return Estimate(value, (float(max(low, value - margin)), float(min(high, value + margin))))
+    return float(np.sqrt(variance)), max(1.0, min(n - 1, variance**2 / uncertain))
 
 
 def crossed_share_estimate(values_NS: np.ndarray) -> Estimate:
@@ -106,8 +144,8 @@ def _without_spread(residual_N: np.ndarray) -> bool:
     return len(residual_N) == 1 or bool(np.abs(residual_N).max() < _ROUNDING)
 
 
-def _t(degrees: float) -> float:
-    return float(stdtrit(degrees, 1 - ALPHA / 2))
+def _t(degrees: float, alpha: float = ALPHA) -> float:
+    return float(stdtrit(degrees, 1 - alpha / 2))
 
 
 def _skewed(value: float, residual_N: np.ndarray) -> tuple[float, float]:
@@ -126,9 +164,9 @@ def _skewed(value: float, residual_N: np.ndarray) -> tuple[float, float]:
     return value - spread * inverse(g), value - spread * inverse(-g)
 
 
-def _unseen(value: float, n: int, low: float, high: float) -> tuple[float, float]:
+def _unseen(value: float, n: int, low: float, high: float, alpha: float = ALPHA) -> tuple[float, float]:
     """How far problems that none of n drawn ones resembles can move `value`: their share of all problems is at most q,
     the Clopper-Pearson bound of 0 in n (1934, Biometrika 26:404), and at worst they lie at an end of [low, high].
     """
-    q = 1 - (ALPHA / 2) ** (1 / n)
+    q = 1 - (alpha / 2) ** (1 / n)
     return value - q * (value - low), value + q * (high - value)

@@ -78,7 +78,7 @@ def estimate(recipe: Recipe) -> Budget:
     needs = recipe.method.needs(recipe.setting())
     rollouts = recipe.optim.steps * needs.rollouts
     tokens = rollouts * recipe.rollout.max_tokens
-    if recipe.optim.max_generated_tokens:  # the step that reaches the budget is finished
+    if recipe.optim.max_generated_tokens:  # the step that reaches the budget is finished, and at most full
         tokens = min(tokens, recipe.optim.max_generated_tokens - 1 + needs.rollouts * recipe.rollout.max_tokens)
     try:
         sizes, note = model_sizes(recipe), ""

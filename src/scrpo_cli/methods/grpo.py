@@ -86,11 +86,13 @@ class Grpo(Method[Cfg]):
         return first_answer_plan(self.prompts, step, self.setting.group_size)
 
     def next_round(self, step: int, groups: Sequence[Group], round: int) -> list[SampleRequest]:
-        """Dynamic sampling: as many further problems as groups have equal rewards, for at most `resample` rounds."""
+        """Dynamic sampling: as many further problems as groups have equal rewards, for at most `resample` rounds. What
+        is filled up is the step as it was sampled: the budget may have cut it.
+        """
         if round > self.cfg.resample:
             return []
         useful = sum(has_signal(outcome_rewards(g), self.cfg.loss.advantage) for g in groups)
-        missing = max(0, len(self.prompts.problems(step)) - useful)
+        missing = max(0, sum(g.attempts[0].round == 0 for g in groups) - useful)
         return [self.prompts.first(p, self.setting.group_size) for p in self.prompts.problems(step, round)[:missing]]
 
     def credit(self, groups: Sequence[Group], log_ratios: LogRatios | None = None) -> Credits:

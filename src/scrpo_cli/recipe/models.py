@@ -244,7 +244,8 @@ class OptimConfig(Section):
     steps: PositiveInt = 500
     """Trial and reflection steps together, at most."""
     max_generated_tokens: Tokens | None = None
-    """Budget: stop after the step that reaches so many generated tokens, however many steps are left."""
+    """Budget: stop at so many generated tokens, however many steps are left. The last step is cut to the problems that
+    are expected to reach it (whole groups, at least one), by what the steps before cost with their later rounds."""
     prompts_per_step: PositiveInt = 128
     """Problems of one first-answer step."""
     minibatches: PositiveInt = 1
@@ -289,6 +290,8 @@ class ProtocolConfig(Section):
 class EvalConfig(Section):
     every: PositiveInt | None = None
     """Steps between evaluations on task.validation; none: only before the first and after the last step."""
+    every_tokens: Tokens | None = None
+    """Generated tokens between them, after the step that reaches each multiple: steps of methods differ in price."""
     benchmarks: list[str] = Field(default_factory=list)
     """What `scrpo eval` runs: benchmarks and suites (`scrpo eval --list`), benchmark files of your own, data sets."""
     limit: PositiveInt | None = None

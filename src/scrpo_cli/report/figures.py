@@ -14,6 +14,7 @@ import numpy as np
 
 from scrpo_cli.ablation.outcomes import Curve, RunOutcome
 from scrpo_cli.ablation.table import SweepResult
+from scrpo_cli.errors import RunError
 from scrpo_cli.files import write_atomically
 
 if TYPE_CHECKING:
@@ -36,6 +37,15 @@ def plot_sweep(result: SweepResult, outcomes: Sequence[RunOutcome], path: Path) 
     curves = {arm.arm: [o.curve for o in outcomes if o.arm == arm.arm and o.curve] for arm in result.arms}
     panels = [partial(_draw_curves, curves=curves)] if any(curves.values()) else []
     return _save([*panels, *_arm_panels(result)], len(result.arms), path)
+
+
+def plot_curves(outcomes: Sequence[RunOutcome], path: Path) -> Path:
+    """Write the curves alone, a line and a band for each arm. RunError where nothing was measured while training."""
+    arms = dict.fromkeys(outcome.arm for outcome in outcomes)
+    curves = {arm: [o.curve for o in outcomes if o.arm == arm and o.curve] for arm in arms}
+    if not any(curves.values()):
+        raise RunError("No run was measured while it trained", str(path), "Set eval.every_tokens in the recipes.")
+    return _save([partial(_draw_curves, curves=curves)], len(arms), path)
 
 
 def plot_arms(result: SweepResult, path: Path) -> Path:

@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from scrpo_cli.ablation.curves import Reached
 from scrpo_cli.ablation.table import ArmResult, Scores, SweepResult
+from scrpo_cli.ablation.tuning import Trial
 from scrpo_cli.layout import Prose, Table
 from scrpo_cli.numbers import NOTHING, change, estimate, in_points, p_equals, p_value, percents, point_interval, points
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 
 START = "before training"
 OVER_BOTH = "over problems and seeds"
+TUNING, PAIRS = "tuning", "pairs"
 
 
 @dataclass(frozen=True)
@@ -59,22 +62,29 @@ def markdown(sheet: Sheet) -> str:
 
 
 def render(result: SweepResult) -> Group:
-    """For a terminal: the tables, the differences to the first arm in points, and the notes."""
+    """For a terminal: the tables, the differences to the reference and within families in points, and the notes."""
     from rich.console import Group
 
-    first, words = result.arms[0].arm, []
+    words: list[str] = []
     for beside, key in (("", "difference"), (", second - first", "delta_difference")):
-        for arm in result.arms:
-            if number := getattr(arm, key):
-                said = f"{in_points(number)}, {p_equals(number['p'])}: {number['verdict']}"
-                words.append(f"{arm.arm} compared with {first}{beside}: {said}")
-    return Group(*map(terminal, sheets_of(result)), *map(Prose, [*words, *result.notes]))
+        found = [(arm.arm, result.reference, getattr(arm, key)) for arm in result.arms]
+        found += [(pair.arm, pair.against, getattr(pair, key)) for pair in result.pairs]
+        words += [f"{arm} compared with {other}{beside}: {_said(number)}" for arm, other, number in found if number]
+    chosen = tuning([trial for trial in result.tuning if trial.chosen])
+    sheets = [chosen, *(sheet for sheet in sheets_of(result) if sheet.name not in (TUNING, PAIRS))]
+    return Group(*(terminal(sheet) for sheet in sheets if sheet), *map(Prose, [*words, *result.notes]))
+
+
+def _said(number: dict[str, Any]) -> str:
+    among = f" corrected for {number['comparisons']} comparisons" if number["comparisons"] > 1 else ""
+    return f"{in_points(number)}, {p_equals(number['p_holm'])}{among}: {number['verdict']}"
 
 
 def sheets_of(result: SweepResult) -> list[Sheet]:
     """Those that have something to show."""
-    found = (first_answers(result), two_turns(result), cost(result), signal(result), warning_signs(result))
-    return [sheet for sheet in found if sheet is not None]
+    found = (first_answers(result), two_turns(result), reaching(result), cost(result), signal(result))
+    more = (warning_signs(result), pairs(result), tuning(result.tuning))
+    return [sheet for sheet in (*found, *more) if sheet is not None]
 
 
 def first_answers(result: SweepResult) -> Sheet:
@@ -110,6 +120,27 @@ def two_turns(result: SweepResult) -> Sheet | None:
     compared = _compared(result, lambda arm: arm.delta_difference)
     title = "second answers; shares of all answers, 95% intervals over problems"
     return Sheet("two-turns", title, columns | compared, ("repaired of wrong", *compared))
+
+
+def reaching(result: SweepResult) -> Sheet | None:
+    """Generated tokens to some accuracies; None where no run was validated while it trained."""
+    if not any(arm.reached for arm in result.arms):
+        return None
+    levels = [f"{reached.level:.0%}" for reached in next(arm.reached for arm in result.arms if arm.reached)]
+    columns = {"arm": [arm.arm for arm in result.arms]}
+    for i, level in enumerate(levels):
+        columns[level] = [_when(arm.reached[i]) if arm.reached else NOTHING for arm in result.arms]
+    title = (
+        "generated tokens at the first evaluation on validation problems that reaches an accuracy: median over all "
+        "seeds, and how many reached it; a dash where half of them or more did not"
+    )
+    return Sheet("reaching", title, columns)
+
+
+def _when(reached: Reached) -> str:
+    median = NOTHING if reached.median is None else f"{reached.median:,.0f}"
+    there = sum(tokens is not None for tokens in reached.tokens)
+    return f"{median} ({there} of {len(reached.tokens)})"
 
 
 def cost(result: SweepResult) -> Sheet:
@@ -163,6 +194,32 @@ def warning_signs(result: SweepResult) -> Sheet | None:
     return Sheet("warnings", "warning signs during training, all runs of an arm together", columns)
 
 
+def tuning(trials: Sequence[Trial]) -> Sheet | None:
+    """What was tried, each recipe's settings from the best on; None where nothing was."""
+    if not trials:
+        return None
+    recipes = [*dict.fromkeys(trial.recipe for trial in trials)]
+    ordered = sorted(trials, key=lambda trial: (recipes.index(trial.recipe), -(trial.accuracy or -1.0)))
+    columns = {
+        "recipe": [trial.recipe for trial in ordered],
+        "setting": [", ".join(trial.setting) or "its own" for trial in ordered],
+        "validation": [_reached(trial) for trial in ordered],
+        "seeds": [f"{min(trial.seeds)} to {max(trial.seeds)}" if trial.seeds else NOTHING for trial in ordered],
+        "chosen": ["yes" if trial.chosen else "" for trial in ordered],
+    }
+    budget = " or ".join(f"{tokens:,}" for tokens in sorted({trial.budget for trial in trials}))
+    title = f"settings and their mean accuracy on validation problems after {budget} generated tokens"
+    return Sheet(TUNING, title, columns, ("seeds",))
+
+
+def _reached(trial: Trial) -> str:
+    """The mean over the seeds, and their range where there are several."""
+    if trial.accuracy is None:
+        return f"failed (seed {', '.join(map(str, trial.failed))})" if trial.failed else "not done"
+    mean, low, high = (f"{100 * value:.1f}" for value in (trial.accuracy, min(trial.by_seed), max(trial.by_seed)))
+    return f"{mean}% ({low} to {high})" if len(trial.by_seed) > 1 else f"{mean}%"
+
+
 def _rows(result: SweepResult) -> list[Scores]:
     """Before training, if all arms share that, and each arm after it."""
     return [*([result.before] if result.before else []), *(arm.after for arm in result.arms)]
@@ -184,13 +241,45 @@ def _compared(result: SweepResult, of: Callable[[ArmResult], dict[str, Any] | No
         return _of_arms(result, lambda arm: cell(number) if (number := of(arm)) else NOTHING)
 
     return {
-        f"against {result.arms[0].arm}": column(change),
-        "p": column(lambda number: p_value(number["p"])),
-        OVER_BOTH: column(lambda number: _over_both(number, point_interval)),
-        "verdict": column(lambda number: number["verdict"]),
+        f"against {result.reference}": column(change),
+        **{name: column(cell) for name, cell in CORRECTED.items()},
     }
+
+
+def pairs(result: SweepResult) -> Sheet | None:
+    """What is compared beside the reference; None where nothing is."""
+    found = [
+        (pair, of, number)
+        for of, key in (("first answers", "difference"), ("second - first", "delta_difference"))
+        for pair in result.pairs
+        if (number := getattr(pair, key))
+    ]
+    if not found:
+        return None
+    columns = {
+        "arm": [pair.arm for pair, _, _ in found],
+        "against": [pair.against for pair, _, _ in found],
+        "of": [of for _, of, _ in found],
+        "difference": [change(number) for _, _, number in found],
+        **{name: [cell(number) for _, _, number in found] for name, cell in CORRECTED.items()},
+    }
+    return Sheet(PAIRS, "pairs within a family; 95% intervals over problems", columns)
 
 
 def _over_both(number: dict[str, Any], written: Callable[[Sequence[float]], str]) -> str:
     """The interval over problems and seeds; a dash where there is none."""
     return written(number["ci95_seeds"]) if number["ci95_seeds"] else NOTHING
+
+
+def _seeds_p(number: dict[str, Any]) -> str:
+    return p_value(p) if (p := number.get("p_seeds_holm")) is not None else NOTHING
+
+
+CORRECTED: dict[str, Callable[[dict[str, Any]], str]] = {
+    "p": lambda number: p_value(number["p"]),
+    "p, corrected": lambda number: p_value(number["p_holm"]),
+    OVER_BOTH: lambda number: _over_both(number, point_interval),
+    f"p {OVER_BOTH}, corrected": _seeds_p,
+    "verdict": lambda number: number["verdict"],
+}
+"""Columns of a paired difference; what is corrected is so for the number of comparisons of its kind (Holm)."""

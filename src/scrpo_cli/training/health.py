@@ -64,6 +64,7 @@ def step_metrics(
         metrics |= sampled("first", [g for g in groups if g.request.kind is AttemptKind.FIRST])
     metrics["rollout/tokens"] = metrics[f"{phase}/tokens"]
     if groups:
+        metrics["rollout/planned"] = sum(a.round == 0 for g in groups for a in g.attempts)
         reflected = metrics.get("reflect/tokens", 0.0) / max(1.0, metrics["rollout/tokens"])
         metrics |= {"reflect/tokens_share": reflected}
     if groups and kind is not PhaseKind.COLLECTION:

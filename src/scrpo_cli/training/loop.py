@@ -26,6 +26,7 @@ from scrpo_cli.tasks.guard import too_many_failures
 from scrpo_cli.tracking.activity import now
 from scrpo_cli.tracking.jsonl import read_metrics
 from scrpo_cli.training import health
+from scrpo_cli.training.budget import cut_to_fit
 from scrpo_cli.training.monitors import watch
 from scrpo_cli.training.session import Session
 from scrpo_cli.types import Group
@@ -42,12 +43,12 @@ def train(run: Session) -> dict[str, Any]:
     evaluations = {"before": evaluate(run, "before") if run.progress.step == 0 else known(run, "before")}
     history = steps_of(run.db, run.run_id)
     while not run.finished:
-        validate_if_due(run)
+        validate_if_due(run, history)
         step = run.progress.step + 1
         now().stage(f"step {step}", at_once=False)
         clock = Clock()
         pool = living_entries(run.db, run.pool)
-        plan = run.method.plan(step, pool)
+        plan = cut_to_fit(run.method.plan(step, pool), history, run.tokens_left)
         if plan.reference:
             run.policy.set_reference(plan.reference, plan.reference_share)
         run.updater.temperature = 1.0 if plan.recorded else run.recipe.rollout.temperature
@@ -79,10 +80,14 @@ def train(run: Session) -> dict[str, Any]:
     return evaluations
 
 
-def validate_if_due(run: Session) -> None:
+def validate_if_due(run: Session, history: Sequence[StepMetrics]) -> None:
     """Between two steps, so that a run which was stopped after the first of them does it when it is taken up again."""
-    step, every = run.progress.step, run.recipe.eval.every
-    if every and step and step % every == 0:
+    step, every, every_tokens = run.progress.step, run.recipe.eval.every, run.recipe.eval.every_tokens
+    if not step:
+        return
+    before = history[-2].metrics["tokens/total"] or 0.0 if len(history) > 1 else 0.0
+    reached = every_tokens and run.progress.generated_tokens // every_tokens > before // every_tokens
+    if reached or (every and step % every == 0):
         evaluate(run, f"step{step}")
 
 

@@ -127,9 +127,13 @@ class Session(Runtime):
 
     @property
     def finished(self) -> bool:
+        return self.method.is_finished(self.tokens_left <= 0) or self.progress.step >= self.recipe.optim.steps
+
+    @property
+    def tokens_left(self) -> float:
+        """Of the budget of generated tokens; infinite without one."""
         budget = self.recipe.optim.max_generated_tokens
-        spent = budget is not None and self.progress.generated_tokens >= budget
-        return self.method.is_finished(spent) or self.progress.step >= self.recipe.optim.steps
+        return float("inf") if budget is None else budget - self.progress.generated_tokens
 
     def benchmark(self) -> tuple[str, Sequence[Problem]] | None:
         """What is evaluated before the first and after the last step: task.test, else task.validation."""
