@@ -15,6 +15,7 @@ from scrpo_cli.numbers import NOTHING, estimate, percent, percents, points
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.patheffects import withStroke
 
 TRUTHS = {None: "open", LIKELY: "ahead"}
 """Of a point's truth; the third is `behind`."""
@@ -33,7 +34,7 @@ def by_arm(found: Sequence[Point]) -> dict[str, list[Point]]:
 def map_table(found: Sequence[Point], held_out: Mapping[int, HeldOut]) -> str:
     columns = ("cell", "first answers right", "groups with signal", "repair rate", "a fresh try", "self-checking")
     columns += ("arm", "its accuracy", "that of the first arm", "difference in points", "seeds")
-    columns += ("cell", "rule", "rule of the other cells")
+    columns += ("the arm is", "rule", "rule of the other cells")
     return markdown(columns, [row(point, held_out[id(point)]) for point in found])
 
 
@@ -99,6 +100,7 @@ def draw(found: Sequence[Point], path: Path) -> None:
             for point in own:
                 _dot(axes, point, matplotlib.colormaps["RdBu"](norm(100 * point.difference["difference"])))
             axes.set_xscale("log")
+            axes.xaxis.set_major_formatter("{x:g}")
             axes.set(
                 xlabel="right first answers (%)", ylabel="repair rate (%)", title=f"{arm} against {own[0].against}"
             )
@@ -123,4 +125,5 @@ def _dot(axes: Any, point: Point, color: Any) -> None:
         facecolor=color if point.truth else "none",
         edgecolor=color if point.truth is None else "0.3",
         linewidth=1.0 if point.truth else 2.0,
+        path_effects=[withStroke(linewidth=3.0, foreground="0.4")],  # a ring of a small difference is nearly white
     )
