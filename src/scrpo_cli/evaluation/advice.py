@@ -1,5 +1,5 @@
 """Whether reflecting on errors is likely to pay, and how often: the rule of `scrpo advise`, a pure function of what
-`evaluation.signal` measures.
+`evaluation.worth` measures.
 
 Three conditions, each of which the data can meet, fail or leave open:
 
@@ -74,7 +74,7 @@ class Condition:
 
 
 def conditions(measured: Mapping[str, Any], rule: Rule = Rule()) -> list[Condition]:
-    """The three conditions, of what `evaluation.signal.measure` found."""
+    """The three conditions, of what `evaluation.worth.measure` found."""
     first, reflection, gain = measured["first"], measured["reflection"], measured["gain"]
     held = first["self_checking"]
     repairs = Condition("repairs", None, None, rule.gain)

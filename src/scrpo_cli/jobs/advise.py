@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from scrpo_cli.evaluation.advice import advise
-from scrpo_cli.evaluation.signal import REFLECTION_WORDS, Shown, measure
+from scrpo_cli.evaluation.worth import REFLECTION_WORDS, Shown, measure
 from scrpo_cli.jobs.runs import ActiveRun, note_fingerprint
 from scrpo_cli.methods.base import outcome_rewards
 from scrpo_cli.methods.parts.pool import FilterConfig, decisions
@@ -47,10 +47,9 @@ def sample_and_advise(db: Database, run: ActiveRun, report: Report) -> dict[str,
     corrected = stored_groups(db, run, [problems[n] for n in errors], AttemptKind.CORRECTION)
     counts = [count for _, count in errors.values()]
     reflected = {n: Shown(*each) for n, each in zip(errors, zip(corrected, counts, strict=True), strict=True)}
-    found = measure(firsts, reflected, run.summary["words"] or REFLECTION_WORDS) | {
-        "pooled": pooled(firsts, run.recipe)
-    }
-    return {"run": run.run_id, **found, "advice": advise(found)}
+    words = run.summary["words"] or REFLECTION_WORDS
+    found = measure(firsts, reflected, words) | {"pooled": pooled(firsts, run.recipe)}
+    return {"run": run.run_id, "words": [*words], **found, "advice": advise(found)}
 
 
 def chosen_problems(run: ActiveRun, runtime: Runtime, report: Report) -> list[Problem]:

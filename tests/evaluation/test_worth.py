@@ -7,7 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from scrpo_cli.evaluation.signal import (
+from scrpo_cli.evaluation.stats import ratio_estimate
+from scrpo_cli.evaluation.worth import (
     REFLECTION_WORDS,
     Shown,
     against_fresh,
@@ -16,7 +17,6 @@ from scrpo_cli.evaluation.signal import (
     of_kind,
     word_pattern,
 )
-from scrpo_cli.evaluation.stats import ratio_estimate
 from scrpo_cli.types import (
     Attempt,
     AttemptKind,
@@ -122,7 +122,6 @@ def test_a_whole_measurement() -> None:
     }
     found = measure(firsts, corrections, REFLECTION_WORDS)
     assert (found["problems"], found["group_size"], found["shown"], found["not_graded"]) == (3, 4, 2, 1)
-    assert found["all_wrong"] == pytest.approx(1 / 3)
     assert found["reflection"]["right"]["value"] == pytest.approx(2 * 1 / (2 + 4))  # two errors and four
     assert found["reflection"]["self_checking"]["value"] == pytest.approx(4 / 6)
     expected = ratio_estimate(np.array([2 * 2 / 3, 0]), np.array([2.0, 4.0]))

@@ -54,7 +54,6 @@ def measure(firsts: Sequence[Group], reflected: Mapping[int, Shown], words: Sequ
         "group_size": max(len(group.attempts) for group in firsts),
         "shown": len(shown),
         "first": of_kind(firsts, np.ones(len(firsts)), words),
-        "all_wrong": float(np.mean([not np.nansum(outcomes_G) for outcomes_G in outcomes])),
         "reflection": of_kind(shown, errors, words) if shown else None,
         **against_fresh([outcomes[n] for n in places], [outcome_rewards(group) for group in shown], errors),
         "not_graded": int(sum(np.isnan(outcome_rewards(group)).sum() for group in (*firsts, *shown))),

@@ -1,0 +1,123 @@
+"""When does reflecting on errors pay? Train arms in every cell of a plan, and draw the map.
+
+    python tools/reflection_map run PLAN.yaml --db map.db --minutes 60      # again and again, until nothing is left
+    python tools/reflection_map show PLAN.yaml --db map.db -o PAGE.md --figure map.svg
+
+A plan names arms (recipes), and cells: every model at every difficulty.
+
+    name: think
+    recipes: [race/grpo, race/scrpo-often]      # the others are compared with the first
+    seeds: 4
+    problems: 128                               # of `scrpo advise`, which measures each cell before training
+    set: {optim.max_generated_tokens: 60000, tracking.wandb.mode: "off"}
+    models: {checks: models/checks, seldom: models/seldom}
+    difficulties:
+      l4c3: {task.think.lines: 4, task.think.carries: 3}
+      l2c0: {task.think.lines: 2, task.think.carries: 0}
+
+`run` starts no further command once --minutes are over, and takes up what was interrupted. `show` fills the tables
+`map` and `rule` between `<!-- begin table NAME -->` and `<!-- end table NAME -->` of a page, from the database alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+
+from map_page import draw, tables
+from map_plan import Plan, read_plan, to_do
+from map_points import read_points
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from results_page import fill, read_page
+
+from scrpo_cli.ablation.executor import Executor, Finished, Job, LocalExecutor
+from scrpo_cli.ablation.grid import file_stem
+from scrpo_cli.errors import Interrupted, RunError, ScrpoError
+from scrpo_cli.pool.db import Database
+from scrpo_cli.signals import interrupting
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parse(arguments)
+    try:
+        plan = read_plan(options.plan)
+        if options.action == "run":
+            with interrupting():
+                run(plan, options.db, options.jobs, options.minutes, LocalExecutor(say=print))
+        else:
+            show(plan, options.db, options.output, options.figure)
+    except ScrpoError as error:
+        print(*error.lines(), sep="\n", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("Stopped; what was recorded is safe.", "Run the same command again.", sep="\n", file=sys.stderr)
+        return Interrupted.exit_code
+    return 0
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="reflection_map", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    actions = parser.add_subparsers(dest="action", required=True)
+    running = actions.add_parser("run", help="measure and train what is missing")
+    running.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    running.add_argument("--minutes", type=float, default=float("inf"), help="start no command after these")
+    showing = actions.add_parser("show", help="write tables and figure")
+    showing.add_argument("-o", dest="output", metavar="PAGE", type=Path, required=True, help="an existing page")
+    showing.add_argument("--figure", metavar="FILE", type=Path, help="also draw the map, .png or .svg")
+    for action in (running, showing):
+        action.add_argument("plan", type=Path, help="a YAML file")
+        action.add_argument("--db", required=True, help="a path or an SQLAlchemy URL")
+    return parser.parse_args(arguments)
+
+
+def run(plan: Plan, db: str, jobs: int, minutes: float, executor: Executor) -> None:
+    """Complete cell after cell. One that fails is left for the next time, and the others go on."""
+    end, failed = time.monotonic() + 60 * minutes, []
+    for number, cell in enumerate(plan.cells, start=1):
+        with Database.open(db) as database:
+            commands, logs = to_do(database, plan, cell, jobs), database.home / "maps" / file_stem(plan.name)
+        for command in commands:
+            if time.monotonic() > end:
+                print(f"time is up before cell {number} of {len(plan.cells)} ({cell.name}); run it again")
+                return
+            print(f"cell {number} of {len(plan.cells)}, {cell.name}: scrpo {command[0]}", flush=True)
+            stem = f"{file_stem(cell.name)}-{command[0]}"
+            job = Job(cell.name, (*command, "--db", db, "--json"), logs / f"{stem}.json", logs / f"{stem}.log")
+            if ended := run_job(executor, job):
+                failed.append(f"{cell.name}: {ended} ({job.log})")
+                break
+    if failed:
+        raise RunError(f"{len(failed)} cells failed", "; ".join(failed), "Run the same command again.")
+    print(f"all {len(plan.cells)} cells are done")
+
+
+def run_job(executor: Executor, job: Job) -> str:
+    """What went wrong, or nothing. An interruption ends the job, which saves its state."""
+    with closing(executor.run([job])) as events:
+        (ended,) = [event for event in events if isinstance(event, Finished)]
+    return (ended.error or f"exit code {ended.exit_code}") if ended.exit_code else ""
+
+
+def show(plan: Plan, db: str, output: Path, figure: Path | None) -> None:
+    with Database.open(db, create=False) as database:
+        points, missing = read_points(database, plan)
+    for line in missing:
+        print(f"missing: {line}", file=sys.stderr)
+    if not points:
+        raise RunError("No cell has a result yet", plan.name, "`run` it first, against the same database.")
+    text, written = fill(read_page(output), tables(points))
+    output.write_text(text, encoding="utf-8")
+    if figure:
+        draw(points, figure)
+    print(f"{output}: {', '.join(written)} of {len(points)} points")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
