@@ -183,7 +183,7 @@ def card(report: dict, world: dict, parameters: int, args: argparse.Namespace) -
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True)
-    parser.add_argument("--problems", type=int, default=250)
+    parser.add_argument("--problems", type=int, default=200)
     parser.add_argument("--samples", type=int, default=8)
     parser.add_argument("--rungs", nargs="*", metavar="LINES,CARRIES", help="only these")
     parser.add_argument("--card", action="store_true", help="write the model card beside the weights")
