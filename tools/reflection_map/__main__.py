@@ -6,7 +6,7 @@
 A plan names arms (recipes), and cells: every model at every difficulty.
 
     name: think
-    recipes: [race/grpo, race/scrpo-often]      # the others are compared with the first
+    recipes: [race/grpo, race/scrpo-best]      # the others are compared with the first
     seeds: 4
     problems: 128                               # of `scrpo advise`, which measures each cell before training
     set: {optim.max_generated_tokens: 60000, tracking.wandb.mode: "off"}
