@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +168,15 @@ def test_worked_examples_need_solutions_and_the_task_code(tmp_path: Path) -> Non
         TaskConfig(name="math", shots=ProblemsConfig(source="gsm8k"))
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """As in a terminal: a shell that starts a job in the background has it ignore Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("program", ["while True: pass", "import time; time.sleep(600)"])
 def test_ctrl_c_does_not_wait_for_the_programs_and_leaves_none(program: str) -> None:
     task = make(deadline=60.0)

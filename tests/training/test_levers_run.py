@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 from processes import SignalAt, small
 from run_rows import execute
 from training.test_resume import Remains, assert_same, remains
@@ -36,6 +37,7 @@ def train(sets: dict[str, object]) -> tuple[str, ...]:
     return ("train", "--recipe", "tiny", "--json", *small(**SIZES, **sets))
 
 
+@pytest.mark.slow
 def test_a_run_with_joint_steps_that_admits_errors_of_groups_without_a_right_answer(scrpo_process, tmp_path) -> None:
     outcome = scrpo_process(*train(JOINT))
     assert outcome.code == 0, outcome.err

@@ -125,9 +125,9 @@ def test_a_killed_run_ends_like_an_undisturbed_one(scrpo_process, tmp_path, undi
 METHODS = {
     # killed in Stage II, whose reference is the policy as Stage I left it
     "score": ({"optim.steps": 4, "method.kl.reference": "stage1"}, 3),
-    # killed between two optimizer steps over the pairs that the run has sampled itself
     # killed in the last step, which the budget of tokens cuts
     "dapo": ({"optim.steps": 50, "optim.max_generated_tokens": 2500}, 3),
+    # killed between two optimizer steps over the pairs that the run has sampled itself
     "dpo": ({"optim.steps": 50, "optim.max_generated_tokens": 1500, "method.batch": 4}, 2),
     # killed when the teacher is an average of policies that are gone
     "sdpo": ({"optim.steps": 4, "method.teacher_rate": 0.5}, 3),

@@ -326,7 +326,7 @@ def _stored_problems(
         for start in range(0, len(of_source), CHUNK):
             chunk = PROBLEM.c.id.in_(of_source[start : start + CHUNK])
             stored = connection.execute(select(PROBLEM).where(PROBLEM.c.source == source, chunk)).mappings()
-            found |= {_key(row): dict(row) for row in stored}
+            found |= {_key(row): row for row in map(dict, stored)}
     return found
 
 

@@ -65,7 +65,7 @@ class ThinkProblems(Sequence[Problem]):
 class ThinkTask(TinyTask):
     """Chains of additions and subtractions whose answers may hold checks, graded by the integer in `\\boxed{}`."""
 
-    name = "think"
+    name = source = "think"
     error_kinds: Sequence[str] = tuple(ThinkErrorKind)
 
     def problems(self, cfg: ProblemsConfig) -> Sequence[Problem]:

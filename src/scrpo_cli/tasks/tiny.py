@@ -190,7 +190,7 @@ class TinyInjection(InjectionSource):
 class TinyTask(BaseTask):
     """Chains of additions and subtractions, answered by an integer in `\\boxed{}`."""
 
-    name = "tiny"
+    name = source = "tiny"
     grader = GRADER
     error_kinds: Sequence[str] = tuple(ErrorKind)
     injection: InjectionSource = TinyInjection(("early", "late", "copied", "off_by_one", "other_model"))
@@ -200,12 +200,12 @@ class TinyTask(BaseTask):
 
     def extent(self, cfg: ProblemsConfig) -> tuple[Split, int]:
         """The split and how many problems of it are asked for. UserError where there is no such source or split."""
-        if cfg.source != self.name:
-            fix = f"use source: {self.name}, or a recipe whose task is math"
+        if cfg.source != self.source:
+            fix = f"use source: {self.source}, or a recipe whose task is math"
             raise UserError(f"the task '{self.name}' has no source {cfg.source!r}", "task source", fix)
         if cfg.split not in SPLITS:
             fix = f"use one of {', '.join(SPLITS)}"
-            raise UserError(f"the source '{self.name}' has no split {cfg.split!r}", "task split", fix)
+            raise UserError(f"the source '{self.source}' has no split {cfg.split!r}", "task split", fix)
         length = LENGTHS[cfg.split]
         return cast(Split, cfg.split), min(length, cfg.limit or length)
 
