@@ -17,7 +17,7 @@ from scrpo_cli.ablation.grid import Arm, Cell, check_arms
 from scrpo_cli.ablation.plan import Settings
 from scrpo_cli.ablation.sweep import Sweep, find_sweep, runs_by_cell, start_sweep
 from scrpo_cli.errors import UserError
-from scrpo_cli.jobs.checks import check_training
+from scrpo_cli.jobs.checks import check_trainings
 from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.models import RunRow
 from scrpo_cli.pool.queries import evaluations_of
@@ -46,8 +46,7 @@ class Trial:
 
 def start_tuning(db: Database, settings: Settings) -> Sweep:
     """A sweep over the settings of a plan."""
-    for arm in (*settings.bases, *settings.trials):
-        check_training(db, arm.recipe)
+    check_trainings(db, [arm.recipe for arm in (*settings.bases, *settings.trials)])
     return start_sweep(db, settings.trials, settings.seeds, bases=settings.bases)
 
 

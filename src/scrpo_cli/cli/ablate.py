@@ -38,11 +38,12 @@ EXECUTORS = ("local",)
 NEW_ARMS = ("--reflect-every", "--vary", "--set")
 NEW_RUNS = ("--recipe", "--seeds")
 """Options that say what a sweep consists of."""
-COMPARED = "--against, --pairs, --margin"
+COMPARED = ("--against", "--pairs", "--margin")
+"""Options that say what is compared."""
 STARTS = {
     "--resume": (*NEW_RUNS, *NEW_ARMS),
     "--extend": (),
-    "--tune": (*NEW_RUNS, "--reflect-every", "--vary", *COMPARED.split(", ")),
+    "--tune": (*NEW_RUNS, "--reflect-every", "--vary", *COMPARED),
     "--race": ("--recipe", *NEW_ARMS),
 }
 """Options that say where a sweep comes from, and what stands beside none of them."""
@@ -164,7 +165,7 @@ def ablate(
     from scrpo_cli.ablation.plan import read_settings
     from scrpo_cli.ablation.sweep import extend_sweep, find_sweep, start_sweep, wait_for_strays
     from scrpo_cli.ablation.tuning import start_race, start_tuning
-    from scrpo_cli.jobs.checks import check_training
+    from scrpo_cli.jobs.checks import check_trainings
     from scrpo_cli.jobs.runs import ActiveRun, closed_at_end, locked
     from scrpo_cli.pool.db import Database
     from scrpo_cli.pool.queries import reopen_run, resolve_run
@@ -175,8 +176,7 @@ def ablate(
     if arms and extend is None:
         question.check([arm.name for arm in arms])
     with Database.open(db, create=ref is None and race is None) as database:
-        for arm in arms:
-            check_training(database, arm.recipe)
+        check_trainings(database, [arm.recipe for arm in arms])
         if ref:
             sweep = find_sweep(database, ref)
         elif settings:
@@ -190,7 +190,9 @@ def ablate(
             if extend is not None:
                 sweep = extend_sweep(find_sweep(database, sweep.id), arms, seeds)
             if sweep.bases and question != Question():
-                raise UserError("A tuning sweep compares no arms", COMPARED, "Give these options to its race.")
+                raise UserError(
+                    "A tuning sweep compares no arms", ", ".join(COMPARED), "Give these options to its race."
+                )
             question.check([arm.name for arm in sweep.arms])  # before anything runs
             reopen_run(database, resolve_run(database, sweep.id))
             again = database.command("ablate", "--resume", sweep.id)

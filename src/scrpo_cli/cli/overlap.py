@@ -63,7 +63,7 @@ def overlap(
 
 def read(name: str, task: str | None) -> ProblemSet:
     """`olympiadbench` (a benchmark's problems), `math:train`, `mine.jsonl`, `hub:owner/name:split`."""
-    from scrpo_cli.evaluation.held_out import ProblemSet
+    from scrpo_cli.evaluation.held_out import GENERATED, ProblemSet
     from scrpo_cli.recipe.benchmark import Benchmark, shipped
     from scrpo_cli.recipe.models import ProblemsConfig, TaskConfig
     from scrpo_cli.tasks.code.sources import CODE_SETS
@@ -74,7 +74,7 @@ def read(name: str, task: str | None) -> ProblemSet:
     source, colon, split = name.rpartition(":")
     if not colon or source == "hub":
         source, split = name, "test"
-    reader = task or ("code" if source in CODE_SETS else source if source in ("tiny", "think") else "math")
+    reader = task or ("code" if source in CODE_SETS else source if source in GENERATED else "math")
     return ProblemSet(TaskConfig(name=reader), ProblemsConfig(source=source, split=split))
 
 

@@ -6,7 +6,7 @@ when it is loaded.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from typing import Any
 
@@ -15,7 +15,7 @@ from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.entries import known_pool
 from scrpo_cli.pool.queries import resolve_run
 from scrpo_cli.recipe.benchmark import Benchmark, plan, shipped
-from scrpo_cli.recipe.models import Recipe
+from scrpo_cli.recipe.models import Recipe, TaskConfig
 from scrpo_cli.recipe.references import check_adapter, check_model
 from scrpo_cli.tasks import make_task
 from scrpo_cli.tasks.base import Task
@@ -27,9 +27,18 @@ RUN_KEYS = ("runs", "offline_run", "injection.run")
 
 def check_training(db: Database, recipe: Recipe) -> None:
     """The model, the runs and the data of a training run."""
-    check_policy(recipe)
-    check_method_runs(db, recipe)
-    check_data(recipe, "train", "validation", "test")
+    check_trainings(db, [recipe])
+
+
+def check_trainings(db: Database, recipes: Iterable[Recipe]) -> None:
+    """`check_training` of many recipes, which mostly have their data in common: what is the same is read once."""
+    known: list[TaskConfig] = []
+    for recipe in recipes:
+        check_policy(recipe)
+        check_method_runs(db, recipe)
+        if recipe.task not in known:
+            check_data(recipe, "train", "validation", "test")
+            known.append(recipe.task)
 
 
 def check_sampling(recipe: Recipe) -> None:

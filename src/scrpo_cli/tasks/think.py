@@ -24,6 +24,7 @@ from scrpo_cli.tasks.tiny import (
     PROBLEM_SEED,
     Split,
     Step,
+    TinyProblems,
     TinyTask,
     generate,
     parse_chain,
@@ -44,19 +45,15 @@ class ThinkErrorKind(StrEnum):
     UNPARSABLE = "unparsable"  # not written as lines `a+b=c`, checks and a box
 
 
-class ThinkProblems(Sequence[Problem]):
-    """Problems of one split, each generated when it is asked for."""
+class ThinkProblems(TinyProblems):
+    """Problems of one split that are as hard as `cfg` says."""
 
     def __init__(self, split: Split, length: int, cfg: ThinkConfig) -> None:
-        self._split, self._length, self._cfg = split, length, cfg
+        super().__init__(split, length)
+        self._cfg = cfg
 
-    def __len__(self) -> int:
-        return self._length
-
-    def __getitem__(self, index):  # int -> Problem, slice -> list[Problem]
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(self._length))]
-        i, cfg = range(self._length)[index], self._cfg  # negative indices; IndexError beyond the end
+    def problem(self, i: int) -> Problem:
+        cfg = self._cfg
         chain = generate(self._split, PROBLEM_SEED, i, cfg.lines, cfg.lines, cfg.carries)
         name = f"{self._split}-{cfg.lines}-{cfg.carries}-{i}"
         return Problem(name, "think", chain.text, str(chain.answer), {"steps": cfg.lines, "carries": chain.carries})

@@ -167,7 +167,9 @@ class TinyProblems(Sequence[Problem]):
     def __getitem__(self, index):  # int -> Problem, slice -> list[Problem]
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(self._length))]
-        i = range(self._length)[index]  # negative indices; IndexError beyond the end
+        return self.problem(range(self._length)[index])  # negative indices; IndexError beyond the end
+
+    def problem(self, i: int) -> Problem:
         chain = generate(self._split, PROBLEM_SEED, i)
         return Problem(f"{self._split}-{i}", "tiny", chain.text, str(chain.answer), {"steps": len(chain.terms)})
 

@@ -13,6 +13,7 @@ import torch
 from scrpo_cli.evaluation.changes import edit_ratio
 from scrpo_cli.methods.base import Credits, PhaseKind
 from scrpo_cli.recipe.monitors import MonitorsConfig
+from scrpo_cli.training.budget import PLANNED, TOKENS
 from scrpo_cli.types import Attempt, AttemptKind, Group, PoolEntry, Verdict
 
 EDIT_PAIRS = 64
@@ -62,10 +63,10 @@ def step_metrics(
     metrics = sampled(phase, groups) | (sampled("reflect", corrections) if corrections else {})
     if kind is PhaseKind.JOINT:
         metrics |= sampled("first", [g for g in groups if g.request.kind is AttemptKind.FIRST])
-    metrics["rollout/tokens"] = metrics[f"{phase}/tokens"]
+    metrics[TOKENS] = metrics[f"{phase}/tokens"]
     if groups:
-        metrics["rollout/planned"] = sum(a.round == 0 for g in groups for a in g.attempts)
-        reflected = metrics.get("reflect/tokens", 0.0) / max(1.0, metrics["rollout/tokens"])
+        metrics[PLANNED] = sum(a.round == 0 for g in groups for a in g.attempts)
+        reflected = metrics.get("reflect/tokens", 0.0) / max(1.0, metrics[TOKENS])
         metrics |= {"reflect/tokens_share": reflected}
     if groups and kind is not PhaseKind.COLLECTION:
         skipped = credits.skipped_groups
