@@ -38,11 +38,9 @@ class World:
     slip: float = 0.005  # ... any other line
     check_first: float = 0.12
     check_told: float = 0.70
-    check_asked: float = 0.04  # asked to check without being told
     miss: float = 0.05  # a check finds a wrong line right
     false: float = 0.01  # ... and a right line wrong
-    asked_miss: float = 0.90  # the same two where it is asked to check without being told
-    asked_false: float = 0.60
+    asked_false: float = 0.12  # asked to check without being told, it checks only right lines, and finds them wrong
     asked_redo: float = 0.25  # ... and it solves the problem anew, whatever it found
     dense: float = 0.40  # share of conversations that ask for checks in a first answer
     told: float = 0.40  # ... that are told wrong (where they are)
@@ -115,14 +113,18 @@ def solution(lines: list[Line]) -> str:
 
 
 def second_turn(chain: Chain, first: list[Line], told: bool, world: World, rng: random.Random) -> str:
-    """The attempt's lines copied, with checks, until one is found wrong; then a solution that goes on from there."""
-    when_told = (world.check_told, world.miss, world.false)
-    rate, miss, false = when_told if told else (world.check_asked, world.asked_miss, world.asked_false)
+    """The attempt's lines copied until one is found wrong; then a solution that goes on from there.
+
+    Told that it is wrong, the student checks most lines. Asked to check without being told, it sees mistakes where none
+    are, or starts anew; its own mistakes it does not see.
+    """
     analysis: list[Line] = []
     for line in first:
         seen = line
-        if line.checked is None and rng.random() < rate:
-            seen = checked(line.step, line.quick, miss, false, rng)
+        if line.checked is None and told and rng.random() < world.check_told:
+            seen = checked(line.step, line.quick, world.miss, world.false, rng)
+        elif line.checked is None and not told and line.quick == line.step.result and rng.random() < world.asked_false:
+            seen = Line(line.step, line.quick, line.quick - 1)
         analysis.append(seen)
         if line.checked is None and seen.checked not in (None, seen.quick):
             break
@@ -130,7 +132,7 @@ def second_turn(chain: Chain, first: list[Line], told: bool, world: World, rng: 
         raise OutOfRange
     redo = not told and rng.random() < world.asked_redo
     kept = () if redo else tuple(line.kept() for line in analysis)
-    repaired = attempt(chain, world, rate, rng, kept)
+    repaired = attempt(chain, world, world.check_told if told else world.check_first, rng, kept)
     listed = "\n".join(line.text() for line in analysis)
     return f"Analysis:\n{listed}\nCorrected Solution:\n{solution(repaired)}"
 
