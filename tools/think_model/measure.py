@@ -14,12 +14,15 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from think_traces import ASKED, DENSE, RETRY, TOLD_WRONG
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from scrpo_cli.evaluation.paired import compare
+from scrpo_cli.evaluation.stats import ratio_estimate
 from scrpo_cli.rollout.base import RowKey, Sampling
 from scrpo_cli.rollout.chat import Chat, user
 from scrpo_cli.rollout.transformers_engine import TransformersEngine
@@ -27,7 +30,7 @@ from scrpo_cli.tasks.tiny import LINE, Chain, generate
 from scrpo_cli.types import Completion
 
 sys.path.append(str(Path(__file__).parents[1] / "tiny_model"))
-from scoring import is_right, ratio
+from scoring import is_right
 
 LADDER = ((1, 0), (2, 0), (3, 0), (3, 1), (3, 2), (4, 2), (4, 3), (4, 4), (5, 5))
 """Lines, and how many of them carry at least."""
@@ -52,10 +55,10 @@ class Student:
         prompts = [self.chat.second_turn([user(chain.text)], done, follow_up) for chain, done in turns]
         return self.sample(prompts, follow_up)
 
-    def clustered(self, hits_R: np.ndarray, cases_R: np.ndarray) -> dict[str, float] | None:
+    def clustered(self, hits_R: np.ndarray, cases_R: np.ndarray) -> dict[str, Any] | None:
         """The share of hits with its interval; None without a case."""
-        hits_N, cases_N = (np.asarray(x).reshape(self.problems, self.samples).sum(1) for x in (hits_R, cases_R))
-        return ratio(hits_N, cases_N) if cases_N.any() else None
+        hits_N, cases_N = (np.asarray(x, float).reshape(self.problems, -1).sum(1) for x in (hits_R, cases_R))
+        return ratio_estimate(hits_N, cases_N).as_dict() if cases_N.any() else None
 
     def rung(self, lines: int, carries: int, full: bool) -> dict[str, object]:
         """What is measured at one difficulty; second turns but the reflection only where `full`."""
@@ -96,7 +99,7 @@ class Student:
             "every_line": self.clustered(rights(dense, rows), np.ones(len(rows))),
             "i2c": self.clustered(~right_R & asked_R, np.ones(len(rows))),
             "c2i": self.clustered(right_R & ~asked_R, np.ones(len(rows))),
-            "delta": self.clustered(asked_R.astype(float) - right_R, np.ones(len(rows))),
+            "delta": compare(right_R.reshape(self.problems, -1) * 1.0, asked_R.reshape(self.problems, -1) * 1.0),
         }
 
 
@@ -154,10 +157,11 @@ DETAILS = {
 
 
 def card(report: dict, world: dict, parameters: int, args: argparse.Namespace) -> str:
-    def cell(found: dict[str, float] | float | None) -> str:
+    def cell(found: dict[str, Any] | float | None) -> str:
         if not isinstance(found, dict):
             return "" if found is None else f"{found:.2f}"
-        return "{value:.1%} [{lo:.1%}, {hi:.1%}]".format(**found)
+        value, (low, high) = found.get("value", found.get("difference")), found["ci95"]
+        return f"{value:.1%} [{low:.1%}, {high:.1%}]"
 
     ladder = "\n".join(
         f"| {name.replace(',', ', ')} | {cell(r['first'])} | {r['signal']:.1%} | {cell(r['c_reflection'])} "
