@@ -40,7 +40,7 @@ class World:
     check_told: float = 0.70
     miss: float = 0.05  # a check finds a wrong line right
     false: float = 0.01  # ... and a right line wrong
-    asked_false: float = 0.12  # asked to check without being told, it checks only right lines, and finds them wrong
+    asked_slip: float = 0.10  # asked to check without being told, it copies a line one too small, and goes on from it
     asked_redo: float = 0.25  # ... and it solves the problem anew, whatever it found
     dense: float = 0.40  # share of conversations that ask for checks in a first answer
     told: float = 0.40  # ... that are told wrong (where they are)
@@ -113,26 +113,27 @@ def solution(lines: list[Line]) -> str:
 
 
 def second_turn(chain: Chain, first: list[Line], told: bool, world: World, rng: random.Random) -> str:
-    """The attempt's lines copied until one is found wrong; then a solution that goes on from there.
+    """The attempt's lines copied, and a solution after them.
 
-    Told that it is wrong, the student checks most lines. Asked to check without being told, it sees mistakes where none
-    are, or starts anew; its own mistakes it does not see.
+    Told that it is wrong, the student checks most lines, until it finds a mistake, and goes on from there. Asked to
+    check without being told, it checks nothing: it agrees with itself, but copies a line wrong now and then, or starts
+    anew.
     """
     analysis: list[Line] = []
     for line in first:
-        seen = line
-        if line.checked is None and told and rng.random() < world.check_told:
+        seen = line if told else line.kept()
+        if told and line.checked is None and rng.random() < world.check_told:
             seen = checked(line.step, line.quick, world.miss, world.false, rng)
-        elif line.checked is None and not told and line.quick == line.step.result and rng.random() < world.asked_false:
-            seen = Line(line.step, line.quick, line.quick - 1)
+        elif not told and rng.random() < world.asked_slip:
+            seen = Line(line.step, line.result - 1)
         analysis.append(seen)
-        if line.checked is None and seen.checked not in (None, seen.quick):
+        if seen.result != line.result:
             break
     if min(line.result for line in analysis) < 0:
         raise OutOfRange
     redo = not told and rng.random() < world.asked_redo
     kept = () if redo else tuple(line.kept() for line in analysis)
-    repaired = attempt(chain, world, world.check_told if told else world.check_first, rng, kept)
+    repaired = attempt(chain, world, world.check_told if told else 0.0, rng, kept)
     listed = "\n".join(line.text() for line in analysis)
     return f"Analysis:\n{listed}\nCorrected Solution:\n{solution(repaired)}"
 
