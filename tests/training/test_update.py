@@ -111,6 +111,22 @@ def test_masked_tokens_have_no_gradient():
     assert np.array_equal(gradient(completions, wild, "masked_tokens", 50), plain)
 
 
+def test_what_follows_the_last_trained_token_is_not_read():
+    """Its tokens may be any, and the gradient is that of the whole row."""
+    completions, credits = rows(6)
+    batch = credits_of(credits, "sequence_mean")
+    kept = weighted_rows(completions, credits, batch, recipe())
+    assert sum(len(r.completion.ids) for r in kept) < sum(len(c.ids) for c in completions)
+    assert all(r.credit.mask_T[-1] and len(r.weight_T) == len(r.completion.logprobs) for r in kept)
+    tails = [
+        replace(c, ids=[7 if not credit.mask_T[t:].any() else token for t, token in enumerate(c.ids)])
+        for c, credit in zip(completions, credits, strict=True)
+    ]
+    assert tails != completions
+    plain = gradient(completions, credits, "masked_tokens", 50)
+    assert np.array_equal(gradient(tails, credits, "masked_tokens", 50), plain)
+
+
 def test_rows_without_credit_are_dropped_and_still_counted_in_the_denominator():
     completions, credits = rows(2, n=4)
     credits[0] = no_credit(len(completions[0].ids))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from scrpo_cli.types import Completion, Credit
 
 @dataclass(frozen=True, slots=True)
 class TrainRow:
-    """A completion, its credit and its token weights (T,) inside its optimizer step."""
+    """A completion up to its last trained token, its credit and its token weights (T,) inside its optimizer step."""
 
     completion: Completion
     credit: Credit
@@ -185,10 +185,18 @@ def weighted_rows(
     """Rows with a trained token, weighted by the denominator of the whole optimizer step."""
     weights = loss_weights(rows, credits, recipe.rollout.max_tokens)
     return [
-        TrainRow(completion, credit, weight_T)
+        up_to_last_trained(completion, credit, weight_T)
         for completion, credit, weight_T in zip(completions, rows, weights, strict=True)
         if credit.mask_T.any()
     ]
+
+
+def up_to_last_trained(completion: Completion, credit: Credit, weight_T: np.ndarray) -> TrainRow:
+    """What follows, as the solution after a trained reflection, reaches no trained token: it needs no forward pass."""
+    end = int(np.flatnonzero(credit.mask_T)[-1]) + 1
+    arrays = {name: getattr(credit, name)[:end] for name in ("advantage_T", "mask_T", "kl_T")}
+    read = replace(completion, ids=completion.ids[:end], logprobs=completion.logprobs[:end])
+    return TrainRow(read, replace(credit, **arrays), weight_T[:end])
 
 
 def loss_weights(rows: Sequence[Credit], credits: Credits, max_tokens: int) -> list[np.ndarray]:
