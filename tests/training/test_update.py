@@ -177,7 +177,7 @@ def test_microbatches_respect_the_token_budget():
     completions, credits = rows(4, n=12)
     batch = weighted_rows(completions, credits, credits_of(credits, "all_tokens"), recipe())
     for micro in microbatches(batch, 40):
-        assert len(micro) == 1 or max(r.length for r in micro) * len(micro) <= 40
+        assert len(micro) == 1 or max(len(r.read) for r in micro) * len(micro) <= 40
 
 
 def test_learning_rate_schedules():
@@ -210,7 +210,7 @@ def test_out_of_cuda_memory_halves_the_micro_batches_and_keeps_the_gradient(monk
 
     def small_card(micro, credits):
         loss = backward(micro, credits)
-        if max(r.length for r in micro) * len(micro) > 30:
+        if max(len(r.read) for r in micro) * len(micro) > 30:
             raise torch.cuda.OutOfMemoryError("too much")
         return loss
 

@@ -251,7 +251,9 @@ class OptimConfig(Section):
     minibatches: PositiveInt = 1
     """Optimizer steps per batch of rollouts; above 1 the later ones are off-policy and the clip matters."""
     tokens_per_microbatch: PositiveInt = 32768
-    """Bound on padded tokens of one forward pass (memory, not mathematics)."""
+    """Bound on the tokens of one forward pass, packed or padded (memory, not mathematics)."""
+    share_prefixes: bool = True
+    """Compute what rows begin with in common once (speed, not mathematics), where the architecture takes it."""
     logits_chunk: PositiveInt = 2048
     """Tokens whose logits exist at one time."""
     weight_decay: NonNegative = 0.0

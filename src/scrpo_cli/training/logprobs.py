@@ -1,7 +1,8 @@
 """Log-probs of completion tokens under the policy, without ever holding the logits of a whole batch.
 
-Rows are right-padded for the forward pass; only the hidden states that predict a completion token are kept, as a flat
-(N, H) matrix, and the output layer is applied to a chunk of them at a time, recomputed in the backward pass.
+What rows begin with in common is computed once (`prefixes`); rows are right-padded where the model does not take that.
+Only the hidden states that predict a completion token are kept, as a flat (N, H) matrix, and the output layer is
+applied to a chunk of them at a time, recomputed in the backward pass.
 """
 
 from __future__ import annotations
@@ -9,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.checkpoint import checkpoint
 
+from scrpo_cli.training import prefixes
 from scrpo_cli.training.loss import divergence
 
 
@@ -96,7 +99,18 @@ def completion_states(
 
     Token t of a completion is predicted by the state one position earlier, so row i gives states P-1 .. P+T-2.
     """
-    device = model.device
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    targets_N = torch.tensor([t for _, completion in rows for t in completion], device=model.device)
+    if base.config._attn_implementation == prefixes.ATTENTION:
+        hidden_NH, places = prefixes.states(base.get_decoder(), [[*prompt, *completion] for prompt, completion in rows])
+        predicts = [at[len(prompt) - 1 : -1] for at, (prompt, _) in zip(places, rows, strict=True)]
+        return hidden_NH[torch.from_numpy(np.concatenate(predicts)).to(model.device)], targets_N
+    return padded_states(base.get_decoder(), rows), targets_N
+
+
+def padded_states(decoder: Any, rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> torch.Tensor:
+    """The states of `completion_states`, every row computed on its own."""
+    device = decoder.device
     lengths = [len(p) + len(c) for p, c in rows]
     ids_BL = torch.zeros((len(rows), max(lengths)), dtype=torch.long)
     mask_BL = torch.zeros_like(ids_BL)
@@ -105,12 +119,10 @@ def completion_states(
         ids_BL[i, : lengths[i]] = torch.tensor([*prompt, *completion])
         mask_BL[i, : lengths[i]] = 1
         predicts_BL[i, len(prompt) - 1 : lengths[i] - 1] = True
-    decoder = model.get_base_model().get_decoder() if hasattr(model, "get_base_model") else model.get_decoder()
     hidden_BLH = decoder(
         input_ids=ids_BL.to(device), attention_mask=mask_BL.to(device), use_cache=False
     ).last_hidden_state
-    targets_N = torch.tensor([t for _, completion in rows for t in completion], device=device)
-    return hidden_BLH[predicts_BL.to(device)], targets_N
+    return hidden_BLH[predicts_BL.to(device)]
 
 
 def output_layer(model: Any) -> tuple[torch.Tensor, torch.Tensor | None]:

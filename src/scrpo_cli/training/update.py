@@ -15,6 +15,7 @@ from scrpo_cli.methods.base import Credits, Term
 from scrpo_cli.methods.parts.advantages import token_weights
 from scrpo_cli.recipe.models import Recipe
 from scrpo_cli.tracking.activity import now
+from scrpo_cli.training import prefixes
 from scrpo_cli.training.logprobs import completion_divergences, completion_logprobs, completion_states
 from scrpo_cli.training.loss import EXACT, TokenBatch, policy_gradient_loss
 from scrpo_cli.training.policy import Policy, check_trainable
@@ -34,8 +35,10 @@ class TrainRow:
         return self.credit.reference_prompt or self.completion.prompt_ids, self.completion.ids
 
     @property
-    def length(self) -> int:
-        return max(len(self.completion.prompt_ids), len(self.credit.reference_prompt)) + len(self.completion.ids)
+    def read(self) -> Sequence[int]:
+        """The longest row that a forward pass reads for it."""
+        prompt = max(self.completion.prompt_ids, self.credit.reference_prompt, key=len)
+        return [*prompt, *self.completion.ids]
 
 
 class Updater:
@@ -49,6 +52,7 @@ class Updater:
         self.policy, self.recipe, self.optim = policy, recipe, recipe.optim
         self.temperature = recipe.rollout.temperature
         cfg = recipe.optim
+        self.shares_prefixes = shares_prefixes(policy, cfg.share_prefixes)
         self.microbatch_tokens = cfg.tokens_per_microbatch
         self.optimizer = torch.optim.AdamW(
             policy.trainable(), lr=cfg.lr, betas=cfg.betas, weight_decay=cfg.weight_decay
@@ -75,7 +79,7 @@ class Updater:
         """(T,) log pi - log pi_ref of every token, one array a completion."""
         found: dict[int, np.ndarray] = {}
         rows = [(c.prompt_ids, c.ids) for c in completions]
-        for part in within_budget([len(p) + len(c) for p, c in rows], self.microbatch_tokens):
+        for part in within_budget([[*p, *c] for p, c in rows], self.microbatch_tokens, self.shares_prefixes):
             pairs = [rows[i] for i in part]
             ours_N, theirs_N = self.logprobs(pairs), self.reference_logprobs(pairs)
             cuts = np.cumsum([len(ids) for _, ids in pairs])[:-1]
@@ -96,13 +100,13 @@ class Updater:
     def accumulate(self, rows: Sequence[TrainRow], credits: Credits) -> list[dict[str, torch.Tensor]]:
         """Gradients of one optimizer step. Out of CUDA memory, it starts over with half the tokens a micro-batch."""
         try:
-            parts = microbatches(rows, self.microbatch_tokens)
+            parts = microbatches(rows, self.microbatch_tokens, self.shares_prefixes)
             with self.policy.recomputing():
                 return [self.backward(micro, credits) for micro in now().each(parts)]
         except torch.cuda.OutOfMemoryError as err:
             self.optimizer.zero_grad(set_to_none=True)
             torch.cuda.empty_cache()
-            longest = max(row.length for row in rows)
+            longest = max(len(row.read) for row in rows)
             if self.microbatch_tokens <= longest:
                 what = f"Out of CUDA memory with a single row of {longest} tokens."
                 fix = "Set model.gradient_checkpointing, or lower rollout.max_tokens or optim.logits_chunk."
@@ -214,20 +218,35 @@ def minibatches(rows: int, count: int) -> list[np.ndarray]:
     return [np.arange(k, rows, count) for k in range(min(count, rows))]
 
 
-def microbatches(rows: Sequence[TrainRow], tokens: int) -> list[list[TrainRow]]:
-    return [[rows[i] for i in part] for part in within_budget([row.length for row in rows], tokens)]
+def microbatches(rows: Sequence[TrainRow], tokens: int, share: bool = False) -> list[list[TrainRow]]:
+    return [[rows[i] for i in part] for part in within_budget([row.read for row in rows], tokens, share)]
 
 
-def within_budget(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
-    """Indices of rows of like length whose padded size stays within `tokens`; a longer row stands alone."""
+def within_budget(rows: Sequence[Sequence[int]], tokens: int, share: bool = False) -> Iterator[list[int]]:
+    """Indices of rows whose size in a forward pass, packed with shared prefixes or padded, stays within `tokens`; a
+    longer row stands alone.
+    """
+    if share:
+        yield from prefixes.batches(rows, tokens)
+        return
     batch: list[int] = []
-    for i in sorted(range(len(lengths)), key=lengths.__getitem__):
-        if batch and lengths[i] * (len(batch) + 1) > tokens:
+    for i in sorted(range(len(rows)), key=lambda i: len(rows[i])):
+        if batch and len(rows[i]) * (len(batch) + 1) > tokens:
             yield batch
             batch = []
         batch.append(i)
     if batch:
         yield batch
+
+
+def shares_prefixes(policy: Policy, wanted: bool) -> bool:
+    """Whether rows that begin alike are computed together; where the architecture cannot, that is said once."""
+    base = policy.model.get_base_model()
+    if not wanted:
+        prefixes.disable(base)
+    elif reason := prefixes.enable(base):
+        warnings.warn(f"Every row is computed on its own: {reason}.", stacklevel=2)
+    return base.config._attn_implementation == prefixes.ATTENTION
 
 
 def flat(parts: Sequence[np.ndarray], device: torch.device) -> torch.Tensor:
