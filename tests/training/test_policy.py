@@ -60,14 +60,14 @@ def sampled(policy):
 def gradient(policy, completions):
     """Accumulated gradient of one update, and how often a layer computed its attention in it."""
     cfg = Recipe.model_validate({"rollout": {"max_tokens": 16}, "method": {"name": "grpo"}})
-    calls = []
+    updater, calls = Updater(policy, cfg), []
     attention = next(m for name, m in policy.model.named_modules() if name.endswith(("self_attn", ".attn")))
     hook = attention.register_forward_hook(lambda *_: calls.append(1))
     credits = [flat_credit(len(c.ids), 1.0, 0.0) for c in completions]
     batch = credits_of(credits, "masked_tokens")
     rows = weighted_rows(completions, credits, batch, cfg)
     assert len(microbatches(rows, cfg.optim.tokens_per_microbatch)) == 1
-    (stats,) = Updater(policy, cfg).accumulate(rows, batch)
+    (stats,) = updater.accumulate(rows, batch)
     hook.remove()
     return np.concatenate([p.grad.flatten().numpy() for p in policy.trainable()]), len(calls), stats["drift"]
 
