@@ -86,7 +86,7 @@ def warm_up(runtime: Runtime) -> None:
     for step in range(1001, 1001 + WARM_UP):  # other problems than the figures show
         groups = studio.sample(step)
         studio.updater.update(step, completions_of(groups), credit(studio, groups))
-        runtime.engine.sync(runtime.policy.version)
+        runtime.engine.sync()
 
 
 # -- from credit to rows -------------------------------------------------------------------------------------------

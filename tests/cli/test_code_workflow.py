@@ -71,7 +71,7 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[str, RowKey]
             asked.append(prompt)
             return answer(prompt, key)
 
-        monkeypatch.setattr(runtime, "TransformersEngine", lambda _, tokenizer, __: FakeEngine(tokenizer, heard))
+        monkeypatch.setattr(runtime, "TransformersEngine", lambda policy, _: FakeEngine(policy.tokenizer, heard))
         return asked
 
     return use

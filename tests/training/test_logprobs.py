@@ -10,6 +10,7 @@ from training.tiny_policy import VOCABULARY, random_policy
 from scrpo_cli.rollout.base import RowKey, Sampling
 from scrpo_cli.rollout.transformers_engine import TransformersEngine
 from scrpo_cli.training.logprobs import completion_logprobs
+from scrpo_cli.training.policy import Policy
 
 POLICY = random_policy()
 IDS = st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_size=12)
@@ -82,7 +83,7 @@ def keys(n, step=0):
 
 @pytest.mark.parametrize("temperature", [0.7, 1.0])
 def test_sampled_log_probs_equal_the_trainers(temperature):
-    engine = TransformersEngine(POLICY.model, POLICY.tokenizer, batch_size=3)
+    engine = TransformersEngine(POLICY, batch_size=3)
     prompts = [[5, 6, 7], [8] * 11, [9], [10, 11], [12] * 6]
     sampled = engine.generate(prompts, Sampling(temperature, 20), keys(5))
     with torch.no_grad():
@@ -92,15 +93,15 @@ def test_sampled_log_probs_equal_the_trainers(temperature):
 
 def test_what_shares_the_batch_does_not_change_a_row():
     prompts = [[5, 6, 7], [8] * 11, [9], [10, 11]]
-    wide = TransformersEngine(POLICY.model, POLICY.tokenizer, 8).generate(prompts, Sampling(1.0, 16), keys(4))
-    narrow = TransformersEngine(POLICY.model, POLICY.tokenizer, 1).generate(prompts, Sampling(1.0, 16), keys(4))
+    wide = TransformersEngine(POLICY, 8).generate(prompts, Sampling(1.0, 16), keys(4))
+    narrow = TransformersEngine(POLICY, 1).generate(prompts, Sampling(1.0, 16), keys(4))
     assert [c.ids for c in wide] == [c.ids for c in narrow]
     assert [c.prompt_ids for c in wide] == prompts
 
 
 def test_sampling_follows_the_distribution():
     """2,000 first tokens against the exact probabilities: chi-square far below its 0.1% limit."""
-    engine = TransformersEngine(POLICY.model, POLICY.tokenizer, 500)
+    engine = TransformersEngine(POLICY, 500)
     prompt = [5, 6, 7]
     sampled = engine.generate([prompt] * 2000, Sampling(1.0, 1), keys(2000))
     with torch.no_grad():
@@ -114,7 +115,7 @@ def test_sampling_follows_the_distribution():
 
 
 def test_greedy_takes_the_likeliest_token_and_top_p_stays_in_the_nucleus():
-    engine = TransformersEngine(POLICY.model, POLICY.tokenizer)
+    engine = TransformersEngine(POLICY)
     prompt = [5, 6, 7]
     with torch.no_grad():
         p = torch.softmax(POLICY.model(input_ids=torch.tensor([prompt])).logits[0, -1], -1).numpy()
@@ -135,12 +136,12 @@ def test_the_models_own_generation_config_has_no_say():
         do_sample=True, temperature=0.1, top_k=1, top_p=0.1, repetition_penalty=5.0, eos_token_id=1
     )
     prompts = [[5, 6, 7]] * 4
-    ours = TransformersEngine(model, POLICY.tokenizer).generate(prompts, Sampling(1.0, 12), keys(4))
-    assert ours == TransformersEngine(plain, POLICY.tokenizer).generate(prompts, Sampling(1.0, 12), keys(4))
+    ours = TransformersEngine(Policy(model, POLICY.tokenizer)).generate(prompts, Sampling(1.0, 12), keys(4))
+    assert ours == TransformersEngine(Policy(plain, POLICY.tokenizer)).generate(prompts, Sampling(1.0, 12), keys(4))
 
 
 def test_rows_end_at_their_end_token_and_truncation_is_a_finish_reason():
-    engine = TransformersEngine(POLICY.model, POLICY.tokenizer)
+    engine = TransformersEngine(POLICY)
     sampled = engine.generate([[5, 6]] * 300, Sampling(1.0, 30), keys(300))
     eos = POLICY.tokenizer.eos_token_id
     for c in sampled:

@@ -1,6 +1,8 @@
 """The shared loss against numbers worked by hand and against finite differences."""
 
+import math
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -10,7 +12,8 @@ from hypothesis import strategies as st
 
 from scrpo_cli.methods.base import ClipConfig
 from scrpo_cli.methods.parts.advantages import token_weights
-from scrpo_cli.training.loss import TokenBatch, kl_penalty, policy_gradient_loss
+from scrpo_cli.recipe.models import CorrectionConfig
+from scrpo_cli.training.loss import TokenBatch, corrections, kl_penalty, policy_gradient_loss
 from scrpo_cli.types import Credit
 
 PPO = ClipConfig(low=0.2, high=0.2)
@@ -197,3 +200,52 @@ def test_gradient_equals_finite_differences(seed, kind, estimator):
     h = 1e-6
     numeric = [(value(logp + h * e) - value(logp - h * e)) / (2 * h) for e in np.eye(n)]
     assert x.grad.numpy() == pytest.approx(numeric, abs=1e-6)
+
+
+# -- the sampler is another one than the trainer -----------------------------------------------------------------------
+
+
+def corrected(log_ratios, rows, **fields):
+    return corrections(torch.tensor(log_ratios, dtype=torch.float64), torch.tensor(rows), CorrectionConfig(**fields))
+
+
+def test_corrections_by_hand():
+    logs, rows = [math.log(0.5), math.log(4), math.log(1.5), 0.0], [0, 0, 1, 1]
+    assert corrected(logs, rows).tolist() == pytest.approx([0.5, 2, 1.5, 1])
+    assert corrected(logs, rows, mode="mask").tolist() == pytest.approx([0.5, 0, 1.5, 1])
+    assert corrected(logs, rows, level="sequence").tolist() == pytest.approx([2, 2, 1.5, 1.5])
+    assert corrected(logs, rows, level="sequence", cap=1.6, mode="mask").tolist() == pytest.approx([0, 0, 1.5, 1.5])
+    assert corrected(logs, rows, level="none") is None
+
+
+@pytest.mark.parametrize("level", ["token", "sequence"])
+def test_the_corrected_gradient_is_that_of_the_trainers_own_samples(level):
+    """All rows of two tokens of a vocabulary of three, weighted by how often the sampler draws them. By token it is
+    exact where rows have one token; by sequence always.
+    """
+    generator = torch.Generator().manual_seed(0)
+    logits_VV, off_VV = (torch.randn((4, 3), generator=generator, dtype=torch.float64) for _ in range(2))
+    length = 1 if level == "token" else 2
+    advantages = {
+        ids: float(np.sin(1 + sum(3**t * i for t, i in enumerate(ids)))) for ids in product(range(3), repeat=length)
+    }
+
+    def gradient(sampler_VV, correct):
+        policy_VV = logits_VV.clone().requires_grad_()
+        total = torch.zeros((), dtype=torch.float64)
+        for ids, advantage in advantages.items():
+            contexts = [3, *ids[:-1]]
+            logp_N = torch.stack([policy_VV[c].log_softmax(-1)[i] for c, i in zip(contexts, ids)])
+            sampled_N = torch.stack([sampler_VV[c].log_softmax(-1)[i] for c, i in zip(contexts, ids)])
+            row_N = torch.zeros(length, dtype=torch.long)
+            cfg = CorrectionConfig(level=level, cap=1e9)
+            own = corrections(logp_N.detach() - sampled_N, row_N, cfg) if correct else None
+            ones_N = torch.ones(length, dtype=torch.float64)
+            one = TokenBatch(logp_N, logp_N.detach(), None, advantage * ones_N, ones_N, 0 * ones_N, row_N, None, own)
+            total = total + sampled_N.sum().exp() * policy_gradient_loss(one, PPO)[0]
+        total.backward()
+        return policy_VV.grad
+
+    wanted = gradient(logits_VV, correct=False)
+    assert torch.allclose(gradient(logits_VV + off_VV, correct=True), wanted, atol=1e-12)
+    assert not torch.allclose(gradient(logits_VV + off_VV, correct=False), wanted, atol=1e-2)

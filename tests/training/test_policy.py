@@ -52,7 +52,7 @@ def policy(directory: str, **model):
 
 
 def sampled(policy):
-    engine = TransformersEngine(policy.model, policy.tokenizer)
+    engine = TransformersEngine(policy)
     keys = [RowKey(0, 0, "test", i) for i in range(3)]
     return engine.generate([[1, 2], [3], [4, 5, 6]], Sampling(1.0, 8), keys)
 

@@ -63,7 +63,7 @@ def method_of(cfg: Recipe, stage: int) -> Score:
 
 def sampled(prompts: Sequence[Sequence[int]], step: int) -> list[Completion]:
     """Answers of random length with an end token, and the policy's own log-probs."""
-    engine = TransformersEngine(POLICY.model, TOKENIZER)
+    engine = TransformersEngine(POLICY)
     keys = [RowKey(0, step, "test", i) for i in range(len(prompts))]
     rows = [
         (list(p), [*c.ids[: 2 + i % 5], TOKENIZER.eos_token_id])

@@ -1,5 +1,6 @@
 """The optimizer step: the same gradient however the batch is cut, and no cost for rows without credit."""
 
+import math
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -335,7 +336,7 @@ def test_log_probs_are_those_of_the_updaters_temperature(temperature):
     cfg = Recipe.model_validate({"rollout": {"temperature": 0.6}, "method": {"name": "grpo"}})
     updater = Updater(random_policy(), cfg)
     assert updater.temperature == 0.6
-    updater.temperature = temperature
+    updater.recorded = temperature == 1.0
 
     def oracle():
         for c in completions:
@@ -354,3 +355,42 @@ def test_log_probs_are_those_of_the_updaters_temperature(temperature):
         "train/loss"
     ]
     assert loss == pytest.approx(-np.concatenate(ours).mean(), rel=1e-4)
+
+
+# -- another sampler than the trainer ----------------------------------------------------------------------------------
+
+
+def shifted(completions, by):
+    return [replace(c, logprobs=[lp + by for lp in c.logprobs]) for c in completions]
+
+
+def own(policy, completions):
+    """The same completions as the trainer itself would have sampled them."""
+    logps = Updater(policy, recipe()).own_logprobs(completions)
+    return [replace(c, logprobs=logp_T.tolist()) for c, logp_T in zip(completions, logps, strict=True)]
+
+
+@pytest.mark.parametrize("minibatches", [1, 2])
+def test_the_clip_measures_from_the_trainers_own_log_probs(minibatches):
+    """A sampler that is off by 0.5 nats everywhere, out of the clip's range, changes nothing but the weight."""
+    completions, credits = rows(7, n=8)
+    credits = [replace(c, kl_T=0 * c.kl_T) for c in credits]
+    batch = credits_of(credits, "sequence_mean")
+    cfg = recipe(minibatches=minibatches, lr=1e-3)
+    plain, other = random_policy(), random_policy()
+    exact = Updater(plain, cfg).update(1, own(plain, completions), batch)
+    metrics = Updater(other, cfg, corrects=True).update(1, shifted(own(other, completions), -math.log(1.5)), batch)
+    assert metrics["correction/mean"] == pytest.approx(1.5, rel=1e-4)
+    assert metrics["train/drift"] > 0.3
+    assert metrics["train/clip_share"] == pytest.approx(exact["train/clip_share"])
+    assert metrics["train/grad_norm"] == pytest.approx(1.5 * exact["train/grad_norm"], rel=1e-3)
+    assert "correction/mean" not in exact
+
+
+def test_recorded_examples_are_not_corrected():
+    completions, credits = rows(8, n=4)
+    policy = random_policy()
+    updater = Updater(policy, recipe(), corrects=True)
+    updater.recorded = True
+    metrics = updater.update(1, completions, credits_of(credits, "sequence_mean"))
+    assert not [key for key in metrics if key.startswith("correction")]

@@ -27,6 +27,7 @@ from scrpo_cli.rollout.base import RowKey, Sampling
 from scrpo_cli.rollout.chat import Chat, user
 from scrpo_cli.rollout.transformers_engine import TransformersEngine
 from scrpo_cli.tasks.tiny import LINE, Chain, generate
+from scrpo_cli.training.policy import Policy
 from scrpo_cli.types import Completion
 
 sys.path.append(str(Path(__file__).parents[1] / "tiny_model"))
@@ -194,7 +195,8 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     tokenizer = AutoTokenizer.from_pretrained(args.model)
-    engine = TransformersEngine(AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32), tokenizer, 256)
+    model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32)
+    engine = TransformersEngine(Policy(model, tokenizer), 256)
     student = Student(engine, Chat(tokenizer), args.problems, args.samples)
     rungs = [tuple(map(int, text.split(","))) for text in args.rungs] if args.rungs else LADDER
     report = {}

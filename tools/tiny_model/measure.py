@@ -22,6 +22,7 @@ from scrpo_cli.rollout.base import RowKey, Sampling
 from scrpo_cli.rollout.chat import Chat, user
 from scrpo_cli.rollout.transformers_engine import TransformersEngine
 from scrpo_cli.tasks.tiny import generate
+from scrpo_cli.training.policy import Policy
 
 SAMPLING = Sampling(temperature=1.0, max_tokens=320)
 
@@ -36,7 +37,8 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     tokenizer = AutoTokenizer.from_pretrained(args.model)
-    engine = TransformersEngine(AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32), tokenizer, 256)
+    model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32)
+    engine = TransformersEngine(Policy(model, tokenizer), 256)
     chat = Chat(tokenizer)
     chains = [generate(args.split, 0, i) for i in range(args.problems) for _ in range(args.samples)]
     problem_R = np.repeat(np.arange(args.problems), args.samples)

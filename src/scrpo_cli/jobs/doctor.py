@@ -185,7 +185,7 @@ def check_weights(checkup: Checkup) -> Iterator[Check]:
         yield Check("weights", "warn", "not checked: they need more memory than is free", "Free some memory.")
     else:
         policy = load_policy(cfg, checkup.recipe.seed)
-        engine = TransformersEngine(policy.model, policy.tokenizer)
+        engine = TransformersEngine(policy)
         prompt = checkup.chat.ids(checkup.task.messages(Problem("", "", "PROBLEM", "")))
         engine.generate([prompt], Sampling(checkup.recipe.rollout.temperature, 4), [RowKey(0, 0, "doctor", 0)])
         adapter = f", with the adapter {cfg.adapter}" if cfg.adapter else ""

@@ -277,7 +277,7 @@ def model_identity(runtime: Runtime) -> dict[str, Any]:
         "model_sha256": files_hash(Path(model_path(cfg.name))),
         "adapter": cfg.adapter,
         "adapter_sha256": runtime.policy.adapter_hash() if cfg.adapter else None,
-        "engine": "transformers",
+        "engine": runtime.engine.name,
         "dtype": str(runtime.policy.model.dtype).removeprefix("torch."),
         "device": runtime.policy.device.type,
     }

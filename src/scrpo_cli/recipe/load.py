@@ -37,7 +37,6 @@ RENAMED = {
 """Key -> what its values are called now."""
 DROPPED: dict[str, tuple[Any, ...]] = {
     "rollout.top_p": (1.0,),
-    "rollout.engine": ("transformers",),
     "model.lora.dropout": (0.0,),
 }
 """Key that is gone -> the values that mean what now always holds. With another value a run cannot go on as it was."""

@@ -226,7 +226,39 @@ class TaskConfig(Section):
         return prompt
 
 
+class VllmConfig(Section):
+    """Of `rollout.engine` vllm and vllm_server."""
+
+    gpu_memory: Annotated[float, Field(gt=0, le=1)] = 0.35
+    """Share of the GPU's memory that vLLM takes at its start, the weights included; the update needs the rest."""
+    context: PositiveInt | None = None
+    """Longest sequence; null: as long as the model can and the memory allows."""
+    eager: bool = False
+    """Start in seconds, and sample more slowly: no compilation, no CUDA graphs."""
+    rest: bool = True
+    """Give back the memory of keys and values during the update (CUDA)."""
+    timeout: Positive = 3600.0
+    """Seconds of one call, after which vLLM is ended."""
+    urls: list[str] = Field(default_factory=list)
+    """Servers for vllm_server, each a single replica: http://host:8000."""
+
+
+class CorrectionConfig(Section):
+    """Importance weights between the engine that samples and the trainer, whose log-probs differ where the engine
+    computes them in another way (vLLM). Without effect where both are one (transformers)."""
+
+    level: Literal["token", "sequence", "none"] = "token"
+    """Whether a token has its own weight, or that of its whole row; none: no correction."""
+    mode: Literal["truncate", "mask"] = "truncate"
+    """What happens to weights above `cap`: they become `cap`, or 0."""
+    cap: Annotated[float, Field(ge=1)] = 2.0
+
+
 class RolloutConfig(Section):
+    engine: Literal["auto", "transformers", "vllm", "vllm_server"] = "auto"
+    """What samples; auto: vLLM where CUDA and vLLM are there, else transformers."""
+    vllm: VllmConfig = Field(default_factory=VllmConfig)
+    correction: CorrectionConfig = Field(default_factory=CorrectionConfig)
     temperature: Annotated[float, Field(ge=COLDEST, le=HOTTEST)] = 1.0
     """Of sampling, and of the log-probs of what was sampled: methods that fit recorded examples (sft, star, pair_sft,
     dpo) train log-probs at temperature 1. Training samples the policy itself: no top-p."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -34,9 +35,34 @@ class RowKey:
         """(n,) uniforms in [0, 1), one a sampled token."""
         return generator(self.seed, self.step, self.purpose, self.index).random(n)
 
+    def integer(self, below: int) -> int:
+        """A seed for an engine that draws by itself."""
+        return int(generator(self.seed, self.step, self.purpose, self.index).integers(below))
+
+
+class Policy(Protocol):
+    """What an engine samples from: a base model with an adapter on it, whose `version` counts its updates."""
+
+    model: Any
+    tokenizer: Any
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Synced:
+    """What it took to give an engine the policy's weights."""
+
+    bytes: int = 0
+    seconds: float = 0.0
+
 
 class Engine(Protocol):
-    """Turns prompts into completions with the policy's current weights."""
+    """Turns prompts into completions with the policy's weights as they were at the last `sync`."""
+
+    name: str
+    has_own_weights: bool
+    """Whether it holds a copy of the weights, which a sync has to reach, and computes them in another way than the
+    trainer: then its log-probs are not exactly the trainer's."""
 
     def generate(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, keys: Sequence[RowKey]
@@ -44,8 +70,16 @@ class Engine(Protocol):
         """One completion a prompt, in order; `keys` pairs with `prompts`."""
         ...
 
-    def sync(self, version: int) -> None:
-        """Take over the policy's weights of that version."""
+    def score(self, rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[np.ndarray]:
+        """(T,) log-probs at temperature 1 of the given tokens of each row (prompt ids, completion ids)."""
+        ...
+
+    def sync(self) -> Synced:
+        """Take over the policy's weights."""
+        ...
+
+    def resting(self) -> AbstractContextManager[None]:
+        """Inside, the engine does not work, and gives back the memory that it can."""
         ...
 
     def close(self) -> None: ...

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from scrpo_cli.rollout.base import RowKey, Sampling
+import numpy as np
+
+from scrpo_cli.rollout.base import RowKey, Sampling, Synced
 from scrpo_cli.types import Completion, FinishReason
 
 
 class FakeEngine:
     """`answer(prompt text, key)` is the completion's text; the log-prob of each of its tokens is -1."""
 
-    def __init__(self, tokenizer: Any, answer: Callable[[str, RowKey], str]) -> None:
-        self.tokenizer, self.answer, self.version = tokenizer, answer, 0
+    name = "fake"
+    has_own_weights = False
+
+    def __init__(self, tokenizer: Any, answer: Callable[[str, RowKey], str], version: int = 0) -> None:
+        self.tokenizer, self.answer, self.version = tokenizer, answer, version
 
     def generate(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, keys: Sequence[RowKey]
@@ -34,7 +40,13 @@ class FakeEngine:
             self.version,
         )
 
-    def sync(self, version: int) -> None:
-        self.version = version
+    def score(self, rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[np.ndarray]:
+        return [np.full(len(ids), -1.0) for _, ids in rows]
+
+    def sync(self) -> Synced:
+        return Synced()
+
+    def resting(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def close(self) -> None: ...

@@ -8,34 +8,48 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 
-from scrpo_cli.rollout.base import RowKey, Sampling
+from scrpo_cli.rollout.base import Policy, RowKey, Sampling, Synced
 from scrpo_cli.rollout.decode import InverseCdfSampler, decode
 from scrpo_cli.tracking.activity import now
 from scrpo_cli.types import Completion, FinishReason
 
 
 class TransformersEngine:
-    """Generates with the policy's module in evaluation mode, the adapter on.
+    """Generates with the policy's module in evaluation mode, the adapter on."""
 
-    `model` is a (PEFT-wrapped) causal language model; `tokenizer` gives the pad and end tokens.
-    """
+    name = "transformers"
+    has_own_weights = False
 
-    def __init__(self, model: Any, tokenizer: Any, batch_size: int = 128) -> None:
-        self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
-        self.version = 0
-        self.stop_ids = stop_ids(model, tokenizer)
+    def __init__(self, policy: Policy, batch_size: int = 128) -> None:
+        self.policy, self.batch_size = policy, batch_size
+        self.model, self.tokenizer = policy.model, policy.tokenizer
+        self.stop_ids = stop_ids(policy.model, policy.tokenizer)
 
-    def sync(self, version: int) -> None:
-        self.version = version
+    def sync(self) -> Synced:
+        return Synced()
+
+    def resting(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def close(self) -> None: ...
+
+    @torch.inference_mode()
+    def score(self, rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[np.ndarray]:
+        found = []
+        with merged(self.model):
+            for prompt, ids in rows:
+                row_1L = torch.tensor([[*prompt, *ids]], device=self.model.device)
+                logits_LV = self.model(input_ids=row_1L, use_cache=False).logits[0, len(prompt) - 1 : -1].float()
+                logp_TV = torch.log_softmax(logits_LV, dim=-1)
+                found.append(logp_TV.gather(1, row_1L[0, len(prompt) :, None])[:, 0].cpu().numpy())
+        return found
 
     def generate(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, keys: Sequence[RowKey]
@@ -88,7 +102,7 @@ class TransformersEngine:
             logprobs=logp_T[:length].tolist(),
             text=self.tokenizer.decode(ids[:-1] if len(ends) else ids),
             finish=FinishReason.STOP if len(ends) else FinishReason.LENGTH,
-            policy_version=self.version,
+            policy_version=self.policy.version,
         )
 
 

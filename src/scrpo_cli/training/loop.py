@@ -51,17 +51,18 @@ def train(run: Session) -> dict[str, Any]:
         plan = cut_to_fit(run.method.plan(step, pool), history, run.tokens_left)
         if plan.reference:
             run.policy.set_reference(plan.reference, plan.reference_share)
-        run.updater.temperature = 1.0 if plan.recorded else run.recipe.rollout.temperature
+        run.updater.recorded = bool(plan.recorded)
         sampled = roll_out(run, step, plan, clock)
         groups = plan.recorded or sampled
         credits = credit(run, plan, groups, clock)
         change = run.method.after_sampling(step, sampled, pool)
-        with clock("train"), now().doing("training"):
+        with clock("train"), now().doing("training"), run.engine.resting():
             stats = run.updater.update(step, completions_of(groups), credits)
             if plan.recorded:  # sampled by an older policy, perhaps after another prompt: no drift of the sampler
                 stats = {k: v for k, v in stats.items() if not k.startswith("train/drift")}
         run.method.after_update(step, stats)
-        run.engine.sync(run.policy.version)
+        with clock("sync"):
+            stats |= run.sync()
         cfg = run.recipe.monitors
         kind = run.needs.phases[plan.phase].kind
         metrics = stats | health.step_metrics(plan.phase, kind, sampled, credits, pool, step, cfg) | clock.metrics()

@@ -1,6 +1,6 @@
 """One policy-gradient loss for every method, told the credit of each token. It knows no method's name.
 
-    L = - sum_n w_n [ gain_n - beta_n KL_n ]
+    L = - sum_n w_n [ c_n gain_n - beta_n KL_n ]
 
 w_n = mask / denominator (methods/parts/advantages.py::token_weights), so micro-batches simply add up. What the
 probability ratio rho_n = exp(logp_n - old_n) does to the gain is the `kind` of the clip; low and high are eps_lo and
@@ -11,6 +11,10 @@ eps_hi:
            geometric mean over the row's trained tokens
     cispo  sg[clip(rho, 1-low, 1+high)] A logp              arXiv 2506.13585, Eq. 4
     none   A logp                                            REINFORCE; with A = 1 maximum likelihood
+
+old_n is the trainer's own log-prob before the optimizer step. c_n, which is 1 where the sampler is the trainer's own
+module, corrects for a sampler that computes other log-probs from the same weights: the truncated importance weight
+exp(old_n - sampled_n), of the token or of its row.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ from dataclasses import dataclass
 import torch
 
 from scrpo_cli.methods.base import ClipConfig
+from scrpo_cli.recipe.models import CorrectionConfig
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,8 @@ class TokenBatch:
     kl_N: torch.Tensor
     row_N: torch.Tensor
     divergence_N: torch.Tensor | None = None
+    correction_N: torch.Tensor | None = None
+    """c_n; None: 1 everywhere."""
 
 
 def policy_gradient_loss(
@@ -45,6 +52,8 @@ def policy_gradient_loss(
     """The loss (a sum) and detached per-token statistics: `ratio`, `clipped` (0/1) and `kl` (nats)."""
     gain_N, ratio_N, clipped_N = gains(batch, clip)
     penalty_N = penalties(batch, kl_estimator)
+    if batch.correction_N is not None:
+        gain_N = batch.correction_N * gain_N
     loss = -(batch.weight_N * (gain_N - batch.kl_N * penalty_N)).sum()
     return loss, {"ratio": ratio_N.detach(), "clipped": clipped_N, "kl": penalty_N.detach()}
 
@@ -61,6 +70,21 @@ def gains(batch: TokenBatch, clip: ClipConfig) -> tuple[torch.Tensor, torch.Tens
         return bounded_N.detach() * advantage_N * batch.logp_N, ratio_N, (bounded_N != ratio_N).float()
     hit_N = (bounded_N * advantage_N < ratio_N * advantage_N).float()
     return torch.minimum(ratio_N * advantage_N, bounded_N * advantage_N), ratio_N, hit_N
+
+
+def corrections(log_ratio_N: torch.Tensor, row_N: torch.Tensor, cfg: CorrectionConfig) -> torch.Tensor | None:
+    """c_n (N,) from the trainer's less the sampler's log-probs: exp of a token's, or of the sum over its row. Above
+    `cfg.cap` it is the cap, or 0. Truncation is that of Ionides (2008): biased, with a bounded variance.
+    """
+    if cfg.level == "none":
+        return None
+    if cfg.level == "sequence":
+        sum_B = log_ratio_N.new_zeros(int(row_N.max()) + 1).index_add(0, row_N, log_ratio_N)
+        log_ratio_N = sum_B[row_N]
+    ratio_N = torch.exp(log_ratio_N.detach())
+    if cfg.mode == "mask":
+        return torch.where(ratio_N > cfg.cap, 0.0, ratio_N)
+    return ratio_N.clamp(max=cfg.cap)
 
 
 def row_means(values_N: torch.Tensor, batch: TokenBatch) -> torch.Tensor:

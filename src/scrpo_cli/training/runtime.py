@@ -8,11 +8,11 @@ from typing import Any
 from scrpo_cli.recipe.models import Recipe
 from scrpo_cli.rollout.base import Engine, Sampling
 from scrpo_cli.rollout.chat import Chat
-from scrpo_cli.rollout.transformers_engine import TransformersEngine
+from scrpo_cli.rollout.engines import open_engine
 from scrpo_cli.tasks import make_task
 from scrpo_cli.tasks.base import Task
 from scrpo_cli.tracking.activity import now
-from scrpo_cli.training.policy import Policy, load_policy
+from scrpo_cli.training.policy import Policy, load_policy, source_of
 
 
 @dataclass
@@ -46,5 +46,5 @@ def open_runtime(recipe: Recipe) -> Runtime:
     task = make_task(recipe.task)
     now().stage(f"loading the model {recipe.model.name}")
     policy = load_policy(recipe.model, recipe.seed)
-    engine = TransformersEngine(policy.model, policy.tokenizer, recipe.rollout.batch_size)
+    engine = open_engine(recipe.rollout, policy, source_of(recipe.model))
     return Runtime(recipe, policy, engine, Chat(policy.tokenizer), task)

@@ -27,6 +27,7 @@ from scrpo_cli.tracking.activity import now
 from scrpo_cli.tracking.tracker import HasConsole, Tracker
 from scrpo_cli.training import checkpoint
 from scrpo_cli.training.checkpoint import Progress
+from scrpo_cli.training.probe import Probe
 from scrpo_cli.training.resume import Start, restore_metrics
 from scrpo_cli.training.runtime import Runtime, open_runtime
 from scrpo_cli.training.update import Updater
@@ -116,6 +117,11 @@ class Session(Runtime):
     stop: Stop = field(default_factory=Stop)
     saved: Path | None = None
     """The newest checkpoint of this session."""
+    probe: Probe | None = None
+
+    def __post_init__(self) -> None:
+        if self.engine.has_own_weights:
+            self.probe = Probe(self.engine, self.policy)
 
     @property
     def pool(self) -> str:
@@ -141,6 +147,13 @@ class Session(Runtime):
 
     def problems_of(self, split: str) -> tuple[str, Sequence[Problem]] | None:
         return held_out_problems(self, split)
+
+    def sync(self) -> dict[str, float]:
+        """Give the engine the policy's weights, and see that it has them."""
+        done = self.engine.sync()
+        if self.probe is None:
+            return {}
+        return {"sync/bytes": done.bytes, "sync/seconds": done.seconds} | self.probe.check()
 
     def save(self) -> Path:
         self.progress.policy_version = self.policy.version
@@ -188,12 +201,11 @@ def open_session(
     problems, unread = checked_problems(runtime, protocol, positions)
     library = RunLibrary(db, run_id, runtime.chat.fingerprint)
     method = make_method(recipe.method, method_context(runtime, problems, library))
-    updater = Updater(runtime.policy, recipe)
+    updater = Updater(runtime.policy, recipe, corrects=runtime.engine.has_own_weights)
     progress = Progress()
     if start and start.checkpoint:
         progress = checkpoint.load(start.checkpoint, runtime.policy, updater.optimizer)
         take_up_state(method, recipe, progress, start.checkpoint)
-    runtime.engine.sync(runtime.policy.version)
     reached = progress.step if start and start.checkpoint else -1
     checkpoint.drop_after(directory / "checkpoints", reached)  # before the rows: what is newer than they is refused
     rewind(db, run_id, reached)
@@ -207,7 +219,7 @@ def open_session(
         if restored:
             tracker.event(f"warning: {restored} lines of metrics.jsonl were missing; they came from the database")
         tracker.event(f"Resumed {run_id} at step {progress.step} ({progress.generated_tokens:,} tokens generated).")
-    return Session(
+    session = Session(
         **runtime.parts(),
         db=db,
         run_id=run_id,
@@ -222,6 +234,8 @@ def open_session(
         again=again,
         saved=start.checkpoint if start else None,
     )
+    session.sync()
+    return session
 
 
 def checked_problems(

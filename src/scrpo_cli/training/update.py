@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from scrpo_cli.recipe.models import Recipe
 from scrpo_cli.tracking.activity import now
 from scrpo_cli.training import prefixes
 from scrpo_cli.training.logprobs import completion_divergences, completion_logprobs, completion_states
-from scrpo_cli.training.loss import EXACT, TokenBatch, policy_gradient_loss
+from scrpo_cli.training.loss import EXACT, TokenBatch, corrections, policy_gradient_loss
 from scrpo_cli.training.policy import Policy, check_trainable
 from scrpo_cli.types import Completion, Credit
 
@@ -29,6 +29,8 @@ class TrainRow:
     completion: Completion
     credit: Credit
     weight_T: np.ndarray
+    old_T: np.ndarray | None = None
+    """The trainer's own log-probs before the step's first update, where they are not what was sampled with."""
 
     @property
     def read_by_reference(self) -> tuple[Sequence[int], Sequence[int]]:
@@ -44,13 +46,14 @@ class TrainRow:
 class Updater:
     """Owns the optimizer and the schedule; the policy's version goes up by one at each optimizer step.
 
-    `temperature` is that of the log-probs: of sampling for what the policy samples, 1 for recorded examples.
+    `corrects`: whether the log-probs that were sampled with differ from the trainer's, so that the clip's old ones are
+    the trainer's own, and the difference is corrected for (`rollout.correction`).
     """
 
-    def __init__(self, policy: Policy, recipe: Recipe) -> None:
+    def __init__(self, policy: Policy, recipe: Recipe, corrects: bool = False) -> None:
         check_trainable(policy.model, recipe.model)
         self.policy, self.recipe, self.optim = policy, recipe, recipe.optim
-        self.temperature = recipe.rollout.temperature
+        self.corrects, self.recorded = corrects, False
         cfg = recipe.optim
         self.shares_prefixes = shares_prefixes(policy, cfg.share_prefixes)
         self.microbatch_tokens = cfg.tokens_per_microbatch
@@ -58,12 +61,20 @@ class Updater:
             policy.trainable(), lr=cfg.lr, betas=cfg.betas, weight_decay=cfg.weight_decay
         )
 
+    @property
+    def temperature(self) -> float:
+        """Of the log-probs: that of sampling, or 1 for recorded examples."""
+        return 1.0 if self.recorded else self.recipe.rollout.temperature
+
     def update(self, step: int, completions: Sequence[Completion], credits: Credits) -> dict[str, float]:
         """Train on a step's completions and return metrics; rows without any trained token cost nothing."""
         stats: list[dict[str, torch.Tensor]] = []
         norms = []
+        own = self.corrects and not self.recorded and self.optim.minibatches > 1
+        old = self.own_logprobs(completions) if own else [None] * len(completions)
         for part in minibatches(len(completions), self.optim.minibatches):
-            rows = weighted_rows([completions[i] for i in part], [credits.rows[i] for i in part], credits, self.recipe)
+            mine = [[each[i] for i in part] for each in (completions, credits.rows, old)]
+            rows = weighted_rows(mine[0], mine[1], credits, self.recipe, mine[2])
             if not rows:
                 continue
             stats += self.accumulate(rows, credits)
@@ -74,16 +85,22 @@ class Updater:
             | {"train/lr": learning_rate(step, self.policy.version, self.recipe)}
         )
 
-    @torch.no_grad()
     def log_ratios(self, completions: Sequence[Completion]) -> list[np.ndarray]:
         """(T,) log pi - log pi_ref of every token, one array a completion."""
+        return self.by_row(completions, lambda pairs: self.logprobs(pairs) - self.reference_logprobs(pairs))
+
+    def own_logprobs(self, completions: Sequence[Completion]) -> list[np.ndarray]:
+        """(T,) log-probs of every token, one array a completion."""
+        return self.by_row(completions, self.logprobs)
+
+    @torch.no_grad()
+    def by_row(self, completions: Sequence[Completion], score: Callable[[Any], torch.Tensor]) -> list[np.ndarray]:
         found: dict[int, np.ndarray] = {}
         rows = [(c.prompt_ids, c.ids) for c in completions]
         for part in within_budget([[*p, *c] for p, c in rows], self.microbatch_tokens, self.shares_prefixes):
             pairs = [rows[i] for i in part]
-            ours_N, theirs_N = self.logprobs(pairs), self.reference_logprobs(pairs)
             cuts = np.cumsum([len(ids) for _, ids in pairs])[:-1]
-            found |= dict(zip(part, np.split((ours_N - theirs_N).float().cpu().numpy(), cuts), strict=True))
+            found |= dict(zip(part, np.split(score(pairs).float().cpu().numpy(), cuts), strict=True))
         return [found[i] for i in range(len(rows))]
 
     def logprobs(self, pairs: Any) -> torch.Tensor:
@@ -123,8 +140,11 @@ class Updater:
         loss.backward()
         trained_N = batch.weight_N > 0
         picked = {k: v[trained_N] for k, v in stats.items()}
-        drift_N = (batch.logp_N.detach() - batch.old_N).abs()[trained_N]
+        sampled_N = flat([np.asarray(r.completion.logprobs) for r in rows], self.policy.device)
+        drift_N = (batch.logp_N.detach() - sampled_N).abs()[trained_N]
         picked |= {"loss": loss.detach(), "entropy": entropy_N[trained_N], "drift": drift_N}
+        if batch.correction_N is not None:
+            picked["correction"] = batch.correction_N[trained_N]
         for part in sorted({r.credit.part for r in rows} - {""}):
             of_part_B = torch.tensor([r.credit.part == part for r in rows], device=batch.row_N.device)
             picked[f"kl_{part}"] = stats["kl"][trained_N & of_part_B[batch.row_N]]
@@ -145,15 +165,23 @@ class Updater:
         else:
             ref_N = self.reference_logprobs([r.read_by_reference for r in rows])
             logp_N, entropy_N = self.logprobs_and_entropies(pairs)
+        old_N = sampled_N = flat([np.asarray(r.completion.logprobs) for r in rows], device)
+        row_N = torch.repeat_interleave(torch.tensor([len(r.completion.ids) for r in rows])).to(device)
+        correction_N = None
+        if self.corrects and not self.recorded:
+            own = [r.old_T for r in rows if r.old_T is not None]
+            old_N = flat(own, device) if own else logp_N.detach()
+            correction_N = corrections(old_N - sampled_N, row_N, self.recipe.rollout.correction)
         return TokenBatch(
             logp_N,
-            flat([np.asarray(r.completion.logprobs) for r in rows], device),
+            old_N,
             ref_N,
             flat([r.credit.advantage_T for r in rows], device),
             flat([r.weight_T for r in rows], device),
             kl_N,
-            torch.repeat_interleave(torch.tensor([len(r.completion.ids) for r in rows])).to(device),
+            row_N,
             divergence_N,
+            correction_N,
         ), entropy_N
 
     def divergences(
@@ -184,23 +212,31 @@ class Updater:
 
 
 def weighted_rows(
-    completions: Sequence[Completion], rows: Sequence[Credit], credits: Credits, recipe: Recipe
+    completions: Sequence[Completion],
+    rows: Sequence[Credit],
+    credits: Credits,
+    recipe: Recipe,
+    old: Sequence[np.ndarray | None] | None = None,
 ) -> list[TrainRow]:
     """Rows with a trained token, weighted by the denominator of the whole optimizer step."""
     weights = loss_weights(rows, credits, recipe.rollout.max_tokens)
     return [
-        up_to_last_trained(completion, credit, weight_T)
-        for completion, credit, weight_T in zip(completions, rows, weights, strict=True)
+        up_to_last_trained(completion, credit, weight_T, old_T)
+        for completion, credit, weight_T, old_T in zip(
+            completions, rows, weights, old or [None] * len(rows), strict=True
+        )
         if credit.mask_T.any()
     ]
 
 
-def up_to_last_trained(completion: Completion, credit: Credit, weight_T: np.ndarray) -> TrainRow:
+def up_to_last_trained(
+    completion: Completion, credit: Credit, weight_T: np.ndarray, old_T: np.ndarray | None
+) -> TrainRow:
     """What follows, as the solution after a trained reflection, reaches no trained token: it needs no forward pass."""
     end = int(np.flatnonzero(credit.mask_T)[-1]) + 1
     arrays = {name: getattr(credit, name)[:end] for name in ("advantage_T", "mask_T", "kl_T")}
     read = replace(completion, ids=completion.ids[:end], logprobs=completion.logprobs[:end])
-    return TrainRow(read, replace(credit, **arrays), weight_T[:end])
+    return TrainRow(read, replace(credit, **arrays), weight_T[:end], None if old_T is None else old_T[:end])
 
 
 def loss_weights(rows: Sequence[Credit], credits: Credits, max_tokens: int) -> list[np.ndarray]:
@@ -272,15 +308,33 @@ def summary(stats: Sequence[dict[str, torch.Tensor]], norms: Sequence[float]) ->
     def tokens(key: str) -> torch.Tensor:
         return torch.cat([s[key] for s in stats if key in s])
 
-    return parts_kl(stats) | {
-        "train/tokens": float(tokens("ratio").numel()),
-        "train/loss": float(sum(s["loss"] for s in stats)),
-        "train/clip_share": float(tokens("clipped").mean()),
-        "train/kl": float(tokens("kl").mean()),
-        "train/entropy": float(tokens("entropy").mean()),
-        "train/drift": float(tokens("drift").mean()),
-        "train/drift_max": float(tokens("drift").max()),
-        "train/grad_norm": float(np.mean(norms)),
+    return (
+        parts_kl(stats)
+        | corrected(stats)
+        | {
+            "train/tokens": float(tokens("ratio").numel()),
+            "train/loss": float(sum(s["loss"] for s in stats)),
+            "train/clip_share": float(tokens("clipped").mean()),
+            "train/kl": float(tokens("kl").mean()),
+            "train/entropy": float(tokens("entropy").mean()),
+            "train/drift": float(tokens("drift").mean()),
+            "train/drift_max": float(tokens("drift").max()),
+            "train/grad_norm": float(np.mean(norms)),
+        }
+    )
+
+
+def corrected(stats: Sequence[dict[str, torch.Tensor]]) -> dict[str, float]:
+    """The importance weights between sampler and trainer, where there are any."""
+    weights = [s["correction"] for s in stats if "correction" in s]
+    if not weights:
+        return {}
+    weight_N = torch.cat(weights)
+    return {
+        "correction/mean": float(weight_N.mean()),
+        "correction/min": float(weight_N.min()),
+        "correction/max": float(weight_N.max()),
+        "correction/ess": float(weight_N.sum() ** 2 / (weight_N.square().sum() * len(weight_N)).clamp(min=1e-12)),
     }
 
 

@@ -1,0 +1,97 @@
+"""The policy's adapter as files that another process can load: immutable versions, one directory each.
+
+A version never changes under its name: engines cache by name and path, so that new weights under an old path would
+serve stale keys and values. It is written beside its place and renamed, so that nobody reads half of it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import hashlib
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
+
+from scrpo_cli.errors import UserError
+from scrpo_cli.rollout.base import Policy
+
+MEMORY = Path("/dev/shm")
+PREFIX = "scrpo-adapters-"
+ROOM = 8
+"""Memory is used for files where as many versions would fit: two are kept at a time."""
+PLAIN_LORA = (
+    "Use a plain LoRA adapter of the layers between embeddings and output layer, or rollout.engine=transformers."
+)
+
+
+@dataclass(frozen=True)
+class AdapterVersion:
+    """`number` counts from 1 in this process: vLLM knows an adapter by an integer."""
+
+    name: str
+    number: int
+    directory: Path
+    sha256: str
+    bytes: int
+
+
+class Publisher:
+    """Writes versions `RUN-v1`, `RUN-v2`, ... of a policy's adapter; `close` deletes what is left of them."""
+
+    def __init__(self, policy: Policy, run: str) -> None:
+        self.policy, self.run, self.number = policy, run, 0
+        size = sum(p.numel() * p.element_size() for p in policy.model.parameters() if p.requires_grad)
+        root = MEMORY if fits(MEMORY, ROOM * size) else Path(tempfile.gettempdir())
+        sweep(root)
+        self.home = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=root))
+        atexit.register(self.close)
+
+    def publish(self) -> AdapterVersion:
+        self.number += 1
+        name = f"{self.run}-v{self.number}"
+        final, part = self.home / name, self.home / f"{name}.part"
+        self.policy.model.save_pretrained(str(part), save_embedding_layers=False)
+        weights = part / SAFETENSORS_WEIGHTS_NAME
+        digest, size = hashlib.sha256(weights.read_bytes()).hexdigest(), weights.stat().st_size
+        part.rename(final)
+        return AdapterVersion(name, self.number, final, digest, size)
+
+    def retire(self, version: AdapterVersion) -> None:
+        """Delete its files: no engine may need them any more, one that looks for them dies."""
+        shutil.rmtree(version.directory, ignore_errors=True)
+
+    def close(self) -> None:
+        shutil.rmtree(self.home, ignore_errors=True)
+
+
+def sweep(root: Path) -> None:
+    """Delete what processes of ours that were killed have left: in memory it would stay until the machine restarts."""
+    for home in root.glob(f"{PREFIX}*-*"):
+        pid = home.name.removeprefix(PREFIX).partition("-")[0]
+        if pid.isdigit() and not psutil.pid_exists(int(pid)):
+            shutil.rmtree(home, ignore_errors=True)
+
+
+def fits(folder: Path, size: int) -> bool:
+    return folder.is_dir() and shutil.disk_usage(folder).free > size
+
+
+def refuse_unusual(policy: Policy) -> None:
+    """UserError for adapters that vLLM would load and compute otherwise, or not at all, before anything is sampled."""
+    config, base = policy.model.active_peft_config, policy.model.get_base_model()
+    ends = (base.get_input_embeddings(), base.get_output_embeddings())
+    unusual = {
+        "DoRA": getattr(config, "use_dora", False),
+        "a bias": getattr(config, "bias", "none") != "none" or getattr(config, "lora_bias", False),
+        "modules_to_save": bool(getattr(config, "modules_to_save", None)),
+        "target_parameters": bool(getattr(config, "target_parameters", None)),
+        "an adapter of the embeddings or the output layer": any(hasattr(layer, "lora_A") for layer in ends),
+        f"an adapter of type {config.peft_type.value}": config.peft_type.value != "LORA",
+    }
+    if found := next((name for name, there in unusual.items() if there), None):
+        raise UserError(f"vLLM cannot sample with {found}.", "rollout.engine: vllm", PLAIN_LORA)

@@ -1,0 +1,45 @@
+"""Which engine a recipe samples with, over a policy."""
+
+from __future__ import annotations
+
+import importlib.util
+import secrets
+from collections.abc import Mapping
+from typing import Any
+
+from scrpo_cli.errors import UserError
+from scrpo_cli.recipe.models import RolloutConfig
+from scrpo_cli.rollout.adapters import Publisher, refuse_unusual
+from scrpo_cli.rollout.base import Engine, Policy
+from scrpo_cli.rollout.transformers_engine import TransformersEngine
+
+WINDOW = "vllm>=0.31,<0.33"
+
+
+def chosen_engine(cfg: RolloutConfig, device: str) -> str:
+    """`cfg.engine`, with `auto` decided. UserError where what it names is not there."""
+    installed = importlib.util.find_spec("vllm") is not None
+    if cfg.engine == "auto":
+        return "vllm" if installed and device == "cuda" else "transformers"
+    if cfg.engine == "vllm" and not installed:
+        raise UserError("vLLM is not installed.", "rollout.engine: vllm", f"pip install 'scrpo-cli[vllm]' ({WINDOW})")
+    if cfg.engine == "vllm_server" and not cfg.vllm.urls:
+        fix = "Name servers: --set 'rollout.vllm.urls=[http://localhost:8000]'."
+        raise UserError("No server is named.", "rollout.engine: vllm_server", fix)
+    return cfg.engine
+
+
+def open_engine(cfg: RolloutConfig, policy: Policy, source: Mapping[str, Any]) -> Engine:
+    """`source`: the arguments by which the policy's base model was loaded."""
+    kind = chosen_engine(cfg, policy.model.device.type)
+    if kind == "transformers":
+        return TransformersEngine(policy, cfg.batch_size)
+    refuse_unusual(policy)
+    publisher = Publisher(policy, f"scrpo-{secrets.token_hex(4)}")  # servers may know other runs
+    if kind == "vllm_server":
+        from scrpo_cli.rollout.vllm_server import VllmServers
+
+        return VllmServers(policy, publisher, cfg.vllm)
+    from scrpo_cli.rollout.vllm_engine import VllmEngine
+
+    return VllmEngine(policy, dict(source), publisher, cfg.vllm)

@@ -1,0 +1,274 @@
+"""vLLM in this program: the base model once, and the policy's adapter by path, under a new name at every sync.
+
+vLLM keys its prefix cache by the adapter's name and path, so new weights under an old path would be served with stale
+keys and values. It reads an adapter's files when the first request needs them, and a missing file is the end of its
+process; so the version before last is forgotten, and its files are deleted one sync later still.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, wait
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from typing import Any
+
+import numpy as np
+import psutil
+
+from scrpo_cli.errors import RunError, UserError, first_line
+from scrpo_cli.recipe.models import VllmConfig
+from scrpo_cli.rollout.adapters import AdapterVersion, Publisher
+from scrpo_cli.rollout.base import Policy, RowKey, Sampling, Synced
+from scrpo_cli.rollout.transformers_engine import stop_ids
+from scrpo_cli.types import Completion, FinishReason
+
+RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""What `max_lora_rank` may be."""
+SEEDS = 2**31
+FITS = -1
+"""As `max_model_len`: as long as the model can and the memory allows."""
+WATCH_SECONDS = 1.0
+LAST_WORDS_SECONDS = 10.0
+"""In which an engine whose process is gone may still say so by itself."""
+os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+
+
+def rank_slot(rank: int) -> int:
+    """The smallest `max_lora_rank` that holds an adapter."""
+    found = next((slot for slot in RANKS if slot >= rank), None)
+    if found is None:
+        raise UserError(f"vLLM takes adapters up to rank {RANKS[-1]}.", f"model.lora.r: {rank}", "Lower the rank.")
+    return found
+
+
+class VllmEngine:
+    """`source` are the arguments by which the base model was loaded."""
+
+    name = "vllm"
+    has_own_weights = True
+
+    def __init__(self, policy: Policy, source: dict[str, Any], publisher: Publisher, cfg: VllmConfig) -> None:
+        self.policy, self.publisher, self.cfg = policy, publisher, cfg
+        self.stop_ids = stop_ids(policy.model, policy.tokenizer)
+        self.current: AdapterVersion | None = None
+        self.known: list[AdapterVersion] = []
+        self.version, self.restarts = policy.version, 0
+        self.arguments = {
+            "model": source["pretrained_model_name_or_path"],
+            "revision": source["revision"],
+            "trust_remote_code": source["trust_remote_code"],
+            "skip_tokenizer_init": True,  # token ids in and out
+            "generation_config": "vllm",  # the model's own file has no say in how is sampled
+            "dtype": str(policy.model.dtype).removeprefix("torch."),
+            "max_model_len": cfg.context or FITS,
+            "enable_lora": True,
+            "max_loras": 1,
+            "max_cpu_loras": 2,
+            "max_lora_rank": rank_slot(policy.model.active_peft_config.r),
+            "logprobs_mode": "processed_logprobs",  # of what was sampled from: temperature and top-p included
+            "enable_prefix_caching": True,
+            "enforce_eager": cfg.eager,
+            "gpu_memory_utilization": cfg.gpu_memory,
+            "enable_sleep_mode": policy.model.device.type == "cuda" and cfg.rest,
+            "disable_log_stats": True,
+        }
+        if policy.model.device.type == "cpu":  # a prompt in pieces sets a seeded generator back, which CPU ones cannot
+            self.arguments["enable_chunked_prefill"] = False
+        self.llm = self.start()
+
+    def start(self) -> Any:
+        from vllm import LLM
+
+        before = {child.pid for child in psutil.Process().children(recursive=True)}
+        try:
+            llm = LLM(**self.arguments)
+        except (ValueError, RuntimeError, OSError) as error:
+            fix = "Lower rollout.vllm.gpu_memory or raise it, or set rollout.engine=transformers."
+            raise RunError(
+                f"vLLM could not start: {first_line(error)}", f"model: {self.arguments['model']}", fix
+            ) from error
+        self.processes = [c for c in psutil.Process().children(recursive=True) if c.pid not in before]
+        return llm
+
+    # -- the adapter ---------------------------------------------------------------------------------------------------
+
+    def sync(self) -> Synced:
+        start = time.perf_counter()
+        fresh = self.publisher.publish()
+        self.current, self.version = fresh, self.policy.version
+        self.known.append(fresh)
+        self.surviving(lambda: self.llm.llm_engine.add_lora(self.request(fresh)), "loading the adapter")
+        while len(self.known) > 3:
+            self.publisher.retire(self.known.pop(0))
+        for old in self.known[:-2]:
+            self.llm.llm_engine.remove_lora(old.number)
+        return Synced(fresh.bytes, time.perf_counter() - start)
+
+    def request(self, version: AdapterVersion) -> Any:
+        from vllm.lora.request import LoRARequest
+
+        return LoRARequest(version.name, version.number, str(version.directory))
+
+    # -- sampling ------------------------------------------------------------------------------------------------------
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, keys: Sequence[RowKey]
+    ) -> list[Completion]:
+        from vllm import SamplingParams
+
+        params = [
+            SamplingParams(
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                max_tokens=sampling.max_tokens,
+                stop_token_ids=self.stop_ids,
+                logprobs=0,  # of the sampled token
+                detokenize=False,
+                seed=key.integer(SEEDS),
+            )
+            for key in keys
+        ]
+        outputs = self.answer(prompts, params, "sampling")
+        return [self.completion(prompt, out) for prompt, out in zip(prompts, outputs, strict=True)]
+
+    def completion(self, prompt: Sequence[int], output: Any) -> Completion:
+        (found,) = output.outputs
+        ids = [int(token) for token in found.token_ids]
+        ended = found.finish_reason == "stop"
+        return Completion(
+            prompt_ids=list(prompt),
+            ids=ids,
+            logprobs=[float(at[token].logprob) for token, at in zip(ids, found.logprobs, strict=True)],
+            text=self.policy.tokenizer.decode(ids[:-1] if ended else ids),
+            finish=FinishReason.STOP if ended else FinishReason.LENGTH,
+            policy_version=self.version,
+        )
+
+    def score(self, rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[np.ndarray]:
+        """One request a token, so it is for few of them. The log-probs of a whole prompt (`prompt_logprobs`) come from
+        a path of their own that ignores the temperature and, with an adapter, ends vLLM 0.32 on a CPU.
+        """
+        from vllm import SamplingParams
+
+        asked = [([*prompt, *ids[:t]], token) for prompt, ids in rows for t, token in enumerate(ids)]
+        params = [
+            SamplingParams(temperature=1.0, max_tokens=1, logprob_token_ids=[token], detokenize=False)
+            for _, token in asked
+        ]
+        outputs = iter(self.answer([prompt for prompt, _ in asked], params, "scoring"))
+        return [np.array([next(outputs).outputs[0].logprobs[0][token].logprob for token in ids]) for _, ids in rows]
+
+    def answer(self, prompts: Sequence[Sequence[int]], params: Sequence[Any], what: str) -> list[Any]:
+        if self.current is None:
+            self.sync()
+        self.check_lengths(prompts, params)
+        assert self.current is not None
+        asked, adapter = [{"prompt_token_ids": list(prompt)} for prompt in prompts], self.request(self.current)
+        outputs = self.surviving(
+            lambda: self.llm.generate(asked, list(params), lora_request=adapter, use_tqdm=False), what
+        )
+        used = {out.lora_request.lora_name if out.lora_request else "the base model" for out in outputs}
+        if other := used - {adapter.lora_name}:
+            what = f"vLLM answered with {other.pop()} and not with {adapter.lora_name}."
+            raise RunError(what, "rollout.engine: vllm", REPORT)
+        return outputs
+
+    def check_lengths(self, prompts: Sequence[Sequence[int]], params: Sequence[Any]) -> None:
+        """vLLM would cut answers off at its longest sequence and say that they were too long."""
+        longest = max(len(prompt) + each.max_tokens for prompt, each in zip(prompts, params, strict=True))
+        if longest > (limit := self.llm.model_config.max_model_len):
+            what = f"A prompt and its answer may take {longest} tokens, and vLLM has room for {limit}."
+            fix = "Raise rollout.vllm.gpu_memory, or lower rollout.max_tokens (eval.max_tokens)."
+            raise RunError(what, "rollout.vllm", fix)
+
+    # -- time and trouble ----------------------------------------------------------------------------------------------
+
+    def surviving(self, work: Callable[[], Any], what: str) -> Any:
+        """`work`; where the engine dies in it, again after one restart, with the same draws, since each row has a seed
+        of its own. RunError where it dies again, and where it takes longer than `cfg.timeout` seconds.
+        """
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        for last in (False, True):
+            try:
+                return self.watched(work, what)
+            except EngineDeadError as error:
+                if last:
+                    raise RunError(f"vLLM died twice while {what}.", "rollout.engine: vllm", REPORT) from error
+                warnings.warn(f"vLLM died while {what}; it is started again", stacklevel=2)
+                self.restart()
+        raise AssertionError("unreachable")
+
+    def watched(self, work: Callable[[], Any], what: str) -> Any:
+        """`work` in a thread of its own: vLLM has no deadline for a call, and waits for ever for a process that was
+        killed.
+        """
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        done: Future[Any] = Future()
+
+        def run() -> None:
+            try:
+                done.set_result(work())
+            except BaseException as error:  # noqa: BLE001 it is raised by whoever waits
+                done.set_exception(error)
+
+        threading.Thread(target=run, daemon=True).start()
+        end = time.monotonic() + self.cfg.timeout
+        while not wait([done], WATCH_SECONDS).done:
+            if time.monotonic() > end:
+                self.kill()
+                fix = "Raise rollout.vllm.timeout, or ask for less at a time (optim.prompts_per_step)."
+                raise RunError(f"vLLM did not end {what} in {self.cfg.timeout:g} s.", "rollout.vllm.timeout", fix)
+            if not self.alive() and not wait([done], LAST_WORDS_SECONDS).done:
+                raise EngineDeadError
+        return done.result()
+
+    def alive(self) -> bool:
+        return all(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in self.processes)
+
+    def restart(self) -> None:
+        self.restarts += 1
+        self.kill()
+        self.llm = self.start()
+        if self.current is not None:
+            self.known = [self.current]
+            self.llm.llm_engine.add_lora(self.request(self.current))
+
+    def kill(self) -> None:
+        for process in self.processes:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+
+    def resting(self) -> AbstractContextManager[None]:
+        return self._asleep() if self.arguments["enable_sleep_mode"] else nullcontext()
+
+    @contextmanager
+    def _asleep(self) -> Iterator[None]:
+        """Keys and values are given back, and the frozen base stays where vLLM can do that (from 0.32 on): it is needed
+        unchanged after the update. Before, level 1 moves it to the host; the sync after the update loads the adapter
+        anew in any case.
+        """
+        if keeps_base := hasattr(self.llm, "release_kv_cache_memory"):
+            self.llm.sleep(level=0)
+            self.llm.release_kv_cache_memory()
+        else:
+            self.llm.sleep(level=1)
+        try:
+            yield
+        finally:
+            self.llm.wake_up(["kv_cache", "scheduling"] if keeps_base else None)
+
+    def close(self) -> None:
+        with suppress(Exception):  # whatever it says on its way out, its processes are ended below
+            self.llm.llm_engine.engine_core.shutdown()
+        self.kill()
+        self.publisher.close()
+
+
+REPORT = "See vLLM's own output above; rollout.engine=transformers samples without it."
