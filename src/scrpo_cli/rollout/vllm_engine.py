@@ -8,6 +8,7 @@ process; so the version before last is forgotten, and its files are deleted one 
 from __future__ import annotations
 
 import os
+import subprocess
 import threading
 import time
 import warnings
@@ -24,6 +25,8 @@ from scrpo_cli.recipe.models import VllmConfig
 from scrpo_cli.rollout.adapters import AdapterVersion, Publisher
 from scrpo_cli.rollout.base import Policy, RowKey, Sampling, Synced
 from scrpo_cli.rollout.transformers_engine import stop_ids
+from scrpo_cli.signals import shielded
+from scrpo_cli.streams import stdout_on_stderr
 from scrpo_cli.types import Completion, FinishReason
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -35,7 +38,8 @@ WATCH_SECONDS = 1.0
 LAST_WORDS_SECONDS = 10.0
 """In which an engine whose process is gone may still say so by itself."""
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
 
 
 def rank_slot(rank: int) -> int:
@@ -86,13 +90,15 @@ class VllmEngine:
 
         before = {child.pid for child in psutil.Process().children(recursive=True)}
         try:
-            llm = LLM(**self.arguments)
+            with stdout_on_stderr(), shielded():
+                llm = LLM(**self.arguments)
         except (ValueError, RuntimeError, OSError) as error:
             fix = "Lower rollout.vllm.gpu_memory or raise it, or set rollout.engine=transformers."
             raise RunError(
                 f"vLLM could not start: {first_line(error)}", f"model: {self.arguments['model']}", fix
             ) from error
         self.processes = [c for c in psutil.Process().children(recursive=True) if c.pid not in before]
+        self.mourner = mourner(self.processes)
         return llm
 
     # -- the adapter ---------------------------------------------------------------------------------------------------
@@ -241,6 +247,8 @@ class VllmEngine:
             self.llm.llm_engine.add_lora(self.request(self.current))
 
     def kill(self) -> None:
+        if self.mourner.poll() is None:
+            self.mourner.communicate(b"\n")
         for process in self.processes:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
@@ -269,6 +277,17 @@ class VllmEngine:
             self.llm.llm_engine.engine_core.shutdown()
         self.kill()
         self.publisher.close()
+
+
+def mourner(processes: Sequence[psutil.Process]) -> subprocess.Popen[bytes]:
+    """A shell that waits for a line, and ends these processes where none comes because we are gone: a vLLM whose parent
+    was killed keeps its memory for ever.
+    """
+    ids = " ".join(str(process.pid) for process in processes)
+    with shielded():
+        return subprocess.Popen(
+            ["sh", "-c", f"read line || kill -9 {ids}"], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
 
 
 REPORT = "See vLLM's own output above; rollout.engine=transformers samples without it."

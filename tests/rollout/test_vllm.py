@@ -1,0 +1,234 @@
+"""vLLM for real, on its CPU build: `make test-vllm`. What it samples and scores is what the trainer computes, its
+adapters are those of the last sync, and no process of it outlives us.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import torch
+
+from scrpo_cli.errors import RunError, UserError
+from scrpo_cli.recipe.load import load_recipe
+from scrpo_cli.rollout.base import RowKey, Sampling
+from scrpo_cli.rollout.chat import Chat, user
+from scrpo_cli.rollout.engines import open_engine
+from scrpo_cli.rollout.vllm_engine import VllmEngine, rank_slot
+from scrpo_cli.training.policy import Policy, load_policy, source_of
+from scrpo_cli.training.probe import Probe
+
+pytestmark = pytest.mark.vllm
+SETS = ["rollout.engine=vllm", "rollout.vllm.eager=true", "rollout.vllm.timeout=300"]
+PROBLEMS = ["47+38=?", "12+39-5=?", "99-17=?", "5+5=?"] * 4
+KEYS = [RowKey(0, 0, "test", i) for i in range(len(PROBLEMS))]
+
+
+def moved(policy: Policy, by: float = 0.02) -> None:
+    generator = torch.Generator().manual_seed(policy.version)
+    policy.version += 1
+    with torch.no_grad():
+        for p in policy.trainable():
+            p += by * torch.randn(p.shape, generator=generator)
+
+
+@pytest.fixture(scope="module")
+def policy() -> Policy:
+    policy = load_policy(load_recipe("tiny").model, 0)
+    moved(policy, 0.05)
+    return policy
+
+
+@pytest.fixture(scope="module")
+def engine(policy: Policy) -> Iterator[VllmEngine]:
+    recipe = load_recipe("tiny", SETS)
+    engine: Any = open_engine(recipe.rollout, policy, source_of(recipe.model))
+    yield engine
+    processes = engine.processes
+    engine.close()
+    gone(processes)
+
+
+def gone(processes: list[psutil.Process], seconds: float = 30) -> None:
+    _, alive = psutil.wait_procs(processes, timeout=seconds)
+    assert not alive
+
+
+@pytest.fixture(scope="module")
+def prompts(policy: Policy) -> list[list[int]]:
+    chat = Chat(policy.tokenizer)
+    return [chat.ids([user(problem)]) for problem in PROBLEMS]
+
+
+def trainers(policy: Policy, rows: Any, temperature: float) -> np.ndarray:
+    """Full logits, one row at a time."""
+    found = []
+    for prompt, ids in rows:
+        with torch.no_grad():
+            logits = policy.model(torch.tensor([[*prompt, *ids]])).logits[0, len(prompt) - 1 : -1].double()
+        logp_TV = (logits / temperature).log_softmax(-1)
+        found.append(logp_TV.gather(1, torch.tensor(ids)[:, None])[:, 0].numpy())
+    return np.concatenate(found)
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.0])
+def test_log_probs_are_those_of_what_was_sampled_from(engine, policy, prompts, temperature) -> None:
+    moved(policy)
+    engine.sync()
+    sampled = engine.generate(prompts, Sampling(temperature, 64), KEYS)
+    rows = [(c.prompt_ids, c.ids) for c in sampled]
+    assert np.concatenate([c.logprobs for c in sampled]) == pytest.approx(trainers(policy, rows, temperature), abs=1e-4)
+    scored = np.concatenate(engine.score(rows[:3]))
+    assert scored == pytest.approx(trainers(policy, rows[:3], 1.0), abs=1e-4)
+    assert {c.policy_version for c in sampled} == {policy.version}
+    ends = engine.stop_ids
+    for c in sampled:
+        assert (c.finish == "stop") == (c.ids[-1] in ends)
+        assert not set(ends) & set(c.ids[:-1])
+        assert c.text == policy.tokenizer.decode(c.ids[:-1] if c.finish == "stop" else c.ids)
+
+
+def test_a_row_draws_the_same_whatever_shares_its_batch(engine, prompts) -> None:
+    whole = engine.generate(prompts, Sampling(1.0, 48), KEYS)
+    backwards = engine.generate(prompts[::-1], Sampling(1.0, 48), KEYS[::-1])[::-1]
+    alone = [engine.generate([p], Sampling(1.0, 48), [k])[0] for p, k in zip(prompts[:3], KEYS, strict=False)]
+    assert [c.ids for c in backwards] == [c.ids for c in whole]
+    assert [c.ids for c in alone] == [c.ids for c in whole[:3]]
+    assert len({tuple(c.ids) for c in whole}) > 4
+
+
+def test_greedy_and_cut_off(engine, policy, prompts) -> None:
+    cut = engine.generate(prompts[:2], Sampling(0.0, 3), KEYS[:2])
+    assert [c.finish for c in cut] == ["length", "length"]
+    for c in cut:
+        with torch.no_grad():
+            logits = policy.model(torch.tensor([[*c.prompt_ids, *c.ids]])).logits[0, len(c.prompt_ids) - 1 : -1]
+        assert logits.argmax(-1).tolist() == c.ids
+
+
+def test_each_sync_is_a_new_version_and_the_old_ones_go(engine, policy) -> None:
+    for _ in range(4):
+        moved(policy)
+        engine.sync()
+    names = [version.name for version in engine.known]
+    assert set(engine.llm.llm_engine.list_loras()) <= {version.number for version in engine.known[-2:]}
+    assert sorted(path.name for path in engine.publisher.home.iterdir()) == sorted(names)
+    assert len(names) == 3
+
+
+def test_the_probe_lets_a_good_sync_through(engine, policy) -> None:
+    probe = Probe(engine, policy)
+    engine.sync()
+    probe.check()
+    moved(policy)
+    engine.sync()
+    found = probe.check()
+    assert found["sync/gap"] < 1e-4
+    assert found["sync/moved"] == pytest.approx(found["sync/trainer_moved"], rel=0.05)
+
+
+def test_a_stale_adapter_stops_the_run(engine, policy) -> None:
+    probe = Probe(engine, policy)
+    engine.sync()
+    probe.check()
+    moved(policy)  # and no sync
+    with pytest.raises(RunError, match="samples from old weights"):
+        probe.check()
+
+
+@pytest.mark.parametrize(
+    "change", [lambda c: {**c, "lora_alpha": 2 * c["lora_alpha"]}, lambda c: {**c, "lora_alpha": 0}]
+)
+def test_an_adapter_that_is_scaled_otherwise_stops_the_run(engine, policy, monkeypatch, change: Callable) -> None:
+    publish = engine.publisher.publish
+
+    def scaled() -> Any:
+        version = publish()
+        config = version.directory / "adapter_config.json"
+        config.write_text(json.dumps(change(json.loads(config.read_text()))))
+        return version
+
+    probe = Probe(engine, policy)
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.publisher, "publish", scaled)
+        moved(policy)
+        engine.sync()
+    with pytest.raises(RunError, match="nats from the trainer's on average"):
+        probe.check()
+    engine.sync()
+    Probe(engine, policy).check()
+
+
+def test_an_answer_that_vllm_would_cut_off_is_refused(engine, prompts) -> None:
+    with pytest.raises(RunError, match="has room for 2048"):
+        engine.generate(prompts[:1], Sampling(1.0, 5000), KEYS[:1])
+
+
+def test_a_crash_is_survived_once_with_the_same_draws(engine, prompts) -> None:
+    before = engine.generate(prompts, Sampling(1.0, 48), KEYS)
+    for process in engine.processes:
+        process.kill()
+    with pytest.warns(UserWarning, match="it is started again"):
+        assert engine.generate(prompts, Sampling(1.0, 48), KEYS) == before
+    assert engine.restarts == 1
+
+
+def test_a_call_that_does_not_end_is_ended(engine, prompts) -> None:
+    engine.cfg = engine.cfg.model_copy(update={"timeout": 0.01})
+    with pytest.raises(RunError, match=r"did not end sampling in 0.01 s"):
+        engine.generate(prompts * 8, Sampling(1.0, 400), [RowKey(0, 0, "long", i) for i in range(8 * len(prompts))])
+    gone(engine.processes)
+
+
+@pytest.mark.parametrize(("rank", "slot"), [(1, 1), (4, 8), (16, 16), (65, 128)])
+def test_slots_of_ranks(rank: int, slot: int) -> None:
+    assert rank_slot(rank) == slot
+
+
+def test_a_rank_above_all_slots_is_refused() -> None:
+    with pytest.raises(UserError, match="up to rank 512"):
+        rank_slot(513)
+
+
+def scrpo(*args: str, cwd: Path, **options: Any) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "scrpo_cli", *args, *(word for item in SETS for word in ("--set", item))]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=cwd, start_new_session=True, **pipes, **options)
+
+
+SMALL = ("--recipe", "tiny", "--set", "eval.limit=12", "--set", "tracking.wandb.mode=off")
+STEPS = ("--set", "optim.steps=3", "--set", "optim.prompts_per_step=4", "--set", "method.reflect_every=2")
+
+
+def test_a_run_trains_and_says_its_answer_alone_on_stdout(tmp_path: Path) -> None:
+    process = scrpo("train", *SMALL, *STEPS, "--json", cwd=tmp_path)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    rows = [json.loads(line) for line in Path(tmp_path, json.loads(out)["metrics"]).read_text().splitlines()]
+    steps = [row for row in rows if "train/drift" in row]
+    assert len(steps) == 3
+    assert all(row["train/drift_max"] < 1e-4 and row["sync/gap"] < 1e-4 and row["sync/moved"] > 0 for row in steps)
+    assert all(row["correction/min"] > 0.999 and row["correction/max"] < 1.001 for row in steps)
+
+
+def test_its_processes_die_with_ours(tmp_path: Path) -> None:
+    process = scrpo("train", *SMALL, cwd=tmp_path)
+    found: list[psutil.Process] = []
+    end = time.monotonic() + 180
+    while time.monotonic() < end and not list(tmp_path.rglob("metrics.jsonl")):
+        time.sleep(0.5)
+    found = psutil.Process(process.pid).children(recursive=True)
+    assert found
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    gone(found, 60)
