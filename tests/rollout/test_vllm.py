@@ -7,18 +7,22 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import psutil
 import pytest
 import torch
 
+from scrpo_cli.assets import embedded_model_dir
 from scrpo_cli.errors import RunError, UserError
 from scrpo_cli.recipe.load import load_recipe
 from scrpo_cli.rollout.base import RowKey, Sampling
@@ -198,6 +202,82 @@ def test_slots_of_ranks(rank: int, slot: int) -> None:
 def test_a_rank_above_all_slots_is_refused() -> None:
     with pytest.raises(UserError, match="up to rank 512"):
         rank_slot(513)
+
+
+# -- servers -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory) -> Iterator[str]:
+    """A real one, as docs/engines.md starts it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(embedded_model_dir("tiny"))]
+    options = "--enable-lora --max-lora-rank 8 --logprobs-mode processed_logprobs --enforce-eager --dtype float32"
+    options += f" --port {port} --no-enable-chunked-prefill --max-cpu-loras 2 --enable-scale-out"
+    log = tmp_path_factory.mktemp("server") / "log"
+    environment = {**os.environ, "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"}
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [*command, *options.split()], stdout=out, stderr=out, env=environment, start_new_session=True
+        )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(240):
+            assert process.poll() is None, log.read_text()[-3000:]
+            with suppress(httpx.HTTPError):
+                if httpx.get(f"{url}/health", timeout=1).is_success:
+                    break
+            time.sleep(1)
+        yield url
+    finally:
+        family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+        for each in family:
+            with suppress(psutil.NoSuchProcess):
+                each.kill()
+        process.wait()
+
+
+@pytest.fixture
+def servers(server: str, policy: Policy) -> Iterator[Any]:
+    recipe = load_recipe("tiny", ["rollout.engine=vllm_server", f"rollout.vllm.urls=[{server}]"])
+    engine = open_engine(recipe.rollout, policy, source_of(recipe.model))
+    yield engine
+    engine.close()
+
+
+def test_servers_sample_what_the_trainer_computes(servers, policy, prompts) -> None:
+    moved(policy)
+    servers.sync()
+    sampled = servers.generate(prompts, Sampling(0.7, 48), KEYS)
+    rows = [(c.prompt_ids, c.ids) for c in sampled]
+    assert np.concatenate([c.logprobs for c in sampled]) == pytest.approx(trainers(policy, rows, 0.7), abs=1e-4)
+    assert np.concatenate(servers.score(rows[:2])) == pytest.approx(trainers(policy, rows[:2], 1.0), abs=1e-4)
+    assert servers.generate(prompts[::-1], Sampling(0.7, 48), KEYS[::-1])[::-1] == sampled
+
+
+def test_servers_follow_every_sync_and_forget_the_old_versions(servers, server, policy) -> None:
+    probe = Probe(servers, policy, 0.7)
+    servers.sync()
+    probe.check()
+    for _ in range(3):
+        moved(policy)
+        servers.sync()
+        assert probe.check()["sync/gap"] < 1e-4
+    loaded = {model["id"] for model in httpx.get(f"{server}/v1/models").json()["data"]}
+    assert {v.name for v in servers.known[-2:]} <= loaded
+    assert not {v.name for v in servers.known[:-2]} & loaded
+
+
+def test_a_server_that_is_not_there_is_named(policy) -> None:
+    recipe = load_recipe("tiny", ["rollout.engine=vllm_server", "rollout.vllm.urls=[http://127.0.0.1:9]"])
+    with pytest.raises(RunError, match="cannot be reached") as caught:
+        open_engine(recipe.rollout, policy, source_of(recipe.model))
+    assert "127.0.0.1:9" in caught.value.where
+
+
+# -- the commands ------------------------------------------------------------------------------------------------------
 
 
 def scrpo(*args: str, cwd: Path, **options: Any) -> subprocess.Popen[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -106,4 +107,21 @@ def test_another_adapter_stops(policy: Policy) -> None:
 
 def test_the_score_of_an_engine_is_the_trainers(policy: Policy) -> None:
     probe = Probe(TransformersEngine(policy), policy)
-    assert np.concatenate(probe.engine.score(probe.rows)) == pytest.approx(probe.trainer(), abs=1e-5)
+    scores_N = np.concatenate(probe.engine.score(probe.rows))
+    assert scores_N == pytest.approx(probe.trainer(probe.rows, 1.0), abs=1e-5)
+
+
+class Raw(Copy):
+    """Samples at a temperature, and reports the log-probs at 1, as a server does that is not told otherwise."""
+
+    def generate(self, prompts: Any, sampling: Any, keys: Any) -> Any:
+        sampled = super().generate(prompts, sampling, keys)
+        scores = self.score([(c.prompt_ids, c.ids) for c in sampled])
+        return [dataclasses.replace(c, logprobs=list(own)) for c, own in zip(sampled, scores, strict=True)]
+
+
+def test_log_probs_of_another_distribution_stop(policy: Policy) -> None:
+    engine = Raw(policy)
+    assert synced(engine, Probe(engine, policy, 1.0))
+    with pytest.raises(RunError, match="log-probs of its own samples are"):
+        synced(engine, Probe(engine, policy, 0.5))

@@ -241,6 +241,8 @@ class VllmConfig(Section):
     """Seconds of one call, after which vLLM is ended."""
     urls: list[str] = Field(default_factory=list)
     """Servers for vllm_server, each a single replica: http://host:8000."""
+    adapters: str | None = None
+    """Directory for the adapter's versions that servers elsewhere see under the same path; null: this machine's."""
 
 
 class CorrectionConfig(Section):

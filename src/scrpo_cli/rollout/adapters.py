@@ -43,12 +43,16 @@ class AdapterVersion:
 class Publisher:
     """Writes versions `RUN-v1`, `RUN-v2`, ... of a policy's adapter; `close` deletes what is left of them."""
 
-    def __init__(self, policy: Policy, run: str) -> None:
+    def __init__(self, policy: Policy, run: str, folder: str | None = None) -> None:
+        """Under `folder`; without one in this machine's memory, or where temporary files are."""
         self.policy, self.run, self.number = policy, run, 0
         size = sum(p.numel() * p.element_size() for p in policy.model.parameters() if p.requires_grad)
-        root = MEMORY if fits(MEMORY, ROOM * size) else Path(tempfile.gettempdir())
-        sweep(root)
+        root = Path(folder or (MEMORY if fits(MEMORY, ROOM * size) else tempfile.gettempdir()))
+        if not folder:  # elsewhere, a process of another machine may have the same number
+            sweep(root)
         self.home = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=root))
+        if folder:  # servers may be another user's
+            self.home.chmod(0o755)
         atexit.register(self.close)
 
     def publish(self) -> AdapterVersion:

@@ -35,7 +35,7 @@ def open_engine(cfg: RolloutConfig, policy: Policy, source: Mapping[str, Any]) -
     if kind == "transformers":
         return TransformersEngine(policy, cfg.batch_size)
     refuse_unusual(policy)
-    publisher = Publisher(policy, f"scrpo-{secrets.token_hex(4)}")  # servers may know other runs
+    publisher = Publisher(policy, f"scrpo-{secrets.token_hex(4)}", cfg.vllm.adapters)  # servers may know other runs
     if kind == "vllm_server":
         from scrpo_cli.rollout.vllm_server import VllmServers
 

@@ -17,26 +17,24 @@ from concurrent.futures import Future, wait
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any
 
-import numpy as np
 import psutil
 
 from scrpo_cli.errors import RunError, UserError, first_line
 from scrpo_cli.recipe.models import VllmConfig
 from scrpo_cli.rollout.adapters import AdapterVersion, Publisher
-from scrpo_cli.rollout.base import Policy, RowKey, Sampling, Synced
-from scrpo_cli.rollout.transformers_engine import stop_ids
+from scrpo_cli.rollout.base import Policy
+from scrpo_cli.rollout.versioned import Answer, VersionedEngine
 from scrpo_cli.signals import shielded
 from scrpo_cli.streams import stdout_on_stderr
-from scrpo_cli.types import Completion, FinishReason
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What `max_lora_rank` may be."""
-SEEDS = 2**31
 FITS = -1
 """As `max_model_len`: as long as the model can and the memory allows."""
 WATCH_SECONDS = 1.0
 LAST_WORDS_SECONDS = 10.0
 """In which an engine whose process is gone may still say so by itself."""
+REPORT = "See vLLM's own output above; rollout.engine=transformers samples without it."
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
@@ -50,18 +48,14 @@ def rank_slot(rank: int) -> int:
     return found
 
 
-class VllmEngine:
+class VllmEngine(VersionedEngine):
     """`source` are the arguments by which the base model was loaded."""
 
     name = "vllm"
-    has_own_weights = True
 
     def __init__(self, policy: Policy, source: dict[str, Any], publisher: Publisher, cfg: VllmConfig) -> None:
-        self.policy, self.publisher, self.cfg = policy, publisher, cfg
-        self.stop_ids = stop_ids(policy.model, policy.tokenizer)
-        self.current: AdapterVersion | None = None
-        self.known: list[AdapterVersion] = []
-        self.version, self.restarts = policy.version, 0
+        super().__init__(policy, publisher)
+        self.cfg, self.restarts = cfg, 0
         self.arguments = {
             "model": source["pretrained_model_name_or_path"],
             "revision": source["revision"],
@@ -94,103 +88,33 @@ class VllmEngine:
                 llm = LLM(**self.arguments)
         except (ValueError, RuntimeError, OSError) as error:
             fix = "Lower rollout.vllm.gpu_memory or raise it, or set rollout.engine=transformers."
-            raise RunError(
-                f"vLLM could not start: {first_line(error)}", f"model: {self.arguments['model']}", fix
-            ) from error
+            where = f"model: {self.arguments['model']}"
+            raise RunError(f"vLLM could not start: {first_line(error)}", where, fix) from error
         self.processes = [c for c in psutil.Process().children(recursive=True) if c.pid not in before]
         self.mourner = mourner(self.processes)
         return llm
 
-    # -- the adapter ---------------------------------------------------------------------------------------------------
+    @property
+    def room(self) -> int:
+        return self.llm.model_config.max_model_len
 
-    def sync(self) -> Synced:
-        start = time.perf_counter()
-        fresh = self.publisher.publish()
-        self.current, self.version = fresh, self.policy.version
-        self.known.append(fresh)
-        self.surviving(lambda: self.llm.llm_engine.add_lora(self.request(fresh)), "loading the adapter")
-        while len(self.known) > 3:
-            self.publisher.retire(self.known.pop(0))
-        for old in self.known[:-2]:
-            self.llm.llm_engine.remove_lora(old.number)
-        return Synced(fresh.bytes, time.perf_counter() - start)
+    def load(self, version: AdapterVersion) -> None:
+        self.surviving(lambda: self.llm.llm_engine.add_lora(request(version)), "loading the adapter")
 
-    def request(self, version: AdapterVersion) -> Any:
-        from vllm.lora.request import LoRARequest
+    def forget(self, version: AdapterVersion) -> None:
+        self.surviving(lambda: self.llm.llm_engine.remove_lora(version.number), "forgetting an adapter")
 
-        return LoRARequest(version.name, version.number, str(version.directory))
-
-    # -- sampling ------------------------------------------------------------------------------------------------------
-
-    def generate(
-        self, prompts: Sequence[Sequence[int]], sampling: Sampling, keys: Sequence[RowKey]
-    ) -> list[Completion]:
+    def ask(self, prompts: Sequence[Sequence[int]], params: Sequence[dict[str, Any]], what: str) -> list[Answer]:
         from vllm import SamplingParams
 
-        params = [
-            SamplingParams(
-                temperature=sampling.temperature,
-                top_p=sampling.top_p,
-                max_tokens=sampling.max_tokens,
-                stop_token_ids=self.stop_ids,
-                logprobs=0,  # of the sampled token
-                detokenize=False,
-                seed=key.integer(SEEDS),
-            )
-            for key in keys
-        ]
-        outputs = self.answer(prompts, params, "sampling")
-        return [self.completion(prompt, out) for prompt, out in zip(prompts, outputs, strict=True)]
-
-    def completion(self, prompt: Sequence[int], output: Any) -> Completion:
-        (found,) = output.outputs
-        ids = [int(token) for token in found.token_ids]
-        ended = found.finish_reason == "stop"
-        return Completion(
-            prompt_ids=list(prompt),
-            ids=ids,
-            logprobs=[float(at[token].logprob) for token, at in zip(ids, found.logprobs, strict=True)],
-            text=self.policy.tokenizer.decode(ids[:-1] if ended else ids),
-            finish=FinishReason.STOP if ended else FinishReason.LENGTH,
-            policy_version=self.version,
-        )
-
-    def score(self, rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[np.ndarray]:
-        """One request a token, so it is for few of them. The log-probs of a whole prompt (`prompt_logprobs`) come from
-        a path of their own that ignores the temperature and, with an adapter, ends vLLM 0.32 on a CPU.
-        """
-        from vllm import SamplingParams
-
-        asked = [([*prompt, *ids[:t]], token) for prompt, ids in rows for t, token in enumerate(ids)]
-        params = [
-            SamplingParams(temperature=1.0, max_tokens=1, logprob_token_ids=[token], detokenize=False)
-            for _, token in asked
-        ]
-        outputs = iter(self.answer([prompt for prompt, _ in asked], params, "scoring"))
-        return [np.array([next(outputs).outputs[0].logprobs[0][token].logprob for token in ids]) for _, ids in rows]
-
-    def answer(self, prompts: Sequence[Sequence[int]], params: Sequence[Any], what: str) -> list[Any]:
-        if self.current is None:
-            self.sync()
-        self.check_lengths(prompts, params)
-        assert self.current is not None
-        asked, adapter = [{"prompt_token_ids": list(prompt)} for prompt in prompts], self.request(self.current)
-        outputs = self.surviving(
-            lambda: self.llm.generate(asked, list(params), lora_request=adapter, use_tqdm=False), what
-        )
+        texts, adapter = [{"prompt_token_ids": list(prompt)} for prompt in prompts], request(self.current)
+        wanted = [SamplingParams(**each) for each in params]
+        outputs = self.surviving(lambda: self.llm.generate(texts, wanted, lora_request=adapter, use_tqdm=False), what)
         used = {out.lora_request.lora_name if out.lora_request else "the base model" for out in outputs}
         if other := used - {adapter.lora_name}:
-            what = f"vLLM answered with {other.pop()} and not with {adapter.lora_name}."
-            raise RunError(what, "rollout.engine: vllm", REPORT)
-        return outputs
-
-    def check_lengths(self, prompts: Sequence[Sequence[int]], params: Sequence[Any]) -> None:
-        """vLLM would cut answers off at its longest sequence and say that they were too long."""
-        longest = max(len(prompt) + each.max_tokens for prompt, each in zip(prompts, params, strict=True))
-        if longest > (limit := self.llm.model_config.max_model_len):
-            what = f"A prompt and its answer may take {longest} tokens, and vLLM has room for {limit}."
-            fix = "Raise rollout.vllm.gpu_memory, or lower rollout.max_tokens (eval.max_tokens)."
-            raise RunError(what, "rollout.vllm", fix)
+            told = f"vLLM answered with {other.pop()} and not with {adapter.lora_name}."
+            raise RunError(told, "rollout.engine: vllm", REPORT)
+        return [answer_of(out.outputs[0]) for out in outputs]
 
     # -- time and trouble ----------------------------------------------------------------------------------------------
 
@@ -242,9 +166,8 @@ class VllmEngine:
         self.restarts += 1
         self.kill()
         self.llm = self.start()
-        if self.current is not None:
-            self.known = [self.current]
-            self.llm.llm_engine.add_lora(self.request(self.current))
+        if self.known:
+            self.llm.llm_engine.add_lora(request(self.known[-1]))
 
     def kill(self) -> None:
         if self.mourner.poll() is None:
@@ -276,18 +199,27 @@ class VllmEngine:
         with suppress(Exception):  # whatever it says on its way out, its processes are ended below
             self.llm.llm_engine.engine_core.shutdown()
         self.kill()
-        self.publisher.close()
+        super().close()
+
+
+def request(version: AdapterVersion) -> Any:
+    from vllm.lora.request import LoRARequest
+
+    return LoRARequest(version.name, version.number, str(version.directory))
+
+
+def answer_of(found: Any) -> Answer:
+    ids = [int(token) for token in found.token_ids]
+    tables = found.logprobs or []
+    sampled = [float(at[token].logprob) for token, at in zip(ids, tables, strict=True)]
+    first = {token: float(each.logprob) for token, each in tables[0].items()} if tables else {}
+    return Answer(ids, sampled, first, found.finish_reason == "stop")
 
 
 def mourner(processes: Sequence[psutil.Process]) -> subprocess.Popen[bytes]:
     """A shell that waits for a line, and ends these processes where none comes because we are gone: a vLLM whose parent
     was killed keeps its memory for ever.
     """
-    ids = " ".join(str(process.pid) for process in processes)
+    script = f"read line || kill -9 {' '.join(str(process.pid) for process in processes)}"
     with shielded():
-        return subprocess.Popen(
-            ["sh", "-c", f"read line || kill -9 {ids}"], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL
-        )
-
-
-REPORT = "See vLLM's own output above; rollout.engine=transformers samples without it."
+        return subprocess.Popen(["sh", "-c", script], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)

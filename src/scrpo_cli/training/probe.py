@@ -2,11 +2,13 @@
 
 An engine with weights of its own can go on with an old adapter, with another one, or with one that it scales twice, and
 nothing of that shows but in the log-probs of its answers. The rows are token ids drawn once; both score them at
-temperature 1.
+temperature 1. Once, at the first sync, the trainer also scores what the engine samples at the recipe's temperature: an
+engine may report log-probs of another distribution than it draws from.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,7 +16,7 @@ import torch
 
 from scrpo_cli.errors import RunError
 from scrpo_cli.rng import generator
-from scrpo_cli.rollout.base import Engine
+from scrpo_cli.rollout.base import Engine, RowKey, Sampling
 from scrpo_cli.training.logprobs import completion_logprobs
 from scrpo_cli.training.policy import Policy
 
@@ -27,6 +29,7 @@ TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.05}
 class Probe:
     engine: Engine
     policy: Policy
+    temperature: float = 1.0
     rows: list[tuple[list[int], list[int]]] = field(init=False)
     last: tuple[np.ndarray, np.ndarray] | None = None
     """The scores of engine and trainer after the last sync."""
@@ -40,7 +43,7 @@ class Probe:
         """`sync/gap`: mean |engine - trainer| in nats; `sync/moved`, `sync/trainer_moved`: the largest change since the
         last sync. RunError where the gap is above tolerance, or where the trainer has moved and the engine has not.
         """
-        engine_N, trainer_N = np.concatenate(self.engine.score(self.rows)), self.trainer()
+        engine_N, trainer_N = np.concatenate(self.engine.score(self.rows)), self.trainer(self.rows, 1.0)
         gap = float(np.abs(engine_N - trainer_N).mean())
         metrics = {"sync/gap": gap}
         tolerance = TOLERANCE[self.policy.model.dtype]
@@ -64,9 +67,24 @@ class Probe:
                 f"rollout.engine: {self.engine.name}",
                 "Another base model, adapter, scaling or number format? Set rollout.engine=transformers to see.",
             )
+        if moved is None:
+            self.check_sampling()
         return metrics
 
+    def check_sampling(self) -> None:
+        """RunError where sampled log-probs are not those of the distribution at the recipe's temperature."""
+        keys = [RowKey(0, 0, "probe", i) for i in range(ROWS)]
+        sampled = self.engine.generate([prompt for prompt, _ in self.rows], Sampling(self.temperature, SCORED), keys)
+        told_N = np.concatenate([c.logprobs for c in sampled])
+        gap = np.abs(told_N - self.trainer([(c.prompt_ids, c.ids) for c in sampled], self.temperature)).mean()
+        if gap > TOLERANCE[self.policy.model.dtype]:
+            raise RunError(
+                f"The engine's log-probs of its own samples are {gap:.3g} nats from the trainer's on average.",
+                f"rollout.engine: {self.engine.name}, temperature {self.temperature:g}",
+                "Start a server with --logprobs-mode processed_logprobs.",
+            )
+
     @torch.no_grad()
-    def trainer(self) -> np.ndarray:
-        logp_N, _ = completion_logprobs(self.policy.model, self.rows, 1.0, ROWS * SCORED)
+    def trainer(self, rows: Sequence[tuple[Sequence[int], Sequence[int]]], temperature: float) -> np.ndarray:
+        logp_N, _ = completion_logprobs(self.policy.model, rows, temperature, ROWS * SCORED)
         return logp_N.double().cpu().numpy()

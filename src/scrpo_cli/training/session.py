@@ -121,7 +121,7 @@ class Session(Runtime):
 
     def __post_init__(self) -> None:
         if self.engine.has_own_weights:
-            self.probe = Probe(self.engine, self.policy)
+            self.probe = Probe(self.engine, self.policy, self.recipe.rollout.temperature)
 
     @property
     def pool(self) -> str:
