@@ -138,6 +138,29 @@ def check_device(checkup: Checkup) -> Iterator[Check]:
         yield Check("attention", "fail", "flash-attn is not installed", "Set model.attn=sdpa, or install flash-attn.")
 
 
+def check_engine(checkup: Checkup) -> Iterator[Check]:
+    """What would sample, and whether its version is in the window; servers are asked."""
+    from packaging.specifiers import SpecifierSet
+
+    from scrpo_cli.rollout.engines import WINDOW, chosen_engine
+    from scrpo_cli.rollout.vllm_server import reach
+    from scrpo_cli.training.policy import pick_device
+
+    cfg = checkup.recipe.rollout
+    engine = chosen_engine(cfg, pick_device(checkup.recipe.model))
+    if engine == "transformers":
+        yield Check("engine", "ok", "transformers")
+    elif engine == "vllm_server":
+        found = [reach(url, timeout=10.0) for url in cfg.vllm.urls]
+        yield Check("engine", "ok", f"vllm_server, {len(found)} servers, sequences of up to {min(found):,} tokens")
+    else:
+        from vllm import __version__ as installed
+
+        fine = SpecifierSet(WINDOW.removeprefix("vllm")).contains(installed, prereleases=True)
+        remedy = "" if fine else f"pip install '{WINDOW}', or set rollout.engine=transformers."
+        yield Check("engine", "ok" if fine else "fail", f"vllm {installed} (tested: {WINDOW})", remedy)
+
+
 def check_cores(checkup: Checkup) -> Iterator[Check]:
     """Several threads on a tiny model collapse as soon as another process is busy: by up to a hundred times."""
     import torch
@@ -391,6 +414,7 @@ CHECKS: dict[str, Callable[[Checkup], Iterator[Check]]] = {
     "python": check_python,
     "packages": check_packages,
     "device": check_device,
+    "engine": check_engine,
     "model": check_model,
     "threads": check_cores,
     "template": check_template,

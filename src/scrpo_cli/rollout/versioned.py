@@ -110,7 +110,7 @@ class VersionedEngine(ABC):
         """
         asked = [([*prompt, *ids[:t]], token) for prompt, ids in rows for t, token in enumerate(ids)]
         plain = {**PLAIN, "temperature": 1.0, "top_p": 1.0, "max_tokens": 1}
-        # two at least: the one that is sampled comes first in a server's list, which is cut at as many as were asked for
+        # two at least: the sampled one comes first in a server's list, which is cut at as many as were asked for
         params = [{**plain, "logprobs": 2, "logprob_token_ids": [token, int(token == 0)]} for _, token in asked]
         answers = iter(self.checked([prompt for prompt, _ in asked], params, "scoring"))
         return [np.array([next(answers).asked[token] for token in ids]) for _, ids in rows]

@@ -36,22 +36,8 @@ class VllmServers(VersionedEngine):
 
     def __init__(self, policy: Policy, publisher: Publisher, cfg: VllmConfig) -> None:
         super().__init__(policy, publisher)
-        headers = {"Authorization": f"Bearer {os.environ[KEY]}"} if os.environ.get(KEY) else {}
-        limits = httpx.Limits(max_connections=AT_A_TIME)
-        self.servers = [
-            httpx.Client(
-                base_url=url,
-                headers=headers,
-                timeout=cfg.timeout,
-                limits=limits,
-                transport=httpx.HTTPTransport(retries=2, limits=limits),
-            )
-            for url in cfg.urls
-        ]
-        models = [self.call(server, "GET", "/v1/models")["data"] for server in self.servers]
-        self.longest = min(
-            model["max_model_len"] for listed in models for model in listed if model.get("max_model_len")
-        )
+        self.servers = [client(url, cfg.timeout) for url in cfg.urls]
+        self.longest = min(map(longest, self.servers))
 
     @property
     def room(self) -> int:
@@ -60,18 +46,18 @@ class VllmServers(VersionedEngine):
     def load(self, version: AdapterVersion) -> None:
         body = {"lora_name": version.name, "lora_path": str(version.directory)}
         for server in self.servers:
-            self.call(server, "POST", "/v1/load_lora_adapter", body)
+            call(server, "POST", "/v1/load_lora_adapter", body)
 
     def forget(self, version: AdapterVersion) -> None:
         for server in self.servers:
-            self.call(server, "POST", "/v1/unload_lora_adapter", {"lora_name": version.name}, gone=True)
+            call(server, "POST", "/v1/unload_lora_adapter", {"lora_name": version.name}, gone=True)
 
     def ask(self, prompts: Sequence[Sequence[int]], params: Sequence[dict[str, Any]], what: str) -> list[Answer]:
         name = self.current.name
 
         def one(row: int) -> Answer:
             body = {"token_ids": list(prompts[row]), "sampling_params": params[row], "model": name}
-            found = self.call(self.servers[row % len(self.servers)], "POST", "/inference/v1/generate", body)
+            found = call(self.servers[row % len(self.servers)], "POST", "/inference/v1/generate", body)
             if found.get("model") not in (None, name):
                 told = f"A server answered with {found['model']} and not with {name}."
                 raise RunError(told, str(self.servers[row % len(self.servers)].base_url), "Name single replicas.")
@@ -80,37 +66,54 @@ class VllmServers(VersionedEngine):
         with ThreadPoolExecutor(AT_A_TIME * len(self.servers)) as pool:
             return list(pool.map(one, range(len(prompts))))
 
-    def call(
-        self, server: httpx.Client, method: str, path: str, body: Mapping[str, Any] | None = None, gone: bool = False
-    ) -> Any:
-        """The JSON that comes back, or its text; `gone`: what is not there needs no answer."""
-        url = f"{server.base_url}".rstrip("/") + path
-        try:
-            response = server.request(method, path, json=body)
-        except httpx.TimeoutException as error:
-            raise RunError(
-                f"No answer within {server.timeout.read:g} s.", url, "Raise rollout.vllm.timeout."
-            ) from error
-        except httpx.HTTPError as error:
-            raise RunError(f"The server cannot be reached: {error}", url, "Start it, then resume the run.") from error
-        if response.is_success:
-            return response.json() if "json" in response.headers.get("content-type", "") else response.text
-        if response.status_code == httpx.codes.NOT_FOUND and path.endswith("lora_adapter") and not gone:
-            fix = "Start it with VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 and --enable-lora."
-            raise UserError(f"The server does not load adapters at run time: {said(response)}", url, fix)
-        if gone:
-            return None
-        raise RunError(f"The server refused: {said(response)}", url, "See its log, then resume the run.")
-
     def close(self) -> None:
         for server in self.servers:
             for version in self.known:
                 try:
-                    self.call(server, "POST", "/v1/unload_lora_adapter", {"lora_name": version.name}, gone=True)
+                    call(server, "POST", "/v1/unload_lora_adapter", {"lora_name": version.name}, gone=True)
                 except RunError:
                     break
             server.close()
         super().close()
+
+
+def client(url: str, timeout: float) -> httpx.Client:
+    headers = {"Authorization": f"Bearer {os.environ[KEY]}"} if os.environ.get(KEY) else {}
+    limits = httpx.Limits(max_connections=AT_A_TIME)
+    transport = httpx.HTTPTransport(retries=2, limits=limits)
+    return httpx.Client(base_url=url, headers=headers, timeout=timeout, transport=transport)
+
+
+def reach(url: str, timeout: float) -> int:
+    """The longest sequence of a server; RunError where it does not answer."""
+    with client(url, timeout) as server:
+        return longest(server)
+
+
+def longest(server: httpx.Client) -> int:
+    models = call(server, "GET", "/v1/models")["data"]
+    return min(model["max_model_len"] for model in models if model.get("max_model_len"))
+
+
+def call(
+    server: httpx.Client, method: str, path: str, body: Mapping[str, Any] | None = None, gone: bool = False
+) -> Any:
+    """The JSON that comes back, or its text; `gone`: what is not there needs no answer."""
+    url = f"{server.base_url}".rstrip("/") + path
+    try:
+        response = server.request(method, path, json=body)
+    except httpx.TimeoutException as error:
+        raise RunError(f"No answer within {server.timeout.read:g} s.", url, "Raise rollout.vllm.timeout.") from error
+    except httpx.HTTPError as error:
+        raise RunError(f"The server cannot be reached: {error}", url, "Start it, then resume the run.") from error
+    if response.is_success:
+        return response.json() if "json" in response.headers.get("content-type", "") else response.text
+    if response.status_code == httpx.codes.NOT_FOUND and path.endswith("lora_adapter") and not gone:
+        fix = "Start it with VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 and --enable-lora."
+        raise UserError(f"The server does not load adapters at run time: {said(response)}", url, fix)
+    if gone:
+        return None
+    raise RunError(f"The server refused: {said(response)}", url, "See its log, then resume the run.")
 
 
 def said(response: httpx.Response) -> str:
