@@ -18,7 +18,7 @@ from scrpo_cli.methods.registry import method_class
 from scrpo_cli.numbers import LONGEST_DEADLINE, MOST_PROCESSES, MOST_SAMPLES
 from scrpo_cli.recipe.monitors import MonitorsConfig
 from scrpo_cli.recipe.references import is_plugin
-from scrpo_cli.section import Count, Name, NonNegative, Number, Positive, PositiveInt, Section, Share, Tokens
+from scrpo_cli.section import HIGHEST, Count, Name, NonNegative, Number, Positive, PositiveInt, Section, Share, Tokens
 
 MOST_RANK = 65536
 """More than any layer is wide."""
@@ -237,7 +237,7 @@ class VllmConfig(Section):
     """Start in seconds, and sample more slowly: no compilation, no CUDA graphs."""
     rest: bool = True
     """Give back the memory of keys and values during the update (CUDA)."""
-    timeout: Positive = 3600.0
+    timeout: Annotated[float, Field(gt=0, le=LONGEST_DEADLINE)] = 3600.0
     """Seconds of one call, after which vLLM is ended."""
     urls: list[str] = Field(default_factory=list)
     """Servers for vllm_server, each a single replica: http://host:8000."""
@@ -253,7 +253,7 @@ class CorrectionConfig(Section):
     """Whether a token has its own weight, or that of its whole row; none: no correction."""
     mode: Literal["truncate", "mask"] = "truncate"
     """What happens to weights above `cap`: they become `cap`, or 0."""
-    cap: Annotated[float, Field(ge=1)] = 2.0
+    cap: Annotated[float, Field(ge=1, le=HIGHEST)] = 2.0
 
 
 class RolloutConfig(Section):
