@@ -31,6 +31,8 @@ ATTENTION = "scrpo_shared_prefixes"
 """The attention function's name in transformers. Without a forest it is their own `sdpa`."""
 LEAST = 16
 """A prefix is shared where that saves as many tokens: a segment has a price of its own."""
+UNEVEN = 1.25
+"""How much longer than the shortest segment of a family the longest may be; some tokens more do not matter."""
 CHANGES = ("sliding_window", "softcap", "s_aux", "position_bias")
 """By which attention would be another function than the one below."""
 CLOSE = {torch.float64: 1e-5, torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}
@@ -85,21 +87,32 @@ def plant(rows: Sequence[Sequence[int]], least: int = LEAST) -> Forest:
     waiting: list[tuple[range, int, tuple[slice, ...]]] = [(range(len(rows)), 0, ())]
     while waiting:
         members, start, above = waiting.pop()
-        branches = [*branch(members, start, order, common, rows, least)]
-        first = len(forest.ids_N)
-        for mine, end in branches:
-            place = len(forest.ids_N)
-            ids = rows[order[mine[0]]][start:end]
-            forest.ids_N += ids
-            forest.position_N += range(start, end)
-            chain = (*above, slice(place, place + len(ids)))
-            for k in mine:  # what continues it is written over by its own, longer chain
-                forest.places[order[k]] = np.concatenate([np.arange(s.start, s.stop) for s in chain])
-            if rest := [k for k in mine if len(rows[order[k]]) > end]:
-                waiting.append((range(rest[0], rest[-1] + 1), end, chain))
-        lengths_S = np.array([end - start for _, end in branches])
-        forest.families.append(Family(first, lengths_S, above))
+        branches = sorted(branch(members, start, order, common, rows, least), key=lambda found: found[1])
+        for family in alike(branches, start):
+            first = len(forest.ids_N)
+            for mine, end in family:
+                place = len(forest.ids_N)
+                ids = rows[order[mine[0]]][start:end]
+                forest.ids_N += ids
+                forest.position_N += range(start, end)
+                chain = (*above, slice(place, place + len(ids)))
+                for k in mine:  # what continues it is written over by its own, longer chain
+                    forest.places[order[k]] = np.concatenate([np.arange(s.start, s.stop) for s in chain])
+                if rest := [k for k in mine if len(rows[order[k]]) > end]:
+                    waiting.append((range(rest[0], rest[-1] + 1), end, chain))
+            forest.families.append(Family(first, np.array([end - start for _, end in family]), above))
     return forest
+
+
+def alike(branches: Sequence[tuple[range, int]], start: int) -> Iterator[list[tuple[range, int]]]:
+    """Segments from `start` on, in order of their lengths, in families of like lengths: a family is padded."""
+    family: list[tuple[range, int]] = []
+    for found in branches:
+        if family and found[1] - start > UNEVEN * (family[0][1] - start) + 2 * LEAST:
+            yield family
+            family = []
+        family.append(found)
+    yield family
 
 
 def branch(
@@ -229,23 +242,26 @@ def of_family(
     """What a family's own tokens attend to (1, H, tokens, D): what lies above them, and themselves causally."""
     count = len(family.lengths_S)
 
+    past, mine = sum(piece.stop - piece.start for piece in family.above), int(family.lengths_S.max())
+
     def own(x: torch.Tensor) -> torch.Tensor:  # (S, H, C, D)
         x = x[0, :, family.tokens]
         x = x.unflatten(1, (count, -1)) if padding is None else x[:, padding[0]]
         return x.transpose(0, 1)
 
-    def seen(x: torch.Tensor) -> torch.Tensor:  # (S, H, P + C, D)
+    def whole(x: torch.Tensor) -> torch.Tensor:  # (S, H, P + C, D)
         above = [x[:, :, piece].expand(count, -1, -1, -1) for piece in family.above]
         return torch.cat([*above, own(x)], dim=2) if above else own(x)
 
-    mask = None
-    if family.above:
-        mine = int(family.lengths_S.max())
-        past = sum(piece.stop - piece.start for piece in family.above)
+    # A kernel skips what a causal mask hides, and computes all of any other mask. So where little lies above, attention
+    # is computed for that too, once more, and dropped.
+    if past <= mine:
+        out_SHCD = scaled_dot_product_attention(whole(query), whole(key), whole(value), is_causal=True, scale=scaling)[
+            :, :, past:
+        ]
+    else:
         mask = torch.ones((mine, past + mine), dtype=torch.bool, device=query.device).tril(past)
-    out_SHCD = scaled_dot_product_attention(
-        own(query), seen(key), seen(value), attn_mask=mask, is_causal=mask is None, scale=scaling
-    )
+        out_SHCD = scaled_dot_product_attention(own(query), whole(key), whole(value), attn_mask=mask, scale=scaling)
     out_HSCD = out_SHCD.transpose(0, 1)
     out = out_HSCD.flatten(1, 2) if padding is None else out_HSCD[:, padding[1]]
     return out.unsqueeze(0)
