@@ -14,9 +14,9 @@ import pytest
 import yaml
 from run_rows import execute
 
+from scrpo_cli.rollout import engines
 from scrpo_cli.rollout.base import RowKey
 from scrpo_cli.rollout.fake import FakeEngine
-from scrpo_cli.training import runtime
 
 NAMES = ("one", "two", "three")
 
@@ -71,7 +71,7 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[str, RowKey]
             asked.append(prompt)
             return answer(prompt, key)
 
-        monkeypatch.setattr(runtime, "TransformersEngine", lambda policy, _: FakeEngine(policy.tokenizer, heard))
+        monkeypatch.setattr(engines, "TransformersEngine", lambda policy, _: FakeEngine(policy.tokenizer, heard))
         return asked
 
     return use
