@@ -30,7 +30,12 @@ VARIANTS = [name for name in COMPARED if any(name.startswith(f"{other}-") for ot
 """What differs from another of them in a switch or two: `scrpo-negative`, `score-no-shaping`."""
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in VARIANTS)) for n in COMPARED])
+PINNED = ("compare/grpo", "compare/score", "compare/scrpo")
+"""Whose like is trained by the default suite anyway (training/test_pinned_runs.py)."""
+SLOW = {*VARIANTS, *PINNED, "compare/rloo", "compare/sft", "compare/pair-sft", "compare/dapo"}
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in COMPARED])
 def test_a_compared_recipe_trains(scrpo, name):
     budget = BUDGETS.get(name, SMALL["optim.max_generated_tokens"])
     outcome = scrpo("train", "--recipe", name, "--json", *SETS, "--set", f"optim.max_generated_tokens={budget}")

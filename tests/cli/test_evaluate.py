@@ -34,7 +34,7 @@ def without_run(document: dict) -> dict:
     [
         pytest.param("scrpo_cli.pool.queries:insert_attempts", 1, "before", marks=pytest.mark.slow),
         ("scrpo_cli.pool.queries:insert_attempts", 3, "after"),  # inside the transaction of the third part
-        ("scrpo_cli.jobs.evaluate:record_evaluation", 1, "before"),
+        pytest.param("scrpo_cli.jobs.evaluate:record_evaluation", 1, "before", marks=pytest.mark.slow),
         pytest.param("scrpo_cli.jobs.evaluate:record_evaluation", 1, "after", marks=pytest.mark.slow),
     ],
 )
