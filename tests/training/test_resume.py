@@ -143,9 +143,6 @@ SLOW_METHODS = (
     "sdpo",  # its reference is restored as that of SCoRe; test_sdpo_oracle.py goes on from a checkpoint
     "dapo",  # it has no state but that of the run; test_token_budget.py cuts steps
 )
-    "sdpo",
-    "dapo",
-)  # its reference is restored as that of SCoRe; test_sdpo_oracle.py goes on from a checkpoint
 
 
 @pytest.mark.parametrize(
