@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from training.tiny_policy import VOCABULARY, random_policy
 
+from scrpo_cli.errors import RunError
 from scrpo_cli.rollout.base import RowKey, Sampling
 from scrpo_cli.rollout.transformers_engine import TransformersEngine
 from scrpo_cli.training.logprobs import completion_logprobs
@@ -151,3 +152,34 @@ def test_rows_end_at_their_end_token_and_truncation_is_a_finish_reason():
         assert ended or len(c.ids) == 30
         assert len(c.logprobs) == len(c.ids)
     assert {c.finish for c in sampled} == {"stop", "length"}
+
+
+class Tight(TransformersEngine):
+    """With room for so many rows."""
+
+    room = 3
+
+    def generate_batch(self, prompts, *args, **kwargs):
+        if len(prompts) > self.room:
+            raise torch.cuda.OutOfMemoryError("no room")
+        return super().generate_batch(prompts, *args, **kwargs)
+
+
+def test_out_of_memory_halves_the_batch_once_and_changes_no_row():
+    prompts = [[5 + i] * (1 + i % 3) for i in range(20)]
+    whole = TransformersEngine(POLICY, 20).generate(prompts, Sampling(1.0, 8), keys(20))
+    engine = Tight(POLICY, 16)
+    with pytest.warns(UserWarning, match="out of CUDA memory") as said:
+        found = engine.generate(prompts, Sampling(1.0, 8), keys(20))
+    assert [c.ids for c in found] == [c.ids for c in whole]
+    assert [str(w.message).split(": ")[1] for w in said] == [
+        f"{n} answers are sampled at a time now" for n in (8, 4, 2)
+    ]
+    engine.generate(prompts, Sampling(1.0, 8), keys(20))  # it stays so, without another word
+
+
+def test_out_of_memory_with_a_single_answer_is_an_error():
+    engine = Tight(POLICY, 4)
+    engine.room = 0
+    with pytest.warns(UserWarning, match="at a time now"), pytest.raises(RunError, match="a single answer"):
+        engine.generate([[5]] * 4, Sampling(1.0, 8), keys(4))

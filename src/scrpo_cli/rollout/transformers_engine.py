@@ -6,6 +6,7 @@ the weights while answers are sampled: a LoRA layer costs three matrix products 
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 
+from scrpo_cli.errors import RunError
 from scrpo_cli.rollout.base import Policy, RowKey, Sampling, Synced
 from scrpo_cli.rollout.decode import InverseCdfSampler, decode
 from scrpo_cli.tracking.activity import now
@@ -60,15 +62,30 @@ class TransformersEngine:
         self.model.eval()
         try:
             with merged(self.model):
-                for start in range(0, len(order), self.batch_size):
+                while len(done) < len(order):
+                    start = len(done)
                     rows = order[start : start + self.batch_size]
-                    completions = self.generate_batch(
-                        [prompts[i] for i in rows], sampling, [keys[i] for i in rows], before=start, of=len(order)
-                    )
+                    try:
+                        completions = self.generate_batch(
+                            [prompts[i] for i in rows], sampling, [keys[i] for i in rows], before=start, of=len(order)
+                        )
+                    except torch.cuda.OutOfMemoryError as error:
+                        self.shrink(len(rows), error)
+                        continue
                     done.update(zip(rows, completions, strict=True))
         finally:
             self.model.train(was_training)
         return [done[i] for i in range(len(prompts))]
+
+    def shrink(self, rows: int, error: Exception) -> None:
+        """Half as many rows from now on; RunError where one was too many. What shares a batch changes no row."""
+        if rows == 1:
+            what = "Out of CUDA memory while a single answer was sampled."
+            fix = "Lower rollout.max_tokens, set model.dtype=bfloat16, or free memory of the GPU."
+            raise RunError(what, "rollout.max_tokens", fix) from error
+        torch.cuda.empty_cache()
+        self.batch_size = rows // 2
+        warnings.warn(f"out of CUDA memory: {self.batch_size} answers are sampled at a time now", stacklevel=2)
 
     def generate_batch(
         self,
