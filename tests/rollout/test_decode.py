@@ -20,8 +20,9 @@ from transformers import (
 )
 
 from scrpo_cli.errors import RunError
+from scrpo_cli.rollout import decode as decoding
 from scrpo_cli.rollout.base import Sampling
-from scrpo_cli.rollout.decode import ROOM, InverseCdfSampler, RoomyLayer, decode, roomy_cache
+from scrpo_cli.rollout.decode import ROOM, InverseCdfSampler, RoomyLayer, decode, prefill, roomy_cache
 
 VOCABULARY, STOP, LIMIT = 24, [1, 7], 90
 SHAPE = {
@@ -152,3 +153,25 @@ def test_what_follows_the_end_of_a_row_may_be_anything() -> None:
     found, _ = decode(model, PROMPTS, spoil, STOP, LIMIT)  # type: ignore[arg-type]
     assert ended.any()
     assert [cut(row) for row in found] == [cut(row) for row in expected]
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("tokens", [1, 40, 100_000])
+def test_shared_prompts_and_prompts_in_pieces_change_no_row(name: str, tokens: int, monkeypatch) -> None:
+    """`tokens` at a time: a piece of one token a row, of a few, and the whole."""
+    model, prompts = model_of(CONFIGS[name]), [PROMPTS[i] for i in (9, 3, 9, 20, 3, 9)]
+    alone = [decode(model, [p], sampler_of(i), STOP, LIMIT) for i, p in enumerate(prompts)]
+    monkeypatch.setattr(decoding, "PREFILL", tokens)
+    computed = []
+    monkeypatch.setattr(decoding, "prefill", lambda *args: computed.append(args[1].shape) or prefill(*args))
+    new_BT, logp_BT = decode(model, prompts, sampler(len(prompts)), STOP, LIMIT)
+    assert computed == [(3, max(map(len, prompts)))]
+    for i, (ids_1T, logp_1T) in enumerate(alone):
+        mine = cut(new_BT[i])
+        assert mine == cut(ids_1T[0])
+        assert logp_BT[i][: len(mine)] == pytest.approx(logp_1T[0][: len(mine)], abs=1e-4)
+
+
+def sampler_of(row: int) -> InverseCdfSampler:
+    uniforms_BT = np.random.default_rng(0).random((6, LIMIT))[row : row + 1]
+    return InverseCdfSampler(Sampling(1.0, LIMIT), uniforms_BT, torch.device("cpu"))

@@ -1,7 +1,8 @@
 """The decode loop: like transformers' generate, but finished rows leave the batch and the cache grows in place.
 
 Lengths of sampled answers differ, so towards the end of a batch most of its rows are finished; generate computes them
-until the longest one ends, and copies all earlier keys and values at every token. Neither changes what is sampled.
+until the longest one ends, and copies all earlier keys and values at every token. A prompt that several rows share is
+computed once, and long ones piece by piece. None of that changes what is sampled.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from scrpo_cli.rollout.base import Sampling
 
 ROOM = 64  # positions that a cache layer grows by
 BROKEN = -1
+PREFILL = 32_768  # tokens of all prompts that are computed at a time: activations of a prompt are large
 KEEP = 7 / 8  # the batch is cut down when at most this share of its rows is unfinished: a cut copies the cache
 
 
@@ -106,21 +108,29 @@ def decode(
     a -inf, which masks a token, does not.
     """
     width, device = max(len(p) for p in prompts), model.device
-    ids_RL, mask_RL = (x.to(device) for x in left_padded(prompts, width, max_tokens))
-    position_RL = (mask_RL[:, :width].cumsum(-1) - 1).clamp(min=0)
     row_R = torch.arange(len(prompts), device=device)  # R: the rows still computed, of the B of the batch
     open_R = torch.ones_like(row_R, dtype=torch.bool)
     stop_S = torch.tensor(stop_ids, device=device)
     new_BT = torch.zeros((len(prompts), max_tokens), dtype=torch.long, device=device)
     logp_BT = torch.zeros((len(prompts), max_tokens), device=device)
+    distinct = list(dict.fromkeys(map(tuple, prompts)))
+    place = {prompt: i for i, prompt in enumerate(distinct)}
+    of_R = torch.tensor([place[tuple(prompt)] for prompt in prompts], device=device)
+    ids_UL, mask_UL = (x.to(device) for x in left_padded(distinct, width, max_tokens))
     cache = roomy_cache(model.config)
+    logits_RV = prefill(model, ids_UL, mask_UL[:, :width], cache)[of_R]
+    if len(distinct) < len(prompts):
+        cache.batch_select_indices(of_R)
+    mask_RL, ids_R1 = mask_UL[of_R], ids_UL[of_R, -1:]
+    position_R1 = mask_RL[:, :width].sum(-1, keepdim=True) - 1
     for t in range(max_tokens):
-        logits_RV = next_logits(model, ids_RL, mask_RL[:, : width + t], position_RL, cache)
+        if t:
+            logits_RV = next_logits(model, ids_R1, mask_RL[:, : width + t], position_R1, cache)
         token_R, logp_R = sampler(logits_RV, row_R, t)
         new_BT[row_R, t], logp_BT[row_R, t] = token_R, logp_R
         finite = (logp_R.isfinite() | ~open_R).all()
         open_R = open_R & ~torch.isin(token_R, stop_S)
-        ids_RL, position_RL = token_R.unsqueeze(1), position_RL[:, -1:] + 1
+        ids_R1, position_R1 = token_R.unsqueeze(1), position_R1 + 1
         left = int(torch.where(finite, open_R.sum(), BROKEN))  # one transfer says both
         if left == BROKEN:
             raise not_finite(model, t, sampler.temperature)
@@ -130,8 +140,8 @@ def decode(
         if left <= KEEP * len(row_R):
             keep = open_R.nonzero()[:, 0]
             cache.batch_select_indices(keep)
-            row_R, open_R, mask_RL, ids_RL, position_RL = (
-                x[keep] for x in (row_R, open_R, mask_RL, ids_RL, position_RL)
+            row_R, open_R, mask_RL, ids_R1, position_R1 = (
+                x[keep] for x in (row_R, open_R, mask_RL, ids_R1, position_R1)
             )
     return new_BT.cpu().numpy(), logp_BT.cpu().numpy()
 
@@ -142,6 +152,18 @@ def not_finite(model: Any, t: int, temperature: float) -> RunError:
     where = f"weights in {dtype}, temperature {temperature:g}"
     overflow = "float16 ends at 65504: set model.dtype to bfloat16 or float32. " if dtype == "float16" else ""
     return RunError(what, where, f"{overflow}`scrpo doctor` checks the model; an earlier checkpoint may be whole.")
+
+
+def prefill(model: Any, ids_UP: torch.Tensor, mask_UP: torch.Tensor, cache: DynamicCache) -> torch.Tensor:
+    """Logits (U, V) after the prompts, whose keys and values join the cache."""
+    position_UP = (mask_UP.cumsum(-1) - 1).clamp(min=0)
+    rows, width = ids_UP.shape
+    piece = max(1, PREFILL // rows)
+    logits_UV = torch.empty(0)
+    for start in range(0, width, piece):
+        part = slice(start, min(width, start + piece))
+        logits_UV = next_logits(model, ids_UP[:, part], mask_UP[:, : part.stop], position_UP[:, part], cache)
+    return logits_UV
 
 
 def next_logits(
