@@ -13,6 +13,7 @@ from scrpo_cli.tasks import make_task
 from scrpo_cli.tasks.base import Task
 from scrpo_cli.tracking.activity import now
 from scrpo_cli.training.policy import Policy, load_policy, source_of
+from scrpo_cli.training.probe import Probe
 
 
 @dataclass
@@ -24,6 +25,15 @@ class Runtime:
     engine: Engine
     chat: Chat
     task: Task
+    probe: Probe | None
+    """Of an engine with weights of its own."""
+
+    def sync(self) -> dict[str, float]:
+        """Give the engine the policy's weights, and see that it has them."""
+        done = self.engine.sync()
+        if self.probe is None:
+            return {}
+        return {"sync/bytes": done.bytes, "sync/seconds": done.seconds} | self.probe.check()
 
     @property
     def sampling(self) -> Sampling:
@@ -47,4 +57,11 @@ def open_runtime(recipe: Recipe) -> Runtime:
     now().stage(f"loading the model {recipe.model.name}")
     policy = load_policy(recipe.model, recipe.seed)
     engine = open_engine(recipe.rollout, policy, source_of(recipe.model))
-    return Runtime(recipe, policy, engine, Chat(policy.tokenizer), task)
+    probe = Probe(engine, policy, recipe.rollout.temperature) if engine.has_own_weights else None
+    runtime = Runtime(recipe, policy, engine, Chat(policy.tokenizer), task, probe)
+    try:
+        runtime.sync()
+    except BaseException:
+        runtime.__exit__()
+        raise
+    return runtime

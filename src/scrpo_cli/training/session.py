@@ -27,7 +27,6 @@ from scrpo_cli.tracking.activity import now
 from scrpo_cli.tracking.tracker import HasConsole, Tracker
 from scrpo_cli.training import checkpoint
 from scrpo_cli.training.checkpoint import Progress
-from scrpo_cli.training.probe import Probe
 from scrpo_cli.training.resume import Start, restore_metrics
 from scrpo_cli.training.runtime import Runtime, open_runtime
 from scrpo_cli.training.update import Updater
@@ -117,11 +116,6 @@ class Session(Runtime):
     stop: Stop = field(default_factory=Stop)
     saved: Path | None = None
     """The newest checkpoint of this session."""
-    probe: Probe | None = None
-
-    def __post_init__(self) -> None:
-        if self.engine.has_own_weights:
-            self.probe = Probe(self.engine, self.policy, self.recipe.rollout.temperature)
 
     @property
     def pool(self) -> str:
@@ -147,13 +141,6 @@ class Session(Runtime):
 
     def problems_of(self, split: str) -> tuple[str, Sequence[Problem]] | None:
         return held_out_problems(self, split)
-
-    def sync(self) -> dict[str, float]:
-        """Give the engine the policy's weights, and see that it has them."""
-        done = self.engine.sync()
-        if self.probe is None:
-            return {}
-        return {"sync/bytes": done.bytes, "sync/seconds": done.seconds} | self.probe.check()
 
     def save(self) -> Path:
         self.progress.policy_version = self.policy.version
