@@ -238,7 +238,7 @@ def test_the_corrected_gradient_is_that_of_the_trainers_own_samples(level):
             logp_N = torch.stack([policy_VV[c].log_softmax(-1)[i] for c, i in zip(contexts, ids)])
             sampled_N = torch.stack([sampler_VV[c].log_softmax(-1)[i] for c, i in zip(contexts, ids)])
             row_N = torch.zeros(length, dtype=torch.long)
-            cfg = CorrectionConfig(level=level, cap=1e9)
+            cfg = CorrectionConfig(level=level, cap=1e6)
             own = corrections(logp_N.detach() - sampled_N, row_N, cfg) if correct else None
             ones_N = torch.ones(length, dtype=torch.float64)
             one = TokenBatch(logp_N, logp_N.detach(), None, advantage * ones_N, ones_N, 0 * ones_N, row_N, None, own)
