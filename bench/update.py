@@ -51,10 +51,8 @@ def groups(prompt: int, completion: int, vocabulary: int, rng: np.random.Generat
 
 
 def floor(rows: Sequence[Completion]) -> float:
-    tokens = sum(len(row.ids) for row in rows)
-    return (sum(len(row.prompt_ids) for row in rows) / SIZE + tokens) / (
-        sum(len(row.prompt_ids) for row in rows) + tokens
-    )
+    prompts, tokens = sum(len(row.prompt_ids) for row in rows), sum(len(row.ids) for row in rows)
+    return (prompts / SIZE + tokens) / (prompts + tokens)
 
 
 def update_race(policy: Policy, recipes: dict[bool, Recipe], repeats: int) -> list[dict[str, Any]]:

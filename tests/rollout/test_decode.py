@@ -7,16 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from small_configs import small_configs
 from transformers import (
     AutoModelForCausalLM,
     DynamicCache,
     GenerationConfig,
-    GPT2Config,
-    LlamaConfig,
-    MistralConfig,
     PretrainedConfig,
-    Qwen2Config,
-    Qwen3Config,
 )
 
 from scrpo_cli.errors import RunError
@@ -25,24 +21,7 @@ from scrpo_cli.rollout.base import Sampling
 from scrpo_cli.rollout.decode import ROOM, InverseCdfSampler, RoomyLayer, decode, prefill, roomy_cache
 
 VOCABULARY, STOP, LIMIT = 24, [1, 7], 90
-SHAPE = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "initializer_range": 0.3,  # wide, so that greedy answers differ from prompt to prompt
-    "max_position_embeddings": 256,
-}
-CONFIGS: dict[str, PretrainedConfig] = {
-    "qwen2": Qwen2Config(**SHAPE),
-    "qwen3": Qwen3Config(**SHAPE),
-    "llama": LlamaConfig(**SHAPE),
-    "mistral_sliding_window": MistralConfig(**SHAPE, sliding_window=8),
-    "gpt2": GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, initializer_range=0.3, n_positions=256),
-}
+CONFIGS = small_configs(VOCABULARY)
 PROMPTS = [np.random.default_rng(n).integers(8, VOCABULARY, n).tolist() for n in range(1, 25)]
 
 

@@ -21,6 +21,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from training.tiny_policy import moved
 
 from scrpo_cli.assets import embedded_model_dir
 from scrpo_cli.errors import RunError, UserError
@@ -36,14 +37,6 @@ pytestmark = pytest.mark.vllm
 SETS = ["rollout.engine=vllm", "rollout.vllm.eager=true", "rollout.vllm.timeout=300"]
 PROBLEMS = ["47+38=?", "12+39-5=?", "99-17=?", "5+5=?"] * 4
 KEYS = [RowKey(0, 0, "test", i) for i in range(len(PROBLEMS))]
-
-
-def moved(policy: Policy, by: float = 0.02) -> None:
-    generator = torch.Generator().manual_seed(policy.version)
-    policy.version += 1
-    with torch.no_grad():
-        for p in policy.trainable():
-            p += by * torch.randn(p.shape, generator=generator)
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +80,7 @@ def trainers(policy: Policy, rows: Any, temperature: float) -> np.ndarray:
 
 @pytest.mark.parametrize("temperature", [0.7, 1.0])
 def test_log_probs_are_those_of_what_was_sampled_from(engine, policy, prompts, temperature) -> None:
-    moved(policy)
+    moved(policy, 0.02)
     engine.sync()
     sampled = engine.generate(prompts, Sampling(temperature, 64), KEYS)
     rows = [(c.prompt_ids, c.ids) for c in sampled]
@@ -122,7 +115,7 @@ def test_greedy_and_cut_off(engine, policy, prompts) -> None:
 
 def test_each_sync_is_a_new_version_and_the_old_ones_go(engine, policy) -> None:
     for _ in range(4):
-        moved(policy)
+        moved(policy, 0.02)
         engine.sync()
     names = [version.name for version in engine.known]
     assert set(engine.llm.llm_engine.list_loras()) <= {version.number for version in engine.known[-2:]}
@@ -134,7 +127,7 @@ def test_the_probe_lets_a_good_sync_through(engine, policy) -> None:
     probe = Probe(engine, policy)
     engine.sync()
     probe.check()
-    moved(policy)
+    moved(policy, 0.02)
     engine.sync()
     found = probe.check()
     assert found["sync/gap"] < 1e-4
@@ -145,7 +138,7 @@ def test_a_stale_adapter_stops_the_run(engine, policy) -> None:
     probe = Probe(engine, policy)
     engine.sync()
     probe.check()
-    moved(policy)  # and no sync
+    moved(policy, 0.02)  # and no sync
     with pytest.raises(RunError, match="samples from old weights"):
         probe.check()
 
@@ -165,7 +158,7 @@ def test_an_adapter_that_is_scaled_otherwise_stops_the_run(engine, policy, monke
     probe = Probe(engine, policy)
     with monkeypatch.context() as patch:
         patch.setattr(engine.publisher, "publish", scaled)
-        moved(policy)
+        moved(policy, 0.02)
         engine.sync()
     with pytest.raises(RunError, match="nats from the trainer's on average"):
         probe.check()
@@ -248,7 +241,7 @@ def servers(server: str, policy: Policy) -> Iterator[Any]:
 
 
 def test_servers_sample_what_the_trainer_computes(servers, policy, prompts) -> None:
-    moved(policy)
+    moved(policy, 0.02)
     servers.sync()
     sampled = servers.generate(prompts, Sampling(0.7, 48), KEYS)
     rows = [(c.prompt_ids, c.ids) for c in sampled]
@@ -262,7 +255,7 @@ def test_servers_follow_every_sync_and_forget_the_old_versions(servers, server, 
     servers.sync()
     probe.check()
     for _ in range(3):
-        moved(policy)
+        moved(policy, 0.02)
         servers.sync()
         assert probe.check()["sync/gap"] < 1e-4
     loaded = {model["id"] for model in httpx.get(f"{server}/v1/models").json()["data"]}

@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from training.tiny_policy import random_policy
+from training.tiny_policy import moved, random_policy
 
 from scrpo_cli.errors import RunError, UserError
 from scrpo_cli.recipe.models import RolloutConfig
@@ -105,13 +104,6 @@ def engine_of(policy: Policy, *fakes: FakeServer, **vllm: Any) -> Any:
     urls = [fake.url for fake in fakes]
     cfg = RolloutConfig.model_validate({"engine": "vllm_server", "vllm": {"urls": urls, "timeout": 60, **vllm}})
     return open_engine(cfg, policy, {})
-
-
-def moved(policy: Policy) -> None:
-    policy.version += 1
-    with torch.no_grad():
-        for p in policy.trainable():
-            p += 0.05 * torch.sin(torch.arange(p.numel(), dtype=p.dtype).reshape(p.shape) + policy.version)
 
 
 def test_every_server_gets_every_version_and_rows_are_dealt_in_turn(policy, fakes) -> None:

@@ -11,39 +11,21 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
+from small_configs import small_configs
 from transformers import (
     AutoModelForCausalLM,
     GPT2Config,
-    LlamaConfig,
     MambaConfig,
-    MistralConfig,
     PretrainedConfig,
-    Qwen2Config,
-    Qwen3Config,
 )
 
 from scrpo_cli.training import prefixes
 from scrpo_cli.training.logprobs import completion_logprobs
 
-SHAPE = {
-    "vocab_size": 48,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "initializer_range": 0.3,
-    "max_position_embeddings": 256,
-}
-FITTING: dict[str, PretrainedConfig] = {
-    "qwen2": Qwen2Config(**SHAPE),
-    "qwen3": Qwen3Config(**SHAPE),
-    "llama": LlamaConfig(**SHAPE),
-    "gpt2": GPT2Config(vocab_size=48, n_embd=32, n_layer=2, n_head=4, initializer_range=0.3, n_positions=256),
-}
+CONFIGS = small_configs(48)
+FITTING = ("qwen2", "qwen3", "llama", "gpt2")
 OTHERS: dict[str, PretrainedConfig] = {
-    "sliding windows": MistralConfig(**SHAPE, sliding_window=8),
+    "sliding windows": CONFIGS["mistral_sliding_window"],
     "recurrent": MambaConfig(vocab_size=48, hidden_size=32, num_hidden_layers=2, state_size=4),
 }
 
@@ -140,7 +122,7 @@ ROWS = [
 @pytest.mark.parametrize("name", FITTING)
 @pytest.mark.parametrize("recompute", [False, True])
 def test_log_probs_and_gradients_are_those_of_every_row_alone(name: str, recompute: bool) -> None:
-    model = adapted(FITTING[name])
+    model = adapted(CONFIGS[name])
     plain = gradients(model, ROWS)
     base = model.get_base_model()
     assert prefixes.enable(base) == ""
@@ -155,7 +137,7 @@ def test_log_probs_and_gradients_are_those_of_every_row_alone(name: str, recompu
         assert ours == pytest.approx(theirs, abs=float(1e-6 * np.abs(theirs).max()))
 
 
-MODEL = adapted(FITTING["qwen3"])
+MODEL = adapted(CONFIGS["qwen3"])
 
 
 @settings(max_examples=30, deadline=None)
@@ -183,19 +165,19 @@ def test_an_architecture_that_it_does_not_fit_is_left_as_it_was(name: str) -> No
 
 def test_a_model_that_attends_otherwise_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """One that takes the packed rows and computes something else, without a word."""
-    model = model_of(FITTING["llama"])
+    model = model_of(CONFIGS["llama"])
     monkeypatch.setattr(prefixes, "of_family", lambda query, key, value, family, *_: query[:, :, family.tokens] * 0)
     assert prefixes.enable(model) == "its hidden states come out differently"
 
 
 def test_eager_attention_is_not_replaced() -> None:
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(FITTING["llama"], attn_implementation="eager")
+    model = AutoModelForCausalLM.from_config(CONFIGS["llama"], attn_implementation="eager")
     assert prefixes.enable(model) == "model.attn is eager"
 
 
 def test_what_generates_attends_as_before() -> None:
-    model, ids = model_of(FITTING["qwen2"]), torch.tensor([[0, 0, 3, 4], [5, 6, 7, 8]])
+    model, ids = model_of(CONFIGS["qwen2"]), torch.tensor([[0, 0, 3, 4], [5, 6, 7, 8]])
     mask = torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]])
     with torch.no_grad():
         before = model(ids, attention_mask=mask).logits

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from training.tiny_policy import random_policy
+from training.tiny_policy import moved, random_policy
 
 from scrpo_cli.errors import RunError
 from scrpo_cli.rollout.base import Synced
@@ -34,14 +34,6 @@ class Copy(TransformersEngine):
                 if p.requires_grad and self.works:
                     names[name].copy_(self.scale * p if "lora_B" in name else p)
         return Synced()
-
-
-def moved(policy: Policy, by: float = 0.05) -> None:
-    generator = torch.Generator().manual_seed(policy.version)
-    policy.version += 1
-    with torch.no_grad():
-        for p in policy.trainable():
-            p += by * torch.randn(p.shape, generator=generator)
 
 
 @pytest.fixture

@@ -43,3 +43,12 @@ def random_policy(seed: int = 0, rank: int = 4) -> Policy:
             if "lora_B" in name:
                 p.copy_(0.1 * torch.randn(p.shape, generator=generator))
     return Policy(model, TOKENIZER)
+
+
+def moved(policy: Policy, by: float = 0.05) -> None:
+    """An update of the adapter."""
+    generator = torch.Generator().manual_seed(policy.version)
+    policy.version += 1
+    with torch.no_grad():
+        for p in policy.trainable():
+            p += by * torch.randn(p.shape, generator=generator)

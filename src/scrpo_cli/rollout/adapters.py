@@ -13,6 +13,7 @@ import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
@@ -85,16 +86,22 @@ def fits(folder: Path, size: int) -> bool:
     return folder.is_dir() and shutil.disk_usage(folder).free > size
 
 
+def adapts_ends(model: Any) -> bool:
+    """Whether a part of the adapter is in the embeddings or the output layer."""
+    base = model.get_base_model()
+    ends = (base.get_input_embeddings(), base.get_output_embeddings())
+    return any(p.requires_grad for layer in ends if layer is not None for p in layer.parameters())
+
+
 def refuse_unusual(policy: Policy) -> None:
     """UserError for adapters that vLLM would load and compute otherwise, or not at all, before anything is sampled."""
-    config, base = policy.model.active_peft_config, policy.model.get_base_model()
-    ends = (base.get_input_embeddings(), base.get_output_embeddings())
+    config = policy.model.active_peft_config
     unusual = {
         "DoRA": getattr(config, "use_dora", False),
         "a bias": getattr(config, "bias", "none") != "none" or getattr(config, "lora_bias", False),
         "modules_to_save": bool(getattr(config, "modules_to_save", None)),
         "target_parameters": bool(getattr(config, "target_parameters", None)),
-        "an adapter of the embeddings or the output layer": any(hasattr(layer, "lora_A") for layer in ends),
+        "an adapter of the embeddings or the output layer": adapts_ends(policy.model),
         f"an adapter of type {config.peft_type.value}": config.peft_type.value != "LORA",
     }
     if found := next((name for name, there in unusual.items() if there), None):

@@ -79,20 +79,22 @@ def corrections(log_ratio_N: torch.Tensor, row_N: torch.Tensor, cfg: CorrectionC
     if cfg.level == "none":
         return None
     if cfg.level == "sequence":
-        sum_B = log_ratio_N.new_zeros(int(row_N.max()) + 1).index_add(0, row_N, log_ratio_N)
-        log_ratio_N = sum_B[row_N]
+        log_ratio_N = row_sums(log_ratio_N, row_N)[row_N]
     ratio_N = torch.exp(log_ratio_N.detach())
     if cfg.mode == "mask":
         return torch.where(ratio_N > cfg.cap, 0.0, ratio_N)
     return ratio_N.clamp(max=cfg.cap)
 
 
+def row_sums(values_N: torch.Tensor, row_N: torch.Tensor) -> torch.Tensor:
+    """(B,) one sum a row."""
+    return values_N.new_zeros(int(row_N.max()) + 1).index_add(0, row_N, values_N)
+
+
 def row_means(values_N: torch.Tensor, batch: TokenBatch) -> torch.Tensor:
     """The mean of each row over its trained tokens, at every token (N,) of the row."""
     trained_N = (batch.weight_N > 0).to(values_N.dtype)
-    zeros_B = values_N.new_zeros(int(batch.row_N.max()) + 1)
-    sum_B = zeros_B.index_add(0, batch.row_N, values_N * trained_N)
-    count_B = zeros_B.index_add(0, batch.row_N, trained_N)
+    sum_B, count_B = row_sums(values_N * trained_N, batch.row_N), row_sums(trained_N, batch.row_N)
     return (sum_B / count_B.clamp(min=1))[batch.row_N]
 
 

@@ -25,6 +25,7 @@ from scrpo_cli.assets import embedded_model_dir
 from scrpo_cli.errors import UserError, blaming, first_line, nearest
 from scrpo_cli.recipe.models import ModelConfig
 from scrpo_cli.recipe.references import ADAPTER_CONFIG, EMBEDDED, check_model
+from scrpo_cli.rollout.adapters import adapts_ends
 from scrpo_cli.rollout.transformers_engine import stop_ids
 from scrpo_cli.training.adapters import load_adapter, refuse_rank, refuse_unknown_targets, with_sorted_names
 
@@ -349,10 +350,8 @@ def check_trainable(model: Any, cfg: ModelConfig) -> None:
         what = "Training in float16 is refused, since small gradients become zero in it."
         fix = "Use auto, bfloat16 or float32; eval, collect and correct only sample and take float16."
         raise UserError(what, "model.dtype: float16", fix)
-    base, config = model.get_base_model(), model.active_peft_config
-    ends = (base.get_input_embeddings(), base.get_output_embeddings())
-    adapted = any(p.requires_grad for layer in ends if layer is not None for p in layer.parameters())
-    if adapted or config.is_prompt_learning or getattr(config, "modules_to_save", None):
+    config = model.active_peft_config
+    if adapts_ends(model) or config.is_prompt_learning or getattr(config, "modules_to_save", None):
         what = "Adapters of the embeddings or the output layer, prompts and modules_to_save cannot be trained."
         where = f"model.adapter: {cfg.adapter}" if cfg.adapter else f"model.lora.targets: {cfg.lora.targets}"
         raise UserError(what, where, "Use a LoRA adapter of the layers between, as targets: all-linear does.")

@@ -117,7 +117,7 @@ def alike(branches: Sequence[tuple[range, int]], start: int) -> Iterator[list[tu
 
 def branch(
     members: range, start: int, order: Sequence[int], common: Sequence[int], rows: Sequence[Sequence[int]], least: int
-) -> Any:
+) -> Iterator[tuple[range, int]]:
     """The segments from `start` on of rows that share what comes before it: (rows of a segment, where it ends)."""
     waiting = [members]
     while waiting:
@@ -181,7 +181,7 @@ def enable(model: Any) -> str:
         model.set_attn_implementation(ATTENTION)
         gap, largest = probe(model.get_decoder())
         reason = "" if gap <= CLOSE[model.dtype] * largest else "its hidden states come out differently"
-    except (NotImplementedError, TypeError, ValueError, KeyError, AttributeError, RuntimeError) as error:
+    except (TypeError, ValueError, KeyError, AttributeError, RuntimeError) as error:
         reason = first_line(error)
     if reason:
         model.set_attn_implementation("sdpa")
@@ -241,7 +241,6 @@ def of_family(
 ) -> torch.Tensor:
     """What a family's own tokens attend to (1, H, tokens, D): what lies above them, and themselves causally."""
     count = len(family.lengths_S)
-
     past, mine = sum(piece.stop - piece.start for piece in family.above), int(family.lengths_S.max())
 
     def own(x: torch.Tensor) -> torch.Tensor:  # (S, H, C, D)

@@ -193,6 +193,7 @@ def open_session(
     if start and start.checkpoint:
         progress = checkpoint.load(start.checkpoint, runtime.policy, updater.optimizer)
         take_up_state(method, recipe, progress, start.checkpoint)
+        runtime.sync()
     reached = progress.step if start and start.checkpoint else -1
     checkpoint.drop_after(directory / "checkpoints", reached)  # before the rows: what is newer than they is refused
     rewind(db, run_id, reached)
@@ -206,7 +207,7 @@ def open_session(
         if restored:
             tracker.event(f"warning: {restored} lines of metrics.jsonl were missing; they came from the database")
         tracker.event(f"Resumed {run_id} at step {progress.step} ({progress.generated_tokens:,} tokens generated).")
-    session = Session(
+    return Session(
         **runtime.parts(),
         db=db,
         run_id=run_id,
@@ -221,8 +222,6 @@ def open_session(
         again=again,
         saved=start.checkpoint if start else None,
     )
-    session.sync()
-    return session
 
 
 def checked_problems(
