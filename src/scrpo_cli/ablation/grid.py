@@ -6,18 +6,16 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
 
 from scrpo_cli.errors import UserError
 from scrpo_cli.numbers import LARGEST
 from scrpo_cli.recipe.load import find_recipe, load_recipe
 from scrpo_cli.recipe.models import Recipe
+from scrpo_cli.recipe.shared import benchmark_of, shared_keys
 
-WHEN = ("every", "every_tokens")
-"""Keys of `eval` that say when, not what."""
 REFLECT_EVERY = "method.reflect_every"
 BUDGET = "optim.max_generated_tokens"
 MOST_RUNS = 1000
@@ -66,8 +64,10 @@ def make_arms(
     sets: Sequence[str] = (),
     *,
     named: bool,
+    read: Callable[[str, Sequence[str]], Recipe] = load_recipe,
 ) -> list[Arm]:
-    """Every recipe under every setting of what is varied, in the order given, and `sets` on all of them.
+    """Every recipe under every setting of what is varied, in the order given, and `sets` on all of them; `read`
+    resolves a recipe under overrides.
 
     `reflect_every` is "5,10,never"; each of `vary` is "KEY=a,b". Names depend on nothing else: `grpo optim.lr=1e-3`;
     the recipe's file name is a part of them where arms are to be `named` by it.
@@ -86,7 +86,7 @@ def make_arms(
     if count > MOST_RUNS:  # before any is made
         raise UserError(f"That would be {count:,} arms, each with its seeds", ", ".join(keys), FEWER)
     settings = [_overrides(keys, values) for values in product(*(values for _, values in axes))]
-    return [_arm(recipe, overrides, sets, named) for recipe in recipes for overrides in settings]
+    return [_arm(recipe, overrides, sets, named, read) for recipe in recipes for overrides in settings]
 
 
 def split_recipes(given: Iterable[str]) -> list[str]:
@@ -108,10 +108,16 @@ def _overrides(keys: Iterable[str], values: Iterable[str]) -> tuple[str, ...]:
     return tuple(f"{key}={value}" for key, value in zip(keys, values, strict=True))
 
 
-def _arm(recipe: str, overrides: tuple[str, ...], sets: Sequence[str], named: bool) -> Arm:
+def _arm(
+    recipe: str,
+    overrides: tuple[str, ...],
+    sets: Sequence[str],
+    named: bool,
+    read: Callable[[str, Sequence[str]], Recipe],
+) -> Arm:
     parts = [find_recipe(recipe).stem] if named else []
     name = " ".join([*parts, *(override.removeprefix("method.") for override in overrides)])
-    return Arm(name, overrides, load_recipe(recipe, [*sets, *overrides]))
+    return Arm(name, overrides, read(recipe, [*sets, *overrides]))
 
 
 def make_cells(arms: Sequence[Arm], seeds: Sequence[int]) -> list[Cell]:
@@ -132,13 +138,14 @@ def check_size(arms: Sequence[Arm], first_seed: int, seeds: int) -> None:
 
 def check_arms(arms: Sequence[Arm]) -> None:
     """UserError when arms cannot be told apart, evaluate nothing, have no token budget, or do not share what makes them
-    comparable (`_shared`). A key of it that is varied on purpose may differ, but not the budget and the evaluation.
+    comparable (`shared_keys`, and the budget). A key of it that is varied on purpose may differ, but not the budget and
+    the evaluation.
     """
     stems = [arm.file_stem for arm in arms]
     if twice := [arm.name for arm in arms if stems.count(arm.file_stem) > 1]:
         fix = "Arms are named after their recipe's file: leave one out, or copy its file under another name."
         raise UserError(f"Two arms are called '{twice[0]}'", "--recipe", fix)
-    if any(_test_problems(arm.recipe) is None for arm in arms):
+    if any(benchmark_of(arm.recipe) is None for arm in arms):
         fix = "Name problems in task.test, the same for all arms."
         raise UserError("The recipe evaluates nothing, so there is nothing to compare", "task.test", fix)
     if any(arm.recipe.optim.max_generated_tokens is None for arm in arms):
@@ -149,7 +156,7 @@ def check_arms(arms: Sequence[Arm]) -> None:
 
 
 def _check_pair(first: Arm, other: Arm) -> None:
-    theirs, ours = _shared(first.recipe), _shared(other.recipe)
+    theirs, ours = ({**shared_keys(r), BUDGET: r.optim.max_generated_tokens} for r in (first.recipe, other.recipe))
     varied = {override.partition("=")[0] for override in (*first.overrides, *other.overrides)}
     for key in sorted(theirs.keys() | ours.keys()):
         if theirs.get(key) != ours.get(key) and not _is_varied(key, varied):
@@ -160,30 +167,3 @@ def _check_pair(first: Arm, other: Arm) -> None:
 def _is_varied(key: str, varied: Iterable[str]) -> bool:
     fixed = key == BUDGET or key.startswith(("eval.", "task.test"))
     return not fixed and any(key == name or key.startswith(f"{name}.") for name in varied)
-
-
-def _shared(recipe: Recipe) -> dict[str, Any]:
-    """Dotted keys that the arms of a sweep have in common: the model, what is asked of it in an evaluation and how it
-    samples then, and the budget. `eval.every` and `eval.every_tokens` are left out: they measure during training.
-    """
-    data = recipe.model_dump(mode="json")
-    task = {key: data["task"][key] for key in ("name", "system", "prompt", "check_prompt")}
-    task["test"] = _test_problems(recipe)
-    evaluation = {key: value for key, value in data["eval"].items() if key not in WHEN}
-    evaluation |= recipe.protocol().model_dump()
-    return _flat({"model": data["model"], "task": task, "eval": evaluation}) | {
-        BUDGET: recipe.optim.max_generated_tokens
-    }
-
-
-def _test_problems(recipe: Recipe) -> dict[str, Any] | None:
-    """What is evaluated before and after training."""
-    problems = recipe.task.test or recipe.task.validation
-    return problems.model_dump(mode="json") if problems else None
-
-
-def _flat(section: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in section.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat

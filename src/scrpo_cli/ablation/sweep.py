@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from scrpo_cli.ablation.executor import POLL_SECONDS, Job
@@ -30,10 +30,19 @@ RECIPES, BASES = "recipes", "bases"
 
 
 @dataclass(frozen=True)
+class Fork:
+    """The run that all runs of a sweep go on from, after the step `at`."""
+
+    of: str
+    at: int
+
+
+@dataclass(frozen=True)
 class Sweep:
     """Arms x seeds. The sweep is itself a row of `run`, by which `--resume` and `--extend` find it.
 
-    `bases`: of a tuning sweep, the recipes as they race; `tuned_by`: of a race, the id of its tuning sweep.
+    `bases`: of a tuning sweep, the recipes as they race; `tuned_by`: of a race, the id of its tuning sweep;
+    `fork`: where its runs branch from another.
     """
 
     id: str
@@ -42,6 +51,7 @@ class Sweep:
     seeds: tuple[int, ...]
     bases: tuple[Arm, ...] = ()
     tuned_by: str = ""
+    fork: Fork | None = None
 
     @property
     def cells(self) -> list[Cell]:
@@ -60,6 +70,7 @@ def start_sweep(
     first_seed: int | None = None,
     bases: Sequence[Arm] = (),
     tuned_by: str = "",
+    fork: Fork | None = None,
 ) -> Sweep:
     """Write the grid and the resolved recipes (later edits of their files change nothing) and add the sweep's row.
 
@@ -71,7 +82,7 @@ def start_sweep(
     sweep_id = new_run_id()
     directory = db.home / "sweeps" / sweep_id
     grouped = tuple(_grouped(arm, sweep_id) for arm in arms)
-    sweep = Sweep(sweep_id, directory, grouped, _seeds(first_seed, seeds), tuple(bases), tuned_by)
+    sweep = Sweep(sweep_id, directory, grouped, _seeds(first_seed, seeds), tuple(bases), tuned_by, fork)
     _write(sweep)
     start_run(
         db,
@@ -128,6 +139,7 @@ def _write(sweep: Sweep) -> None:
         "home": str(_home(sweep.directory)),
         "bases": [arm.name for arm in sweep.bases],
         "tuned_by": sweep.tuned_by,
+        "fork": asdict(sweep.fork) if sweep.fork else None,
     }
     with write_atomically(sweep.directory / GRID_FILE) as path:
         path.write_text(json.dumps(grid, indent=2) + "\n", encoding="utf-8")
@@ -154,7 +166,8 @@ def find_sweep(db: Database, ref: str) -> Sweep:
             for arm in grid["arms"]
         )
         bases = tuple(Arm(name, (), _read_recipe(directory, home, name, BASES)) for name in grid.get("bases", ()))
-        sweep = Sweep(row.id, directory, arms, tuple(grid["seeds"]), bases, grid.get("tuned_by", ""))
+        fork = Fork(**grid["fork"]) if grid.get("fork") else None
+        sweep = Sweep(row.id, directory, arms, tuple(grid["seeds"]), bases, grid.get("tuned_by", ""), fork)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         what = f"The sweep cannot be read: {type(error).__name__}: {error}"
         raise UserError(what, str(directory / GRID_FILE), "Start a new sweep.") from None
@@ -178,20 +191,21 @@ def runs_by_cell(db: Database, sweep: Sweep) -> dict[Cell, RunRow]:
 
 
 def jobs_to_do(db: Database, sweep: Sweep, db_url: str | None) -> list[Job]:
-    """A `scrpo train` for every cell that is not done: a new run where there is none, else a resumed one."""
+    """A command for every cell that is not done: a new run (or fork) where there is none, else a resumed one."""
     runs = runs_by_cell(db, sweep)
     todo = [cell for cell in sweep.cells if cell not in runs or runs[cell].status != "done"]
     return [_job(sweep, cell, runs.get(cell), db_url) for cell in todo]
 
 
 def _job(sweep: Sweep, cell: Cell, run: RunRow | None, db_url: str | None) -> Job:
-    arguments = ["train", "--json", *(["--db", db_url] if db_url else [])]
     if run is not None:
-        arguments += ["--resume", run.id]
+        arguments = ["train", "--resume", run.id]
     else:
+        arguments = ["fork", sweep.fork.of, "--at", str(sweep.fork.at)] if sweep.fork else ["train"]
         recipe = _recipe_file(sweep.directory, cell.arm, RECIPES)
         arguments += ["--recipe", str(recipe), "--seed", str(cell.seed)]
         arguments += ["--run-id", new_run_id(), "--sweep", sweep.id, "--arm", cell.arm]
+    arguments += ["--json", *(["--db", db_url] if db_url else [])]
     stem = file_stem(cell.name)
     logs = sweep.directory / "logs"
     return Job(cell.name, tuple(arguments), logs / f"{stem}.json", logs / f"{stem}.log")

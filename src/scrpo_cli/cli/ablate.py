@@ -21,6 +21,7 @@ from scrpo_cli.cli.common import (
     QuietOption,
     SetOption,
     given_options,
+    refuse_idle,
 )
 from scrpo_cli.errors import RunError, UserError
 from scrpo_cli.files import write_atomically
@@ -45,6 +46,7 @@ STARTS = {
     "--extend": (),
     "--tune": (*NEW_RUNS, "--reflect-every", "--vary", *COMPARED),
     "--race": ("--recipe", *NEW_ARMS),
+    "--fork-from": ("--recipe",),
 }
 """Options that say where a sweep comes from, and what stands beside none of them."""
 KEPT = {
@@ -54,6 +56,7 @@ KEPT = {
         "Write the plan.",
     ),
     "--race": ("A race takes recipes and settings from its tuning sweep.", "Tune with a plan that has them."),
+    "--fork-from": ("Forks have the recipe of the run that they leave.", "--set and --vary change its keys."),
 }
 RESULTS_FILE, PLOT_FILE = "results.json", "plot.png"
 
@@ -135,6 +138,18 @@ def ablate(
             help="Arms: the settings that a tuning sweep chose, on fresh seeds.",
         ),
     ] = None,
+    fork_from: Annotated[
+        str | None,
+        typer.Option(
+            "--fork-from",
+            metavar="RUN",
+            autocompletion=completion.runs,
+            help="Arms go on from a checkpoint of RUN, under its recipe.",
+        ),
+    ] = None,
+    at: Annotated[
+        int | None, typer.Option("--at", min=1, metavar="STEP", help="With --fork-from: of which checkpoint.")
+    ] = None,
     against: Annotated[
         str | None,
         typer.Option("--against", metavar="ARM", help="The arm that the others are compared with; else the first."),
@@ -161,21 +176,20 @@ def ablate(
     ref = resume or extend
     output.begin("scrpo ablate: " + (f"sweep {ref or race}" if ref or race else "checking the arms"))
     from scrpo_cli.ablation.comparisons import Question
-    from scrpo_cli.ablation.executor import SAVE_SECONDS, LocalExecutor
+    from scrpo_cli.ablation.executor import LocalExecutor
     from scrpo_cli.ablation.plan import read_settings
-    from scrpo_cli.ablation.sweep import extend_sweep, find_sweep, start_sweep, wait_for_strays
+    from scrpo_cli.ablation.sweep import find_sweep, start_sweep
     from scrpo_cli.ablation.tuning import start_race, start_tuning
     from scrpo_cli.jobs.checks import check_trainings
-    from scrpo_cli.jobs.runs import ActiveRun, closed_at_end, locked
     from scrpo_cli.pool.db import Database
-    from scrpo_cli.pool.queries import reopen_run, resolve_run
 
     question = Question(against or "", tuple(pairs or ()), None if margin is None else margin / 100)
     settings = read_settings(tune, set_ or ()) if tune else None
-    arms = [] if resume or tune or race else new_arms(recipe or (), reflect_every, vary or (), set_ or (), extend)
+    varied = Varied(tuple(recipe or ()), reflect_every, tuple(vary or ()), tuple(set_ or ()))
+    arms = [] if resume or tune or race or fork_from else varied.arms(extend)
     if arms and extend is None:
         question.check([arm.name for arm in arms])
-    with Database.open(db, create=ref is None and race is None) as database:
+    with Database.open(db, create=ref is None and race is None and fork_from is None) as database:
         check_trainings(database, [arm.recipe for arm in arms])
         if ref:
             sweep = find_sweep(database, ref)
@@ -183,22 +197,12 @@ def ablate(
             sweep = start_tuning(database, settings)
         elif race:
             sweep = start_race(database, race, seeds or DEFAULT_SEEDS, question)
+        elif fork_from and at:
+            sweep = varied.forks(database, fork_from, at, seeds or DEFAULT_SEEDS, question)
         else:
             sweep = start_sweep(database, arms, seeds or DEFAULT_SEEDS)
-        with locked(sweep.directory, f"sweep {sweep.id}"):
-            wait_for_strays(database, sweep, output.say, SAVE_SECONDS)
-            if extend is not None:
-                sweep = extend_sweep(find_sweep(database, sweep.id), arms, seeds)
-            if sweep.bases and question != Question():
-                raise UserError(
-                    "A tuning sweep compares no arms", ", ".join(COMPARED), "Give these options to its race."
-                )
-            question.check([arm.name for arm in sweep.arms])  # before anything runs
-            reopen_run(database, resolve_run(database, sweep.id))
-            again = database.command("ablate", "--resume", sweep.id)
-            row = ActiveRun(sweep.id, sweep.directory, sweep.arms[0].recipe, again)
-            with closed_at_end(database, row):
-                report = finish(database, sweep, question, LocalExecutor(jobs, say=output.say), db, row, output)
+        more = (arms, seeds) if extend is not None else None
+        report = run_sweep(database, sweep, more, question, LocalExecutor(jobs, say=output.say), db, output)
     if report:
         output.result({"sweep": sweep.id, "directory": str(sweep.directory), **report.answer}, report.tables)
 
@@ -219,20 +223,51 @@ def refuse_options(context: typer.Context) -> None:
         if "--seeds" not in given:
             where = f"--extend {given['--extend']}"
             raise UserError("Nothing is added", where, "Give --recipe for arms, --seeds for seeds.")
+    refuse_idle(context, {"--at": "--fork-from"})
+    if "--fork-from" in given and "--at" not in given:
+        raise UserError("From which step?", f"--fork-from {given['--fork-from']}", "Add --at STEP.")
 
 
-def new_arms(
-    recipe: Sequence[str], reflect_every: str | None, vary: Sequence[str], sets: Sequence[str], extend: str | None
-) -> list[Arm]:
-    """The arms that the command line names; mistakes show before anything is written."""
-    from scrpo_cli.ablation.grid import check_arms, make_arms, split_recipes
+@dataclass(frozen=True)
+class Varied:
+    """What the command line says of new arms."""
 
-    recipes = split_recipes(recipe) or ([] if extend else [DEFAULT_RECIPE])
-    if not recipes:
-        return []
-    arms = make_arms(recipes, reflect_every, vary, sets, named=extend is not None or len(recipes) > 1)
-    check_arms(arms)
-    return arms
+    recipes: tuple[str, ...]
+    reflect_every: str | None
+    vary: tuple[str, ...]
+    sets: tuple[str, ...]
+
+    def arms(self, extend: str | None) -> list[Arm]:
+        """Of the recipes; mistakes show before anything is written."""
+        from scrpo_cli.ablation.grid import check_arms, make_arms, split_recipes
+
+        recipes = split_recipes(self.recipes) or ([] if extend else [DEFAULT_RECIPE])
+        if not recipes:
+            return []
+        named = extend is not None or len(recipes) > 1
+        arms = make_arms(recipes, self.reflect_every, self.vary, self.sets, named=named)
+        check_arms(arms)
+        return arms
+
+    def forks(self, database: Database, run: str, at: int, seeds: int, question: Question) -> Sweep:
+        """A sweep whose runs branch from the checkpoint of step `at` of a run. Its first seed is that of the run, which
+        goes on with the same draws.
+        """
+        from scrpo_cli.ablation.grid import check_arms, make_arms
+        from scrpo_cli.ablation.sweep import Fork, start_sweep
+        from scrpo_cli.jobs.checks import check_trainings
+        from scrpo_cli.jobs.fork import check_fork, find_branch
+
+        branch = find_branch(database, run, at)
+        arms = make_arms(
+            [run], self.reflect_every, self.vary, self.sets, named=False, read=lambda _, sets: branch.recipe(sets)
+        )
+        check_arms(arms)
+        question.check([arm.name for arm in arms])
+        for arm in arms:
+            check_fork(branch, arm.recipe)
+        check_trainings(database, [arm.recipe for arm in arms])
+        return start_sweep(database, arms, seeds, fork=Fork(branch.of.id, at))
 
 
 @dataclass(frozen=True)
@@ -242,6 +277,36 @@ class Report:
     summary: dict[str, Any]
     answer: dict[str, Any]
     tables: Any
+
+
+def run_sweep(
+    database: Database,
+    sweep: Sweep,
+    more: tuple[Sequence[Arm], int | None] | None,
+    question: Question,
+    executor: Executor,
+    db: str | None,
+    output: Output,
+) -> Report | None:
+    """Run what is to do of a sweep, to which `more` arms and seeds may be added, once nobody else works on it."""
+    from scrpo_cli.ablation.comparisons import Question
+    from scrpo_cli.ablation.executor import SAVE_SECONDS
+    from scrpo_cli.ablation.sweep import extend_sweep, find_sweep, wait_for_strays
+    from scrpo_cli.jobs.runs import ActiveRun, closed_at_end, locked
+    from scrpo_cli.pool.queries import reopen_run, resolve_run
+
+    with locked(sweep.directory, f"sweep {sweep.id}"):
+        wait_for_strays(database, sweep, output.say, SAVE_SECONDS)
+        if more is not None:
+            sweep = extend_sweep(find_sweep(database, sweep.id), *more)
+        if sweep.bases and question != Question():
+            raise UserError("A tuning sweep compares no arms", ", ".join(COMPARED), "Give these options to its race.")
+        question.check([arm.name for arm in sweep.arms])  # before anything runs
+        reopen_run(database, resolve_run(database, sweep.id))
+        again = database.command("ablate", "--resume", sweep.id)
+        row = ActiveRun(sweep.id, sweep.directory, sweep.arms[0].recipe, again)
+        with closed_at_end(database, row):
+            return finish(database, sweep, question, executor, db, row, output)
 
 
 def finish(

@@ -29,6 +29,7 @@ COMMANDS = {
     "correct": ("correct:correct", "Make the policy reflect on pooled errors and try again."),
     "advise": ("advise:advise", "Whether reflecting on errors is likely to pay, from a small sample."),
     "train": ("train:train", "LoRA training by recipe."),
+    "fork": ("fork:fork", "Branch a run from a checkpoint, with the same draws, under a changed recipe."),
     "eval": ("evaluate:evaluate", "Benchmarks with intervals: one answer or two turns."),
     "ablate": ("ablate:ablate", "Vary one thing, over seeds, at equal budget, with statistics and a plot."),
     "grade": ("grade:grade", "Grade answers."),

@@ -38,6 +38,9 @@ ReflectOption = Annotated[
     typer.Option("--reflect-every", metavar="N|never", help="A reflection step after every N first-answer steps."),
 ]
 
+SeedOption = Annotated[
+    int | None, typer.Option("--seed", min=0, max=LARGEST, metavar="N", help="Overrides the recipe's seed.")
+]
 FromCheckpointOption = Annotated[
     int | None,
     typer.Option(
@@ -52,9 +55,7 @@ def train(
     context: typer.Context,
     recipe: RecipeOption = None,
     reflect_every: ReflectOption = None,
-    seed: Annotated[
-        int | None, typer.Option("--seed", min=0, max=LARGEST, metavar="N", help="Overrides the recipe's seed.")
-    ] = None,
+    seed: SeedOption = None,
     set_: SetOption = None,
     resume: ResumeOption = None,
     from_checkpoint: FromCheckpointOption = None,
@@ -83,9 +84,9 @@ def train(
     from scrpo_cli.pool.db import Database
 
     def check(run: ActiveRun) -> Start:
-        from scrpo_cli.training.resume import find_start
+        from scrpo_cli.jobs.fork import take_up
 
-        return find_start(database, run.run_id, run.directory, run.recipe.checkpoint.every, from_checkpoint)
+        return take_up(database, run, from_checkpoint)
 
     database = Database.open(db)
     if resume is None:

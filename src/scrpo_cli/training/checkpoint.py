@@ -37,12 +37,12 @@ FILES = ("adapter_config.json", "adapter_model.safetensors", "optimizer.pt", STA
 
 @dataclass
 class Progress:
-    """How far a run is. `method` is the method's own state."""
+    """How far a run is. `method` is the method's own state; none in a fork that begins under another method."""
 
     step: int = 0
     generated_tokens: int = 0
     policy_version: int = 0
-    method: dict[str, Any] = field(default_factory=dict)
+    method: dict[str, Any] | None = field(default_factory=dict)
     adapter_sha256: str = ""
     scrpo_version: str = ""
     """That wrote it; the first versions did not say."""

@@ -85,15 +85,15 @@ def refuse_losses(run_id: str, root: Path, start: Start, recorded: int, every: i
         raise UserError(what, str(root), f"Put its files back from a copy. {back()}")
 
 
-def chosen(root: Path, at: int) -> Start:
-    """The start that `--from-checkpoint` names."""
+def chosen(root: Path, at: int, option: str = "--from-checkpoint") -> Start:
+    """The start that the user's `option` names."""
     if at == 0:
         return Start()
     why = checkpoint.damage(checkpoint.at_step(root, at))
     if why is not None:
         intact = [str(checkpoint.step_of(p)) for p in checkpoint.complete_checkpoints(root)]
         fix = f"There is one of step {', '.join(intact)}; 0 is the beginning." if intact else "0 is the beginning."
-        raise UserError(f"There is no intact checkpoint of step {at}: {why}.", f"--from-checkpoint {at}", fix)
+        raise UserError(f"There is no intact checkpoint of step {at}: {why}.", f"{option} {at}", fix)
     return Start(checkpoint.at_step(root, at))
 
 

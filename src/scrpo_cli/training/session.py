@@ -245,8 +245,11 @@ def checked_problems(
 
 def take_up_state(method: Method, recipe: Recipe, progress: Progress, directory: Path) -> None:
     """Give the method the state of a checkpoint, in the words of this version. Methods of one's own may put into their
-    state what they like; UserError where one of ours would begin anew with what it does not find there.
+    state what they like; UserError where one of ours would begin anew with what it does not find there. A fork under
+    another method (no state) does begin anew.
     """
+    if progress.method is None:
+        return
     state = {method.renamed_state.get(key, key): value for key, value in progress.method.items()}
     if recipe.method.name in NAMES:
         unknown, absent = state.keys() - method.state, method.state.keys() - state

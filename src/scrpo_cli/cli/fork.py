@@ -1,0 +1,64 @@
+"""`scrpo fork`: go on from a step of an earlier run under a changed recipe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from scrpo_cli.cli.common import (
+    DbOption,
+    DebugOption,
+    JsonOption,
+    Output,
+    QuietOption,
+    SetOption,
+    sets_of,
+)
+from scrpo_cli.cli.runs import RunArgument
+from scrpo_cli.cli.train import KEYS, ReflectOption, SeedOption, closing
+from scrpo_cli.tracking.activity import LIBRARIES, now
+
+AT = "Of which checkpoint of RUN; `checkpoint.keep` says how many it keeps."
+
+
+def fork(
+    context: typer.Context,
+    run: RunArgument,
+    at: Annotated[int, typer.Option("--at", min=1, metavar="STEP", help=AT)],
+    reflect_every: ReflectOption = None,
+    seed: SeedOption = None,
+    set_: SetOption = None,
+    recipe: Annotated[Path | None, typer.Option("--recipe", hidden=True)] = None,
+    run_id: Annotated[str | None, typer.Option("--run-id", hidden=True)] = None,
+    sweep: Annotated[str | None, typer.Option("--sweep", hidden=True)] = None,
+    arm: Annotated[str, typer.Option("--arm", hidden=True)] = "",
+    db: DbOption = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Branch a run from a checkpoint of RUN and train on: with the same draws, so what differs comes from --set."""
+    output = Output(json, quiet)
+    output.begin(f"scrpo fork: step {at} of run {run}")
+    from scrpo_cli.jobs.checks import check_training
+    from scrpo_cli.jobs.fork import check_fork, find_branch, take_up
+    from scrpo_cli.jobs.runs import started_run
+    from scrpo_cli.pool.db import Database
+    from scrpo_cli.recipe.load import load_recipe
+
+    database = Database.open(db, create=False)
+    branch = find_branch(database, run, at)
+    sets = sets_of(context, KEYS)
+    resolved = load_recipe(recipe, sets) if recipe else branch.recipe(sets)
+    check_fork(branch, resolved)
+    check_training(database, resolved)
+    start = started_run(database, "train", resolved, run_id=run_id, sweep=sweep, arm=arm, summary=branch.as_dict())
+    with start as active:
+        now().stage(f"run {active.run_id}: {LIBRARIES}")
+        active.start = take_up(database, active)
+        from scrpo_cli.jobs.train import run_training
+
+        active.summary |= run_training(database, active, output)
+    output.result(active.summary, *closing(active, database))

@@ -1,0 +1,35 @@
+"""What runs have in common that are held against each other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from scrpo_cli.recipe.models import Recipe
+
+WHEN = ("every", "every_tokens")
+"""Keys of `eval` that say when, not what."""
+
+
+def shared_keys(recipe: Recipe) -> dict[str, Any]:
+    """Dotted keys with their values: the model, what is asked of it in an evaluation and how it samples then.
+    `eval.every` and `eval.every_tokens` are left out: they measure during training.
+    """
+    data = recipe.model_dump(mode="json")
+    task = {key: data["task"][key] for key in ("name", "system", "prompt", "check_prompt")}
+    task["test"] = benchmark_of(recipe)
+    evaluation = {key: value for key, value in data["eval"].items() if key not in WHEN}
+    evaluation |= recipe.protocol().model_dump()
+    return _flat({"model": data["model"], "task": task, "eval": evaluation})
+
+
+def benchmark_of(recipe: Recipe) -> dict[str, Any] | None:
+    """The problems that are evaluated before and after training."""
+    problems = recipe.task.test or recipe.task.validation
+    return problems.model_dump(mode="json") if problems else None
+
+
+def _flat(section: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in section.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
