@@ -9,7 +9,7 @@ WHEELS := $(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null)
 TORCH_INDEX ?= $(if $(NO_GPU),$(if $(WHEELS),,https://download.pytorch.org/whl/cpu))
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: setup demo test test-slow test-kill test-vllm lint bench bench-setup tiny-model think-model docs crosscheck clean
+.PHONY: setup demo test test-slow test-kill test-vllm test-clusters lint bench bench-setup tiny-model think-model docs crosscheck clean
 
 setup: $(VENV)/.installed
 
@@ -46,6 +46,12 @@ $(VLLM)/.installed: pyproject.toml
 
 test-vllm: $(VLLM)/.installed
 	OMP_NUM_THREADS=1 VLLM_CPU_KVCACHE_SPACE=1 HF_HUB_OFFLINE=1 $(VLLM)/bin/python -m pytest -m vllm tests/rollout/test_vllm.py
+
+# Ray's cluster of two nodes on this machine, and a SLURM of one node where Debian's packages (slurmctld, slurmd,
+# slurm-client, munge) and root are there; what is missing is skipped with a reason.
+test-clusters: setup
+	$(BIN)/python -m pip install -q -e '.[ray,slurm]'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m clusters tests/ablation -rs
 
 lint: setup
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and a lost terminal: what asks a command to stop, from its first line to its last.
+"""Ctrl-C, SIGTERM, a lost terminal, the warning of a scheduler: what asks a command to stop, from its first line on.
 
 Light on purpose: it is imported before everything else. Outside of Python's main thread, which alone may set handlers,
 nothing here has an effect.
@@ -18,7 +18,11 @@ from typing import Any
 
 HANGUP = getattr(signal, "SIGHUP", None)
 """What a terminal sends that was lost (a closed window, a broken ssh); Windows has none."""
-EVERY = {signal.SIGINT, signal.SIGTERM, *([HANGUP] if HANGUP is not None else [])}
+WARNINGS = {found for name in ("SIGUSR1", "SIGUSR2") if (found := getattr(signal, name, None)) is not None}
+"""What schedulers send some time before they end a job; unhandled, they would kill."""
+NOTICES = WARNINGS | ({HANGUP} if HANGUP is not None else set())
+"""Of those, a second one says nothing new: whoever sends them may send them twice."""
+EVERY = {signal.SIGINT, signal.SIGTERM} | NOTICES
 MASKS = hasattr(signal, "pthread_sigmask")  # not on Windows
 AGAIN_SECONDS = 0.01
 

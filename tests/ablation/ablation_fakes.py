@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from scrpo_cli.ablation.executor import Finished
+from scrpo_cli.ablation.executors.base import Finished
 from scrpo_cli.ablation.outcomes import RunOutcome
 from scrpo_cli.evaluation.outcomes import Outcomes
 from scrpo_cli.pool.db import Database
@@ -58,6 +58,7 @@ class FakeExecutor:
     tokens: int = 1000
     warning: str | None = None
     seen: list[tuple[str, ...]] = field(default_factory=list)
+    takes_over: bool = False
 
     def run(self, jobs):
         for job in jobs:

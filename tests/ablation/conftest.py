@@ -28,7 +28,7 @@ def executor(monkeypatch):
 
     def install(**options):
         fake = FakeExecutor(**options)
-        monkeypatch.setattr("scrpo_cli.ablation.executor.LocalExecutor", lambda *_, **__: fake)
+        monkeypatch.setattr("scrpo_cli.ablation.executors.local.LocalExecutor", lambda *_, **__: fake)
         return fake
 
     return install

@@ -7,7 +7,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from scrpo_cli.ablation.executor import Finished, Job, LocalExecutor
+from scrpo_cli.ablation.executors.base import Finished, Job
+from scrpo_cli.ablation.executors.local import LocalExecutor, gpu_slots
+from scrpo_cli.errors import UserError
 
 DEADLINE = 60.0
 
@@ -111,7 +113,7 @@ def test_stopping_does_not_wait_for_what_an_interrupted_poll_left_locked(job, tm
     path = str(tmp_path / "a")
     executor = python(SAVE)
     events = run_until_started(executor, [job("a", path)], path)
-    for process, _ in executor._running.values():
+    for process, *_ in executor._running.values():
         process._waitpid_lock.acquire()  # as an interruption in Popen.poll leaves it
     events.close()
     assert os.path.exists(path + ".saved")
@@ -129,7 +131,8 @@ def test_a_child_that_does_not_stop_is_ended_with_its_children(job, tmp_path):
 KILLED = """
 import sys
 from pathlib import Path
-from scrpo_cli.ablation.executor import Job, LocalExecutor
+from scrpo_cli.ablation.executors.base import Job
+from scrpo_cli.ablation.executors.local import LocalExecutor
 child = "from scrpo_cli.streams import end_with_stdin; end_with_stdin()\\n" + sys.argv[1]
 executor = LocalExecutor(program=(sys.executable, "-c", child))
 for event in executor.run([Job("a", (sys.argv[2],), Path("a.json"), Path("a.log"))]): pass
@@ -146,3 +149,48 @@ def test_children_save_and_end_when_we_are_killed(tmp_path):
     wait_for(tmp_path / "a.saved")
     gone, _ = psutil.wait_procs([child], timeout=DEADLINE)
     assert gone == [child]
+
+
+SEEN = "import os, sys; print(os.environ.get('CUDA_VISIBLE_DEVICES'))" + MEET
+
+
+@pytest.mark.parametrize(
+    ("visible", "asked", "slots", "at_a_time"),
+    [
+        ("0,1,2,3", (None, None), ["0", "1", "2", "3"], 4),
+        ("0,1,2,3", (2, None), ["0,1", "2,3"], 2),
+        ("4,7,9", (2, None), ["4,7"], 1),
+        ("0,1", (0, 8), [], 8),
+        ("", (None, None), [], 1),
+        ("-1", (None, 3), [], 3),
+        ("GPU-8932f937,MIG-GPU-1/2/0", (1, 1), ["GPU-8932f937", "MIG-GPU-1/2/0"], 1),
+    ],
+)
+def test_slots_of_gpus(monkeypatch, visible, asked, slots, at_a_time):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert gpu_slots(*asked) == (slots, at_a_time)
+
+
+@pytest.mark.parametrize(("visible", "asked"), [("0,1", (None, 3)), ("0,1", (4, None)), ("", (1, None))])
+def test_gpus_that_are_not_there_are_refused(monkeypatch, visible, asked):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    with pytest.raises(UserError, match="are visible"):
+        gpu_slots(*asked)
+
+
+def test_each_child_sees_the_gpus_of_its_slot(job, tmp_path):
+    a, b = str(tmp_path / "a"), str(tmp_path / "b")  # each waits for the other, so no slot is given twice at a time
+    executor = python(SEEN, jobs=2, slots=["0,1", "2,3"])
+    jobs = [job("a", a, b), job("b", b, a), job("c", a, b)]
+    assert all(end.exit_code == 0 for end in finished(executor, jobs).values())
+    seen = [each.result.read_text().strip() for each in jobs]
+    assert {*seen[:2]} == {"0,1", "2,3"}
+    assert seen[2] in ("0,1", "2,3")
+
+
+def test_a_job_runs_in_its_directory(tmp_path, monkeypatch, job):
+    where = job("where")
+    monkeypatch.chdir("/")
+    assert finished(python("import os; print(os.getcwd())"), [where])["where"].exit_code == 0
+    assert where.result.read_text().strip() == str(where.directory)
+    assert str(where.directory) != "/"

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from ablation_fakes import runs_in
 
-from scrpo_cli.ablation.executor import Finished
+from scrpo_cli.ablation.executors.base import Finished
 from scrpo_cli.cli.app import main as scrpo_main
 from scrpo_cli.errors import UserError
 from scrpo_cli.evaluation.advice import LIKELY, UNDECIDED, UNLIKELY, Rule

@@ -164,7 +164,7 @@ def test_a_sweep_that_was_moved_goes_on_where_it_is(scrpo, executor, tmp_path, m
 def test_what_still_works_on_a_sweep_is_named_and_waited_for(scrpo, executor, tmp_path, monkeypatch):
     from scrpo_cli.jobs.runs import locked
 
-    monkeypatch.setattr("scrpo_cli.ablation.executor.SAVE_SECONDS", 0.5)
+    monkeypatch.setattr("scrpo_cli.jobs.runs.SAVE_SECONDS", 0.5)
     executor(after=AFTER)
     _, answer, _ = scrpo(f"ablate {TWO_SEEDS}")
     stray = runs_in(tmp_path, sweep=answer["sweep"])[0]

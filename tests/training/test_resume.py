@@ -194,7 +194,7 @@ def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(scrpo_process, tmp
     assert_same(remains(tmp_path), undisturbed.remains)
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2])
 def test_other_signals_do_the_same_and_a_terminal_may_be_lost_twice(scrpo_process, tmp_path, undisturbed, signum):
     hooks = [SignalAt("scrpo_cli.training.update:Updater.step", 3, "after", signum)]
     if signum == signal.SIGHUP:

@@ -35,7 +35,8 @@ from map_points import read_points
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 from results_page import fill, read_page
 
-from scrpo_cli.ablation.executor import Executor, Finished, Job, LocalExecutor
+from scrpo_cli.ablation.executors.base import Executor, Finished, Job
+from scrpo_cli.ablation.executors.local import LocalExecutor
 from scrpo_cli.ablation.grid import file_stem
 from scrpo_cli.errors import Interrupted, RunError, ScrpoError
 from scrpo_cli.pool.db import Database

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from scrpo_cli.ablation.executor import POLL_SECONDS, Job
+from scrpo_cli.ablation.executors.base import POLL_SECONDS, Job
 from scrpo_cli.ablation.grid import Arm, Cell, check_arms, check_size, file_stem, make_cells
 from scrpo_cli.errors import UserError
 from scrpo_cli.files import write_atomically

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json as jsonlib
 from collections.abc import Sequence
 from contextlib import closing
@@ -29,13 +30,13 @@ from scrpo_cli.tracking.activity import now
 
 if TYPE_CHECKING:
     from scrpo_cli.ablation.comparisons import Question
-    from scrpo_cli.ablation.executor import Executor, Finished, Job
+    from scrpo_cli.ablation.executors.base import Executor, Finished, Job
     from scrpo_cli.ablation.grid import Arm
     from scrpo_cli.ablation.sweep import Sweep
     from scrpo_cli.jobs.runs import ActiveRun
     from scrpo_cli.pool.db import Database
 
-EXECUTORS = ("local",)
+EXECUTORS = ("local", "slurm", "ray")
 NEW_ARMS = ("--reflect-every", "--vary", "--set")
 NEW_RUNS = ("--recipe", "--seeds")
 """Options that say what a sweep consists of."""
@@ -58,6 +59,8 @@ KEPT = {
     "--race": ("A race takes recipes and settings from its tuning sweep.", "Tune with a plan that has them."),
     "--fork-from": ("Forks have the recipe of the run that they leave.", "--set and --vary change its keys."),
 }
+PACKAGES = {"slurm": "submitit", "ray": "ray"}
+"""Of executors that need one which is not always installed."""
 RESULTS_FILE, PLOT_FILE = "results.json", "plot.png"
 
 RecipesOption = Annotated[
@@ -100,13 +103,44 @@ def ablate(
     reflect_every: ReflectOption = None,
     vary: VaryOption = None,
     seeds: SeedsOption = None,
-    jobs: Annotated[int, typer.Option("--jobs", min=1, max=MOST_JOBS, metavar="N", help="Runs at a time.")] = 1,
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            "--jobs",
+            min=1,
+            max=MOST_JOBS,
+            metavar="N",
+            show_default="as many as there are GPUs for, else 1",
+            help="Runs at a time.",
+        ),
+    ] = None,
+    gpus_per_run: Annotated[
+        int | None,
+        typer.Option(
+            "--gpus-per-run",
+            min=0,
+            max=MOST_JOBS,
+            metavar="N",
+            show_default="1 where there are any",
+            help="GPUs of each run; 0 lets runs share all.",
+        ),
+    ] = None,
     executor: Annotated[
         str,
         typer.Option(
-            "--executor", metavar="NAME", autocompletion=completion.among(*EXECUTORS), help="Where runs run: local."
+            "--executor",
+            metavar="NAME",
+            autocompletion=completion.among(*EXECUTORS),
+            help="Where runs run: local, slurm or ray.",
         ),
     ] = "local",
+    slurm: Annotated[
+        list[str] | None,
+        typer.Option("--slurm", metavar="K=V", help="An option of sbatch, e.g. partition=gpu; repeat."),
+    ] = None,
+    ray_address: Annotated[
+        str | None, typer.Option("--ray-address", metavar="ADDRESS", help="Of a Ray cluster; else this machine.")
+    ] = None,
     resume: Annotated[
         str | None,
         typer.Option(
@@ -170,13 +204,12 @@ def ablate(
 ) -> None:
     """Recipes or values of a key, over seeds, at equal generated tokens: intervals, paired differences, a plot."""
     output = Output(json, quiet)
-    if executor not in EXECUTORS:
-        raise UserError(f"There is no executor '{executor}'", "--executor", f"One of: {', '.join(EXECUTORS)}.")
+    place = Place(executor, jobs, gpus_per_run, tuple(slurm or ()), ray_address)
+    place.check(context)
     refuse_options(context)
     ref = resume or extend
     output.begin("scrpo ablate: " + (f"sweep {ref or race}" if ref or race else "checking the arms"))
     from scrpo_cli.ablation.comparisons import Question
-    from scrpo_cli.ablation.executor import LocalExecutor
     from scrpo_cli.ablation.plan import read_settings
     from scrpo_cli.ablation.sweep import find_sweep, start_sweep
     from scrpo_cli.ablation.tuning import start_race, start_tuning
@@ -202,7 +235,7 @@ def ablate(
         else:
             sweep = start_sweep(database, arms, seeds or DEFAULT_SEEDS)
         more = (arms, seeds) if extend is not None else None
-        report = run_sweep(database, sweep, more, question, LocalExecutor(jobs, say=output.say), db, output)
+        report = run_sweep(database, sweep, more, question, place.executor(sweep, output), db, output)
     if report:
         output.result({"sweep": sweep.id, "directory": str(sweep.directory), **report.answer}, report.tables)
 
@@ -226,6 +259,51 @@ def refuse_options(context: typer.Context) -> None:
     refuse_idle(context, {"--at": "--fork-from"})
     if "--fork-from" in given and "--at" not in given:
         raise UserError("From which step?", f"--fork-from {given['--fork-from']}", "Add --at STEP.")
+
+
+@dataclass(frozen=True)
+class Place:
+    """What the command line says of where runs run."""
+
+    name: str
+    jobs: int | None
+    gpus_per_run: int | None
+    slurm: tuple[str, ...]
+    ray_address: str | None
+
+    def check(self, context: typer.Context) -> None:
+        """UserError before anything is written: no such executor, its package is missing, options that do nothing, or
+        GPUs that are not there.
+        """
+        if self.name not in EXECUTORS:
+            raise UserError(f"There is no executor '{self.name}'", "--executor", f"One of: {', '.join(EXECUTORS)}.")
+        for option, name in (("--slurm", "slurm"), ("--ray-address", "ray")):
+            if option in given_options(context) and self.name != name:
+                what = f"{option} has no effect with the executor '{self.name}'."
+                raise UserError(what, option, f"Add --executor {name}, or leave out {option}.")
+        package = PACKAGES.get(self.name)
+        if package and importlib.util.find_spec(package) is None:
+            what = f"The executor '{self.name}' needs the package {package}, which is not installed."
+            raise UserError(what, "--executor", f"`pip install 'scrpo-cli[{self.name}]'` brings it.")
+        if self.name == "local":
+            from scrpo_cli.ablation.executors.local import gpu_slots
+
+            gpu_slots(self.gpus_per_run, self.jobs)
+
+    def executor(self, sweep: Sweep, output: Output) -> Executor:
+        if self.name == "slurm":
+            from scrpo_cli.ablation.executors.slurm import SlurmExecutor, slurm_options
+
+            folder = sweep.directory / "slurm"
+            return SlurmExecutor(folder, slurm_options(self.slurm), self.jobs, self.gpus_per_run)
+        if self.name == "ray":
+            from scrpo_cli.ablation.executors.ray_tasks import RayExecutor
+
+            return RayExecutor(self.ray_address, self.jobs, self.gpus_per_run)
+        from scrpo_cli.ablation.executors.local import LocalExecutor, gpu_slots
+
+        slots, jobs = gpu_slots(self.gpus_per_run, self.jobs)
+        return LocalExecutor(jobs, say=output.say, slots=slots)
 
 
 @dataclass(frozen=True)
@@ -290,13 +368,13 @@ def run_sweep(
 ) -> Report | None:
     """Run what is to do of a sweep, to which `more` arms and seeds may be added, once nobody else works on it."""
     from scrpo_cli.ablation.comparisons import Question
-    from scrpo_cli.ablation.executor import SAVE_SECONDS
     from scrpo_cli.ablation.sweep import extend_sweep, find_sweep, wait_for_strays
-    from scrpo_cli.jobs.runs import ActiveRun, closed_at_end, locked
+    from scrpo_cli.jobs.runs import SAVE_SECONDS, ActiveRun, closed_at_end, locked
     from scrpo_cli.pool.queries import reopen_run, resolve_run
 
     with locked(sweep.directory, f"sweep {sweep.id}"):
-        wait_for_strays(database, sweep, output.say, SAVE_SECONDS)
+        if not executor.takes_over:
+            wait_for_strays(database, sweep, output.say, SAVE_SECONDS)
         if more is not None:
             sweep = extend_sweep(find_sweep(database, sweep.id), *more)
         if sweep.bases and question != Question():
@@ -374,7 +452,7 @@ def report_on_tuning(database: Database, sweep: Sweep) -> Report:
 
 def run_jobs(executor: Executor, jobs: Sequence[Job], output: Output) -> list[Finished]:
     """Run all, say what starts and ends; those that failed. KeyboardInterrupt when stopped by a signal."""
-    from scrpo_cli.ablation.executor import Finished
+    from scrpo_cli.ablation.executors.base import Finished
 
     failed = []
     now().progress(done := 0, len(jobs))

@@ -17,8 +17,7 @@ from scrpo_cli.cli.common import (
     sets_of,
 )
 from scrpo_cli.cli.runs import RunArgument
-from scrpo_cli.cli.train import KEYS, ReflectOption, SeedOption, closing
-from scrpo_cli.tracking.activity import LIBRARIES, now
+from scrpo_cli.cli.train import KEYS, ReflectOption, SeedOption, begun, taken_up, train_to_end
 
 AT = "Of which checkpoint of RUN; `checkpoint.keep` says how many it keeps."
 
@@ -49,16 +48,17 @@ def fork(
     from scrpo_cli.recipe.load import load_recipe
 
     database = Database.open(db, create=False)
+    if begun(database, sweep, run_id):
+        with taken_up(database, str(run_id), patient=True) as active:
+            train_to_end(active, database, output)
+        return
     branch = find_branch(database, run, at)
     sets = sets_of(context, KEYS)
     resolved = load_recipe(recipe, sets) if recipe else branch.recipe(sets)
     check_fork(branch, resolved)
     check_training(database, resolved)
-    start = started_run(database, "train", resolved, run_id=run_id, sweep=sweep, arm=arm, summary=branch.as_dict())
-    with start as active:
-        now().stage(f"run {active.run_id}: {LIBRARIES}")
+    with started_run(
+        database, "train", resolved, run_id=run_id, sweep=sweep, arm=arm, summary=branch.as_dict()
+    ) as active:
         active.start = take_up(database, active)
-        from scrpo_cli.jobs.train import run_training
-
-        active.summary |= run_training(database, active, output)
-    output.result(active.summary, *closing(active, database))
+        train_to_end(active, database, output)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -80,27 +81,47 @@ def train(
         show_budget(resolved, output)
         return
     from scrpo_cli.jobs.checks import check_training
-    from scrpo_cli.jobs.runs import resumed_run, started_run
+    from scrpo_cli.jobs.runs import started_run
     from scrpo_cli.pool.db import Database
+
+    database = Database.open(db)
+    if resume is not None:
+        start = taken_up(database, resume, from_checkpoint)
+    elif begun(database, sweep, run_id):
+        start = taken_up(database, str(run_id), patient=True)
+    else:
+        check_training(database, resolved)
+        start = started_run(database, "train", resolved, run_id=run_id, sweep=sweep, arm=arm)
+    with start as run:
+        train_to_end(run, database, output)
+
+
+def begun(database: Database, sweep: str | None, run_id: str | None) -> bool:
+    """Whether the run of a sweep is there already: a scheduler repeats the command of a node that was lost."""
+    from scrpo_cli.pool.queries import list_runs
+
+    return run_id is not None and any(run.id == run_id for run in list_runs(database, sweep=sweep))
+
+
+def taken_up(
+    database: Database, ref: str, from_checkpoint: int | None = None, patient: bool = False
+) -> AbstractContextManager[ActiveRun]:
+    """An earlier run; `patient` waits for a process that is about to leave it."""
+    from scrpo_cli.jobs.runs import resumed_run
 
     def check(run: ActiveRun) -> Start:
         from scrpo_cli.jobs.fork import take_up
 
         return take_up(database, run, from_checkpoint)
 
-    database = Database.open(db)
-    if resume is None:
-        check_training(database, resolved)
-    start = (
-        resumed_run(database, "train", resume, check)
-        if resume is not None
-        else started_run(database, "train", resolved, run_id=run_id, sweep=sweep, arm=arm)
-    )
-    with start as run:
-        now().stage(f"run {run.run_id}: {LIBRARIES}")
-        from scrpo_cli.jobs.train import run_training
+    return resumed_run(database, "train", ref, check, patient=patient)
 
-        run.summary |= run_training(database, run, output)
+
+def train_to_end(run: ActiveRun, database: Database, output: Output) -> None:
+    now().stage(f"run {run.run_id}: {LIBRARIES}")
+    from scrpo_cli.jobs.train import run_training
+
+    run.summary |= run_training(database, run, output)
     output.result(run.summary, *closing(run, database))
 
 

@@ -41,6 +41,8 @@ LOCK, OWNER = ".lock", ".owner.json"
 """Files of a run's directory. The lock is the operating system's: it is free once its process is gone."""
 LOOK_SECONDS = 1.0
 """How long a lock is waited for: longer than `is_alive` looks at it."""
+SAVE_SECONDS = 120.0
+"""How long a run that was asked to stop may take to save its step."""
 
 if TYPE_CHECKING:
     from scrpo_cli.training.resume import Start  # loads torch
@@ -106,10 +108,16 @@ def started_run(
 
 @contextmanager
 def resumed_run(
-    db: Database, command: str, ref: str, check: Callable[[ActiveRun], Start] | None = None
+    db: Database,
+    command: str,
+    ref: str,
+    check: Callable[[ActiveRun], Start] | None = None,
+    *,
+    patient: bool = False,
 ) -> Iterator[ActiveRun]:
     """An earlier run of `command`, taken up again under the recipe and the options that it was started with. `check`
-    finds where it goes on, or refuses, before anything of the run is changed.
+    finds where it goes on, or refuses, before anything of the run is changed. `patient`: a process that still works on
+    it is about to save and end.
     """
     row = resolve_run(db, ref, command=command)
     directory = Path(row.directory)
@@ -120,7 +128,7 @@ def resumed_run(
             fix = f"Nothing of it is needed: `{shlex.join(['mkdir', '-p', str(beside)])}`, then resume."
         raise UserError(f"The directory of run {row.id} is gone.", row.directory, fix)
     refuse_elsewhere(db, row)
-    with locked(directory, f"run {row.id}"):
+    with locked(directory, f"run {row.id}", SAVE_SECONDS if patient else LOOK_SECONDS):
         row = resolve_run(db, row.id)  # as whoever held the lock has left it
         recipe = stored_recipe(row.recipe_json, row.origin)
         again = f"Continue with `{db.command(command, '--resume', row.id)}`."
@@ -169,11 +177,11 @@ def closed_at_end(db: Database, run: ActiveRun) -> Iterator[ActiveRun]:
 
 
 @contextmanager
-def locked(directory: Path, name: str) -> Iterator[None]:
-    """One process at a time works on a run or a sweep; OWNER says which."""
+def locked(directory: Path, name: str, seconds: float = LOOK_SECONDS) -> Iterator[None]:
+    """One process at a time works on a run or a sweep; OWNER says which. Another one is waited for so long."""
     lock, owner = FileLock(directory / LOCK), directory / OWNER
     try:
-        lock.acquire(timeout=LOOK_SECONDS)
+        lock.acquire(timeout=seconds)
     except Timeout:
         where = " by ".join(filter(None, (str(directory), worker(directory))))
         fix = "Wait for it, or end it; then resume."

@@ -21,7 +21,7 @@ from scrpo_cli.pool.queries import attempts_by_id, attempts_of, resolve_run, rew
 from scrpo_cli.recipe.models import Recipe
 from scrpo_cli.rollout.injection import ErrorInjector
 from scrpo_cli.rollout.prompts import TaskPrompts, check_context, check_prompt_budget
-from scrpo_cli.signals import HANGUP, Stopped, handled
+from scrpo_cli.signals import NOTICES, Stopped, handled
 from scrpo_cli.tasks.guard import unreadable_references
 from scrpo_cli.tracking.activity import now
 from scrpo_cli.tracking.tracker import HasConsole, Tracker
@@ -35,7 +35,7 @@ from scrpo_cli.types import Attempt, Problem
 
 @dataclass
 class Stop:
-    """Set by a signal: the step in hand is finished and saved. A second Ctrl-C or SIGTERM ends at once; a second hangup
+    """Set by a signal: the step in hand is finished and saved. A second Ctrl-C or SIGTERM ends at once; a second notice
     says nothing new.
     """
 
@@ -46,7 +46,7 @@ class Stop:
     def on_signals(self) -> Iterator[Stop]:
         def handler(signum: int, frame: FrameType | None) -> None:
             again, self.asked = self.asked, True
-            if signum != HANGUP if again else not self._waits:
+            if signum not in NOTICES if again else not self._waits:
                 raise Stopped
 
         with handled(handler):

@@ -1,0 +1,1 @@
+"""Who runs the runs of a sweep: a small protocol, and where commands can be started."""

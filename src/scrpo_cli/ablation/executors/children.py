@@ -1,0 +1,96 @@
+"""Jobs as processes of the machine that this runs on: it may be the user's, or a node of a cluster.
+
+Children have a session of their own, so that Ctrl-C reaches them through us: each gets SIGTERM, saves and exits. Each
+holds an end of a pipe whose other end is ours, so that it does the same when we are killed.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+
+import psutil
+
+from scrpo_cli.ablation.executors.base import POLL_SECONDS, Finished, Job, error_of
+from scrpo_cli.jobs.runs import SAVE_SECONDS
+from scrpo_cli.streams import FOLLOW
+
+PROGRAM = (sys.executable, "-m", "scrpo_cli")
+
+
+def start(
+    job: Job, program: tuple[str, ...] = PROGRAM, environment: Mapping[str, str] | None = None
+) -> subprocess.Popen:
+    """The job's process, with one CPU thread unless OMP_NUM_THREADS says otherwise; `environment` goes before ours."""
+    job.log.parent.mkdir(parents=True, exist_ok=True)
+    with job.result.open("wb") as out, job.log.open("ab") as err:
+        return subprocess.Popen(
+            [*program, *job.arguments],
+            cwd=job.directory,
+            stdin=subprocess.PIPE,
+            stdout=out,
+            stderr=err,
+            env={"OMP_NUM_THREADS": "1", **os.environ, **(environment or {}), FOLLOW: "1"},
+            start_new_session=True,
+        )
+
+
+def run_to_end(job: Job, program: tuple[str, ...] = PROGRAM, environment: Mapping[str, str] | None = None) -> Finished:
+    """What a node of a cluster does for a job. Whatever ends it lets the child save first."""
+    began = time.monotonic()
+    process = start(job, program, environment)
+    try:
+        while process.poll() is None:
+            time.sleep(POLL_SECONDS)
+    finally:
+        stop([process])
+    return ended(job, process, time.monotonic() - began)
+
+
+def ended(job: Job, process: subprocess.Popen, seconds: float) -> Finished:
+    return Finished(job, process.returncode, seconds, error_of(job) if process.returncode else "")
+
+
+def stop(processes: Iterable[subprocess.Popen], save_seconds: float = SAVE_SECONDS) -> None:
+    """SIGTERM to all, time to save, then an end to whole process trees.
+
+    Not by Popen: an interruption that falls between two lines of its `poll` leaves a lock taken, for which its
+    `wait` waits for ever.
+    """
+    processes = list(processes)
+    living = [found for process in processes for found in _found(process.pid)]
+    for process in living:
+        process.terminate()
+    try:
+        psutil.wait_procs(living, timeout=save_seconds)
+    finally:  # those that did not save in time, or after a second Ctrl-C
+        for process in living:
+            _kill_tree(process)
+        for each in processes:
+            let_go(each)
+
+
+def let_go(process: subprocess.Popen) -> None:
+    """Close our end of the pipe to a process that has ended."""
+    if process.stdin is not None:
+        process.stdin.close()
+
+
+def _found(pid: int) -> list[psutil.Process]:
+    """The process, unless it is gone."""
+    try:
+        return [psutil.Process(pid)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _kill_tree(process: psutil.Process) -> None:
+    with suppress(psutil.NoSuchProcess):
+        for each in [*process.children(recursive=True), process]:
+            with suppress(psutil.NoSuchProcess):
+                each.kill()
+        process.wait()

@@ -1,0 +1,96 @@
+"""Runs on this machine: as many at a time as it has GPUs for, or as the user says."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from scrpo_cli.ablation.executors.base import POLL_SECONDS, Finished, Job
+from scrpo_cli.ablation.executors.children import PROGRAM, ended, let_go, start, stop
+from scrpo_cli.errors import UserError
+from scrpo_cli.jobs.runs import SAVE_SECONDS
+
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+
+
+@dataclass
+class LocalExecutor:
+    """Subprocesses, `jobs` at a time. With `slots`, each of them sees the GPUs of one slot and no others."""
+
+    jobs: int = 1
+    program: tuple[str, ...] = PROGRAM
+    save_seconds: float = SAVE_SECONDS
+    say: Callable[[str], None] = lambda text: None
+    """Takes lines for the reader."""
+    slots: Sequence[str] = ()
+    """Values of CUDA_VISIBLE_DEVICES, at least as many as jobs; none: every child sees what we see."""
+    takes_over: bool = field(default=False, init=False)
+    _running: dict[Job, tuple[subprocess.Popen, float, str]] = field(default_factory=dict, init=False)
+
+    def run(self, jobs: Sequence[Job]) -> Generator[Job | Finished, None, None]:
+        waiting = deque(jobs)
+        free = deque(self.slots or [""] * self.jobs)
+        try:
+            while waiting or self._running:
+                while waiting and len(self._running) < self.jobs:
+                    job, slot = waiting.popleft(), free.popleft()
+                    environment = {VISIBLE: slot} if slot else None
+                    self._running[job] = (start(job, self.program, environment), time.monotonic(), slot)
+                    yield job
+                for end, slot in self._reap():
+                    free.append(slot)
+                    yield end
+                time.sleep(POLL_SECONDS)
+        finally:
+            self._stop()
+
+    def _reap(self) -> Iterator[tuple[Finished, str]]:
+        for job, (process, began, slot) in list(self._running.items()):
+            if process.poll() is not None:
+                del self._running[job]
+                let_go(process)
+                yield ended(job, process, time.monotonic() - began), slot
+
+    def _stop(self) -> None:
+        running = [process for process, _, _ in self._running.values()]
+        self._running.clear()
+        if running:
+            self.say(f"Stopping {len(running)} runs: each saves its step. Ctrl-C again ends them at once.")
+            stop(running, self.save_seconds)
+
+
+def gpu_slots(gpus_per_run: int | None, jobs: int | None) -> tuple[list[str], int]:
+    """(GPUs of each slot as CUDA_VISIBLE_DEVICES, runs at a time) of this machine.
+
+    Without a number of GPUs a run it is 1 where there are any; 0 lets all runs see all. UserError where fewer are here
+    than are asked for: runs that share a GPU without being told to are slow or out of memory.
+    """
+    devices = visible_gpus()
+    each = (1 if devices else 0) if gpus_per_run is None else gpus_per_run
+    if each == 0:
+        return [], jobs or 1
+    slots = [",".join(devices[i : i + each]) for i in range(0, len(devices) - each + 1, each)]
+    if len(slots) < (jobs or 1):
+        wanted = f"{jobs or 1} runs at a time with {each} GPUs each, and {len(devices)} are visible"
+        fix = "Lower --jobs or --gpus-per-run; --gpus-per-run 0 lets runs share them."
+        raise UserError(wanted, f"--jobs {jobs or 1} --gpus-per-run {each}", fix)
+    return slots, jobs or len(slots)
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them. No torch: it would take one of them."""
+    if (given := os.environ.get(VISIBLE)) is not None:
+        return [each.strip() for each in given.split(",") if each.strip() not in ("", "-1")]
+    if shutil.which("nvidia-smi") is None:
+        return []
+    query = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
+    try:
+        found = subprocess.run(query, capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return found.stdout.split() if found.returncode == 0 else []
