@@ -9,7 +9,7 @@ WHEELS := $(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null)
 TORCH_INDEX ?= $(if $(NO_GPU),$(if $(WHEELS),,https://download.pytorch.org/whl/cpu))
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: setup demo test test-slow test-kill test-vllm test-clusters lint bench bench-setup tiny-model think-model docs crosscheck clean
+.PHONY: setup demo test test-slow test-kill test-vllm test-clusters test-postgres lint bench bench-setup tiny-model think-model docs crosscheck clean
 
 setup: $(VENV)/.installed
 
@@ -52,6 +52,11 @@ test-vllm: $(VLLM)/.installed
 test-clusters: setup
 	$(BIN)/python -m pip install -q -e '.[ray,slurm]'
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m clusters tests/ablation -rs
+
+# The tests of the database once more on a PostgreSQL server that they start (Debian: postgresql).
+test-postgres: setup
+	$(BIN)/python -m pip install -q -e '.[postgres]'
+	SCRPO_TEST_POSTGRES=start $(BIN)/python -m pytest tests/pool -rs
 
 lint: setup
 	$(BIN)/ruff check .

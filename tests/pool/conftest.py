@@ -1,6 +1,7 @@
 """A fresh database, and attempts to put into it.
 
-With SCRPO_TEST_POSTGRES (the URL of a scratch database) every test that takes `db` also runs on PostgreSQL.
+With SCRPO_TEST_POSTGRES every test that takes `db` also runs on PostgreSQL: on the scratch database whose URL it is,
+or where it says `start` on a server that is started for the tests (`make test-postgres`).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy
+from postgres_server import postgres_server, why_not
 
 from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.queries import start_run
@@ -21,6 +23,18 @@ from scrpo_cli.types import Attempt, AttemptKind, Completion, FinishReason, Grad
 POSTGRES = os.environ.get("SCRPO_TEST_POSTGRES")
 
 
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """The URL of a scratch database."""
+    if POSTGRES != "start":
+        yield str(POSTGRES)
+        return
+    if reason := why_not():
+        pytest.skip(reason)
+    with postgres_server() as url:
+        yield url
+
+
 @pytest.fixture(params=["sqlite", "postgresql"] if POSTGRES else ["sqlite"])
 def db(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
     if request.param == "sqlite":
@@ -28,7 +42,7 @@ def db(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
             yield database
         return
     schema = f"t{uuid.uuid4().hex}"
-    url = sqlalchemy.make_url(str(POSTGRES)).set(drivername="postgresql+psycopg")
+    url = sqlalchemy.make_url(request.getfixturevalue("postgres")).set(drivername="postgresql+psycopg")
     server = sqlalchemy.create_engine(url, isolation_level="AUTOCOMMIT")
     with server.connect() as connection:
         connection.execute(sqlalchemy.text(f"CREATE SCHEMA {schema}"))

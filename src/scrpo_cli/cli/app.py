@@ -35,6 +35,7 @@ COMMANDS = {
     "grade": ("grade:grade", "Grade answers."),
     "overlap": ("overlap:overlap", "Problems that two data sets share."),
     "pool": ("pool:app", "Look into the error pool."),
+    "db": ("db:app", "Databases as files: merge those of many machines."),
     "power": ("power:power", "How large a difference so many problems and samples can show."),
     "runs": ("runs:app", "Look at earlier runs."),
 }
