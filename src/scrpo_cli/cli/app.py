@@ -16,8 +16,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from scrpo_cli import launch
 from scrpo_cli.cli.common import refuse_empty, report_error
-from scrpo_cli.errors import Interrupted
+from scrpo_cli.errors import Interrupted, UserError
 from scrpo_cli.signals import deaf, interrupting
 from scrpo_cli.streams import writing_to_stdout
 from scrpo_cli.tracking import activity
@@ -115,6 +116,24 @@ def root(
     """
 
 
+def in_several(args: Sequence[str]) -> int | None:
+    """What a process of a launcher ends with at once; None for the first, which runs the command and says all of it.
+    The others help it where it trains. UserError for other commands.
+    """
+    if args[0] in COMMANDS and args[0] != "train":
+        fix = "Start it without the launcher."
+        if launch.rank():
+            return UserError.exit_code
+        raise UserError("Only `scrpo train` runs in several processes.", f"scrpo {args[0]}", fix)
+    if not launch.rank():
+        return None
+    if args[0] == "train" and not {"--dry-run", "--help", "-h"} & {*args}:
+        from scrpo_cli.training.helping import help_out
+
+        help_out()
+    return 0
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one command. Exit codes: 0 done, 1 failed, 2 the input is wrong, 130 interrupted with state saved."""
     args = list(sys.argv[1:] if argv is None else argv) or ["--help"]
@@ -123,6 +142,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         with interrupting():
             refuse_empty(args)
+            if launch.processes() > 1 and (code := in_several(args)) is not None:
+                sys.exit(code)
             code = with_plain_flags(typer.main.get_command(app)).main(args, prog_name="scrpo", standalone_mode=False)
             if code == Interrupted.exit_code:  # typer's word for it
                 raise KeyboardInterrupt
