@@ -116,11 +116,12 @@ def assert_same(found: Left, expected: Left) -> None:
     assert found.logprobs == pytest.approx(expected.logprobs, abs=1e-4)
     for table, there in expected.rows.items():
         mine, others = flat(found.rows[table]), flat(there)
-        numbers = {path for path, value in others.items() if isinstance(value, int | float)}
-        assert {p: v for p, v in mine.items() if p not in numbers} == {p: others[p] for p in others.keys() - numbers}
-        assert [mine[p] for p in sorted(numbers)] == pytest.approx(
-            [others[p] for p in sorted(numbers)], rel=1e-3, abs=1e-5
-        )
+        numbers = sorted(path for path, value in others.items() if isinstance(value, int | float))
+        texts = others.keys() - numbers
+        assert {path: mine[path] for path in mine.keys() - numbers} == {path: others[path] for path in texts}
+        for path in numbers:  # drift is rounding and nothing else
+            tolerance = 1e-4 if "drift" in path else 1e-5
+            assert mine[path] == pytest.approx(others[path], rel=1e-3, abs=tolerance), path
     assert found.weights.keys() == expected.weights.keys()
     torch.testing.assert_close(found.weights, expected.weights, rtol=0, atol=1e-6)
     assert found.optimizer["param_groups"] == expected.optimizer["param_groups"]
@@ -160,6 +161,7 @@ def test_several_processes_record_and_learn_what_one_does(alone, tmp_path, metho
 UPDATE = "scrpo_cli.training.update:Updater.step"
 
 
+@pytest.mark.slow
 def test_a_killed_first_process_ends_the_other_and_the_run_goes_on_in_several(alone, tmp_path) -> None:
     killed, other = run_team(train("scrpo"), tmp_path, hooks={0: [SignalAt(UPDATE, 3, "after")]})
     assert (killed.code, other.code) == (-signal.SIGKILL, 1)
@@ -240,7 +242,7 @@ def test_mistakes_are_said_once(scrpo_server, tmp_path) -> None:
     assert (dry.code, dry.json["recipe"]["method"]["name"]) == (0, "grpo")
     assert (other.code, other.out, other.err) == (0, "", "")
     refused, other = run_team(("eval", "--recipe", "tiny"), tmp_path)
-    assert (refused.code, other.code, other.err) == (2, 2, "")
+    assert (refused.code, other.code, other.err) == (2, 0, "")
     assert "Only `scrpo train` runs in several processes." in refused.err
     long, other = run_team(train("grpo", task__max_prompt_tokens=1), tmp_path)
     assert (long.code, other.code, other.err) == (2, 0, ""), other.err
@@ -273,21 +275,24 @@ def test_shares_are_whole_groups_in_order(groups: tuple[list[int], list[float]],
     assert all(sum(costs[i] for i in share) <= sum(costs) / parts + largest + 1e-6 for share in shares)
 
 
+LAUNCHERS = {
+    "torchrun": ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"],
+    "accelerate": ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0"],
+}
+
+
 @pytest.mark.slow
-def test_torchrun_starts_a_run(scrpo_server, tmp_path) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
-    environment = os.environ | ENVIRONMENT
-    done = subprocess.run(
-        [*command, "scrpo_cli", *train("rloo")], cwd=tmp_path, env=environment, capture_output=True, text=True
-    )
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_launchers_start_a_run_and_say_mistakes_once(scrpo_server, tmp_path, launcher) -> None:
+    def launched(*args: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", *LAUNCHERS[launcher], "-m", "scrpo_cli", *args]
+        return subprocess.run(command, cwd=tmp_path, env=os.environ | ENVIRONMENT, capture_output=True, text=True)
+
+    done = launched(*train("rloo"))
     assert done.returncode == 0, done.stderr
     assert Outcome(0, done.stdout, "").json["status"] == "done"
-    refused = subprocess.run(
-        [*command, "scrpo_cli", *train("rloo"), "--set", "optim.lr=none"],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
+    refused = launched(*train("rloo"), "--set", "optim.lr=none")
     assert refused.returncode == 1
-    assert refused.stderr.count("Error: ") == 1, refused.stderr
+    assert [line for line in refused.stderr.splitlines() if line.startswith("Error: ")] == [
+        "Error: 'optim.lr' should be a valid number, got 'none'"
+    ], refused.stderr

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from typer.core import TyperCommand, TyperGroup
 from scrpo_cli import launch
 from scrpo_cli.cli.common import refuse_empty, report_error
 from scrpo_cli.errors import Interrupted, UserError
-from scrpo_cli.signals import deaf, interrupting
+from scrpo_cli.signals import deaf, handled, interrupting, let_through
 from scrpo_cli.streams import writing_to_stdout
 from scrpo_cli.tracking import activity
 
@@ -116,22 +117,21 @@ def root(
     """
 
 
-def in_several(args: Sequence[str]) -> int | None:
-    """What a process of a launcher ends with at once; None for the first, which runs the command and says all of it.
-    The others help it where it trains. UserError for other commands.
-    """
-    if args[0] in COMMANDS and args[0] != "train":
+def refuse_several(args: Sequence[str]) -> None:
+    """UserError where a launcher has started several processes of a command that is not one for several."""
+    if launch.processes() > 1 and args[0] in COMMANDS and args[0] != "train":
         fix = "Start it without the launcher."
-        if launch.rank():
-            return UserError.exit_code
         raise UserError("Only `scrpo train` runs in several processes.", f"scrpo {args[0]}", fix)
-    if not launch.rank():
-        return None
-    if args[0] == "train" and not {"--dry-run", "--help", "-h"} & {*args}:
-        from scrpo_cli.training.helping import help_out
 
-        help_out()
-    return 0
+
+def help_first(args: Sequence[str]) -> None:
+    """What a process does that is not its launcher's first, which runs the command and says all there is to say."""
+    if args[0] == "train" and not {"--dry-run", "--help", "-h"} & {*args}:
+        with handled(signal.SIG_DFL):  # the launcher ends it where the first does not get so far
+            let_through()
+            from scrpo_cli.training.helping import help_out
+
+            help_out()
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -140,10 +140,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     if "--debug" not in args:
         warnings.simplefilter("ignore", FutureWarning)  # our dependencies' talk to each other
     try:
+        if launch.rank():
+            help_first(args)
+            sys.exit()
         with interrupting():
             refuse_empty(args)
-            if launch.processes() > 1 and (code := in_several(args)) is not None:
-                sys.exit(code)
+            refuse_several(args)
             code = with_plain_flags(typer.main.get_command(app)).main(args, prog_name="scrpo", standalone_mode=False)
             if code == Interrupted.exit_code:  # typer's word for it
                 raise KeyboardInterrupt

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -23,7 +22,7 @@ from scrpo_cli.methods.base import Credits
 from scrpo_cli.recipe.models import Recipe
 from scrpo_cli.rollout.base import Engine, RowKey, Sampling, Synced
 from scrpo_cli.rollout.engines import chosen_engine, open_engine
-from scrpo_cli.signals import deaf, handled
+from scrpo_cli.signals import deaf
 from scrpo_cli.training.policy import Policy, load_policy, source_of
 from scrpo_cli.training.team import Team, dealt, join, outcome, receive, send, sum_gradients, take_device
 from scrpo_cli.training.update import TrainRow, Updater
@@ -187,18 +186,17 @@ def beginnings(prompts: Sequence[Sequence[int]]) -> list[int]:
 
 def help_out() -> None:
     """What every process but the first does: help until it is dismissed. It says nothing, since process 0 says it all,
-    and hears no signal once it is there, since process 0 decides when to stop. Raises RunError when process 0 has gone.
+    and once it has loaded it hears no signals, since process 0 decides when to stop. RunError when process 0 has gone.
     """
     warnings.simplefilter("ignore")
     try:
-        with handled(signal.SIG_DFL):  # the launcher may end it where process 0 does not get so far
-            join()
-            recipe = receive(0)
-            helper = outcome(lambda: Helper(recipe))
-            send(sendable(helper) if isinstance(helper, Exception) else None, 0)
+        join()
+        recipe = receive(0)
+        helper = outcome(lambda: Helper(recipe))
+        send(sendable(helper) if isinstance(helper, Exception) else None, 0)
         with deaf():
             serve(helper)
-    except RuntimeError as error:
+    except RuntimeError as error:  # gloo: the connection is closed
         if launch.rank() > 1:  # one is enough to say so
             sys.exit(RunError.exit_code)
         raise RunError("Process 0 of this run has gone, and so the others end.", "", "See its output.") from error
