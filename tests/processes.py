@@ -114,10 +114,21 @@ def run_scrpo(
     args: Sequence[object], directory: Path, hooks: Sequence[Hook] = (), environment: Mapping[str, str] | None = None
 ) -> Outcome:
     """`scrpo ARGS` in `directory`, to its end."""
-    files = [directory / ".stdout", directory / ".stderr"]
-    given = ([str(a) for a in args], directory, files, list(hooks), ENVIRONMENT | dict(environment or {}))
+    return ended(*start_scrpo(args, directory, hooks, environment or {}))
+
+
+def start_scrpo(
+    args: Sequence[object], directory: Path, hooks: Sequence[Hook], environment: Mapping[str, str], name: str = ""
+) -> tuple[Any, list[Path]]:
+    """The process and the files of its stdout and stderr."""
+    files = [directory / f".stdout{name}", directory / f".stderr{name}"]
+    given = ([str(a) for a in args], directory, files, list(hooks), ENVIRONMENT | dict(environment))
     process = SERVER.Process(target=_main, args=given)
     process.start()
+    return process, files
+
+
+def ended(process: Any, files: Sequence[Path]) -> Outcome:
     process.join(SECONDS)
     if process.exitcode is None:
         process.kill()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -16,9 +17,10 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from scrpo_cli import launch
 from scrpo_cli.cli.common import refuse_empty, report_error
-from scrpo_cli.errors import Interrupted
-from scrpo_cli.signals import deaf, interrupting
+from scrpo_cli.errors import Interrupted, UserError
+from scrpo_cli.signals import deaf, handled, interrupting, let_through
 from scrpo_cli.streams import writing_to_stdout
 from scrpo_cli.tracking import activity
 
@@ -116,14 +118,35 @@ def root(
     """
 
 
+def refuse_several(args: Sequence[str]) -> None:
+    """UserError where a launcher has started several processes of a command that is not one for several."""
+    if launch.processes() > 1 and args[0] in COMMANDS and args[0] != "train":
+        fix = "Start it without the launcher."
+        raise UserError("Only `scrpo train` runs in several processes.", f"scrpo {args[0]}", fix)
+
+
+def help_first(args: Sequence[str]) -> None:
+    """What a process does that is not its launcher's first, which runs the command and says all there is to say."""
+    if args[0] == "train" and not {"--dry-run", "--help", "-h"} & {*args}:
+        with handled(signal.SIG_DFL):  # the launcher ends it where the first does not get so far
+            let_through()
+            from scrpo_cli.training.helping import help_out
+
+            help_out()
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one command. Exit codes: 0 done, 1 failed, 2 the input is wrong, 130 interrupted with state saved."""
     args = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     if "--debug" not in args:
         warnings.simplefilter("ignore", FutureWarning)  # our dependencies' talk to each other
     try:
+        if launch.rank():
+            help_first(args)
+            sys.exit()
         with interrupting():
             refuse_empty(args)
+            refuse_several(args)
             code = with_plain_flags(typer.main.get_command(app)).main(args, prog_name="scrpo", standalone_mode=False)
             if code == Interrupted.exit_code:  # typer's word for it
                 raise KeyboardInterrupt

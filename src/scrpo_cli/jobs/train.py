@@ -14,6 +14,7 @@ from scrpo_cli.pool.queries import decisions_of, steps_of
 from scrpo_cli.tracking.tracker import HasConsole
 from scrpo_cli.training.loop import train
 from scrpo_cli.training.session import Session, open_session
+from scrpo_cli.training.team import gathered
 
 
 def run_training(db: Database, run: ActiveRun, console: HasConsole | None) -> dict[str, Any]:
@@ -24,9 +25,12 @@ def run_training(db: Database, run: ActiveRun, console: HasConsole | None) -> di
     """
     if "contamination" not in run.summary:  # of an earlier part of this run
         check_contamination(run, console)
-    with open_session(
-        run.recipe, db, run.run_id, run.directory, start=run.start, again=run.again, console=console
-    ) as session:
+    with (
+        gathered(run.recipe, run.again) as team,
+        open_session(
+            run.recipe, db, run.run_id, run.directory, start=run.start, again=run.again, console=console, team=team
+        ) as session,
+    ):
         note_fingerprint(db, run, session.chat)
         with session.tracker, session.stop.on_signals():
             evaluations = train(session)

@@ -50,7 +50,7 @@ def train(run: Session) -> dict[str, Any]:
         pool = living_entries(run.db, run.pool)
         plan = cut_to_fit(run.method.plan(step, pool), history, run.tokens_left)
         if plan.reference:
-            run.policy.set_reference(plan.reference, plan.reference_share)
+            run.updater.set_reference(plan.reference, plan.reference_share)
         run.updater.recorded = bool(plan.recorded)
         sampled = roll_out(run, step, plan, clock)
         groups = plan.recorded or sampled

@@ -27,8 +27,10 @@ from scrpo_cli.tracking.activity import now
 from scrpo_cli.tracking.tracker import HasConsole, Tracker
 from scrpo_cli.training import checkpoint
 from scrpo_cli.training.checkpoint import Progress
+from scrpo_cli.training.helping import SharedEngine, SharedUpdater
 from scrpo_cli.training.resume import Start, restore_metrics
 from scrpo_cli.training.runtime import Runtime, open_runtime
+from scrpo_cli.training.team import Team
 from scrpo_cli.training.update import Updater
 from scrpo_cli.types import Attempt, Problem
 
@@ -176,9 +178,10 @@ def open_session(
     start: Start | None,
     again: str = "",
     console: HasConsole | None = None,
+    team: Team | None = None,
 ) -> Session:
     """Load the model, check the data against the prompt budget and, to resume from a `start`, put its checkpoint in
-    place.
+    place. The processes of a `team` sample and train with this one.
 
     Rows, metrics and checkpoints beyond that are dropped, so that no step is counted twice and none is missing.
     """
@@ -188,11 +191,16 @@ def open_session(
     problems, unread = checked_problems(runtime, protocol, positions)
     library = RunLibrary(db, run_id, runtime.chat.fingerprint)
     method = make_method(recipe.method, method_context(runtime, problems, library))
-    updater = Updater(runtime.policy, recipe, corrects=runtime.engine.has_own_weights)
+    parts = (runtime.policy, recipe, runtime.engine.has_own_weights)
+    updater = Updater(*parts) if team is None else SharedUpdater(*parts, team)
     progress = Progress()
     if start and start.checkpoint:
         progress = checkpoint.load(start.checkpoint, runtime.policy, updater.optimizer)
         take_up_state(method, recipe, progress, start.checkpoint)
+    if isinstance(updater, SharedUpdater):
+        updater.announce()
+        runtime.engine = SharedEngine(runtime.engine, runtime.policy, updater.team)
+    if progress.step:
         runtime.sync()
     reached = progress.step if start and start.checkpoint else -1
     checkpoint.drop_after(directory / "checkpoints", reached)  # before the rows: what is newer than they is refused

@@ -66,6 +66,10 @@ class Updater:
         """Of the log-probs: that of sampling, or 1 for recorded examples."""
         return 1.0 if self.recorded else self.recipe.rollout.temperature
 
+    def set_reference(self, which: str, share: float) -> None:
+        """See `Policy.set_reference`."""
+        self.policy.set_reference(which, share)
+
     def update(self, step: int, completions: Sequence[Completion], credits: Credits) -> dict[str, float]:
         """Train on a step's completions and return metrics; rows without any trained token cost nothing."""
         stats: list[dict[str, torch.Tensor]] = []
@@ -130,7 +134,7 @@ class Updater:
                 raise RunError(what, f"model.name: {self.recipe.model.name}", fix) from err
             self.microbatch_tokens //= 2
             warnings.warn(f"out of CUDA memory: micro-batches of {self.microbatch_tokens} tokens now", stacklevel=2)
-        return self.accumulate(rows, credits)
+        return Updater.accumulate(self, rows, credits)  # of this process, where it is one of several
 
     def backward(self, rows: Sequence[TrainRow], credits: Credits) -> dict[str, torch.Tensor]:
         """Forward and backward of one micro-batch; gradients add up in the parameters."""

@@ -1,0 +1,216 @@
+"""The two sides of a run in several processes: how process 0 shares its work out, and what the others do with it."""
+
+from __future__ import annotations
+
+import io
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from functools import partial
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from scrpo_cli import launch
+from scrpo_cli.errors import RunError, ScrpoError, first_line
+from scrpo_cli.methods.base import Credits
+from scrpo_cli.recipe.models import Recipe
+from scrpo_cli.rollout.base import Engine, RowKey, Sampling, Synced
+from scrpo_cli.rollout.engines import chosen_engine, open_engine
+from scrpo_cli.signals import deaf
+from scrpo_cli.training.policy import Policy, load_policy, source_of
+from scrpo_cli.training.team import Team, dealt, join, outcome, receive, send, sum_gradients, take_device
+from scrpo_cli.training.update import TrainRow, Updater
+from scrpo_cli.types import Completion
+
+Stats = list[dict[str, torch.Tensor]]
+
+
+class SharedEngine:
+    """Samples on all processes, each whole groups. An engine with weights of its own is one of servers, which process 0
+    asks for everything: that keeps them busy.
+    """
+
+    def __init__(self, engine: Engine, policy: Policy, team: Team) -> None:
+        self.engine, self.policy, self.team = engine, policy, team
+        self.name, self.has_own_weights = engine.name, engine.has_own_weights
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, keys: Sequence[RowKey]
+    ) -> list[Completion]:
+        if self.has_own_weights:
+            return self.engine.generate(prompts, sampling, keys)
+        firsts = beginnings(prompts)
+        shares = [
+            (prompts[part.start : part.stop], sampling, keys[part.start : part.stop])
+            for part in dealt([1.0] * len(prompts), firsts, self.team.size)
+        ]
+        return [c for part in self.team.everywhere("sampling", shares, self.engine.generate) for c in part]
+
+    def score(self, rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[np.ndarray]:
+        return self.engine.score(rows)
+
+    def sync(self) -> Synced:
+        """Also sees that all processes hold the same adapter: they make the same steps, and send no weights."""
+        hashes = self.team.everywhere("comparing adapters", self.team.same(), self.policy.adapter_hash)
+        if other := [rank for rank, found in enumerate(hashes) if found != hashes[0]]:
+            what = f"Process {other[0]} holds another adapter than process 0 after the same steps."
+            raise RunError(what, f"process {other[0]} of {self.team.size}", f"Use GPUs of one kind. {self.team.again}")
+        return self.engine.sync()
+
+    def resting(self) -> AbstractContextManager[None]:
+        return self.engine.resting()
+
+    def close(self) -> None:
+        self.engine.close()
+
+
+class SharedUpdater(Updater):
+    """Trains on all processes. The weights of tokens come with the rows, so that there is no denominator to reduce."""
+
+    def __init__(self, policy: Policy, recipe: Recipe, corrects: bool, team: Team) -> None:
+        super().__init__(policy, recipe, corrects)
+        self.team = team
+
+    def announce(self) -> None:
+        """Wait until all have loaded the model, and give them the adapter, the reference and the optimizer's state."""
+        for rank in self.team.others:
+            found = self.team.answer(rank, "loading the model")
+            if isinstance(found, Exception):
+                raise found
+        weights = [p.detach() for p in self.policy.trainable()]
+        file = io.BytesIO()
+        torch.save((weights, self.policy.frozen, self.policy.version, self.optimizer.state_dict()), file)
+        asked = self.team.same(file.getvalue())
+        self.team.everywhere("taking over the adapter", asked, lambda _: None, "take_over")
+
+    def set_reference(self, which: str, share: float) -> None:
+        self.team.everywhere("freezing the reference", self.team.same(which, share), super().set_reference)
+
+    def log_ratios(self, completions: Sequence[Completion]) -> list[np.ndarray]:
+        return self.scored(super().log_ratios, completions)
+
+    def own_logprobs(self, completions: Sequence[Completion]) -> list[np.ndarray]:
+        return self.scored(super().own_logprobs, completions)
+
+    def scored(self, score: Callable[..., list[np.ndarray]], completions: Sequence[Completion]) -> list[np.ndarray]:
+        shares = self.shares([[*c.prompt_ids, *c.ids] for c in completions], completions)
+        asked = [([completions[i] for i in share], self.recorded) for share in shares]
+        found = self.team.everywhere("scoring", asked, lambda mine, _: score(mine), score.__name__)
+        by_row = dict(zip(chain(*shares), chain(*found), strict=True))
+        return [by_row[i] for i in range(len(completions))]
+
+    def accumulate(self, rows: Sequence[TrainRow], credits: Credits) -> Stats:
+        shares = self.shares([row.read for row in rows], [row.completion for row in rows])
+        plain = replace(credits, rows=())
+        asked = [([rows[i] for i in share], plain, self.recorded) for share in shares]
+        mine = super().accumulate
+        found = self.team.everywhere("training", asked, lambda rows, credits, _: mine(rows, credits), "accumulate")
+        return [{name: each.cpu() for name, each in stats.items()} for part in found for stats in part]
+
+    def step(self, step: int) -> float:
+        return self.team.everywhere("stepping", self.team.same(step), self.summed_step, "step")[0]
+
+    def summed_step(self, step: int) -> float:
+        self.team.wait(lambda: sum_gradients(self.policy.trainable()), "summing gradients")
+        return super().step(step)
+
+    def shares(self, reads: Sequence[Sequence[int]], completions: Sequence[Completion]) -> list[list[int]]:
+        """Indices of the rows of each process: rows that begin alike go together, as they are computed together."""
+        order = sorted(range(len(reads)), key=lambda i: tuple(reads[i]))
+        firsts = beginnings([completions[i].prompt_ids for i in order])
+        parts = dealt([len(reads[i]) for i in order], firsts, self.team.size)
+        return [[order[k] for k in part] for part in parts]
+
+
+class Helper:
+    """What every process but the first holds, and what process 0 may ask it for. `recorded` is `Updater.recorded`."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        device = take_device(recipe.model)
+        kind = chosen_engine(recipe.rollout, device)
+        self.policy = load_policy(recipe.model, recipe.seed)
+        self.engine = None
+        if kind == "transformers":
+            self.engine = open_engine(recipe.rollout, self.policy, source_of(recipe.model))
+        self.updater = Updater(self.policy, recipe, corrects=self.engine is None)
+
+    def take_over(self, state: bytes) -> None:
+        """What `SharedUpdater.announce` sends."""
+        device = self.policy.device
+        weights, self.policy.frozen, self.policy.version, optimizer = torch.load(io.BytesIO(state), map_location=device)
+        with torch.no_grad():
+            for p, other in zip(self.policy.trainable(), weights, strict=True):
+                p.copy_(other)
+        self.updater.optimizer.load_state_dict(optimizer)
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, keys: Sequence[RowKey]
+    ) -> list[Completion]:
+        assert self.engine is not None
+        return self.engine.generate(prompts, sampling, keys)
+
+    def adapter_hash(self) -> str:
+        return self.policy.adapter_hash()
+
+    def set_reference(self, which: str, share: float) -> None:
+        self.updater.set_reference(which, share)
+
+    def log_ratios(self, completions: Sequence[Completion], recorded: bool) -> list[np.ndarray]:
+        self.updater.recorded = recorded
+        return self.updater.log_ratios(completions)
+
+    def own_logprobs(self, completions: Sequence[Completion], recorded: bool) -> list[np.ndarray]:
+        self.updater.recorded = recorded
+        return self.updater.own_logprobs(completions)
+
+    def accumulate(self, rows: Sequence[TrainRow], credits: Credits, recorded: bool) -> Stats:
+        self.updater.recorded = recorded
+        found = self.updater.accumulate(rows, credits)
+        return [{name: each.cpu() for name, each in stats.items()} for stats in found]
+
+    def step(self, step: int) -> float:
+        sum_gradients(self.policy.trainable())
+        return self.updater.step(step)
+
+
+def beginnings(prompts: Sequence[Sequence[int]]) -> list[int]:
+    """Where another prompt begins than the row before has."""
+    return [i for i, prompt in enumerate(prompts) if not i or list(prompt) != list(prompts[i - 1])]
+
+
+def help_out() -> None:
+    """What every process but the first does: help until it is dismissed. It says nothing, since process 0 says it all,
+    and once it has loaded it hears no signals, since process 0 decides when to stop. RunError when process 0 has gone.
+    """
+    warnings.simplefilter("ignore")
+    try:
+        join()
+        recipe = receive(0)
+        helper = outcome(lambda: Helper(recipe))
+        send(sendable(helper) if isinstance(helper, Exception) else None, 0)
+        with deaf():
+            serve(helper)
+    except RuntimeError as error:  # gloo: the connection is closed
+        if launch.rank() > 1:  # one is enough to say so
+            sys.exit(RunError.exit_code)
+        raise RunError("Process 0 of this run has gone, and so the others end.", "", "See its output.") from error
+    dist.destroy_process_group()
+
+
+def serve(helper: Any) -> None:
+    """Do what is asked for, until process 0 dismisses (None)."""
+    while (asked := receive(0)) is not None:
+        found = outcome(partial(getattr(helper, asked[0]), *asked[1]))
+        send(sendable(found) if isinstance(found, Exception) else found, 0)
+
+
+def sendable(error: Exception) -> ScrpoError:
+    if isinstance(error, ScrpoError):
+        return error
+    return RunError(f"{type(error).__name__}: {first_line(error)}", "", "This is unexpected.")
