@@ -92,3 +92,16 @@ def test_slurm_runs_a_sweep_and_the_rows_are_the_same(tmp_path, at_home):
     assert_same_runs(place, at_home)
     (sweep,) = (place / ".scrpo/sweeps").iterdir()
     assert "1_0" in json.loads((Path(sweep) / "slurm/jobs.json").read_text())["ids"].values()
+
+
+def test_a_run_with_two_gpus_has_a_process_for_each(tmp_path, at_home):
+    seen = {"CUDA_VISIBLE_DEVICES": "0,1"}  # the processes themselves find none, and train on the CPU
+    place = tmp_path / "place"
+    answer(begin(place, *SWEEP, "--gpus-per-run", "2", environment=seen))
+    home, _ = at_home
+    tokens = (
+        "SELECT run.arm, step, kind, turn, sample, ids FROM attempt JOIN run ON run.id = run_id ORDER BY 1, 2, 3, 6"
+    )
+    assert execute(place, tokens) == execute(home, tokens)
+    logs = "".join(file.read_text() for file in (place / ".scrpo/sweeps").glob("*/logs/*.log"))
+    assert "the other 1 of 2 processes" in logs

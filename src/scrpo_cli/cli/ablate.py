@@ -122,7 +122,7 @@ def ablate(
             max=MOST_JOBS,
             metavar="N",
             show_default="1 where there are any",
-            help="GPUs of each run; 0 lets runs share all.",
+            help="GPUs of each run, with a process for each; 0 lets runs share all.",
         ),
     ] = None,
     executor: Annotated[
@@ -291,19 +291,23 @@ class Place:
             gpu_slots(self.gpus_per_run, self.jobs)
 
     def executor(self, sweep: Sweep, output: Output) -> Executor:
+        from scrpo_cli.ablation.executors.children import program_of
+
+        program = program_of(self.gpus_per_run)
         if self.name == "slurm":
             from scrpo_cli.ablation.executors.slurm import SlurmExecutor, slurm_options
 
             folder = sweep.directory / "slurm"
-            return SlurmExecutor(folder, slurm_options(self.slurm), self.jobs, self.gpus_per_run)
+            options = slurm_options(self.slurm)
+            return SlurmExecutor(folder, options, self.jobs, self.gpus_per_run, program=program)
         if self.name == "ray":
             from scrpo_cli.ablation.executors.ray_tasks import RayExecutor
 
-            return RayExecutor(self.ray_address, self.jobs, self.gpus_per_run)
+            return RayExecutor(self.ray_address, self.jobs, self.gpus_per_run, program)
         from scrpo_cli.ablation.executors.local import LocalExecutor, gpu_slots
 
         slots, jobs = gpu_slots(self.gpus_per_run, self.jobs)
-        return LocalExecutor(jobs, say=output.say, slots=slots)
+        return LocalExecutor(jobs, program, say=output.say, slots=slots)
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,13 @@ from scrpo_cli.streams import FOLLOW
 PROGRAM = (sys.executable, "-m", "scrpo_cli")
 
 
+def program_of(gpus: int | None) -> tuple[str, ...]:
+    """What runs a job: with several GPUs, one process for each of them (docs/gpus.md)."""
+    if not gpus or gpus == 1:
+        return PROGRAM
+    return (sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={gpus}", *PROGRAM[1:])
+
+
 def start(
     job: Job, program: tuple[str, ...] = PROGRAM, environment: Mapping[str, str] | None = None
 ) -> subprocess.Popen:
