@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import signal
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from signal import SIGINT
 from typing import Any
@@ -17,17 +19,31 @@ from filelock import FileLock
 from processes import Outcome, SignalAt, run_scrpo, small
 from run_rows import Rows, all_rows, assert_same_rows, execute, lines
 
-SIZES = small(optim__steps=8, checkpoint__every=2, eval__every=4, eval__repair="false", rollout__max_tokens=160)
-TRAIN = ("train", "--reflect-every", "2", "--json", *SIZES)
+from scrpo_cli.training import half_step
 
-# Lines of metrics.jsonl: 1 evaluation before, 2-5 steps 1-4, 6 validation, 7-10 steps 5-8, 11 evaluation after.
+SIZES = small(
+    optim__steps=8,
+    checkpoint__every=2,
+    eval__every=5,
+    eval__repair="false",
+    eval__samples=2,
+    rollout__max_tokens=160,
+    rollout__batch_size=4,
+)
+TRAIN = ("train", "--reflect-every", "2", "--json", *SIZES)
+SAMPLING = "scrpo_cli.evaluation.runner:sample_requests"
+
+# A step samples four batches, an evaluation two parts of one batch each.
+# Lines of metrics.jsonl: 1 evaluation before, 2-6 steps 1-5, 7 validation, 8-10 steps 6-8, 11 evaluation after.
 KILLS = {
     "sampling-of-step-1": SignalAt("scrpo_cli.training.loop:sample_requests", 1),
     "after-an-optimizer-step": SignalAt("scrpo_cli.training.update:Updater.step", 3, "after"),
     "inside-the-transaction-of-step-5": SignalAt("scrpo_cli.pool.queries:_retire", 5),
-    "between-evaluation-row-and-its-line": SignalAt("scrpo_cli.tracking.jsonl:JsonlSink.log", 6),
+    "between-evaluation-row-and-its-line": SignalAt("scrpo_cli.tracking.jsonl:JsonlSink.log", 7),
     "checkpoint-without-manifest": SignalAt("scrpo_cli.training.checkpoint:seal", 3),
     "checkpoint-not-renamed": SignalAt("scrpo_cli.training.checkpoint:seal", 2, "after"),
+    "second-part-of-the-evaluation-before": SignalAt(SAMPLING, 2),
+    "second-part-of-the-validation": SignalAt(SAMPLING, 4),
     "between-last-evaluation-and-its-line": SignalAt("scrpo_cli.tracking.jsonl:JsonlSink.log", 11),
 }
 
@@ -109,6 +125,8 @@ def command_in(err: str) -> list[str]:
     return words[0].split()
 
 
+PARTS_LEFT = {"second-part-of-the-evaluation-before": 5, "second-part-of-the-validation": 3}
+"""Of the six that the three evaluations of a run have."""
 SLOW = (
     "checkpoint-not-renamed",  # a checkpoint without a manifest and a damaged one cover what is incomplete
     "sampling-of-step-1",  # before anything was written; the transaction of step 5 covers what is half written
@@ -117,25 +135,63 @@ SLOW = (
 )
 
 
-@pytest.mark.parametrize(
-    "kill", [pytest.param(kill, id=name, marks=[pytest.mark.slow] * (name in SLOW)) for name, kill in KILLS.items()]
-)
-def test_a_killed_run_ends_like_an_undisturbed_one(scrpo_process, tmp_path, undisturbed, kill) -> None:
-    killed = scrpo_process(*TRAIN, hooks=(kill,))
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in KILLS])
+def test_a_killed_run_ends_like_an_undisturbed_one(scrpo_process, tmp_path, undisturbed, name) -> None:
+    killed = scrpo_process(*TRAIN, hooks=(KILLS[name],))
     assert killed.code == -signal.SIGKILL, killed.err
-    assert_finishes(scrpo_process("train", "--resume", "last", "--json"))
+    too_many = SignalAt(SAMPLING, PARTS_LEFT.get(name, 6) + 1)  # parts that are stored are not sampled again
+    assert_finishes(scrpo_process("train", "--resume", "last", "--json", hooks=(too_many,)))
+    assert_same(remains(tmp_path), undisturbed.remains)
+
+
+@dataclass(frozen=True)
+class SignalInStep:
+    """SIGTERM when the nth batch that step `step` samples is finished."""
+
+    step: int
+    batch: int
+
+    def __call__(self) -> None:
+        from scrpo_cli.rollout.transformers_engine import TransformersEngine
+
+        original, batches = TransformersEngine.generate, count(1)
+
+        def generate(engine: Any, prompts: Any, sampling: Any, keys: Any, finished: Any) -> Any:
+            def heard(found: Any) -> None:
+                finished(found)
+                if keys[0].step == self.step and next(batches) == self.batch:
+                    os.kill(os.getpid(), signal.SIGTERM)
+
+            return original(engine, prompts, sampling, keys, heard)
+
+        TransformersEngine.generate = generate  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("step", [pytest.param(1, marks=pytest.mark.slow), 4])
+def test_a_stop_in_the_middle_of_a_step_keeps_the_answers_that_are_finished(scrpo_process, tmp_path, undisturbed, step):
+    stopped = scrpo_process(*TRAIN, hooks=(SignalInStep(step, 3),))
+    assert (stopped.code, status(tmp_path)) == (130, "interrupted"), stopped.err
+    assert f"Stopped in step {step}: 12 finished answers of it are kept" in stopped.err
+    assert execute(tmp_path, "SELECT max(step) FROM attempt") == [(step - 1,)]
+    (kept,) = tmp_path.glob(f".scrpo/runs/*/{half_step.FILE}")
+    only_one_left = SignalInStep(step, 2)
+    resumed = scrpo_process(*command_in(stopped.err), "--json", hooks=(only_one_left,))
+    assert f"Step {step} goes on with the 12 answers" in resumed.err
+    assert_finishes(resumed)
+    assert not kept.exists()
     assert_same(remains(tmp_path), undisturbed.remains)
 
 
 METHODS = {
-    # killed in Stage II, whose reference is the policy as Stage I left it
-    "score": ({"optim.steps": 4, "method.kl.reference": "stage1"}, 3),
-    # killed in the last step, which the budget of tokens cuts
-    "dapo": ({"optim.steps": 50, "optim.max_generated_tokens": 2500}, 3),
-    # killed between two optimizer steps over the pairs that the run has sampled itself
-    "dpo": ({"optim.steps": 50, "optim.max_generated_tokens": 1500, "method.batch": 4}, 2),
-    # killed when the teacher is an average of policies that are gone
-    "sdpo": ({"optim.steps": 4, "method.teacher_rate": 0.5}, 3),
+    # stopped in a second turn, before which the plan has moved on to Stage II; killed in Stage II, whose reference is
+    # the policy as Stage I left it
+    "score": ({"optim.steps": 4, "method.kl.reference": "stage1"}, SignalInStep(3, 6), 1),
+    # stopped in a step, killed in the last one, which the budget of tokens cuts
+    "dapo": ({"optim.steps": 50, "optim.max_generated_tokens": 2500}, SignalInStep(2, 1), 2),
+    # stopped in the first step; killed between two optimizer steps over the pairs that the run has sampled itself
+    "dpo": ({"optim.steps": 50, "optim.max_generated_tokens": 1500, "method.batch": 4}, SignalInStep(1, 1), 2),
+    # stopped and killed when the teacher is an average of policies that are gone
+    "sdpo": ({"optim.steps": 4, "method.teacher_rate": 0.5}, SignalInStep(3, 2), 1),
 }
 
 
@@ -146,19 +202,23 @@ SLOW_METHODS = (
 
 
 @pytest.mark.parametrize(
-    ("name", "sizes", "update"),
+    ("name", "sizes", "stop", "update"),
     [pytest.param(k, *v, id=k, marks=[pytest.mark.slow] * (k in SLOW_METHODS)) for k, v in METHODS.items()],
 )
-def test_methods_with_a_state_of_their_own_end_the_same_after_a_kill(scrpo_process, tmp_path, name, sizes, update):
+def test_methods_with_a_state_of_their_own_end_the_same_after_a_stop_and_a_kill(
+    scrpo_process, tmp_path, name, sizes, stop, update
+):
     sizes |= {"eval.every": "null", "method.name": name}
     train = ("train", "--json", *SIZES, *(word for key, value in sizes.items() for word in ("--set", f"{key}={value}")))
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     for directory in (whole, broken):
         directory.mkdir()
     assert scrpo_process(*train, directory=whole).code == 0
+    again = ("train", "--resume", "last")
+    assert scrpo_process(*train, directory=broken, hooks=(stop,)).code == 130
     kill = SignalAt("scrpo_cli.training.update:Updater.step", update, "after")
-    assert scrpo_process(*train, directory=broken, hooks=(kill,)).code == -signal.SIGKILL
-    assert scrpo_process("train", "--resume", "last", directory=broken).code == 0
+    assert scrpo_process(*again, directory=broken, hooks=(kill,)).code == -signal.SIGKILL
+    assert scrpo_process(*again, directory=broken).code == 0
     assert_same(remains(broken), remains(whole))
 
 
@@ -184,7 +244,7 @@ def test_injected_errors_are_the_same_after_a_kill(scrpo_process, tmp_path) -> N
     assert injected & {row["parent_id"] for row in expected.rows["attempt"]}, "reflection steps work on them"
 
 
-def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(scrpo_process, tmp_path, undisturbed) -> None:
+def test_ctrl_c_finishes_the_update_saves_and_says_how_to_go_on(scrpo_process, tmp_path, undisturbed) -> None:
     stopped = scrpo_process(*TRAIN, hooks=(SignalAt("scrpo_cli.training.update:Updater.step", 3, "after", SIGINT),))
     assert stopped.code == 130, stopped.err
     assert "Stopped after step 3" in stopped.err
@@ -205,12 +265,12 @@ def test_other_signals_do_the_same_and_a_terminal_may_be_lost_twice(scrpo_proces
     assert remains(tmp_path).checkpoints == ["step-000002", "step-000003"]
 
 
-COMMIT, SAMPLING = "scrpo_cli.training.loop:commit", "scrpo_cli.evaluation.runner:sample_requests"
+COMMIT = "scrpo_cli.training.loop:commit"
 EVALUATIONS = {
-    "in-the-step-before-the-validation": (SignalAt(COMMIT, 4, "before", SIGINT), 4, 5, "Stopped after step 4"),
-    "in-the-validation": (SignalAt(SAMPLING, 2, "before", SIGINT), 4, 5, "Stopped in an evaluation after step 4"),
-    "in-the-last-step": (SignalAt(COMMIT, 8, "before", SIGINT), 8, 10, "Stopped after step 8"),
-    "in-the-evaluation-after": (SignalAt(SAMPLING, 3, "after", SIGINT), 8, 10, "Stopped in an evaluation after step 8"),
+    "in-the-step-before-the-validation": (SignalAt(COMMIT, 5, "before", SIGINT), 5, 6, 0, "Stopped after step 5"),
+    "in-the-validation": (SignalAt(SAMPLING, 3, "after", SIGINT), 5, 6, 0, "Stopped in an evaluation after step 5"),
+    "in-the-last-step": (SignalAt(COMMIT, 8, "before", SIGINT), 8, 10, 0, "Stopped after step 8"),
+    "in-the-evaluation-after": (SignalAt(SAMPLING, 6, "after", SIGINT), 8, 10, 4, "in an evaluation after step 8"),
 }
 
 
@@ -218,16 +278,18 @@ SLOW_EVALUATIONS = ("in-the-validation", "in-the-last-step")  # the other two co
 
 
 @pytest.mark.parametrize(
-    ("hook", "steps", "metrics", "said"),
+    ("hook", "steps", "metrics", "stored", "said"),
     [pytest.param(*v, id=k, marks=[pytest.mark.slow] * (k in SLOW_EVALUATIONS)) for k, v in EVALUATIONS.items()],
 )
-def test_ctrl_c_waits_for_no_evaluation(scrpo_process, tmp_path, undisturbed, hook, steps, metrics, said) -> None:
+def test_ctrl_c_waits_for_no_evaluation(scrpo_process, tmp_path, undisturbed, hook, steps, metrics, stored, said):
     stopped = scrpo_process(*TRAIN, hooks=(hook,))
     assert (stopped.code, status(tmp_path)) == (130, "interrupted"), stopped.err
     assert said in stopped.err
     left = remains(tmp_path)
     assert (left.checkpoints[-1], len(left.lines)) == (f"step-{steps:06d}", metrics)
     assert not [row for row in left.rows["evaluation"] if row["step"] == steps]
+    evaluated = [row for row in left.rows["attempt"] if row["step"] == steps and row["phase"].startswith("eval:")]
+    assert len(evaluated) == stored
     assert_finishes(scrpo_process(*command_in(stopped.err), "--json"))
     assert_same(remains(tmp_path), undisturbed.remains)
 
