@@ -43,7 +43,7 @@ def train(run: Session) -> dict[str, Any]:
     """Run to the end of the budget and return the evaluations before and after, by label.
 
     Raises Interrupted after a signal and RunError at a warning of `monitors.stop` or when the grader fails too often,
-    with the step in hand saved.
+    with all that is finished saved.
     """
     evaluations = {"before": evaluate(run, "before") if run.progress.step == 0 else known(run, "before")}
     history = steps_of(run.db, run.run_id)
