@@ -46,13 +46,10 @@ def test_a_file_that_was_cut_off_is_dropped(file, keep) -> None:
 
 def test_a_file_in_which_a_byte_changed_is_dropped(file) -> None:
     data = file.read_bytes()
-    for place in range(0, len(data), 7):
+    for place in range(0, len(data), 17):
         file.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
-        assert half_step.take_up(file, lambda: STAMP) in ({}, ANSWERS)  # most of a zip's header decides nothing
-        file.write_bytes(data)
-    head = data.index(b"rollout")
-    file.write_bytes(data[:head] + b"r0llout" + data[head + 7 :])
-    assert half_step.take_up(file, lambda: STAMP) == {}
+        assert half_step.take_up(file, lambda: STAMP) == {}
+        assert not file.exists()
 
 
 def test_where_it_cannot_be_written_nothing_is_left_of_it(tmp_path) -> None:

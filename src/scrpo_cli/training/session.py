@@ -9,6 +9,7 @@ import json
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -160,6 +161,7 @@ class Session(Runtime):
             "adapter_sha256": self.policy.adapter_hash(),
             "recipe_sha256": hashlib.sha256(self.recipe.model_dump_json().encode()).hexdigest(),
             "engine": self.engine.name,
+            "scrpo_version": version("scrpo-cli"),
         }
 
     def step_is_done(self, step: int, generated_tokens: int) -> None:
