@@ -21,29 +21,17 @@ from run_rows import Rows, all_rows, assert_same_rows, execute, lines
 
 from scrpo_cli.training import half_step
 
-SIZES = small(
-    optim__steps=8,
-    checkpoint__every=2,
-    eval__every=5,
-    eval__repair="false",
-    eval__samples=2,
-    rollout__max_tokens=160,
-    rollout__batch_size=4,
-)
+SIZES = small(optim__steps=8, checkpoint__every=2, eval__every=4, eval__repair="false", rollout__max_tokens=160)
 TRAIN = ("train", "--reflect-every", "2", "--json", *SIZES)
-SAMPLING = "scrpo_cli.evaluation.runner:sample_requests"
 
-# A step samples four batches, an evaluation two parts of one batch each.
-# Lines of metrics.jsonl: 1 evaluation before, 2-6 steps 1-5, 7 validation, 8-10 steps 6-8, 11 evaluation after.
+# Lines of metrics.jsonl: 1 evaluation before, 2-5 steps 1-4, 6 validation, 7-10 steps 5-8, 11 evaluation after.
 KILLS = {
     "sampling-of-step-1": SignalAt("scrpo_cli.training.loop:sample_requests", 1),
     "after-an-optimizer-step": SignalAt("scrpo_cli.training.update:Updater.step", 3, "after"),
     "inside-the-transaction-of-step-5": SignalAt("scrpo_cli.pool.queries:_retire", 5),
-    "between-evaluation-row-and-its-line": SignalAt("scrpo_cli.tracking.jsonl:JsonlSink.log", 7),
+    "between-evaluation-row-and-its-line": SignalAt("scrpo_cli.tracking.jsonl:JsonlSink.log", 6),
     "checkpoint-without-manifest": SignalAt("scrpo_cli.training.checkpoint:seal", 3),
     "checkpoint-not-renamed": SignalAt("scrpo_cli.training.checkpoint:seal", 2, "after"),
-    "second-part-of-the-evaluation-before": SignalAt(SAMPLING, 2),
-    "second-part-of-the-validation": SignalAt(SAMPLING, 4),
     "between-last-evaluation-and-its-line": SignalAt("scrpo_cli.tracking.jsonl:JsonlSink.log", 11),
 }
 
@@ -113,9 +101,9 @@ def status(directory: Path) -> str:
     return found
 
 
-def assert_finishes(resumed: Outcome) -> None:
+def assert_finishes(resumed: Outcome, steps: int = 8) -> None:
     assert resumed.code == 0, resumed.err
-    assert (resumed.json["status"], resumed.json["steps"]) == ("done", 8)
+    assert (resumed.json["status"], resumed.json["steps"]) == ("done", steps)
 
 
 def command_in(err: str) -> list[str]:
@@ -125,8 +113,6 @@ def command_in(err: str) -> list[str]:
     return words[0].split()
 
 
-PARTS_LEFT = {"second-part-of-the-evaluation-before": 5, "second-part-of-the-validation": 3}
-"""Of the six that the three evaluations of a run have."""
 SLOW = (
     "checkpoint-not-renamed",  # a checkpoint without a manifest and a damaged one cover what is incomplete
     "sampling-of-step-1",  # before anything was written; the transaction of step 5 covers what is half written
@@ -135,13 +121,30 @@ SLOW = (
 )
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in KILLS])
-def test_a_killed_run_ends_like_an_undisturbed_one(scrpo_process, tmp_path, undisturbed, name) -> None:
-    killed = scrpo_process(*TRAIN, hooks=(KILLS[name],))
+@pytest.mark.parametrize(
+    "kill", [pytest.param(kill, id=name, marks=[pytest.mark.slow] * (name in SLOW)) for name, kill in KILLS.items()]
+)
+def test_a_killed_run_ends_like_an_undisturbed_one(scrpo_process, tmp_path, undisturbed, kill) -> None:
+    killed = scrpo_process(*TRAIN, hooks=(kill,))
     assert killed.code == -signal.SIGKILL, killed.err
-    too_many = SignalAt(SAMPLING, PARTS_LEFT.get(name, 6) + 1)  # parts that are stored are not sampled again
-    assert_finishes(scrpo_process("train", "--resume", "last", "--json", hooks=(too_many,)))
+    assert_finishes(scrpo_process("train", "--resume", "last", "--json"))
     assert_same(remains(tmp_path), undisturbed.remains)
+
+
+# -- steps and evaluations in parts: a step samples two batches of eight, an evaluation two parts of four problems -----
+
+SAMPLING = "scrpo_cli.evaluation.runner:sample_requests"
+PARTS = small(
+    optim__steps=3,
+    checkpoint__every=2,
+    eval__every=1,
+    eval__limit=8,
+    eval__samples=2,
+    eval__repair="false",
+    rollout__batch_size=8,
+)
+TRAIN_IN_PARTS = ("train", "--reflect-every", "2", "--json", *PARTS)
+EVALUATED_PARTS = 8  # before, after step 1, after step 2, after
 
 
 @dataclass(frozen=True)
@@ -167,31 +170,59 @@ class SignalInStep:
         TransformersEngine.generate = generate  # type: ignore[method-assign]
 
 
-@pytest.mark.parametrize("step", [pytest.param(1, marks=pytest.mark.slow), 4])
-def test_a_stop_in_the_middle_of_a_step_keeps_the_answers_that_are_finished(scrpo_process, tmp_path, undisturbed, step):
-    stopped = scrpo_process(*TRAIN, hooks=(SignalInStep(step, 3),))
+@pytest.fixture(scope="session")
+def in_parts(scrpo_server: None, tmp_path_factory: pytest.TempPathFactory) -> Remains:
+    directory = tmp_path_factory.mktemp("in-parts")
+    outcome = run_scrpo(TRAIN_IN_PARTS, directory)
+    assert outcome.code == 0, outcome.err
+    return remains(directory)
+
+
+@pytest.mark.parametrize("step", [pytest.param(1, marks=pytest.mark.slow), 2])
+def test_a_stop_in_the_middle_of_a_step_keeps_the_answers_that_are_finished(scrpo_process, tmp_path, in_parts, step):
+    stopped = scrpo_process(*TRAIN_IN_PARTS, hooks=(SignalInStep(step, 1),))
     assert (stopped.code, status(tmp_path)) == (130, "interrupted"), stopped.err
-    assert f"Stopped in step {step}: 12 finished answers of it are kept" in stopped.err
+    assert f"Stopped in step {step}: 8 finished answers of it are kept" in stopped.err
     assert execute(tmp_path, "SELECT max(step) FROM attempt") == [(step - 1,)]
     (kept,) = tmp_path.glob(f".scrpo/runs/*/{half_step.FILE}")
     only_one_left = SignalInStep(step, 2)
     resumed = scrpo_process(*command_in(stopped.err), "--json", hooks=(only_one_left,))
-    assert f"Step {step} goes on with the 12 answers" in resumed.err
-    assert_finishes(resumed)
+    assert f"Step {step} goes on with the 8 answers" in resumed.err
+    assert_finishes(resumed, 3)
     assert not kept.exists()
-    assert_same(remains(tmp_path), undisturbed.remains)
+    assert_same(remains(tmp_path), in_parts)
+
+
+@pytest.mark.parametrize(
+    ("signum", "part"),
+    [
+        pytest.param(signal.SIGKILL, 2, id="kill-before-training"),
+        pytest.param(signal.SIGKILL, 4, id="kill-after-a-step-without-a-checkpoint-of-its-own"),
+        pytest.param(SIGINT, 8, id="ctrl-c-after-training", marks=pytest.mark.slow),
+    ],
+)
+def test_parts_of_an_evaluation_that_are_stored_are_not_asked_again(scrpo_process, tmp_path, in_parts, signum, part):
+    stopped = scrpo_process(*TRAIN_IN_PARTS, hooks=(SignalAt(SAMPLING, part, "before", signum),))
+    assert stopped.code == (130 if signum == SIGINT else -signal.SIGKILL), stopped.err
+    ((step, phase),) = execute(tmp_path, "SELECT step, phase FROM attempt ORDER BY rowid DESC LIMIT 1")
+    assert phase.startswith("eval:")
+    assert execute(tmp_path, "SELECT count(*) FROM attempt WHERE phase = ?", phase) == [(8,)]
+    assert not execute(tmp_path, "SELECT 1 FROM evaluation WHERE step = ? AND ? LIKE '%' || label", step, phase)
+    one_too_many = SignalAt(SAMPLING, EVALUATED_PARTS - (part - 1) + 1)
+    assert_finishes(scrpo_process("train", "--resume", "last", "--json", hooks=(one_too_many,)), 3)
+    assert_same(remains(tmp_path), in_parts)
 
 
 METHODS = {
-    # stopped in a second turn, before which the plan has moved on to Stage II; killed in Stage II, whose reference is
-    # the policy as Stage I left it
-    "score": ({"optim.steps": 4, "method.kl.reference": "stage1"}, SignalInStep(3, 6), 1),
-    # stopped in a step, killed in the last one, which the budget of tokens cuts
+    # stopped between two turns, after the plan has moved on to Stage II; killed in Stage II, whose reference is the
+    # policy as Stage I left it
+    "score": ({"optim.steps": 4, "method.kl.reference": "stage1"}, SignalInStep(3, 1), 1),
+    # stopped in a step; killed in the last one, which the budget of tokens cuts
     "dapo": ({"optim.steps": 50, "optim.max_generated_tokens": 2500}, SignalInStep(2, 1), 2),
     # stopped in the first step; killed between two optimizer steps over the pairs that the run has sampled itself
     "dpo": ({"optim.steps": 50, "optim.max_generated_tokens": 1500, "method.batch": 4}, SignalInStep(1, 1), 2),
     # stopped and killed when the teacher is an average of policies that are gone
-    "sdpo": ({"optim.steps": 4, "method.teacher_rate": 0.5}, SignalInStep(3, 2), 1),
+    "sdpo": ({"optim.steps": 4, "method.teacher_rate": 0.5}, SignalInStep(3, 1), 1),
 }
 
 
@@ -267,10 +298,10 @@ def test_other_signals_do_the_same_and_a_terminal_may_be_lost_twice(scrpo_proces
 
 COMMIT = "scrpo_cli.training.loop:commit"
 EVALUATIONS = {
-    "in-the-step-before-the-validation": (SignalAt(COMMIT, 5, "before", SIGINT), 5, 6, 0, "Stopped after step 5"),
-    "in-the-validation": (SignalAt(SAMPLING, 3, "after", SIGINT), 5, 6, 0, "Stopped in an evaluation after step 5"),
-    "in-the-last-step": (SignalAt(COMMIT, 8, "before", SIGINT), 8, 10, 0, "Stopped after step 8"),
-    "in-the-evaluation-after": (SignalAt(SAMPLING, 6, "after", SIGINT), 8, 10, 4, "in an evaluation after step 8"),
+    "in-the-step-before-the-validation": (SignalAt(COMMIT, 4, "before", SIGINT), 4, 5, "Stopped after step 4"),
+    "in-the-validation": (SignalAt(SAMPLING, 2, "before", SIGINT), 4, 5, "Stopped in an evaluation after step 4"),
+    "in-the-last-step": (SignalAt(COMMIT, 8, "before", SIGINT), 8, 10, "Stopped after step 8"),
+    "in-the-evaluation-after": (SignalAt(SAMPLING, 3, "after", SIGINT), 8, 10, "Stopped in an evaluation after step 8"),
 }
 
 
@@ -278,18 +309,16 @@ SLOW_EVALUATIONS = ("in-the-validation", "in-the-last-step")  # the other two co
 
 
 @pytest.mark.parametrize(
-    ("hook", "steps", "metrics", "stored", "said"),
+    ("hook", "steps", "metrics", "said"),
     [pytest.param(*v, id=k, marks=[pytest.mark.slow] * (k in SLOW_EVALUATIONS)) for k, v in EVALUATIONS.items()],
 )
-def test_ctrl_c_waits_for_no_evaluation(scrpo_process, tmp_path, undisturbed, hook, steps, metrics, stored, said):
+def test_ctrl_c_waits_for_no_evaluation(scrpo_process, tmp_path, undisturbed, hook, steps, metrics, said) -> None:
     stopped = scrpo_process(*TRAIN, hooks=(hook,))
     assert (stopped.code, status(tmp_path)) == (130, "interrupted"), stopped.err
     assert said in stopped.err
     left = remains(tmp_path)
     assert (left.checkpoints[-1], len(left.lines)) == (f"step-{steps:06d}", metrics)
     assert not [row for row in left.rows["evaluation"] if row["step"] == steps]
-    evaluated = [row for row in left.rows["attempt"] if row["step"] == steps and row["phase"].startswith("eval:")]
-    assert len(evaluated) == stored
     assert_finishes(scrpo_process(*command_in(stopped.err), "--json"))
     assert_same(remains(tmp_path), undisturbed.remains)
 
