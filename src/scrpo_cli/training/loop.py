@@ -136,7 +136,9 @@ def roll_out_or_stop(run: Session, step: int, plan: Plan, clock: Clock) -> list[
         raise Interrupted(what, str(run.directory), run.again) from None
 
 
-def roll_out(run: Session, step: int, plan: Plan, clock: Clock, answers: half_step.Answers) -> list[Group]:
+def roll_out(
+    run: Session, step: int, plan: Plan, clock: Clock, answers: half_step.Answers | None = None
+) -> list[Group]:
     """Sample and grade what the plan asks, and what the method asks on top once it has seen the verdicts. Of all that
     it asks, what is among `answers` is not sampled again; new ones join them.
     """
