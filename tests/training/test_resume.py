@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import signal
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from signal import SIGINT
 from typing import Any
@@ -16,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from filelock import FileLock
-from processes import Outcome, SignalAt, run_scrpo, small
+from processes import Outcome, SignalAt, SignalInStep, run_scrpo, small
 from run_rows import Rows, all_rows, assert_same_rows, execute, lines
 
 from scrpo_cli.training import half_step
@@ -145,29 +143,6 @@ PARTS = small(
 )
 TRAIN_IN_PARTS = ("train", "--reflect-every", "2", "--json", *PARTS)
 EVALUATED_PARTS = 8  # before, after step 1, after step 2, after
-
-
-@dataclass(frozen=True)
-class SignalInStep:
-    """SIGTERM when the nth batch that step `step` samples is finished."""
-
-    step: int
-    batch: int
-
-    def __call__(self) -> None:
-        from scrpo_cli.rollout.transformers_engine import TransformersEngine
-
-        original, batches = TransformersEngine.generate, count(1)
-
-        def generate(engine: Any, prompts: Any, sampling: Any, keys: Any, finished: Any) -> Any:
-            def heard(found: Any) -> None:
-                finished(found)
-                if keys[0].step == self.step and next(batches) == self.batch:
-                    os.kill(os.getpid(), signal.SIGTERM)
-
-            return original(engine, prompts, sampling, keys, heard)
-
-        TransformersEngine.generate = generate  # type: ignore[method-assign]
 
 
 @pytest.fixture(scope="session")
