@@ -15,6 +15,7 @@ import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,29 @@ class SignalAt:
             return result
 
         setattr(owner, name, replacement)
+
+
+@dataclass(frozen=True)
+class SignalInStep:
+    """SIGTERM when the nth batch that step `step` samples is finished."""
+
+    step: int
+    batch: int
+
+    def __call__(self) -> None:
+        from scrpo_cli.rollout.transformers_engine import TransformersEngine
+
+        original, batches = TransformersEngine.generate, count(1)
+
+        def generate(engine: Any, prompts: Any, sampling: Any, keys: Any, finished: Any = lambda found: None) -> Any:
+            def heard(found: Any) -> None:
+                finished(found)
+                if keys[0].step == self.step and next(batches) == self.batch:
+                    os.kill(os.getpid(), signal.SIGTERM)
+
+            return original(engine, prompts, sampling, keys, heard)
+
+        TransformersEngine.generate = generate  # type: ignore[method-assign]
 
 
 @dataclass(frozen=True)

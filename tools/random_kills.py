@@ -38,7 +38,8 @@ from processes import ENVIRONMENT, UNSET, small  # noqa: E402
 from run_rows import DATABASE, lines, rows_of  # noqa: E402
 
 SECONDS = 600  # a hang is a failure
-TRAIN = small(optim__steps=8, checkpoint__every=2, eval__every=4, eval__repair="false")
+PARTS = {"rollout__batch_size": 4, "eval__samples": 2}  # of steps and of evaluations
+TRAIN = small(optim__steps=8, checkpoint__every=2, eval__every=5, eval__repair="false", **PARTS)
 SWEEP = [*TRAIN, "--set", "optim.max_generated_tokens=6000", "--set", "optim.steps=100"]
 COMMANDS = {
     "train": ("train", "--reflect-every", "2", *TRAIN),

@@ -51,6 +51,34 @@ def test_asks_become_groups_with_deterministic_ids_and_the_right_grades():
     assert all(a.turn == 1 and a.parent is None for g in groups for a in g.attempts)
 
 
+def test_what_was_finished_before_a_stop_is_not_sampled_again():
+    requests = [prompts().first(p, 3) for p in PROBLEMS[:2]]
+    asked = []
+
+    def answer(prompt, key, stop=None):
+        if key.index == stop:
+            raise KeyboardInterrupt
+        asked.append(key.index)
+        return f"{key.index} to {prompt}"
+
+    def sample(known, stop=None, requests=requests):
+        engine = FakeEngine(TOKENIZER, lambda prompt, key: answer(prompt, key, stop))
+        return sample_requests(engine, CHAT, requests, Sampling(1.0, 200), ORIGIN, known)
+
+    whole, known = sample({}), {}
+    with pytest.raises(KeyboardInterrupt):
+        sample(known, stop=4)
+    assert [key.index for key in known] == [0, 1, 2, 3]
+    asked.clear()
+    assert sample(known) == whole
+    assert asked == [4, 5]
+    assert sample(known) == whole
+    assert asked == [4, 5]
+    other = [requests[0], prompts().first(PROBLEMS[2], 3)]  # the same rows after another prompt
+    assert [c.text for c in sample(known, requests=other)[1]] == [c.text for c in sample({}, requests=other)[1]]
+    assert asked[2:5] == [3, 4, 5]
+
+
 @pytest.mark.parametrize(
     ("text", "verdict"),
     [

@@ -104,6 +104,15 @@ def test_a_row_draws_the_same_whatever_shares_its_batch(engine, prompts) -> None
     assert len({tuple(c.ids) for c in whole}) > 4
 
 
+def test_each_row_is_told_of_when_it_is_finished(engine, prompts) -> None:
+    told: list[Any] = []
+    whole = engine.generate(prompts, Sampling(1.0, 48), KEYS, told.append)
+    assert {len(found) for found in told} == {1}
+    assert {row: c for found in told for row, c in found.items()} == dict(enumerate(whole))
+    rows = [row for found in told for row in found]
+    assert rows != sorted(rows), "in the order in which they end"
+
+
 def test_greedy_and_cut_off(engine, policy, prompts) -> None:
     cut = engine.generate(prompts[:2], Sampling(0.0, 3), KEYS[:2])
     assert [c.finish for c in cut] == ["length", "length"]

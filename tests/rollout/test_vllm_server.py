@@ -126,6 +126,26 @@ def test_every_server_gets_every_version_and_rows_are_dealt_in_turn(policy, fake
     assert not engine.publisher.home.exists()
 
 
+def test_a_stop_keeps_what_has_come_and_waits_for_nothing(policy, fakes, monkeypatch) -> None:
+    engine = engine_of(policy, fakes[0])
+    whole = engine.generate(PROMPTS, Sampling(0.8, 8), KEYS)
+    monkeypatch.setattr("scrpo_cli.rollout.vllm_server.AT_A_TIME", 2)
+    held, kept, asked = threading.Event(), {}, len(fakes[0].requests)
+    fakes[0].spoil = lambda answer: answer if len(fakes[0].requests) == asked + 1 else held.wait(60) and answer
+
+    def keep(found: Any) -> None:
+        kept.update(found)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        engine.generate(PROMPTS, Sampling(0.8, 8), KEYS, keep)
+    assert not held.is_set()
+    assert kept == {row: whole[row] for row in kept}
+    assert len(kept) == 1
+    held.set()
+    assert len(fakes[0].requests) <= asked + 4, "at most what two threads had begun"
+
+
 def test_the_probe_passes_and_finds_a_replica_that_lags(policy, fakes) -> None:
     engine = engine_of(policy, *fakes)
     probe = Probe(engine, policy, 0.8)

@@ -154,6 +154,26 @@ def test_rows_end_at_their_end_token_and_truncation_is_a_finish_reason():
     assert {c.finish for c in sampled} == {"stop", "length"}
 
 
+def test_rows_that_are_left_after_a_stop_come_out_as_in_the_whole_to_the_bit():
+    prompts = [[5 + i] * (1 + 3 * i % 7) for i in range(14)]
+    whole = TransformersEngine(POLICY, 4).generate(prompts, Sampling(1.0, 12), keys(14))
+    for batches in (1, 2, 3):
+        kept = {}
+
+        def keep(found, kept=kept, most=4 * batches):
+            kept.update(found)
+            if len(kept) == most:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            TransformersEngine(POLICY, 4).generate(prompts, Sampling(1.0, 12), keys(14), keep)
+        left = [i for i in range(14) if i not in kept]
+        assert len(left) == 14 - 4 * batches
+        asked, drawn = [prompts[i] for i in left], [keys(14)[i] for i in left]
+        rest = TransformersEngine(POLICY, 4).generate(asked, Sampling(1.0, 12), drawn)
+        assert [(kept | dict(zip(left, rest, strict=True)))[i] for i in range(14)] == whole
+
+
 class Tight(TransformersEngine):
     """With room for so many rows."""
 

@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 import torch
 from filelock import FileLock
-from processes import Outcome, SignalAt, run_scrpo, small
+from processes import Outcome, SignalAt, SignalInStep, run_scrpo, small
 from run_rows import Rows, all_rows, assert_same_rows, execute, lines
+
+from scrpo_cli.training import half_step
 
 SIZES = small(optim__steps=8, checkpoint__every=2, eval__every=4, eval__repair="false", rollout__max_tokens=160)
 TRAIN = ("train", "--reflect-every", "2", "--json", *SIZES)
@@ -97,9 +99,9 @@ def status(directory: Path) -> str:
     return found
 
 
-def assert_finishes(resumed: Outcome) -> None:
+def assert_finishes(resumed: Outcome, steps: int = 8) -> None:
     assert resumed.code == 0, resumed.err
-    assert (resumed.json["status"], resumed.json["steps"]) == ("done", 8)
+    assert (resumed.json["status"], resumed.json["steps"]) == ("done", steps)
 
 
 def command_in(err: str) -> list[str]:
@@ -127,15 +129,75 @@ def test_a_killed_run_ends_like_an_undisturbed_one(scrpo_process, tmp_path, undi
     assert_same(remains(tmp_path), undisturbed.remains)
 
 
+# -- steps and evaluations in parts: a step samples two batches of eight, an evaluation two parts of four problems -----
+
+SAMPLING = "scrpo_cli.evaluation.runner:sample_requests"
+PARTS = small(
+    optim__steps=3,
+    checkpoint__every=2,
+    eval__every=1,
+    eval__limit=8,
+    eval__samples=2,
+    eval__repair="false",
+    rollout__batch_size=8,
+)
+TRAIN_IN_PARTS = ("train", "--reflect-every", "2", "--json", *PARTS)
+EVALUATED_PARTS = 8  # before, after step 1, after step 2, after
+
+
+@pytest.fixture(scope="session")
+def in_parts(scrpo_server: None, tmp_path_factory: pytest.TempPathFactory) -> Remains:
+    directory = tmp_path_factory.mktemp("in-parts")
+    outcome = run_scrpo(TRAIN_IN_PARTS, directory)
+    assert outcome.code == 0, outcome.err
+    return remains(directory)
+
+
+@pytest.mark.parametrize("step", [pytest.param(1, marks=pytest.mark.slow), 2])
+def test_a_stop_in_the_middle_of_a_step_keeps_the_answers_that_are_finished(scrpo_process, tmp_path, in_parts, step):
+    stopped = scrpo_process(*TRAIN_IN_PARTS, hooks=(SignalInStep(step, 1),))
+    assert (stopped.code, status(tmp_path)) == (130, "interrupted"), stopped.err
+    assert f"Stopped in step {step}: 8 finished answers of it are kept" in stopped.err
+    assert execute(tmp_path, "SELECT max(step) FROM attempt") == [(step - 1,)]
+    (kept,) = tmp_path.glob(f".scrpo/runs/*/{half_step.FILE}")
+    only_one_left = SignalInStep(step, 2)
+    resumed = scrpo_process(*command_in(stopped.err), "--json", hooks=(only_one_left,))
+    assert f"Step {step} goes on with the 8 answers" in resumed.err
+    assert_finishes(resumed, 3)
+    assert not kept.exists()
+    assert_same(remains(tmp_path), in_parts)
+
+
+@pytest.mark.parametrize(
+    ("signum", "part"),
+    [
+        pytest.param(signal.SIGKILL, 2, id="kill-before-training"),
+        pytest.param(signal.SIGKILL, 4, id="kill-after-a-step-without-a-checkpoint-of-its-own"),
+        pytest.param(SIGINT, 8, id="ctrl-c-after-training", marks=pytest.mark.slow),
+    ],
+)
+def test_parts_of_an_evaluation_that_are_stored_are_not_asked_again(scrpo_process, tmp_path, in_parts, signum, part):
+    stopped = scrpo_process(*TRAIN_IN_PARTS, hooks=(SignalAt(SAMPLING, part, "before", signum),))
+    assert stopped.code == (130 if signum == SIGINT else -signal.SIGKILL), stopped.err
+    ((step, phase),) = execute(tmp_path, "SELECT step, phase FROM attempt ORDER BY rowid DESC LIMIT 1")
+    assert phase.startswith("eval:")
+    assert execute(tmp_path, "SELECT count(*) FROM attempt WHERE phase = ?", phase) == [(8,)]
+    assert not execute(tmp_path, "SELECT 1 FROM evaluation WHERE step = ? AND ? LIKE '%' || label", step, phase)
+    one_too_many = SignalAt(SAMPLING, EVALUATED_PARTS - (part - 1) + 1)
+    assert_finishes(scrpo_process("train", "--resume", "last", "--json", hooks=(one_too_many,)), 3)
+    assert_same(remains(tmp_path), in_parts)
+
+
 METHODS = {
-    # killed in Stage II, whose reference is the policy as Stage I left it
-    "score": ({"optim.steps": 4, "method.kl.reference": "stage1"}, 3),
-    # killed in the last step, which the budget of tokens cuts
-    "dapo": ({"optim.steps": 50, "optim.max_generated_tokens": 2500}, 3),
-    # killed between two optimizer steps over the pairs that the run has sampled itself
-    "dpo": ({"optim.steps": 50, "optim.max_generated_tokens": 1500, "method.batch": 4}, 2),
-    # killed when the teacher is an average of policies that are gone
-    "sdpo": ({"optim.steps": 4, "method.teacher_rate": 0.5}, 3),
+    # stopped between two turns, after the plan has moved on to Stage II; killed in Stage II, whose reference is the
+    # policy as Stage I left it
+    "score": ({"optim.steps": 4, "method.kl.reference": "stage1"}, SignalInStep(3, 1), 1),
+    # stopped in a step; killed in the last one, which the budget of tokens cuts
+    "dapo": ({"optim.steps": 50, "optim.max_generated_tokens": 2500}, SignalInStep(2, 1), 2),
+    # stopped in the first step; killed between two optimizer steps over the pairs that the run has sampled itself
+    "dpo": ({"optim.steps": 50, "optim.max_generated_tokens": 1500, "method.batch": 4}, SignalInStep(1, 1), 2),
+    # stopped and killed when the teacher is an average of policies that are gone
+    "sdpo": ({"optim.steps": 4, "method.teacher_rate": 0.5}, SignalInStep(3, 1), 1),
 }
 
 
@@ -146,19 +208,23 @@ SLOW_METHODS = (
 
 
 @pytest.mark.parametrize(
-    ("name", "sizes", "update"),
+    ("name", "sizes", "stop", "update"),
     [pytest.param(k, *v, id=k, marks=[pytest.mark.slow] * (k in SLOW_METHODS)) for k, v in METHODS.items()],
 )
-def test_methods_with_a_state_of_their_own_end_the_same_after_a_kill(scrpo_process, tmp_path, name, sizes, update):
+def test_methods_with_a_state_of_their_own_end_the_same_after_a_stop_and_a_kill(
+    scrpo_process, tmp_path, name, sizes, stop, update
+):
     sizes |= {"eval.every": "null", "method.name": name}
     train = ("train", "--json", *SIZES, *(word for key, value in sizes.items() for word in ("--set", f"{key}={value}")))
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     for directory in (whole, broken):
         directory.mkdir()
     assert scrpo_process(*train, directory=whole).code == 0
+    again = ("train", "--resume", "last")
+    assert scrpo_process(*train, directory=broken, hooks=(stop,)).code == 130
     kill = SignalAt("scrpo_cli.training.update:Updater.step", update, "after")
-    assert scrpo_process(*train, directory=broken, hooks=(kill,)).code == -signal.SIGKILL
-    assert scrpo_process("train", "--resume", "last", directory=broken).code == 0
+    assert scrpo_process(*again, directory=broken, hooks=(kill,)).code == -signal.SIGKILL
+    assert scrpo_process(*again, directory=broken).code == 0
     assert_same(remains(broken), remains(whole))
 
 
@@ -184,7 +250,7 @@ def test_injected_errors_are_the_same_after_a_kill(scrpo_process, tmp_path) -> N
     assert injected & {row["parent_id"] for row in expected.rows["attempt"]}, "reflection steps work on them"
 
 
-def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(scrpo_process, tmp_path, undisturbed) -> None:
+def test_ctrl_c_finishes_the_update_saves_and_says_how_to_go_on(scrpo_process, tmp_path, undisturbed) -> None:
     stopped = scrpo_process(*TRAIN, hooks=(SignalAt("scrpo_cli.training.update:Updater.step", 3, "after", SIGINT),))
     assert stopped.code == 130, stopped.err
     assert "Stopped after step 3" in stopped.err
@@ -205,7 +271,7 @@ def test_other_signals_do_the_same_and_a_terminal_may_be_lost_twice(scrpo_proces
     assert remains(tmp_path).checkpoints == ["step-000002", "step-000003"]
 
 
-COMMIT, SAMPLING = "scrpo_cli.training.loop:commit", "scrpo_cli.evaluation.runner:sample_requests"
+COMMIT = "scrpo_cli.training.loop:commit"
 EVALUATIONS = {
     "in-the-step-before-the-validation": (SignalAt(COMMIT, 4, "before", SIGINT), 4, 5, "Stopped after step 4"),
     "in-the-validation": (SignalAt(SAMPLING, 2, "before", SIGINT), 4, 5, "Stopped in an evaluation after step 4"),

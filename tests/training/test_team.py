@@ -17,7 +17,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from processes import ENVIRONMENT, Hook, Outcome, SignalAt, ended, run_scrpo, small, start_scrpo
+from processes import ENVIRONMENT, Hook, Outcome, SignalAt, SignalInStep, ended, run_scrpo, small, start_scrpo
 from run_rows import all_rows, execute
 from safetensors.torch import load_file
 
@@ -234,6 +234,17 @@ def test_a_stop_signal_to_all_ends_all_after_the_same_step(alone, tmp_path) -> N
     assert (first.code, other.code, other.err) == (130, 0, "")
     assert "Stopped after step 2" in first.err
     assert run_team(("train", "--resume", RUN), tmp_path)[0].code == 0
+    assert_same(left(tmp_path), alone("scrpo"))
+
+
+@pytest.mark.slow
+def test_a_stop_while_a_step_samples_keeps_the_answers_of_process_0(alone, tmp_path) -> None:
+    first, other = run_team(train("scrpo"), tmp_path, hooks={0: [SignalInStep(2, 1)]})
+    assert first.code == 130, first.err
+    assert "Stopped in step 2: 8 finished answers of it are kept" in first.err
+    resumed = run_team(("train", "--resume", RUN), tmp_path)[0]
+    assert resumed.code == 0
+    assert "Step 2 goes on with the 8 answers" in resumed.err
     assert_same(left(tmp_path), alone("scrpo"))
 
 

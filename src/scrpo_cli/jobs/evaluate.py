@@ -1,8 +1,7 @@
-"""`scrpo eval` below the command line: the benchmarks of a plan, in parts that survive a kill.
+"""`scrpo eval` below the command line: the benchmarks of a plan, in parts that survive a kill (`evaluation.parts`).
 
-A part is a few problems with everything that is asked about them; it is stored in one transaction. What a part samples
-depends on nothing but the recipe and the problems before it, and every number is computed from the stored rows, so a
-run that was killed anywhere and resumed ends with the same rows and the same numbers as one that was not.
+Every number is computed from the stored rows, so a run that was killed anywhere and resumed ends with the same rows and
+the same numbers as one that was not.
 """
 
 from __future__ import annotations
@@ -25,7 +24,8 @@ from scrpo_cli.evaluation.gate import (
 )
 from scrpo_cli.evaluation.held_out import check_held_out, held_out_of, trained_on, warnings
 from scrpo_cli.evaluation.metrics import suite_average
-from scrpo_cli.evaluation.outcomes import FIRST, REPAIR, Answers, read_answers
+from scrpo_cli.evaluation.outcomes import FIRST, Answers, read_answers
+from scrpo_cli.evaluation.parts import part_size, parts_left
 from scrpo_cli.evaluation.protocol import Protocol, fingerprint
 from scrpo_cli.evaluation.runner import Evaluator, Start
 from scrpo_cli.jobs.checks import load
@@ -211,27 +211,26 @@ class BenchmarkRun:
 
     def sample(self, done: Sequence[Attempt]) -> None:
         firsts = Answers.of(done).first
-        start = Start(len(firsts), sum(a.part == REPAIR for a in done))
         right, counted = right_of([a for row in firsts for a in row])
+        before, total = len(firsts), len(self.problems)
         if firsts:
-            self.report(f"{self.name}: {start.problems} of {len(self.problems)} problems were stored already")
-        size = max(1, self.run.recipe.rollout.batch_size // self.evaluator.protocol.samples)
-        while start.problems < len(self.problems):
-            now().stage(f"{self.name}: {start.problems} of {len(self.problems)} problems, sampling", at_once=False)
-            batch = self.problems[start.problems : start.problems + size]
-            prefix = f"{self.run.run_id}:{STEP}:{self.name}"
-            attempts = answer_gated(self.evaluator, batch, prefix, self.name, start)
+            self.report(f"{self.name}: {before} of {total} problems were stored already")
+        size = part_size(self.run.recipe.rollout.batch_size, self.evaluator.protocol.samples)
+        for part in parts_left(self.problems, done, size, self.answer):
             stop_on_failures(self.evaluator.task, str(self.run.directory), self.run.again)
-            record_answers(self.db, self.run.run_id, STEP, self.name, attempts)
-            first = [a for a in attempts if a.part == FIRST]
+            record_answers(self.db, self.run.run_id, STEP, self.name, part.attempts)
+            first = [a for a in part.attempts if a.part == FIRST]
             right, counted = (sum(pair) for pair in zip((right, counted), right_of(first), strict=True))
-            before = start.problems
-            start = Start(before + len(batch), start.repairs + sum(a.part == REPAIR for a in attempts))
-            if start.problems * TENTHS // len(self.problems) > before * TENTHS // len(self.problems):
+            if part.problems * TENTHS // total > before * TENTHS // total:
                 share = f"{100 * right / max(1, counted):.0f}% of first answers right so far"
-                failed = start.problems * self.evaluator.protocol.samples - counted
+                failed = part.problems * self.evaluator.protocol.samples - counted
                 share += f", {failed:.0f} not graded" if failed else ""
-                self.report(f"{self.name}: {start.problems} of {len(self.problems)} problems, {share}")
+                self.report(f"{self.name}: {part.problems} of {total} problems, {share}")
+            before = part.problems
+
+    def answer(self, batch: Sequence[Problem], start: Start) -> list[Attempt]:
+        now().stage(f"{self.name}: {start.problems} of {len(self.problems)} problems, sampling", at_once=False)
+        return answer_gated(self.evaluator, batch, f"{self.run.run_id}:{STEP}:{self.name}", self.name, start)
 
 
 def right_of(attempts: Sequence[Attempt]) -> tuple[float, float]:

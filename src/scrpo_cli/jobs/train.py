@@ -20,8 +20,8 @@ from scrpo_cli.training.team import gathered
 def run_training(db: Database, run: ActiveRun, console: HasConsole | None) -> dict[str, Any]:
     """Train to the end of the recipe's budget and return the run's summary.
 
-    Raises Interrupted with the command that resumes, after the step in hand has been saved, and KeyboardInterrupt
-    while loading and when a second signal asks not to wait for the step.
+    Raises Interrupted with the command that resumes, after all that is finished has been saved, and KeyboardInterrupt
+    while loading and when a second signal asks to wait for nothing.
     """
     if "contamination" not in run.summary:  # of an earlier part of this run
         check_contamination(run, console)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -11,6 +11,9 @@ import numpy as np
 
 from scrpo_cli.rng import generator
 from scrpo_cli.types import Completion
+
+Finished = Callable[[Mapping[int, Completion]], None]
+"""Is told of completions by the indices of their prompts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +68,17 @@ class Engine(Protocol):
     trainer: then its log-probs are not exactly the trainer's."""
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], sampling: Sampling, keys: Sequence[RowKey]
+        self,
+        prompts: Sequence[Sequence[int]],
+        sampling: Sampling,
+        keys: Sequence[RowKey],
+        finished: Finished = lambda found: None,
     ) -> list[Completion]:
-        """One completion a prompt, in order; `keys` pairs with `prompts`."""
+        """One completion a prompt, in order; `keys` pairs with `prompts`.
+
+        `finished` is told of those that may be kept, as soon as they may, for where the call is cut short: the others,
+        asked for in a call of their own, come out as they would have here, bit for bit where the engine computes so.
+        """
         ...
 
     def score(self, rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[np.ndarray]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from scrpo_cli.rollout.base import RowKey, Sampling, Synced
+from scrpo_cli.rollout.base import Finished, RowKey, Sampling, Synced
 from scrpo_cli.types import Completion, FinishReason
 
 
@@ -22,9 +22,17 @@ class FakeEngine:
         self.tokenizer, self.answer, self.version = tokenizer, answer, version
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], sampling: Sampling, keys: Sequence[RowKey]
+        self,
+        prompts: Sequence[Sequence[int]],
+        sampling: Sampling,
+        keys: Sequence[RowKey],
+        finished: Finished = lambda found: None,
     ) -> list[Completion]:
-        return [self.complete(list(p), sampling, k) for p, k in zip(prompts, keys, strict=True)]
+        done = []
+        for prompt, key in zip(prompts, keys, strict=True):
+            done.append(self.complete(list(prompt), sampling, key))
+            finished({len(done) - 1: done[-1]})
+        return done
 
     def complete(self, prompt: list[int], sampling: Sampling, key: RowKey) -> Completion:
         text = self.answer(self.tokenizer.decode(prompt), key)

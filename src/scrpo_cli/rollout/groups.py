@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from scrpo_cli.recipe.models import ReflectionConfig
@@ -36,14 +36,30 @@ class Origin:
 
 
 def sample_requests(
-    engine: Engine, chat: Chat, requests: Sequence[SampleRequest], sampling: Sampling, origin: Origin
+    engine: Engine,
+    chat: Chat,
+    requests: Sequence[SampleRequest],
+    sampling: Sampling,
+    origin: Origin,
+    known: dict[RowKey, Completion] | None = None,
 ) -> list[list[Completion]]:
-    """`ask.samples` completions of every ask."""
+    """`ask.samples` completions of every ask. Those that are `known`, after the same prompt, are not sampled again;
+    each new one is put there as soon as it may be kept.
+    """
+    known = {} if known is None else known
     prompts = [ids for request in requests for ids in [chat.prompt(request)] * request.samples]
     counted_on = origin.group == 0 or origin.row > 0
     purpose = origin.purpose if counted_on else f"{origin.purpose}:{origin.group}"
     keys = [RowKey(origin.seed, origin.step, purpose, origin.row + i) for i in range(len(prompts))]
-    rest = iter(engine.generate(prompts, sampling, keys))
+    rows = [(k, p) for k, p in zip(keys, prompts, strict=True) if k not in known or list(known[k].prompt_ids) != p]
+    if rows:
+        new, asked = zip(*rows, strict=True)
+
+        def keep(found: Mapping[int, Completion]) -> None:
+            known.update({new[row]: completion for row, completion in found.items()})
+
+        known.update(zip(new, engine.generate(asked, sampling, new, keep), strict=True))
+    rest = (known[key] for key in keys)
     return [[next(rest) for _ in range(request.samples)] for request in requests]
 
 

@@ -17,7 +17,7 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 
 from scrpo_cli.errors import RunError
-from scrpo_cli.rollout.base import Policy, RowKey, Sampling, Synced
+from scrpo_cli.rollout.base import Finished, Policy, RowKey, Sampling, Synced
 from scrpo_cli.rollout.decode import InverseCdfSampler, decode
 from scrpo_cli.tracking.activity import now
 from scrpo_cli.types import Completion, FinishReason
@@ -54,8 +54,15 @@ class TransformersEngine:
         return found
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], sampling: Sampling, keys: Sequence[RowKey]
+        self,
+        prompts: Sequence[Sequence[int]],
+        sampling: Sampling,
+        keys: Sequence[RowKey],
+        finished: Finished = lambda found: None,
     ) -> list[Completion]:
+        """Batch by batch in an order that the lengths of the prompts decide: without the rows of the first batches, the
+        others make the same batches.
+        """
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # like lengths together: less padding
         done: dict[int, Completion] = {}
         was_training = self.model.training
@@ -72,7 +79,9 @@ class TransformersEngine:
                     except torch.cuda.OutOfMemoryError as error:
                         self.shrink(len(rows), error)
                         continue
-                    done.update(zip(rows, completions, strict=True))
+                    batch = dict(zip(rows, completions, strict=True))
+                    done |= batch
+                    finished(batch)  # at once: the rest of a batch would be sampled in other company
         finally:
             self.model.train(was_training)
         return [done[i] for i in range(len(prompts))]

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -15,8 +15,9 @@ import numpy as np
 
 from scrpo_cli.errors import RunError
 from scrpo_cli.rollout.adapters import AdapterVersion, Publisher
-from scrpo_cli.rollout.base import Policy, RowKey, Sampling, Synced
+from scrpo_cli.rollout.base import Finished, Policy, RowKey, Sampling, Synced
 from scrpo_cli.rollout.transformers_engine import stop_ids
+from scrpo_cli.tracking.activity import now
 from scrpo_cli.types import Completion, FinishReason
 
 SEEDS = 2**31
@@ -32,6 +33,10 @@ class Answer:
     logprobs: list[float]
     asked: Mapping[int, float]
     ended: bool
+
+
+Heard = Callable[[int, Answer], None]
+"""Is told of an answer by the index of its prompt."""
 
 
 class VersionedEngine(ABC):
@@ -59,8 +64,10 @@ class VersionedEngine(ABC):
         """It may be forgotten already."""
 
     @abstractmethod
-    def ask(self, prompts: Sequence[Sequence[int]], params: Sequence[dict[str, Any]], what: str) -> list[Answer]:
-        """With the newest version; `params` are arguments of vLLM's SamplingParams, and `what` names it in errors."""
+    def ask(self, prompts: Sequence[Sequence[int]], params: Sequence[dict[str, Any]], what: str, heard: Heard) -> None:
+        """With the newest version; `params` are arguments of vLLM's SamplingParams, `what` names it in errors, and
+        `heard` is told of each answer when it comes, perhaps from another thread.
+        """
 
     @property
     def current(self) -> AdapterVersion:
@@ -81,7 +88,11 @@ class VersionedEngine(ABC):
         return Synced(fresh.bytes, time.perf_counter() - start)
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], sampling: Sampling, keys: Sequence[RowKey]
+        self,
+        prompts: Sequence[Sequence[int]],
+        sampling: Sampling,
+        keys: Sequence[RowKey],
+        finished: Finished = lambda found: None,
     ) -> list[Completion]:
         shared = {
             **PLAIN,
@@ -91,8 +102,15 @@ class VersionedEngine(ABC):
             "stop_token_ids": self.stop_ids,
             "logprobs": 0,  # of the sampled token
         }
-        answers = self.checked(prompts, [{**shared, "seed": key.integer(SEEDS)} for key in keys], "sampling")
-        return [self.completion(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
+        done: dict[int, Completion] = {}
+
+        def heard(row: int, answer: Answer) -> None:
+            done[row] = self.completion(prompts[row], answer)
+            finished({row: done[row]})
+            now().progress(len(done), len(prompts))
+
+        self.checked(prompts, [{**shared, "seed": key.integer(SEEDS)} for key in keys], "sampling", heard)
+        return [done[row] for row in range(len(prompts))]
 
     def completion(self, prompt: Sequence[int], answer: Answer) -> Completion:
         return Completion(
@@ -112,17 +130,21 @@ class VersionedEngine(ABC):
         plain = {**PLAIN, "temperature": 1.0, "top_p": 1.0, "max_tokens": 1}
         # two at least: the sampled one comes first in a server's list, which is cut at as many as were asked for
         params = [{**plain, "logprobs": 2, "logprob_token_ids": [token, int(token == 0)]} for _, token in asked]
-        answers = iter(self.checked([prompt for prompt, _ in asked], params, "scoring"))
-        return [np.array([next(answers).asked[token] for token in ids]) for _, ids in rows]
+        answers: dict[int, Answer] = {}
+        self.checked([prompt for prompt, _ in asked], params, "scoring", answers.__setitem__)
+        found = (answers[row].asked[token] for row, (_, token) in enumerate(asked))
+        return [np.array([next(found) for _ in ids]) for _, ids in rows]
 
-    def checked(self, prompts: Sequence[Sequence[int]], params: Sequence[dict[str, Any]], what: str) -> list[Answer]:
+    def checked(
+        self, prompts: Sequence[Sequence[int]], params: Sequence[dict[str, Any]], what: str, heard: Heard
+    ) -> None:
         """Refuses what vLLM would cut off at its longest sequence and call too long."""
         longest = max(len(prompt) + each["max_tokens"] for prompt, each in zip(prompts, params, strict=True))
         if longest > self.room:
             told = f"A prompt and its answer may take {longest} tokens, and vLLM has room for {self.room}."
             fix = "Raise rollout.vllm.gpu_memory (a server's --max-model-len), or lower rollout.max_tokens."
             raise RunError(told, f"rollout.engine: {self.name}", fix)
-        return self.ask(prompts, params, what)
+        self.ask(prompts, params, what, heard)
 
     def resting(self) -> AbstractContextManager[None]:
         return nullcontext()

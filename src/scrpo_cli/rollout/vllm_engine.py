@@ -12,7 +12,7 @@ import subprocess
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any
@@ -23,7 +23,7 @@ from scrpo_cli.errors import RunError, UserError, first_line
 from scrpo_cli.recipe.models import VllmConfig
 from scrpo_cli.rollout.adapters import AdapterVersion, Publisher
 from scrpo_cli.rollout.base import Policy
-from scrpo_cli.rollout.versioned import Answer, VersionedEngine
+from scrpo_cli.rollout.versioned import Answer, Heard, VersionedEngine
 from scrpo_cli.signals import shielded
 from scrpo_cli.streams import stdout_on_stderr
 
@@ -104,17 +104,32 @@ class VllmEngine(VersionedEngine):
     def forget(self, version: AdapterVersion) -> None:
         self.surviving(lambda: self.llm.llm_engine.remove_lora(version.number), "forgetting an adapter")
 
-    def ask(self, prompts: Sequence[Sequence[int]], params: Sequence[dict[str, Any]], what: str) -> list[Answer]:
+    def ask(self, prompts: Sequence[Sequence[int]], params: Sequence[dict[str, Any]], what: str, heard: Heard) -> None:
+        left, adapter = dict(enumerate(zip(prompts, params, strict=True))), request(self.current)
+
+        def work() -> None:  # after a restart once more, for those that are left
+            for row, output in self.outputs(left, adapter):
+                heard(row, answer_of(output))
+                del left[row]
+
+        self.surviving(work, what)
+
+    def outputs(self, asked: Mapping[int, tuple[Sequence[int], dict[str, Any]]], adapter: Any) -> Iterator[Any]:
+        """(row, output) as vLLM finishes them; `LLM.generate` would keep them to itself until the last."""
         from vllm import SamplingParams
 
-        texts, adapter = [{"prompt_token_ids": list(prompt)} for prompt in prompts], request(self.current)
-        wanted = [SamplingParams(**each) for each in params]
-        outputs = self.surviving(lambda: self.llm.generate(texts, wanted, lora_request=adapter, use_tqdm=False), what)
-        used = {out.lora_request.lora_name if out.lora_request else "the base model" for out in outputs}
-        if other := used - {adapter.lora_name}:
-            told = f"vLLM answered with {other.pop()} and not with {adapter.lora_name}."
-            raise RunError(told, "rollout.engine: vllm", REPORT)
-        return [answer_of(out.outputs[0]) for out in outputs]
+        texts = [{"prompt_token_ids": list(prompt)} for prompt, _ in asked.values()]
+        wanted = [SamplingParams(**params) for _, params in asked.values()]
+        numbers = self.llm.enqueue(texts, wanted, lora_request=adapter, use_tqdm=False)
+        rows = {number.split("-")[0]: row for number, row in zip(numbers, asked, strict=True)}  # without vLLM's suffix
+        while rows:
+            for out in self.llm.llm_engine.step():
+                if out.finished:
+                    used = out.lora_request.lora_name if out.lora_request else "the base model"
+                    if used != adapter.lora_name:
+                        told = f"vLLM answered with {used} and not with {adapter.lora_name}."
+                        raise RunError(told, "rollout.engine: vllm", REPORT)
+                    yield rows.pop(out.request_id), out.outputs[0]
 
     # -- time and trouble ----------------------------------------------------------------------------------------------
 

@@ -11,8 +11,11 @@ that both sides see under the same path.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, as_completed
+from contextlib import suppress
 from typing import Any
 
 import httpx
@@ -21,7 +24,7 @@ from scrpo_cli.errors import RunError, UserError
 from scrpo_cli.recipe.models import VllmConfig
 from scrpo_cli.rollout.adapters import AdapterVersion, Publisher
 from scrpo_cli.rollout.base import Policy
-from scrpo_cli.rollout.versioned import Answer, VersionedEngine
+from scrpo_cli.rollout.versioned import Answer, Heard, VersionedEngine
 
 AT_A_TIME = 128
 """Requests that one server has at a time; it batches them."""
@@ -52,7 +55,7 @@ class VllmServers(VersionedEngine):
         for server in self.servers:
             call(server, "POST", "/v1/unload_lora_adapter", {"lora_name": version.name}, gone=True)
 
-    def ask(self, prompts: Sequence[Sequence[int]], params: Sequence[dict[str, Any]], what: str) -> list[Answer]:
+    def ask(self, prompts: Sequence[Sequence[int]], params: Sequence[dict[str, Any]], what: str, heard: Heard) -> None:
         name = self.current.name
 
         def one(row: int) -> Answer:
@@ -63,8 +66,7 @@ class VllmServers(VersionedEngine):
                 raise RunError(told, str(self.servers[row % len(self.servers)].base_url), "Name single replicas.")
             return answer_of(found["choices"][0])
 
-        with ThreadPoolExecutor(AT_A_TIME * len(self.servers)) as pool:
-            return list(pool.map(one, range(len(prompts))))
+        together(one, len(prompts), AT_A_TIME * len(self.servers), heard)
 
     def close(self) -> None:
         for server in self.servers:
@@ -77,9 +79,34 @@ class VllmServers(VersionedEngine):
         super().close()
 
 
+def together(one: Callable[[int], Answer], rows: int, at_a_time: int, heard: Heard) -> None:
+    """`heard` of `one` answer for each row as they come, `at_a_time` asked for. After an error or a stop signal nothing
+    more is asked for, and nothing waited for: unlike those of a ThreadPoolExecutor, our threads may be left behind.
+    """
+    futures: dict[Future[Answer], int] = {Future(): row for row in range(rows)}
+    left = deque(futures.items())
+
+    def work() -> None:
+        with suppress(IndexError):
+            while True:
+                future, row = left.popleft()
+                try:
+                    future.set_result(one(row))
+                except Exception as error:  # noqa: BLE001 it is raised by whoever waits
+                    future.set_exception(error)
+
+    try:
+        for _ in range(min(rows, at_a_time)):
+            threading.Thread(target=work, daemon=True).start()
+        for done in as_completed(futures):
+            heard(futures[done], done.result())
+    finally:
+        left.clear()
+
+
 def client(url: str, timeout: float) -> httpx.Client:
     headers = {"Authorization": f"Bearer {os.environ[KEY]}"} if os.environ.get(KEY) else {}
-    limits = httpx.Limits(max_connections=AT_A_TIME)
+    limits = httpx.Limits(max_connections=AT_A_TIME + 1)  # one to unload by while all others are waited for
     transport = httpx.HTTPTransport(retries=2, limits=limits)
     return httpx.Client(base_url=url, headers=headers, timeout=timeout, transport=transport)
 

@@ -20,7 +20,7 @@ from scrpo_cli import launch
 from scrpo_cli.errors import RunError, ScrpoError, first_line
 from scrpo_cli.methods.base import Credits
 from scrpo_cli.recipe.models import Recipe
-from scrpo_cli.rollout.base import Engine, RowKey, Sampling, Synced
+from scrpo_cli.rollout.base import Engine, Finished, RowKey, Sampling, Synced
 from scrpo_cli.rollout.engines import chosen_engine, open_engine
 from scrpo_cli.signals import deaf
 from scrpo_cli.training.policy import Policy, load_policy, source_of
@@ -33,7 +33,7 @@ Stats = list[dict[str, torch.Tensor]]
 
 class SharedEngine:
     """Samples on all processes, each whole groups. An engine with weights of its own is one of servers, which process 0
-    asks for everything: that keeps them busy.
+    asks for everything: that keeps them busy. Where a signal stops the sampling, only answers of process 0 are kept.
     """
 
     def __init__(self, engine: Engine, policy: Policy, team: Team) -> None:
@@ -41,16 +41,21 @@ class SharedEngine:
         self.name, self.has_own_weights = engine.name, engine.has_own_weights
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], sampling: Sampling, keys: Sequence[RowKey]
+        self,
+        prompts: Sequence[Sequence[int]],
+        sampling: Sampling,
+        keys: Sequence[RowKey],
+        finished: Finished = lambda found: None,
     ) -> list[Completion]:
         if self.has_own_weights:
-            return self.engine.generate(prompts, sampling, keys)
+            return self.engine.generate(prompts, sampling, keys, finished)
         firsts = beginnings(prompts)
         shares = [
             (prompts[part.start : part.stop], sampling, keys[part.start : part.stop])
             for part in dealt([1.0] * len(prompts), firsts, self.team.size)
         ]
-        return [c for part in self.team.everywhere("sampling", shares, self.engine.generate) for c in part]
+        mine = partial(self.engine.generate, finished=finished)  # the first rows of all
+        return [c for part in self.team.everywhere("sampling", shares, mine, "generate") for c in part]
 
     def score(self, rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[np.ndarray]:
         return self.engine.score(rows)

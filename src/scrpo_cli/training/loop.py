@@ -10,12 +10,17 @@ from contextlib import contextmanager
 from typing import Any
 
 from scrpo_cli.errors import Interrupted, RunError
-from scrpo_cli.evaluation.outcomes import Answers
+from scrpo_cli.evaluation.outcomes import read_answers
+from scrpo_cli.evaluation.parts import part_size, parts_left
+from scrpo_cli.evaluation.runner import Start
 from scrpo_cli.methods.base import ClipConfig, Credits, PhaseKind, Plan, PoolChange, completions_of, no_credit
 from scrpo_cli.pool.queries import (
     StepMetrics,
+    StoredEvaluation,
+    attempts_of,
     evaluations_of,
     living_entries,
+    record_answers,
     record_evaluation,
     record_step,
     steps_of,
@@ -25,11 +30,11 @@ from scrpo_cli.rollout.groups import Origin, grade_groups, sample_requests
 from scrpo_cli.tasks.guard import too_many_failures
 from scrpo_cli.tracking.activity import now
 from scrpo_cli.tracking.jsonl import read_metrics
-from scrpo_cli.training import health
+from scrpo_cli.training import half_step, health
 from scrpo_cli.training.budget import cut_to_fit
 from scrpo_cli.training.monitors import watch
 from scrpo_cli.training.session import Session
-from scrpo_cli.types import Group
+from scrpo_cli.types import Attempt, Group, Problem
 
 LOWER = "Start a new run with a lower optim.lr or a higher kl.beta."
 
@@ -38,7 +43,7 @@ def train(run: Session) -> dict[str, Any]:
     """Run to the end of the budget and return the evaluations before and after, by label.
 
     Raises Interrupted after a signal and RunError at a warning of `monitors.stop` or when the grader fails too often,
-    with the step in hand saved.
+    with all that is finished saved.
     """
     evaluations = {"before": evaluate(run, "before") if run.progress.step == 0 else known(run, "before")}
     history = steps_of(run.db, run.run_id)
@@ -49,10 +54,10 @@ def train(run: Session) -> dict[str, Any]:
         clock = Clock()
         pool = living_entries(run.db, run.pool)
         plan = cut_to_fit(run.method.plan(step, pool), history, run.tokens_left)
+        sampled = roll_out_or_stop(run, step, plan, clock)
         if plan.reference:
             run.updater.set_reference(plan.reference, plan.reference_share)
         run.updater.recorded = bool(plan.recorded)
-        sampled = roll_out(run, step, plan, clock)
         groups = plan.recorded or sampled
         credits = credit(run, plan, groups, clock)
         change = run.method.after_sampling(step, sampled, pool)
@@ -112,8 +117,31 @@ def stop_if_grader_fails(run: Session) -> None:
         raise RunError(what, str(run.directory), fix)
 
 
-def roll_out(run: Session, step: int, plan: Plan, clock: Clock) -> list[Group]:
-    """Sample and grade what the plan asks, and what the method asks on top once it has seen the verdicts."""
+def roll_out_or_stop(run: Session, step: int, plan: Plan, clock: Clock) -> list[Group]:
+    """The step's graded groups. A signal is not waited for: the answers that are finished are kept beside the database,
+    which holds whole steps, and a resumed run samples the rest with the same draws. Raises Interrupted then.
+    """
+    answers = half_step.take_up(run.half_step, run.stamp)
+    if answers:
+        run.tracker.event(f"Step {step} goes on with the {len(answers)} answers that it had when it was stopped.")
+    try:
+        with run.stop.at_once():
+            return roll_out(run, step, plan, clock, answers)
+    except KeyboardInterrupt:
+        if run.progress.step:
+            run.save()
+        kept = dict(answers)  # a thread of the engine may still add to the other
+        half_step.put_down(run.half_step, run.stamp(), kept, run.again)
+        what = f"Stopped in step {step}: {len(kept)} finished answers of it are kept, and all steps before are saved."
+        raise Interrupted(what, str(run.directory), run.again) from None
+
+
+def roll_out(
+    run: Session, step: int, plan: Plan, clock: Clock, answers: half_step.Answers | None = None
+) -> list[Group]:
+    """Sample and grade what the plan asks, and what the method asks on top once it has seen the verdicts. Of all that
+    it asks, what is among `answers` is not sampled again; new ones join them.
+    """
     groups: list[Group] = []
     requests, round, asked = plan.requests, 0, 0
     check_promise(run, plan, 0, [])
@@ -122,7 +150,7 @@ def roll_out(run: Session, step: int, plan: Plan, clock: Clock) -> list[Group]:
         check_promise(run, plan, asked, [])
         origin = Origin(f"{run.run_id}:{step}", run.recipe.seed, step, "rollout", group=len(groups), round=round)
         with clock("sample"), now().doing("sampling"):
-            completions = sample_requests(run.engine, run.chat, requests, run.sampling, origin)
+            completions = sample_requests(run.engine, run.chat, requests, run.sampling, origin, answers)
         with clock("grade"):
             groups += grade_groups(
                 run.task, run.recipe.task.reflection, requests, completions, origin, run.chat.prefill
@@ -180,7 +208,7 @@ def commit(
     written, retired = [*attempts, *change.injected], list(change.retired)
     record = StepRecord(step, phase, written, dict(change.decisions), run.pool, retired, metrics, models)
     record_step(run.db, run.run_id, record)
-    run.progress.step, run.progress.generated_tokens = step, generated
+    run.step_is_done(step, generated)
     run.mend(step - 1)
     run.tracker.log(step, metrics)
 
@@ -188,8 +216,8 @@ def commit(
 def evaluate(run: Session, label: str) -> dict[str, Any] | None:
     """Evaluate on the run's benchmark, store every sample, log the headline numbers; None without a benchmark.
 
-    It comes after the checkpoint of its step, if there is one: what of it was done before a kill is not done again.
-    Raises Interrupted at a signal, with nothing of the evaluation stored and the steps before it saved.
+    It comes after a checkpoint of its step: what of it was stored before a kill is not done again. Raises Interrupted
+    at a signal.
     """
     kind = "eval" if label in ("before", "after") else "validation"
     found = run.benchmark() if kind == "eval" else run.problems_of("validation")
@@ -199,23 +227,38 @@ def evaluate(run: Session, label: str) -> dict[str, Any] | None:
     step = run.progress.step
     metrics = known(run, label)
     if metrics is None:
-        when = {"before": "before training", "after": "after training"}.get(label, f"after step {step}")
-        now().stage(f"evaluating {when}")
+        if step:
+            run.save()
+        stored = StoredEvaluation(step, name, {}, label)
         try:
             with run.stop.at_once():
-                _, attempts = run.evaluator.answer(problems, f"{run.run_id}:{step}:{name}:{label}", name)
+                answer_in_parts(run, problems, stored)
         except KeyboardInterrupt:
-            if step:
-                run.save()
-            what = f"Stopped in an evaluation after step {step}, which is saved; a resumed run evaluates again."
+            what = f"Stopped in an evaluation after step {step}, which is saved; a resumed run goes on with it."
             raise Interrupted(what, str(run.directory), run.again) from None
-        stop_if_grader_fails(run)  # before it is stored: a resumed run evaluates again
-        metrics = run.evaluator.measure(Answers.of(attempts))
-        record_evaluation(run.db, run.run_id, step, name, metrics, attempts, label)
+        metrics = run.evaluator.measure(read_answers(run.db, run.run_id, stored.phase))
+        record_evaluation(run.db, run.run_id, step, name, metrics, [], label)
     run.mend(step)
     if not any(row["step"] == step and f"{kind}/accuracy" in row for row in read_metrics(run.directory)):
         run.tracker.log(step, health.evaluation_metrics(metrics, kind))
     return metrics
+
+
+def answer_in_parts(run: Session, problems: Sequence[Problem], evaluation: StoredEvaluation) -> None:
+    """Sample and store what the database lacks of an evaluation."""
+    step, name = evaluation.step, evaluation.benchmark
+    when = {"before": "before training", "after": "after training"}.get(evaluation.label, f"after step {step}")
+
+    def answer(batch: Sequence[Problem], start: Start) -> list[Attempt]:
+        done = f": {start.problems} of {len(problems)} problems" if start.problems else ""
+        now().stage(f"evaluating {when}{done}", at_once=not done)
+        return run.evaluator.answer(batch, f"{run.run_id}:{step}:{evaluation.name}", name, start)[1]
+
+    stored = attempts_of(run.db, run.run_id, phase=evaluation.phase)
+    size = part_size(run.recipe.rollout.batch_size, run.evaluator.protocol.samples)
+    for part in parts_left(problems, stored, size, answer):
+        stop_if_grader_fails(run)  # before it is stored: a resumed run grades it anew
+        record_answers(run.db, run.run_id, step, evaluation.name, part.attempts)
 
 
 def known(run: Session, label: str) -> dict[str, Any] | None:

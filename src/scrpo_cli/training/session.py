@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import hashlib
 import json
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from scrpo_cli.errors import UserError
 from scrpo_cli.evaluation.protocol import Protocol
@@ -25,7 +29,7 @@ from scrpo_cli.signals import NOTICES, Stopped, handled
 from scrpo_cli.tasks.guard import unreadable_references
 from scrpo_cli.tracking.activity import now
 from scrpo_cli.tracking.tracker import HasConsole, Tracker
-from scrpo_cli.training import checkpoint
+from scrpo_cli.training import checkpoint, half_step
 from scrpo_cli.training.checkpoint import Progress
 from scrpo_cli.training.helping import SharedEngine, SharedUpdater
 from scrpo_cli.training.resume import Start, restore_metrics
@@ -37,8 +41,8 @@ from scrpo_cli.types import Attempt, Problem
 
 @dataclass
 class Stop:
-    """Set by a signal: the step in hand is finished and saved. A second Ctrl-C or SIGTERM ends at once; a second notice
-    says nothing new.
+    """Set by a signal: the update in hand is finished and its step saved. A second Ctrl-C or SIGTERM ends at once; a
+    second notice says nothing new.
     """
 
     asked: bool = False
@@ -56,7 +60,7 @@ class Stop:
 
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:
-        """For work that is not waited for: nothing of it is kept before it is whole. KeyboardInterrupt when asked."""
+        """For work that is not waited for: what it has finished is kept. KeyboardInterrupt when asked."""
         self._waits = False
         try:
             if self.asked:
@@ -144,9 +148,30 @@ class Session(Runtime):
     def problems_of(self, split: str) -> tuple[str, Sequence[Problem]] | None:
         return held_out_problems(self, split)
 
+    @property
+    def half_step(self) -> Path:
+        """Where the answers of a step are that was stopped while it sampled."""
+        return self.directory / half_step.FILE
+
+    def stamp(self) -> dict[str, Any]:
+        """What the answers of the next step depend on, beside their row keys and prompts."""
+        return {
+            "step": self.progress.step + 1,
+            "policy_version": self.policy.version,
+            "adapter_sha256": self.policy.adapter_hash(),
+            "recipe_sha256": hashlib.sha256(self.recipe.model_dump_json().encode()).hexdigest(),
+            "engine": self.engine.name,
+            "scrpo_version": version("scrpo-cli"),
+        }
+
+    def step_is_done(self, step: int, generated_tokens: int) -> None:
+        """The state of the method is that at the end of a step: planning the next one may change it."""
+        self.progress.step, self.progress.generated_tokens = step, generated_tokens
+        self.progress.method = copy.deepcopy(self.method.state)
+        self.half_step.unlink(missing_ok=True)
+
     def save(self) -> Path:
         self.progress.policy_version = self.policy.version
-        self.progress.method = self.method.state
         self.progress.adapter_sha256 = self.policy.adapter_hash()
         state = (self.progress, self.policy, self.updater.optimizer)
         self.saved = checkpoint.save(self.checkpoints, *state, self.recipe.checkpoint.keep, self.again)
@@ -202,7 +227,8 @@ def open_session(
         runtime.engine = SharedEngine(runtime.engine, runtime.policy, updater.team)
     if progress.step:
         runtime.sync()
-    reached = progress.step if start and start.checkpoint else -1
+    progress.method = copy.deepcopy(method.state)
+    reached = progress.step if start else -1  # without a checkpoint, what was evaluated before the first step stays
     checkpoint.drop_after(directory / "checkpoints", reached)  # before the rows: what is newer than they is refused
     rewind(db, run_id, reached)
     restored = restore_metrics(db, run_id, directory, reached)
