@@ -201,16 +201,18 @@ def measured(worlds: dict[int, World], repeats: int) -> dict[str, dict[int, dict
 
 
 def stored(path: Path) -> dict[str, Any]:
-    """Bytes per attempt: of the whole file, by table and index, and of the large columns; tokens beside them."""
+    """Bytes per attempt: in all (without pages that a rewind has freed), by table and index, and of the large columns;
+    tokens beside them.
+    """
     sizes = ", ".join(f"avg(length({column}))" for column in ("text", *TOKEN_COLUMNS))
     with closing(sqlite3.connect(path)) as db:
         count, *means = db.execute(
             f"SELECT count(*), avg(n_prompt_tokens), avg(n_tokens), {sizes} FROM attempt"
         ).fetchone()
-        (file,) = db.execute("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size").fetchone()
         parts = db.execute("SELECT name, sum(pgsize) FROM dbstat GROUP BY name ORDER BY 2 DESC").fetchall()
     columns = dict(zip(("prompt_tokens", "tokens", "text", *TOKEN_COLUMNS), means, strict=True))
-    return {"file": file / count, "columns": columns, "parts": {name: size / count for name, size in parts}}
+    by_part = {name: size / count for name, size in parts}
+    return {"all": sum(by_part.values()), "columns": columns, "parts": by_part}
 
 
 def table(found: dict[str, dict[int, dict[str, float | int]]]) -> Table:
@@ -226,7 +228,7 @@ def table(found: dict[str, dict[int, dict[str, float | int]]]) -> Table:
 def summary(size: int, world: World, of_file: dict[str, Any]) -> str:
     """One line for people."""
     columns = {name: round(mean) for name, mean in of_file["columns"].items()}
-    return f"{size:,} attempts: filled in {world.fill_s:.0f} s, {of_file['file']:,.0f} bytes each; on average {columns}"
+    return f"{size:,} attempts: filled in {world.fill_s:.0f} s, {of_file['all']:,.0f} bytes each; on average {columns}"
 
 
 def main() -> None:
