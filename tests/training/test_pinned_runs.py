@@ -51,8 +51,8 @@ def test_a_short_run_ends_as_pinned(method: str, scrpo_process: Callable[..., Ou
 
 def pinned(directory: Path) -> dict[str, Any]:
     """What must not change of the one run in `directory`: sampled tokens with their verdicts, the pool, the weights."""
-    columns = "step, sample, turn, kind, problem_id, extracted, verdict = 'correct', coalesce(decision, ''), ids, packed"
-    found = execute(directory, f"SELECT {columns} FROM attempt")
+    columns = "step, sample, turn, kind, problem_id, extracted, verdict = 'correct', coalesce(decision, '')"
+    found = execute(directory, f"SELECT {columns}, ids, packed FROM attempt")
     plain = [unpack({"ids": ids, "packed": packed}, "ids").tobytes().hex().upper() for *_, ids, packed in found]
     rows = sorted(((*row[:5], ids, *row[5:8]) for row, ids in zip(found, plain, strict=True)), key=repr)
     pool = execute(directory, "SELECT added_step, retired_step, retired_reason FROM pool_entry ORDER BY 1, 2, 3")
