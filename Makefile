@@ -70,6 +70,7 @@ bench: bench-setup
 	OMP_NUM_THREADS=1 $(BIN)/python bench/step.py
 	OMP_NUM_THREADS=1 $(BIN)/python bench/update.py
 	OMP_NUM_THREADS=1 $(BIN)/python bench/trl_race.py
+	OMP_NUM_THREADS=1 $(BIN)/python bench/pool.py
 	OMP_NUM_THREADS=1 $(BIN)/python bench/grading.py
 	OMP_NUM_THREADS=1 $(BIN)/python bench/start.py
 

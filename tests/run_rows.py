@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+
+from scrpo_cli.pool.records import TOKEN_COLUMNS, unpack
 
 TABLES = {
     "problem": "source, id",
@@ -67,8 +70,17 @@ def measured(metrics: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in metrics.items() if k != "time" and not k.startswith(("seconds/", "memory/"))}
 
 
+def with_plain_tokens(row: Mapping[str, Any]) -> dict[str, Any]:
+    """An attempt as the first three schemas stored it; rows of other tables as they are."""
+    if "packed" not in row:
+        return dict(row)
+    tokens = {column: unpack(row, column).tobytes() for column in TOKEN_COLUMNS}
+    return {key: value for key, value in row.items() if key != "packed"} | tokens
+
+
 def _plain(row: sqlite3.Row, names: dict[str, str]) -> dict[str, Any]:
-    values = {key: _renamed(value, names) if isinstance(value, str) else value for key, value in dict(row).items()}
+    there = with_plain_tokens(dict(row))  # the same, whichever version wrote it
+    values = {key: _renamed(value, names) if isinstance(value, str) else value for key, value in there.items()}
     if "metrics_json" in values:
         values["metrics_json"] = measured(json.loads(values["metrics_json"]))
     return values

@@ -14,8 +14,10 @@ from sqlmodel import SQLModel
 from scrpo_cli.errors import RunError
 from scrpo_cli.pool import migrations
 from scrpo_cli.pool.db import Database, make_engine, parse_url
+from scrpo_cli.pool.exchange import export_pool
 from scrpo_cli.pool.migrations import MIGRATIONS
 from scrpo_cli.pool.models import RUN
+from scrpo_cli.pool.queries import attempts_by_id, living_entries
 
 OURS = ("run", "problem", "attempt", "pool_entry", "step", "evaluation", "migration")
 RUN_ROW = {
@@ -61,7 +63,10 @@ def schema(db: Database) -> dict:
                     (c["name"], str(c["type"]), c["nullable"], c["primary_key"]) for c in look.get_columns(name)
                 ],
                 "keys": sorted((f["constrained_columns"], f["referred_table"]) for f in look.get_foreign_keys(name)),
-                "indices": sorted((i["name"], i["column_names"]) for i in look.get_indexes(name)),
+                "indices": sorted(
+                    (i["name"], i["column_names"], str(i["dialect_options"].get("sqlite_where")))
+                    for i in look.get_indexes(name)
+                ),
             }
             for name in sorted(look.get_table_names())
         }
@@ -128,6 +133,18 @@ def test_migrating_twice_changes_nothing(tmp_path: Path) -> None:
     before = path.read_bytes()
     Database.open(str(path)).dispose()
     assert path.read_bytes() == before
+
+
+def test_tokens_that_earlier_versions_wrote_are_read(tmp_path: Path) -> None:
+    """They are not packed, and stay so: an attempt is never edited."""
+    path = tmp_path / "scrpo.db"
+    old_database(path, 3, with_rows=True)
+    with Database.open(str(path)) as db:
+        completion = attempts_by_id(db, ["r:0:0:0"])["r:0:0:0"].completion
+        assert (completion.prompt_ids, completion.ids, completion.logprobs) == ([], [1], [0.0])
+        assert [entry.confidence for entry in living_entries(db, "p")] == [0.0]
+        export_pool(db, tmp_path / "p.jsonl", tokens=True)
+    assert '"ids":[1],"logprobs":[0.0]' in (tmp_path / "p.jsonl").read_text()
 
 
 def test_what_ids_said_becomes_columns(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sqlite3
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -323,8 +324,9 @@ def test_the_file_is_readable_without_the_program(tmp_path: Path, attempt, new_r
         run = new_run(db)
         record_step(db, run, StepRecord(0, "first", [attempt(run)]))
     row = sqlite3.connect(tmp_path / "scrpo.db").execute("SELECT ids, logprobs, n_tokens FROM attempt").fetchone()
-    assert np.frombuffer(row[0], dtype="<u4").tolist() == [4, 4_000_000_000]
-    assert np.frombuffer(row[1], dtype="<f4").tolist() == [-0.5, -0.25]
+    planes = [np.frombuffer(zlib.decompress(blob), np.uint8).reshape(4, row[2]) for blob in row[:2]]
+    assert planes[0].T.tobytes() == np.array([4, 4_000_000_000], dtype="<u4").tobytes()
+    assert planes[1].T.tobytes() == np.array([-0.5, -0.25], dtype="<f4").tobytes()
     assert row[2] == 2
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 from processes import run_scrpo, small
-from run_rows import DATABASE, all_rows, assert_same_rows, execute, lines
+from run_rows import DATABASE, all_rows, assert_same_rows, execute, lines, with_plain_tokens
 from sqlalchemy import MetaData, Table
 from test_resume import Remains, assert_same, remains
 
@@ -359,7 +359,8 @@ def downgrade(directory: Path, length: int) -> None:
             for name in ("run", "problem", "attempt", "pool_entry", "step", "evaluation"):
                 table = Table(name, MetaData(), autoload_with=connection)
                 for row in map(dict, new.execute(f"SELECT * FROM {name}")):
-                    known = earlier_row(name, row) if length < 3 else row
+                    known = with_plain_tokens(row) if length < 4 else row
+                    known = earlier_row(name, known) if length < 3 else known
                     connection.execute(table.insert().values({k: v for k, v in known.items() if k in table.c}))
     old.replace(directory / DATABASE)
 

@@ -20,6 +20,8 @@ from processes import Outcome, small
 from run_rows import DATABASE, execute
 from safetensors.torch import load_file
 
+from scrpo_cli.pool.records import unpack
+
 PINS = Path(__file__).parent / "pinned_runs.json"
 SIZES = {"optim__steps": 5, "optim__warmup_steps": 2, "eval__repair": "false", "rollout__max_tokens": 128}
 METHODS = {
@@ -49,8 +51,10 @@ def test_a_short_run_ends_as_pinned(method: str, scrpo_process: Callable[..., Ou
 
 def pinned(directory: Path) -> dict[str, Any]:
     """What must not change of the one run in `directory`: sampled tokens with their verdicts, the pool, the weights."""
-    columns = "step, sample, turn, kind, problem_id, hex(ids), extracted, verdict = 'correct', coalesce(decision, '')"
-    rows = sorted(execute(directory, f"SELECT {columns} FROM attempt"), key=repr)
+    columns = "step, sample, turn, kind, problem_id, extracted, verdict = 'correct', coalesce(decision, '')"
+    found = execute(directory, f"SELECT {columns}, ids, packed FROM attempt")
+    plain = [unpack({"ids": ids, "packed": packed}, "ids").tobytes().hex().upper() for *_, ids, packed in found]
+    rows = sorted(((*row[:5], ids, *row[5:8]) for row, ids in zip(found, plain, strict=True)), key=repr)
     pool = execute(directory, "SELECT added_step, retired_step, retired_reason FROM pool_entry ORDER BY 1, 2, 3")
     (run,) = (directory / DATABASE.parent / "runs").iterdir()
     weights = load_file(sorted(run.glob("checkpoints/step-*"))[-1] / "adapter_model.safetensors")

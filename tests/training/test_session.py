@@ -17,6 +17,7 @@ from scrpo_cli.assets import embedded_model_dir
 from scrpo_cli.errors import UserError
 from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.queries import start_run
+from scrpo_cli.pool.records import unpack
 from scrpo_cli.recipe.models import Recipe
 from scrpo_cli.rollout.chat import Chat
 from scrpo_cli.training.session import RunLibrary
@@ -72,7 +73,9 @@ def test_what_is_collected_is_fitted_at_temperature_1_and_only_with_the_same_tok
     trained = scrpo_process(*fit)
     assert trained.code == 0, trained.err
     first = json.loads(Path(trained.json["metrics"]).read_text().splitlines()[1])
-    right = execute(tmp_path, "SELECT prompt_ids, ids FROM attempt WHERE phase = 'collect' AND verdict = 'correct'")
+    right = execute(
+        tmp_path, "SELECT prompt_ids, ids, packed FROM attempt WHERE phase = 'collect' AND verdict = 'correct'"
+    )
     model = AutoModelForCausalLM.from_pretrained(embedded_model_dir(), dtype=torch.float32)
     assert first["train/loss"] == pytest.approx(mean_surprise(model, right), rel=1e-3)
     execute(tmp_path, "UPDATE run SET summary_json = ?", json.dumps({"fingerprint": "another"}))
@@ -84,7 +87,8 @@ def test_what_is_collected_is_fitted_at_temperature_1_and_only_with_the_same_tok
 def mean_surprise(model, rows) -> float:
     """-log softmax(logits) of the answers' tokens, one row at a time."""
     found = []
-    for prompt, answer in [[np.frombuffer(ids, "<u4").astype(int) for ids in row] for row in rows]:
+    for *columns, packed in rows:
+        prompt, answer = (unpack({"ids": ids, "packed": packed}, "ids").astype(int) for ids in columns)
         with torch.no_grad():
             logits_LV = model(torch.tensor([[*prompt, *answer]])).logits[0, len(prompt) - 1 : -1]
         found += (-logits_LV.log_softmax(-1))[range(len(answer)), answer].tolist()

@@ -33,12 +33,12 @@ Report = Callable[[str], None]
 def errors_to_correct(db: Database, run: ActiveRun) -> list[PoolEntry]:
     """The living entries of the run's pool: its first `limit`."""
     pool, limit = run.summary["pool"], run.summary["limit"]
-    entries = living_entries(db, pool)
+    entries = living_entries(db, pool, limit=limit)
     if not entries:
         fill, stats = db.command("collect", "--pool", pool), db.command("pool", "stats")
         fix = f"Fill it with `{fill}`, or name another one (`{stats}`)."
         raise UserError(f"The pool '{pool}' holds no living errors.", db.where, fix)
-    return entries[:limit]
+    return entries
 
 
 def correct_pool(db: Database, run: ActiveRun, report: Report) -> dict[str, Any]:

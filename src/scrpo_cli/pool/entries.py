@@ -7,16 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy import ColumnElement, Connection, delete, false, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, delete, false, func, or_, select, tuple_, update
 
 from scrpo_cli.errors import UserError, nearest
 from scrpo_cli.numbers import LARGEST
 from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.models import ATTEMPT, POOL_ENTRY, PROBLEM
-from scrpo_cli.pool.queries import listing, select_entries
-from scrpo_cli.pool.records import injected_kind
+from scrpo_cli.pool.queries import OLDEST_FIRST, listing, select_entries
+from scrpo_cli.pool.records import TOKEN_COLUMNS, injected_kind, unpack
 from scrpo_cli.types import AttemptKind, FinishReason, Verdict
 
 PRUNED = "pruned"
@@ -74,10 +73,7 @@ class Entry(BaseModel):
 
 def read_entry(row: Mapping[str, Any]) -> Entry:
     """From a row of `select_entries`; with token columns if it has them."""
-    tokens = {}
-    if "ids" in row:
-        kinds = {"prompt_ids": "<u4", "ids": "<u4", "logprobs": "<f4"}
-        tokens = {name: np.frombuffer(row[name], dtype=kind).tolist() for name, kind in kinds.items()}
+    tokens = {column: unpack(row, column).tolist() for column in TOKEN_COLUMNS} if "ids" in row else {}
     renamed = {
         "id": row["problem_id"],
         "problem": row["problem_text"],
@@ -104,32 +100,44 @@ def list_entries(
     chosen += [] if run_id is None else [POOL_ENTRY.c.run_id == run_id]
     chosen += [] if source is None else [ATTEMPT.c.problem_source == known_source(db, source)]
     chosen += [POOL_ENTRY.c.retired_step.is_(None)] if alive else []
-    query = select_entries().where(*chosen)
-    count = select(func.count()).select_from(POOL_ENTRY.join(ATTEMPT, ATTEMPT.c.id == POOL_ENTRY.c.attempt_id))
+    entries = POOL_ENTRY if source is None else POOL_ENTRY.join(ATTEMPT, ATTEMPT.c.id == POOL_ENTRY.c.attempt_id)
+    keys = select(POOL_ENTRY.c.pool, POOL_ENTRY.c.attempt_id).select_from(entries).where(*chosen)
+    first = keys.order_by(*OLDEST_FIRST).limit(limit).subquery()  # before the texts are read
+    same = (first.c.pool == POOL_ENTRY.c.pool) & (first.c.attempt_id == POOL_ENTRY.c.attempt_id)
+    query = select_entries().join(first, same).order_by(*OLDEST_FIRST)
     with db.read() as connection:
-        total = connection.scalar(count.where(*chosen)) or 0
-        rows = connection.execute(query.limit(limit)).mappings()
-        return total, [read_entry(dict(row)) for row in rows]
+        total = connection.scalar(select(func.count()).select_from(keys.subquery())) or 0
+        return total, [read_entry(dict(row)) for row in connection.execute(query).mappings()]
 
 
 def known_pool(db: Database, pool: str) -> str:
     """`pool`, if anything was ever put into it; else UserError with the names that exist."""
-    with db.read() as connection:
-        pools = list(connection.scalars(select(POOL_ENTRY.c.pool).distinct().order_by(POOL_ENTRY.c.pool)))
-    if pool in pools:
+    if _is_there(db, POOL_ENTRY.c.pool, pool):
         return pool
+    pools = _names(db, POOL_ENTRY.c.pool)
     fix = f"There are: {listing(pools, most=10)}" if pools else f"`{db.command('collect')}` fills one."
     raise UserError(f"There is no pool '{pool}'", db.where, fix)
 
 
 def known_source(db: Database, source: str) -> str:
     """`source`, if there are problems of it; else UserError with the names that exist."""
-    with db.read() as connection:
-        sources = list(connection.scalars(select(PROBLEM.c.source).distinct().order_by(PROBLEM.c.source)))
-    if source in sources:
+    if _is_there(db, PROBLEM.c.source, source):
         return source
+    sources = _names(db, PROBLEM.c.source)
     fix = f"{nearest(source, sources)} There are: {listing(sources, most=10)}".strip()
     raise UserError(f"There are no problems of '{source}'", db.where, fix)
+
+
+def _is_there(db: Database, column: ColumnElement[str], name: str) -> bool:
+    """Whether a row has `name` in an indexed column."""
+    with db.read() as connection:
+        return connection.scalar(select(column).where(column == name).limit(1)) is not None
+
+
+def _names(db: Database, column: ColumnElement[str]) -> list[str]:
+    """All names in a column."""
+    with db.read() as connection:
+        return list(connection.scalars(select(column).distinct().order_by(column)))
 
 
 @dataclass(frozen=True)
@@ -150,10 +158,13 @@ def entries_of_problem(db: Database, ref: str) -> list[Entry]:
     """The entries whose problem is `ref`, an id or SOURCE/ID; in the order of runs and steps, none if there is none.
     UserError where sources share the id.
     """
-    named = or_(ATTEMPT.c.problem_id == ref, ATTEMPT.c.problem_source + "/" + ATTEMPT.c.problem_id == ref)
+    named = or_(PROBLEM.c.id == ref, PROBLEM.c.source + "/" + PROBLEM.c.id == ref)
+    answers = tuple_(ATTEMPT.c.problem_source, ATTEMPT.c.problem_id).in_(
+        select(PROBLEM.c.source, PROBLEM.c.id).where(named)
+    )
     order = (ATTEMPT.c.run_id, ATTEMPT.c.step, ATTEMPT.c.id, POOL_ENTRY.c.pool)
     with db.read() as connection:
-        rows = connection.execute(select_entries().where(named).order_by(None).order_by(*order)).mappings()
+        rows = connection.execute(select_entries().where(answers).order_by(*order)).mappings()
         entries = [read_entry(dict(row)) for row in rows]
     names = sorted({f"{entry.source}/{entry.id}" for entry in entries})
     if len(names) > 1:

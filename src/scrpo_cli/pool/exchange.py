@@ -16,8 +16,16 @@ from scrpo_cli.files import name_of, read_rows, write_lines
 from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.entries import Entry, known_pool, read_entry
 from scrpo_cli.pool.models import ATTEMPT, POOL_ENTRY, RUN
-from scrpo_cli.pool.queries import CHUNK, insert_problems, new_run, refuse_changed, select_entries, utc_now
-from scrpo_cli.pool.records import attempt_row, json_text
+from scrpo_cli.pool.queries import (
+    CHUNK,
+    OLDEST_FIRST,
+    insert_problems,
+    new_run,
+    refuse_changed,
+    select_entries,
+    utc_now,
+)
+from scrpo_cli.pool.records import TOKEN_COLUMNS, attempt_row, json_text
 from scrpo_cli.types import Attempt, Completion, Grade, Problem, Verdict
 
 REFUSED = (
@@ -37,13 +45,13 @@ def export_pool(db: Database, path: Path, pool: str | None = None, *, alive: boo
 
 
 def _exported(db: Database, pool: str | None, alive: bool, tokens: bool) -> Iterator[Entry]:
-    query = select_entries()
+    query = select_entries().order_by(*OLDEST_FIRST)
     if pool is not None:
         query = query.where(POOL_ENTRY.c.pool == known_pool(db, pool))
     if alive:
         query = query.where(POOL_ENTRY.c.retired_step.is_(None))
     if tokens:
-        query = query.add_columns(ATTEMPT.c.prompt_ids, ATTEMPT.c.ids, ATTEMPT.c.logprobs)
+        query = query.add_columns(ATTEMPT.c.packed, *(ATTEMPT.c[column] for column in TOKEN_COLUMNS))
     with db.read() as connection:
         for row in connection.execution_options(yield_per=CHUNK).execute(query).mappings():
             yield read_entry(dict(row))
@@ -79,7 +87,7 @@ def import_pool(db: Database, path: Path, pool: str | None = None) -> Imported:
                 raise UserError(f"Attempt '{entry.attempt_id}' has another text or verdict here", where, REFUSED)
         insert_problems(db, connection, [attempt.problem for attempt in attempts.values()])
         fresh = [entry for _, entry in rows if entry.attempt_id not in stored]
-        there = set(connection.execute(select(POOL_ENTRY.c.pool, POOL_ENTRY.c.attempt_id)).tuples())
+        there = _stored_entries(connection, list(attempts))
         added = [entry for _, entry in rows if (entry.pool, entry.attempt_id) not in there]
         imported = Imported(
             len(rows), len({entry.attempt_id for entry in fresh}), len(added), run.id if added else None
@@ -148,6 +156,15 @@ def _stored_attempts(connection: Connection, ids: list[str]) -> dict[str, tuple[
         rows = connection.execute(select(ATTEMPT.c.id, ATTEMPT.c.text, ATTEMPT.c.verdict).where(chunk))
         stored |= {attempt_id: (text, verdict) for attempt_id, text, verdict in rows}
     return stored
+
+
+def _stored_entries(connection: Connection, ids: list[str]) -> set[tuple[str, str]]:
+    """(pool, attempt id) of the entries of those of `ids` that are pooled."""
+    query = select(POOL_ENTRY.c.pool, POOL_ENTRY.c.attempt_id)
+    chunks = (ids[start : start + CHUNK] for start in range(0, len(ids), CHUNK))
+    return {
+        tuple(row) for chunk in chunks for row in connection.execute(query.where(POOL_ENTRY.c.attempt_id.in_(chunk)))
+    }
 
 
 def _attempt_columns(entry: Entry, attempt: Attempt, run_id: str) -> dict:

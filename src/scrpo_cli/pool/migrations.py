@@ -166,13 +166,29 @@ def _label_evaluations(connection: Connection) -> None:
     connection.execute(text("ALTER TABLE evaluation_new RENAME TO evaluation"))
 
 
+def m004_packed_tokens(connection: Connection) -> None:
+    """Columns of tokens may be packed; those that are there stay as they are. Indices answer what is asked of the pool
+    without a look at the rows, and those of children and of living entries hold nothing else.
+    """
+    connection.execute(text("ALTER TABLE attempt ADD COLUMN packed INTEGER NOT NULL DEFAULT 0"))
+    for index in (
+        "attempt_parent ON attempt (parent_id, kind, verdict, step, run_id) WHERE parent_id IS NOT NULL",
+        "attempt_counts ON attempt (run_id, phase, kind, verdict, decision, model)",
+        "attempt_problem ON attempt (problem_source, problem_id, extracted, verdict, phase, model, run_id)",
+        "pool_entry_alive ON pool_entry (pool, added_step, attempt_id, retired_step) WHERE retired_step IS NULL",
+        "pool_entry_oldest ON pool_entry (added_step, attempt_id, pool, retired_step) WHERE retired_step IS NULL",
+    ):
+        connection.execute(text(f"DROP INDEX IF EXISTS {index.split()[0]}"))
+        connection.execute(text(f"CREATE INDEX {index}"))
+
+
 def _place(attempt_id: str, evaluated: bool) -> tuple[str, int]:
     """Part and group of an id `...:part:group:sample` (an evaluation) or `...:group:sample`."""
     *rest, group, _ = attempt_id.split(":") if attempt_id.count(":") > 1 else ("", "0", "")
     return rest[-1] if evaluated and rest else "", int(group) if group.isdecimal() else 0
 
 
-MIGRATIONS: list[Migration] = [m001_tables, m002_indices, m003_fields_and_words]
+MIGRATIONS: list[Migration] = [m001_tables, m002_indices, m003_fields_and_words, m004_packed_tokens]
 
 
 def applied(connection: Connection) -> list[str] | None:

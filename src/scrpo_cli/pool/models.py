@@ -6,8 +6,18 @@ resumed leaves the same rows as one that was not. A change here needs a migratio
 
 from __future__ import annotations
 
-from sqlalchemy import ForeignKeyConstraint, Index, LargeBinary, Table, Text
+from typing import Any
+
+from sqlalchemy import ForeignKeyConstraint, Index, LargeBinary, Table, Text, text
 from sqlmodel import Field, SQLModel
+
+ALIVE = "retired_step IS NULL"
+
+
+def index_where(name: str, *columns: str, where: str) -> Index:
+    """An index of the rows for which `where` holds: the others take no room in it."""
+    condition: Any = text(where)
+    return Index(name, *columns, sqlite_where=condition, postgresql_where=condition)
 
 
 class RunRow(SQLModel, table=True):
@@ -54,15 +64,15 @@ class ProblemRow(SQLModel, table=True):
 
 
 class AttemptRow(SQLModel, table=True):
-    """One graded completion; never edited. `prompt_ids` and `ids` are uint32, `logprobs` float32, little-endian."""
+    """One graded completion; never edited. `prompt_ids`, `ids` and `logprobs`: see `pool.records.unpack`."""
 
     __tablename__ = "attempt"
     __table_args__ = (
         ForeignKeyConstraint(["problem_source", "problem_id"], ["problem.source", "problem.id"]),
         Index("attempt_run_step", "run_id", "step"),
-        Index("attempt_problem", "problem_source", "problem_id"),
-        Index("attempt_parent", "parent_id", "kind", "verdict", "step"),
-        Index("attempt_counts", "run_id", "phase", "kind", "verdict", "decision"),
+        Index("attempt_problem", "problem_source", "problem_id", "extracted", "verdict", "phase", "model", "run_id"),
+        index_where("attempt_parent", "parent_id", "kind", "verdict", "step", "run_id", where="parent_id IS NOT NULL"),
+        Index("attempt_counts", "run_id", "phase", "kind", "verdict", "decision", "model"),
     )
 
     id: str = Field(sa_type=Text, primary_key=True)
@@ -101,6 +111,8 @@ class AttemptRow(SQLModel, table=True):
     """Number of its group (the attempts at one prompt) in its step, or in its part of an evaluation."""
     round: int = Field(default=0, sa_column_kwargs={"server_default": "0"})
     """Round of sampling inside a training step: later ones are further turns, retries, or replaced groups."""
+    packed: int = Field(default=0, sa_column_kwargs={"server_default": "0"})
+    """1: the three columns of tokens are packed; 0: they are plain, as earlier versions wrote them."""
 
 
 class PoolEntryRow(SQLModel, table=True):
@@ -110,7 +122,8 @@ class PoolEntryRow(SQLModel, table=True):
 
     __tablename__ = "pool_entry"
     __table_args__ = (
-        Index("pool_entry_alive", "pool", "retired_step"),
+        index_where("pool_entry_alive", "pool", "added_step", "attempt_id", "retired_step", where=ALIVE),
+        index_where("pool_entry_oldest", "added_step", "attempt_id", "pool", "retired_step", where=ALIVE),
         Index("pool_entry_attempt", "attempt_id"),
         Index("pool_entry_run", "run_id", "added_step"),
         Index("pool_entry_retired", "retired_run_id", "retired_step"),

@@ -18,13 +18,10 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Select,
-    Subquery,
     bindparam,
-    case,
     delete,
     func,
     insert,
-    literal,
     or_,
     select,
     update,
@@ -36,6 +33,7 @@ from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.models import ATTEMPT, EVALUATION, POOL_ENTRY, PROBLEM, RUN, STEP, RunRow
 from scrpo_cli.pool.records import (
     IS_INJECTED,
+    TOKEN_COLUMNS,
     StepRecord,
     attempt_row,
     json_text,
@@ -52,7 +50,10 @@ CHUNK = 500  # values in one IN list
 EVALUATED = "eval:"
 """Begins the phase of the answers of an evaluation."""
 
+NOT_LISTED = {"id", "run_id", "packed", *TOKEN_COLUMNS}
+"""Columns of an attempt that `select_entries` leaves out."""
 PROBLEM_COLUMNS = (PROBLEM.c.text.label("problem_text"), PROBLEM.c.answer, PROBLEM.c.meta_json)
+OLDEST_FIRST = (POOL_ENTRY.c.added_step, POOL_ENTRY.c.attempt_id, POOL_ENTRY.c.pool)
 ATTEMPT_OF_PROBLEM = (ATTEMPT.c.problem_source == PROBLEM.c.source) & (ATTEMPT.c.problem_id == PROBLEM.c.id)
 
 
@@ -526,35 +527,35 @@ def evaluations_of(db: Database, run_id: str) -> list[StoredEvaluation]:
 # --- the pool -----------------------------------------------------------------------------------------------------
 
 
-def living_entries(db: Database, pool: str, now_step: int | None = None) -> list[PoolEntry]:
-    """The entries of `pool` that are alive, ordered by (added_step, attempt_id).
+def living_entries(db: Database, pool: str, now_step: int | None = None, limit: int | None = None) -> list[PoolEntry]:
+    """The entries of `pool` that are alive, ordered by (added_step, attempt_id); the first `limit` of them.
 
     With `now_step`: as the pool stood once that step had been recorded.
     """
     alive: ColumnElement[bool] = POOL_ENTRY.c.retired_step.is_(None)
     if now_step is not None:
         alive = (POOL_ENTRY.c.added_step <= now_step) & or_(alive, POOL_ENTRY.c.retired_step > now_step)
-    query = select_entries(now_step).add_columns(ATTEMPT.c.logprobs).where(POOL_ENTRY.c.pool == pool, alive)
+    query = select_entries(now_step).add_columns(ATTEMPT.c.logprobs, ATTEMPT.c.packed)
     with db.read() as connection:
-        found = [read_pool_entry(dict(row)) for row in connection.execute(query).mappings()]
-    return sorted(found, key=lambda entry: (entry.added_step, entry.attempt_id))  # not by the server's collation
+        keys = select(POOL_ENTRY.c.added_step, POOL_ENTRY.c.attempt_id).where(POOL_ENTRY.c.pool == pool, alive)
+        ids = [key[1] for key in sorted(connection.execute(keys).tuples())][:limit]  # not by the server's collation
+        found: dict[str, PoolEntry] = {}
+        for start in range(0, len(ids), CHUNK):
+            chosen = query.where(POOL_ENTRY.c.pool == pool, POOL_ENTRY.c.attempt_id.in_(ids[start : start + CHUNK]))
+            found |= {row["attempt_id"]: read_pool_entry(row) for row in connection.execute(chosen).mappings()}
+    return [found[each] for each in ids]
 
 
 def select_entries(now_step: int | None = None) -> Select:
-    """Pool entries with their attempt's and problem's columns, `uses` and `repairs`, by (added_step, attempt_id)."""
-    children = count_uses(now_step)
+    """Pool entries with their attempt's and problem's columns, `uses` and `repairs`: of the attempts that have the
+    entry's as parent, how many there are, and how many of them are correct.
+    """
+    child = ATTEMPT.alias("child")
+    answers = [child.c.verdict != Verdict.UNGRADED.value]  # what a gate asks about an error does not use it
+    answers += [] if now_step is None else [child.c.step <= now_step]
+    uses = select(func.count()).where(child.c.parent_id == POOL_ENTRY.c.attempt_id, *answers).correlate(POOL_ENTRY)
+    repairs = uses.where(child.c.verdict == Verdict.CORRECT.value)
+    counts = (query.scalar_subquery().label(name) for name, query in (("uses", uses), ("repairs", repairs)))
+    columns = [column for column in ATTEMPT.c if column.name not in NOT_LISTED]
     joined = POOL_ENTRY.join(ATTEMPT, ATTEMPT.c.id == POOL_ENTRY.c.attempt_id).join(PROBLEM, ATTEMPT_OF_PROBLEM)
-    columns = [column for column in ATTEMPT.c if column.name not in ("id", "run_id", "prompt_ids", "ids", "logprobs")]
-    count = (func.coalesce(children.c[name], literal(0)).label(name) for name in ("uses", "repairs"))
-    query = select(*POOL_ENTRY.c, *columns, *PROBLEM_COLUMNS, *count)
-    query = query.select_from(joined.outerjoin(children, children.c.parent_id == POOL_ENTRY.c.attempt_id))
-    return query.order_by(POOL_ENTRY.c.added_step, POOL_ENTRY.c.attempt_id)
-
-
-def count_uses(now_step: int | None = None) -> Subquery:
-    """For each pooled attempt that was used: how many answers have it as parent, and how many of them are correct."""
-    repaired = func.sum(case((ATTEMPT.c.verdict == Verdict.CORRECT.value, 1), else_=0))
-    query = select(ATTEMPT.c.parent_id, func.count().label("uses"), repaired.label("repairs"))
-    answers = ATTEMPT.c.verdict != Verdict.UNGRADED.value  # what a gate asks about an error does not use it
-    query = query.where(ATTEMPT.c.parent_id.in_(select(POOL_ENTRY.c.attempt_id)), answers).group_by(ATTEMPT.c.parent_id)
-    return (query if now_step is None else query.where(ATTEMPT.c.step <= now_step)).subquery()
+    return select(*POOL_ENTRY.c, *columns, *PROBLEM_COLUMNS, *counts).select_from(joined)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,8 @@ from scrpo_cli.types import Attempt, AttemptKind, Completion, FinishReason, Grad
 INJECTED = "injected:"
 IS_INJECTED = ATTEMPT.c.model.startswith(INJECTED)
 """Rows of attempts that an experiment put into a pool: their model is called `injected:KIND`."""
+TOKEN_COLUMNS = {"prompt_ids": "<u4", "ids": "<u4", "logprobs": "<f4"}
+"""Columns of an attempt with one number of four bytes for each token: uint32 or float32, little-endian."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,24 @@ def injected_kind(model: str) -> str:
     return model.removeprefix(INJECTED) if model.startswith(INJECTED) else ""
 
 
+def pack(values: Sequence[float], column: str) -> bytes:
+    """One of TOKEN_COLUMNS as it is stored: the first bytes of all its numbers, then the second bytes, and so on, for
+    zlib. Ids take about a third so, since their upper bytes hardly differ; log-probs, which stay exact, little less.
+
+    Level 1 of zlib takes half the time of level 6 for 5% more bytes (measured on solutions of MATH).
+    """
+    numbers_N = np.asarray(values, dtype=TOKEN_COLUMNS[column])
+    return zlib.compress(numbers_N.view(np.uint8).reshape(-1, 4).T.tobytes(), level=1)
+
+
+def unpack(row: Mapping[str, Any], column: str) -> np.ndarray:
+    """One of TOKEN_COLUMNS of a row that has `packed`; what earlier versions wrote is not packed."""
+    stored = row[column]
+    if row["packed"]:
+        stored = np.frombuffer(zlib.decompress(stored), dtype=np.uint8).reshape(4, -1).T.tobytes()
+    return np.frombuffer(stored, dtype=TOKEN_COLUMNS[column])
+
+
 def problem_row(problem: Problem) -> dict[str, Any]:
     row = {"source": problem.source, "id": problem.id, "text": problem.text, "answer": problem.answer}
     return {name: storable(text) for name, text in row.items()} | {"meta_json": json_text(problem.meta)}
@@ -81,9 +102,8 @@ def attempt_row(attempt: Attempt) -> dict[str, Any]:
         "turn": attempt.turn,
         "sample": attempt.sample,
         "parent_id": attempt.parent,
-        "prompt_ids": np.asarray(completion.prompt_ids, dtype="<u4").tobytes(),
-        "ids": np.asarray(completion.ids, dtype="<u4").tobytes(),
-        "logprobs": np.asarray(completion.logprobs, dtype="<f4").tobytes(),
+        **{column: pack(getattr(completion, column), column) for column in TOKEN_COLUMNS},
+        "packed": 1,
         "text": storable(completion.text),
         "n_prompt_tokens": len(completion.prompt_ids),
         "n_tokens": len(completion.ids),
@@ -113,9 +133,7 @@ def read_problem(row: Mapping[str, Any]) -> Problem:
 def read_attempt(row: Mapping[str, Any]) -> Attempt:
     """From the columns of `attempt` joined with its problem's; log-probs come back rounded to float32."""
     completion = Completion(
-        prompt_ids=np.frombuffer(row["prompt_ids"], dtype="<u4").tolist(),
-        ids=np.frombuffer(row["ids"], dtype="<u4").tolist(),
-        logprobs=np.frombuffer(row["logprobs"], dtype="<f4").tolist(),
+        **{column: unpack(row, column).tolist() for column in TOKEN_COLUMNS},
         text=row["text"],
         finish=FinishReason(row["finish"]),
         policy_version=row["policy_version"],
@@ -138,7 +156,7 @@ def read_attempt(row: Mapping[str, Any]) -> Attempt:
 def read_pool_entry(row: Mapping[str, Any]) -> PoolEntry:
     """What a method sees of an entry, from a row of `select_entries` with the log-probs."""
     injected = injected_kind(row["model"])
-    logprobs = np.frombuffer(row["logprobs"], dtype="<f4")
+    logprobs = unpack(row, "logprobs")
     return PoolEntry(
         attempt_id=row["attempt_id"],
         problem=read_problem(row),

@@ -14,7 +14,7 @@ from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.entries import known_pool, last_step
 from scrpo_cli.pool.models import ATTEMPT, POOL_ENTRY, RUN, RunRow
 from scrpo_cli.pool.queries import EVALUATED, located
-from scrpo_cli.pool.records import IS_INJECTED, injected_kind
+from scrpo_cli.pool.records import INJECTED, IS_INJECTED, injected_kind
 from scrpo_cli.types import Verdict
 
 AGE_BINS = (0, 1, 3, 6, 11, 21, 51, 101)
@@ -105,9 +105,12 @@ def _children_query(mine: Sequence[ColumnElement[bool]]) -> Any:
 
 def _injected_query(mine: Sequence[ColumnElement[bool]]) -> Any:
     """(pooled attempt, model, pools in which it is, pools in which it is alive) of injected errors"""
-    query = select(ATTEMPT.c.id, ATTEMPT.c.model, func.count(), func.count() - func.count(POOL_ENTRY.c.retired_step))
-    query = query.join(POOL_ENTRY, POOL_ENTRY.c.attempt_id == ATTEMPT.c.id)
-    return query.where(*mine, IS_INJECTED).group_by(ATTEMPT.c.id, ATTEMPT.c.model)
+    # No join: SQLite would begin with all attempts.
+    model = select(ATTEMPT.c.model).where(ATTEMPT.c.id == POOL_ENTRY.c.attempt_id).scalar_subquery().label("model")
+    alive = func.count() - func.count(POOL_ENTRY.c.retired_step)
+    pooled = select(POOL_ENTRY.c.attempt_id, model, func.count().label("pools"), alive.label("alive")).where(*mine)
+    found = pooled.group_by(POOL_ENTRY.c.attempt_id).subquery()
+    return select(found).where(found.c.model.startswith(INJECTED))
 
 
 def _injected(rows: Sequence[Any], children: Sequence[Any]) -> dict[str, dict[str, Any]]:
