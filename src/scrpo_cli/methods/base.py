@@ -120,6 +120,10 @@ class MethodConfig(Section, ABC):
         nothing or something else than it says.
         """
 
+    def schedule(self, needs: Needs) -> Mapping[str, float]:
+        """The share of every phase among the steps, for estimates of time; empty where what is sampled decides."""
+        return dict.fromkeys(needs.phases, 1.0) if len(needs.phases) == 1 else {}
+
 
 class KlConfig(Section):
     beta: NonNegative = 0.001
