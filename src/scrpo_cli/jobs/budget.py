@@ -114,10 +114,7 @@ def estimate(recipe: Recipe) -> Budget:
     tokens = rollouts * recipe.rollout.max_tokens
     if recipe.optim.max_generated_tokens:  # the step that reaches the budget is finished, and at most full
         tokens = min(tokens, recipe.optim.max_generated_tokens - 1 + needs.rollouts * recipe.rollout.max_tokens)
-    try:
-        sizes, note = model_sizes(recipe), ""
-    except (OSError, ValueError, KeyError, ImportError, TypeError, AttributeError, StrictDataclassError) as error:
-        sizes, note = None, f"The sizes of {recipe.model.name} are not known here: {first_line(error)}"
+    sizes, note = known_sizes(recipe)
     return Budget(
         steps=recipe.optim.steps,
         rollouts_per_step={name: phase.rollouts for name, phase in needs.phases.items() if phase.rollouts},
@@ -167,6 +164,14 @@ def evaluation_context(recipe: Recipe, protocol: Protocol) -> int:
     asked = [*protocol.second_turn_prompts.values(), *([recipe.task.reflection_request()] if protocol.repair else [])]
     between = max(map(recipe.setting().count_tokens, asked), default=0)
     return recipe.task.max_prompt_tokens + protocol.in_a_row * (protocol.max_tokens + between) - between
+
+
+def known_sizes(recipe: Recipe) -> tuple[Sizes | None, str]:
+    """The sizes, or why they are not known."""
+    try:
+        return model_sizes(recipe), ""
+    except (OSError, ValueError, KeyError, ImportError, TypeError, AttributeError, StrictDataclassError) as error:
+        return None, f"The sizes of {recipe.model.name} are not known here: {first_line(error)}"
 
 
 def model_sizes(recipe: Recipe) -> Sizes:

@@ -132,36 +132,35 @@ def mixes(recipe: Recipe, measured: Measured) -> list[Mapping[str, float]]:
 
 
 def total(recipe: Recipe, budget: Budget, measured: Measured, mix: Mapping[str, float], at_cap: bool = False) -> Total:
+    """The run whose steps have the shares `mix`; `at_cap`: as if no answer ended before its cap."""
     cap = recipe.rollout.max_tokens
     parts = [(share, part) for part in measured.phases if (share := mix.get(part.name, 0.0))]
     tokens = sum(share * p.whole * p.rows * (cap if at_cap else p.length(cap)) for share, p in parts)
-    steps = recipe.optim.steps
+    sampled = float(recipe.optim.steps)  # steps
     if limit := recipe.optim.max_generated_tokens:
-        steps = min(steps, max(1, math.ceil(limit / tokens)))
+        sampled = min(sampled, limit / tokens)  # the last one is cut to fit
     times = {"start": measured.start}
     for share, part in parts:
-        for name, seconds in step_seconds(recipe, measured, part, at_cap).items():
+        for name, seconds in step_seconds(measured, part, cap, at_cap).items():
             key = f"{name}, steps '{part.name}'" if name in ("sampling", "update") else name
-            times[key] = times.get(key, 0.0) + steps * share * seconds
-    fits, fit = fit_steps(recipe, measured, steps, parts)
+            times[key] = times.get(key, 0.0) + sampled * share * seconds
+    fits, fit = fit_steps(recipe, measured, sampled, parts)
     if fit is not None:
         times[f"update, steps '{fit.name}'"] = fits * fit.whole * fit.seconds["update"]
-    steps += fits
+    steps = math.ceil(sampled) + fits
     times["sync"] = steps * measured.sync
-    times["checkpoints"] = (math.ceil(steps / recipe.checkpoint.every)) * measured.checkpoint
-    stored = steps * sum(share * p.whole * stored_tokens(p, cap, at_cap) for share, p in parts)
+    times["checkpoints"] = math.ceil(steps / recipe.checkpoint.every) * measured.checkpoint
+    stored = sampled * sum(share * p.whole * stored_tokens(p, cap, at_cap) for share, p in parts)
     part, long = measured.evaluation, measured.evaluation_long
     if part is not None and long is not None:
-        evaluated = evaluated_problems(recipe, budget, steps, round(steps * tokens))
+        evaluated = evaluated_problems(recipe, budget, steps, round(sampled * tokens))
         times["evaluation"] = evaluated * evaluation_seconds(part, long, eval_cap(recipe), at_cap)
         stored += evaluated * part.whole * stored_tokens(part, eval_cap(recipe), at_cap)
-    database = round(stored * measured.row_bytes)
-    return Total(mix, steps, round((steps - fits) * tokens), times, database)
+    return Total(mix, steps, round(sampled * tokens), times, round(stored * measured.row_bytes))
 
 
-def step_seconds(recipe: Recipe, measured: Measured, part: Part, at_cap: bool) -> dict[str, float]:
+def step_seconds(measured: Measured, part: Part, cap: int, at_cap: bool) -> dict[str, float]:
     """One step of a phase."""
-    cap = recipe.rollout.max_tokens
     seconds = {name: part.whole * taken for name, taken in part.seconds.items()}
     if at_cap:
         seconds["sampling"] = at_the_cap(measured.long, part, cap)
@@ -184,7 +183,7 @@ def at_the_cap(long: Long, part: Part, cap: int) -> float:
 
 
 def fit_steps(
-    recipe: Recipe, measured: Measured, steps: int, parts: Sequence[tuple[float, Part]]
+    recipe: Recipe, measured: Measured, steps: float, parts: Sequence[tuple[float, Part]]
 ) -> tuple[int, Part | None]:
     """Steps that fit what was collected, at most: as if every answer became an example."""
     fit = next((p for p in measured.phases if not p.tokens), None)
@@ -192,7 +191,7 @@ def fit_steps(
     if fit is None or not isinstance(cfg, OfflineConfig):
         return 0, None
     answers = steps * sum(share * part.whole * part.rows for share, part in parts)
-    return min(max(0, recipe.optim.steps - steps), math.ceil(cfg.epochs * answers / cfg.batch)), fit
+    return min(max(0, recipe.optim.steps - math.ceil(steps)), math.ceil(cfg.epochs * answers / cfg.batch)), fit
 
 
 def stored_tokens(part: Part, cap: int, at_cap: bool) -> float:

@@ -5,9 +5,9 @@ values, would change that. Sentences for a reader.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from scrpo_cli.jobs.budget import DAY, Budget, Sizes, duration, size
+from scrpo_cli.jobs.budget import DAY, Budget, Sizes, duration, known_sizes, size
 from scrpo_cli.jobs.extrapolate import Measured, Part, Total, eval_cap
 from scrpo_cli.recipe.models import Recipe
 
@@ -53,6 +53,13 @@ def free_memory(device: str) -> int:
     return torch.cuda.mem_get_info()[0] if device == "cuda" else psutil.virtual_memory().available
 
 
+def has(device: str) -> bool:
+    """Whether this machine has the device that a recipe names."""
+    import torch
+
+    return device != "cuda" or torch.cuda.is_available()
+
+
 def memory_settings(recipe: Recipe, sizes: Sizes, free: int) -> list[str]:
     """The settings with which the estimate would fit into `free` bytes; empty where it does."""
     memory = sizes.memory
@@ -61,12 +68,30 @@ def memory_settings(recipe: Recipe, sizes: Sizes, free: int) -> list[str]:
         smaller = ["model.dtype=bfloat16"] if sizes.dtype == "float32" else []
         return [*smaller, "model.name=(a smaller model)"]
     found = []
-    if (generating := memory["kv_cache"] + memory["sampling"]) > room:
+    if (generating := memory["kv_cache"] + memory["sampling"]) >= room:
         found.append(f"rollout.batch_size={max(1, int(recipe.rollout.batch_size * room / generating))}")
-    if (training := memory["activations"] + memory["logits"]) > room:
-        if not recipe.model.gradient_checkpointing:
-            found.append("model.gradient_checkpointing=true")
-        found.append(f"optim.tokens_per_microbatch={max(1, int(recipe.optim.tokens_per_microbatch * room / training))}")
+    if memory["activations"] + memory["logits"] >= room:
+        found += training_settings(recipe, memory, room)
+    return found
+
+
+def training_settings(recipe: Recipe, memory: Mapping[str, int], room: float) -> list[str]:
+    """So that activations and logits fit: half of the room for logits at most, and smaller micro-batches; where one row
+    alone is too long, less is kept of it.
+    """
+    found, optim, logits = [], recipe.optim, float(memory["logits"])
+    if logits > room / 2:
+        found.append(f"optim.logits_chunk={max(1, int(optim.logits_chunk * room / 2 / logits))}")
+        logits = room / 2
+    longest = recipe.method.needs(recipe.setting()).context
+    tokens = max(optim.tokens_per_microbatch, longest)
+    fitting = int(tokens * (room - logits) / memory["activations"])
+    if longest <= fitting < tokens:
+        found.append(f"optim.tokens_per_microbatch={fitting}")
+    elif fitting < longest and not recipe.model.gradient_checkpointing:
+        found += ["model.gradient_checkpointing=true", f"optim.tokens_per_microbatch={longest}"]
+    elif fitting < longest:
+        found.append(f"rollout.max_tokens={max(1, recipe.rollout.max_tokens // 2)}")
     return found
 
 
@@ -76,6 +101,12 @@ def memory_warning(recipe: Recipe, sizes: Sizes, free: int) -> str:
         return ""
     needed = f"needs about {size(sizes.peak)} at its peak (estimate), and {size(free)} are free on {sizes.device}"
     return f"Over the memory there is: this recipe {needed}. What would change it: {as_sets(settings)}."
+
+
+def warning_before(recipe: Recipe) -> str:
+    """`memory_warning` on this machine; empty where the sizes are not known."""
+    sizes, _ = known_sizes(recipe)
+    return memory_warning(recipe, sizes, free_memory(sizes.device)) if sizes and has(sizes.device) else ""
 
 
 def over_memory(recipe: Recipe, measured: Measured) -> list[str]:
@@ -107,7 +138,7 @@ def over_a_day(recipe: Recipe, budget: Budget, measured: Measured, slowest: Tota
         return []
     part, share = slowest.dominant
     what = f"Over a day: about {duration(slowest.all_seconds)}, {share:.0%} of it {part}"
-    return [f"{what}. What would change it: {as_sets(time_settings(recipe, budget, measured, slowest))}."]
+    return [f"{what}. What would change it: {as_sets(time_settings(recipe, budget, measured, slowest), ' or ')}."]
 
 
 def time_settings(recipe: Recipe, budget: Budget, measured: Measured, slowest: Total) -> list[str]:
@@ -150,5 +181,5 @@ def rounded(value: float) -> int:
     return max(1, int(value // digits * digits))
 
 
-def as_sets(settings: Sequence[str]) -> str:
-    return " or ".join(f"--set {setting}" for setting in settings)
+def as_sets(settings: Sequence[str], joined: str = " and ") -> str:
+    return joined.join(f"--set {setting}" for setting in settings)

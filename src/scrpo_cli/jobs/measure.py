@@ -23,7 +23,7 @@ from scrpo_cli.evaluation.outcomes import Answers
 from scrpo_cli.jobs.budget import Budget
 from scrpo_cli.jobs.checks import method_runs
 from scrpo_cli.jobs.extrapolate import Long, Measured, Part
-from scrpo_cli.jobs.limits import free_memory, memory_warning
+from scrpo_cli.jobs.limits import free_memory, has, memory_warning
 from scrpo_cli.jobs.meter import Meter
 from scrpo_cli.methods.base import ClipConfig, Credits, PhaseKind, Plan, completions_of, flat_credit
 from scrpo_cli.methods.dpo import Dpo
@@ -80,10 +80,11 @@ def refuse(recipe: Recipe, budget: Budget) -> None:
         fix = "Leave out --measure: the run itself shows how long is left after its first steps."
         raise UserError(what, f"method.{key}: {ref}", fix)
     sizes = budget.sizes
-    if sizes is None or (sizes.device == "cuda" and not torch.cuda.is_available()):
+    if sizes is None or not has(sizes.device):  # loading says what is wrong
         return
-    warning = memory_warning(recipe, sizes, free_memory(sizes.device))
-    if warning and (sizes.device == "cpu" or sizes.memory["weights"] > free_memory(sizes.device)):
+    free = free_memory(sizes.device)
+    warning = memory_warning(recipe, sizes, free)
+    if warning and (sizes.device == "cpu" or sizes.memory["weights"] > free):
         raise UserError("Nothing was measured.", f"model.name: {recipe.model.name}", warning)
 
 
