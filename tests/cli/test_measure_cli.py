@@ -29,7 +29,7 @@ def test_a_dry_run_alone_is_arithmetic_and_says_so(scrpo: Callable, small: list[
     text = scrpo("train", "--dry-run", *small).out
     assert "This is arithmetic" in text
     assert "generated tokens of evaluations, at most" in text
-    assert "time " not in text
+    assert "Measured here" not in text
     assert scrpo("train", "--dry-run", "--json", *small).json["measured"] is None
 
 

@@ -32,7 +32,7 @@ def recipe(*sets: str) -> Recipe:
             80,
             {"optim.logits_chunk", "optim.tokens_per_microbatch"},
         ),
-        (["rollout.batch_size=2"], 20, {"optim.tokens_per_microbatch", "model.gradient_checkpointing"}),
+        (["rollout.batch_size=2"], 24, {"optim.tokens_per_microbatch", "model.gradient_checkpointing"}),
     ],
 )
 def test_with_the_settings_that_are_named_the_estimate_fits(sets: list[str], free: int, keys: set[str]) -> None:

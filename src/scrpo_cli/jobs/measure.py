@@ -266,6 +266,8 @@ class Micro:
 
     def updated(self, part: Part, groups: Sequence[Group], pace: float) -> Part:
         """The part with the seconds of the update on it, as it was graded. Collected answers are not trained on."""
+        if self.run.needs.phases[part.name].kind is PhaseKind.COLLECTION:
+            return part
         taken = within(groups, SECONDS / (TRAINING * pace))
         plan = Plan(part.name)
         credits, crediting = self.meter(lambda: credit(self.run, plan, taken, Clock()), "update")
