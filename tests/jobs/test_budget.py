@@ -76,7 +76,7 @@ def test_prompts_with_the_answers_that_they_show_are_counted() -> None:
     sets += ["task.max_prompt_tokens=50", "model.name=/nowhere", "task.check_prompt=again", "task.reflect_prompt=again"]
     first = estimate(load_recipe("tiny-grpo", sets))
     assert first.prompt_tokens == 320 * 50
-    turns = estimate(load_recipe("compare/score", [*sets, "method.turns=2"]))
+    turns = estimate(load_recipe("compare/score", [*sets, "method.turns=2", "rollout.group_size=8"]))
     assert turns.prompt_tokens == 640 * (50 + 100 + 17)  # three letters a token, and 16 of the template
     reflect = estimate(load_recipe("tiny", sets))
     assert reflect.prompt_tokens == 320 * (50 + 100 + 17)
