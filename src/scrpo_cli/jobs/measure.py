@@ -52,7 +52,9 @@ TRIAL = 256
 TRAINING = 4
 """Seconds of a trained token over those of a prompt token: forward, and twice as much backward, or thrice where the
 forward pass is made again."""
-RUN, FILE = "measure", "measure.db"
+ROWS = 512
+"""Stored to see how large a row is."""
+RUN = "measure"
 
 
 def measure(recipe: Recipe, budget: Budget) -> Measured:
@@ -60,17 +62,29 @@ def measure(recipe: Recipe, budget: Budget) -> Measured:
     refuse(recipe, budget)
     silent = recipe.model_copy(update={"tracking": TrackingConfig(wandb=WandbConfig(mode="off"))})
     with tempfile.TemporaryDirectory(prefix="scrpo-measure-") as name:
-        folder = Path(name)
-        with Database.open(str(folder / FILE)) as db:
+        with Database.open(f"{name}/run.db") as db:
             start_run(db, command="train", recipe=silent, directory=name, model=recipe.model.name, run_id=RUN)
-        empty = (folder / FILE).stat().st_size
-        with Database.open(str(folder / FILE)) as db:
             begun = time.perf_counter()
-            with open_session(silent, db, RUN, folder, start=None) as run, run.tracker:
+            with open_session(silent, db, RUN, Path(name), start=None) as run, run.tracker:
                 micro = Micro(run, budget)
                 found = micro.measure(time.perf_counter() - begun)
-        # the write-ahead log goes into the file when its last connection is closed
-        return replace(found, row_bytes=((folder / FILE).stat().st_size - empty) / micro.stored_tokens)
+        return replace(found, row_bytes=bytes_a_token(Path(name), silent, micro.attempts))
+
+
+def bytes_a_token(folder: Path, recipe: Recipe, attempts: Sequence[Attempt]) -> float:
+    """What a database grows by for every token of the prompts and answers of `attempts`, stored often enough that its
+    first pages, which are there without a row, do not count.
+    """
+    copies, sizes = (1, 2 + ROWS // len(attempts)), []
+    for times in copies:
+        file = folder / f"stored-{times}.db"
+        with Database.open(str(file)) as db:
+            start_run(db, command="train", recipe=recipe, directory=str(folder), model=recipe.model.name, run_id=RUN)
+            for step in range(times):
+                record_step(db, RUN, StepRecord(step, RUN, [replace(a, id=f"{step}:{a.id}") for a in attempts]))
+        sizes.append(file.stat().st_size)  # of a closed one, with the write-ahead log in it
+    tokens = sum(len(a.completion.prompt_ids) + len(a.completion.ids) for a in attempts)
+    return (sizes[1] - sizes[0]) / ((copies[1] - copies[0]) * tokens)
 
 
 def refuse(recipe: Recipe, budget: Budget) -> None:
@@ -94,12 +108,10 @@ class Micro:
     def __init__(self, run: Session, budget: Budget) -> None:
         self.run, self.budget = run, budget
         self.recipe, self.meter = run.recipe, Meter(run.policy.device.type)
-        self.stored = self.stored_tokens = 0
+        self.attempts: list[Attempt] = []
 
     def measure(self, start: float) -> Measured:
-        """Sampling comes first, as the update moves the weights; they are put back after it. The bytes of the database
-        are known when it is closed.
-        """
+        """Sampling comes first, as the update moves the weights; they are put back after it."""
         pace = self.pace()
         recipe, work = self.recipe, self.budget.evaluation
         now().stage("measuring: the longest rows")
@@ -109,7 +121,8 @@ class Micro:
         evaluation = evaluation_long = None
         if work is not None:
             now().stage("measuring: the evaluation")
-            evaluation_long = self.long(work.context, self.run.evaluator.protocol.samples, 10**9, pace)
+            longer, samples = work.context > self.budget.context, self.run.evaluator.protocol.samples
+            evaluation_long = self.long(work.context, samples, work.rollouts, pace) if longer else long
             evaluation = self.evaluation()
         now().stage("measuring: the update")
         with self.weights_kept():
@@ -318,9 +331,8 @@ class Micro:
 
     def store(self, attempts: Sequence[Attempt], phase: str) -> float:
         """Seconds."""
-        self.stored_tokens += sum(len(a.completion.prompt_ids) + len(a.completion.ids) for a in attempts)
-        self.stored += 1
-        record = StepRecord(self.stored, phase, attempts)
+        self.attempts += attempts
+        record = StepRecord(len(self.attempts), phase, attempts)
         return self.meter(lambda: record_step(self.run.db, RUN, record))[1]
 
 
