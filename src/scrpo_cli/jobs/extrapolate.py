@@ -19,7 +19,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from scrpo_cli.jobs.budget import Budget, evaluation_times
-from scrpo_cli.methods.parts.offline import OfflineConfig
 from scrpo_cli.recipe.models import Recipe
 
 
@@ -151,11 +150,11 @@ def total(recipe: Recipe, budget: Budget, measured: Measured, mix: Mapping[str, 
     times["sync"] = steps * measured.sync
     times["checkpoints"] = math.ceil(steps / recipe.checkpoint.every) * measured.checkpoint
     stored = sampled * sum(share * p.whole * stored_tokens(p, cap, at_cap) for share, p in parts)
-    part, long = measured.evaluation, measured.evaluation_long
-    if part is not None and long is not None:
+    asked, long = measured.evaluation, measured.evaluation_long
+    if asked is not None and long is not None:
         evaluated = evaluated_problems(recipe, budget, steps, round(sampled * tokens))
-        times["evaluation"] = evaluated * evaluation_seconds(part, long, eval_cap(recipe), at_cap)
-        stored += evaluated * part.whole * stored_tokens(part, eval_cap(recipe), at_cap)
+        times["evaluation"] = evaluated * evaluation_seconds(asked, long, eval_cap(recipe), at_cap)
+        stored += evaluated * asked.whole * stored_tokens(asked, eval_cap(recipe), at_cap)
     return Total(mix, steps, round(sampled * tokens), times, round(stored * measured.row_bytes))
 
 
@@ -186,12 +185,12 @@ def fit_steps(
     recipe: Recipe, measured: Measured, steps: float, parts: Sequence[tuple[float, Part]]
 ) -> tuple[int, Part | None]:
     """Steps that fit what was collected, at most: as if every answer became an example."""
-    fit = next((p for p in measured.phases if not p.tokens), None)
-    cfg = recipe.method
-    if fit is None or not isinstance(cfg, OfflineConfig):
+    fit = next((part for part in measured.phases if not part.tokens), None)
+    how = recipe.method.fitting
+    if fit is None or how is None:
         return 0, None
-    answers = steps * sum(share * part.whole * part.rows for share, part in parts)
-    return min(max(0, recipe.optim.steps - math.ceil(steps)), math.ceil(cfg.epochs * answers / cfg.batch)), fit
+    examples = steps * sum(share * part.whole * part.rows for share, part in parts) / how.completions
+    return min(max(0, recipe.optim.steps - math.ceil(steps)), math.ceil(how.passes * examples / how.batch)), fit
 
 
 def stored_tokens(part: Part, cap: int, at_cap: bool) -> float:

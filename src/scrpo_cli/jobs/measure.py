@@ -26,8 +26,6 @@ from scrpo_cli.jobs.extrapolate import Long, Measured, Part
 from scrpo_cli.jobs.limits import free_memory, has, memory_warning
 from scrpo_cli.jobs.meter import Meter
 from scrpo_cli.methods.base import ClipConfig, Credits, PhaseKind, Plan, completions_of, flat_credit
-from scrpo_cli.methods.dpo import Dpo
-from scrpo_cli.methods.parts.offline import OfflineConfig
 from scrpo_cli.methods.scrpo import corrections_of_an_error
 from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.queries import record_step, start_run
@@ -292,22 +290,22 @@ class Micro:
 
     def fits(self, sampled: Sequence[tuple[Part, Sequence[Group]]]) -> list[Part]:
         """A step that fits recorded answers, for a method that has one: on answers that were sampled here."""
-        run, cfg = self.run, self.recipe.method
+        run, how = self.run, self.recipe.method.fitting
         name = next((n for n, phase in run.needs.phases.items() if phase.kind is PhaseKind.FIT), None)
-        if name is None or not isinstance(cfg, OfflineConfig):
+        if name is None or how is None:
             return []
-        size = 2 if isinstance(run.method, Dpo) else 1
+        size = how.completions
         examples = [
             Group(group.request, group.attempts[i : i + size])
             for group in sampled[0][1]
             for i in range(0, len(group.attempts) - size + 1, size)
-        ][: cfg.batch]
+        ][: how.batch]
         run.updater.recorded = True
         credits, crediting = self.meter(lambda: credit(run, Plan(name), examples, Clock()), "update")
         _, training = self.meter(lambda: run.updater.update(1, completions_of(examples), credits), "update")
         run.updater.recorded = False
         rows = size * len(examples)
-        return [Part(name, cfg.batch / len(examples), rows, 0, 0, {"update": crediting + training}, 0, live=rows)]
+        return [Part(name, how.batch / len(examples), rows, 0, 0, {"update": crediting + training}, 0, live=rows)]
 
     def longest_update(self, pace: float) -> float:
         """Seconds of one trained token in a full micro-batch of random rows of the longest context."""
