@@ -199,19 +199,20 @@ class Micro:
         plan = run.method.plan(1, [])
         if plan.reference:
             run.policy.set_reference(plan.reference, plan.reference_share)
-        found = [self.step(plan, sum(request.samples for request in plan.requests))]
+        firsts = sum(request.samples for request in plan.requests)
+        found = [self.step(plan, firsts)]
         for name, phase in run.needs.phases.items():
             if name != plan.phase and phase.rollouts:
-                requests = self.reflections(found[0][1])
-                if phase.kind is PhaseKind.JOINT:
-                    requests = [*plan.requests[: len(requests)], *requests]
+                joint = phase.kind is PhaseKind.JOINT
+                requests = self.reflections(found[0][1], phase.rollouts - joint * firsts)
+                requests = [*plan.requests[: len(requests)], *requests] if joint else requests
                 found.append(self.step(Plan(name, requests), phase.rollouts))
         return found
 
-    def reflections(self, groups: Sequence[Group]) -> list[SampleRequest]:
-        """A request on one answer of each group, a wrong one where there is one."""
+    def reflections(self, groups: Sequence[Group], rows: int) -> list[SampleRequest]:
+        """At most so many rows of requests on one answer of each group, a wrong one where there is one."""
         size = corrections_of_an_error(self.recipe.method, self.recipe.rollout.group_size)
-        shown = [min(group.attempts, key=lambda a: not a.is_reasoning_error) for group in groups]
+        shown = [min(group.attempts, key=lambda a: not a.is_reasoning_error) for group in groups[: -(-rows // size)]]
         return [self.run.method.prompts.reflection(PoolEntry.of(a, 1), size) for a in shown]
 
     def step(self, plan: Plan, planned: int) -> tuple[Part, list[Group]]:
