@@ -24,7 +24,7 @@ from scrpo_cli.jobs.budget import Budget
 from scrpo_cli.jobs.checks import method_runs
 from scrpo_cli.jobs.extrapolate import Long, Measured, Part
 from scrpo_cli.jobs.limits import free_memory, has, memory_warning
-from scrpo_cli.jobs.meter import Meter
+from scrpo_cli.jobs.meter import RUN, Meter, bytes_a_token
 from scrpo_cli.methods.base import ClipConfig, Credits, PhaseKind, Plan, completions_of, flat_credit
 from scrpo_cli.methods.scrpo import corrections_of_an_error
 from scrpo_cli.pool.db import Database
@@ -50,9 +50,6 @@ TRIAL = 256
 TRAINING = 4
 """Seconds of a trained token over those of a prompt token: forward, and twice as much backward, or thrice where the
 forward pass is made again."""
-ROWS = 512
-"""Stored to see how large a row is."""
-RUN = "measure"
 
 
 def measure(recipe: Recipe, budget: Budget) -> Measured:
@@ -67,22 +64,6 @@ def measure(recipe: Recipe, budget: Budget) -> Measured:
                 micro = Micro(run, budget)
                 found = micro.measure(time.perf_counter() - begun)
         return replace(found, row_bytes=bytes_a_token(Path(name), silent, micro.attempts))
-
-
-def bytes_a_token(folder: Path, recipe: Recipe, attempts: Sequence[Attempt]) -> float:
-    """What a database grows by for every token of the prompts and answers of `attempts`, stored often enough that its
-    first pages, which are there without a row, do not count.
-    """
-    copies, sizes = (1, 2 + ROWS // len(attempts)), []
-    for times in copies:
-        file = folder / f"stored-{times}.db"
-        with Database.open(str(file)) as db:
-            start_run(db, command="train", recipe=recipe, directory=str(folder), model=recipe.model.name, run_id=RUN)
-            for step in range(times):
-                record_step(db, RUN, StepRecord(step, RUN, [replace(a, id=f"{step}:{a.id}") for a in attempts]))
-        sizes.append(file.stat().st_size)  # of a closed one, with the write-ahead log in it
-    tokens = sum(len(a.completion.prompt_ids) + len(a.completion.ids) for a in attempts)
-    return (sizes[1] - sizes[0]) / ((copies[1] - copies[0]) * tokens)
 
 
 def refuse(recipe: Recipe, budget: Budget) -> None:

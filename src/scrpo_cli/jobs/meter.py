@@ -1,15 +1,28 @@
-"""Seconds and memory of work on a device."""
+"""Seconds and memory of work on a device, and bytes of rows in a database."""
 
 from __future__ import annotations
 
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import TypeVar
 
 import psutil
 import torch
+
+from scrpo_cli.pool.db import Database
+from scrpo_cli.pool.queries import record_step, start_run
+from scrpo_cli.pool.records import StepRecord
+from scrpo_cli.recipe.models import Recipe
+from scrpo_cli.types import Attempt
+
+ROWS = 512
+"""Stored to see how large a row is."""
+RUN = "measure"
+"""The id of the run that a measurement makes, in a database of its own."""
 
 T = TypeVar("T")
 
@@ -49,3 +62,19 @@ class Meter:
         if self.cuda:
             return torch.cuda.mem_get_info()[1]
         return psutil.virtual_memory().available + psutil.Process().memory_info().rss
+
+
+def bytes_a_token(folder: Path, recipe: Recipe, attempts: Sequence[Attempt]) -> float:
+    """What a database grows by for every token of the prompts and answers of `attempts`, stored often enough that its
+    first pages, which are there without a row, do not count.
+    """
+    copies, sizes = (1, 2 + ROWS // len(attempts)), []
+    for times in copies:
+        file = folder / f"stored-{times}.db"
+        with Database.open(str(file)) as db:
+            start_run(db, command="train", recipe=recipe, directory=str(folder), model=recipe.model.name, run_id=RUN)
+            for step in range(times):
+                record_step(db, RUN, StepRecord(step, RUN, [replace(a, id=f"{step}:{a.id}") for a in attempts]))
+        sizes.append(file.stat().st_size)  # of a closed one, with the write-ahead log in it
+    tokens = sum(len(a.completion.prompt_ids) + len(a.completion.ids) for a in attempts)
+    return (sizes[1] - sizes[0]) / ((copies[1] - copies[0]) * tokens)
