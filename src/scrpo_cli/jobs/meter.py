@@ -14,7 +14,7 @@ import psutil
 import torch
 
 from scrpo_cli.pool.db import Database
-from scrpo_cli.pool.queries import record_step, start_run
+from scrpo_cli.pool.queries import new_run_id, record_step, start_run
 from scrpo_cli.pool.records import StepRecord
 from scrpo_cli.recipe.models import Recipe
 from scrpo_cli.types import Attempt
@@ -69,12 +69,14 @@ def bytes_a_token(folder: Path, recipe: Recipe, attempts: Sequence[Attempt]) -> 
     first pages, which are there without a row, do not count.
     """
     copies, sizes = (1, 2 + ROWS // len(attempts)), []
+    run = new_run_id()  # a row names its run several times
     for times in copies:
         file = folder / f"stored-{times}.db"
         with Database.open(str(file)) as db:
-            start_run(db, command="train", recipe=recipe, directory=str(folder), model=recipe.model.name, run_id=RUN)
+            start_run(db, command="train", recipe=recipe, directory=str(folder), model=recipe.model.name, run_id=run)
             for step in range(times):
-                record_step(db, RUN, StepRecord(step, RUN, [replace(a, id=f"{step}:{a.id}") for a in attempts]))
+                rows = [replace(a, id=f"{run}:{step}:{i}") for i, a in enumerate(attempts)]
+                record_step(db, run, StepRecord(step, RUN, rows))
         sizes.append(file.stat().st_size)  # of a closed one, with the write-ahead log in it
     tokens = sum(len(a.completion.prompt_ids) + len(a.completion.ids) for a in attempts)
     return (sizes[1] - sizes[0]) / ((copies[1] - copies[0]) * tokens)
