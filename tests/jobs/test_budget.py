@@ -71,6 +71,56 @@ def test_the_step_that_reaches_the_token_budget_is_finished() -> None:
     assert estimate(load_recipe("tiny-grpo", [*sets, "model.name=/nowhere"])).generated_tokens == 4999 + 3200
 
 
+def test_prompts_with_the_answers_that_they_show_are_counted() -> None:
+    sets = ["optim.steps=10", "optim.prompts_per_step=4", "rollout.max_tokens=100", "optim.max_generated_tokens="]
+    sets += ["task.max_prompt_tokens=50", "model.name=/nowhere", "task.check_prompt=again", "task.reflect_prompt=again"]
+    first = estimate(load_recipe("tiny-grpo", sets))
+    assert first.prompt_tokens == 320 * 50
+    turns = estimate(load_recipe("compare/score", [*sets, "method.turns=2", "rollout.group_size=8"]))
+    assert turns.prompt_tokens == 640 * (50 + 100 + 17)  # three letters a token, and 16 of the template
+    reflect = estimate(load_recipe("tiny", sets))
+    assert reflect.prompt_tokens == 320 * (50 + 100 + 17)
+
+
+def evaluations(*sets: str) -> Any:
+    own = ["model.name=/nowhere", "optim.steps=100", "task.test.limit=10", "task.validation.limit=5", "eval.samples=3"]
+    own += ["task.max_prompt_tokens=50", "eval.max_tokens=200", "task.check_prompt=again", "task.reflect_prompt=again"]
+    return estimate(load_recipe("tiny", [*own, "eval.repair=false", *sets])).evaluation
+
+
+def test_the_runs_own_evaluations_by_hand() -> None:
+    work = evaluations("eval.every=30")
+    assert (work.times, work.problems) == ({"test": 2, "validation": 3}, {"test": 10, "validation": 5})
+    assert (work.answers, work.context, work.rollouts) == (3, 250, 35 * 3)
+    assert (work.generated_tokens, work.prompt_tokens) == (105 * 200, 105 * 50)
+
+
+@pytest.mark.parametrize(
+    ("sets", "answers", "context"),
+    [
+        (["eval.repair=true"], 2, 50 + 2 * 200 + 17),
+        (["eval.turns=3"], 3, 50 + 3 * 200 + 2 * 17),
+        (["eval.turns=2", "eval.repair=true"], 3, 50 + 2 * 200 + 17),
+        (["eval.turns=2", "eval.second_turn=reflect", "eval.repair=true"], 2, 50 + 2 * 200 + 17),
+    ],
+)
+def test_further_answers_of_an_evaluation(sets: list[str], answers: int, context: int) -> None:
+    work = evaluations(*sets)
+    assert (work.answers, work.context) == (3 * answers, context)
+
+
+def test_a_run_that_evaluates_on_validation_only() -> None:
+    assert evaluations("task.test=null", "eval.every=50").times == {"validation": 3}
+    assert evaluations("task.test=null", "task.validation=null") is None
+    assert evaluations("eval.every_tokens=100000", "optim.max_generated_tokens=300000").times["validation"] == 3
+
+
+def test_evaluations_with_longer_answers_need_the_larger_cache(qwen: Path) -> None:
+    sets = ["method.reflect_every=never", "task.max_prompt_tokens=100", "rollout.max_tokens=60", "eval.repair=false"]
+    short, long = (model_sizes(recipe(qwen, *sets, f"eval.max_tokens={n}")).memory["kv_cache"] for n in (60, 380))
+    assert long == 3 * short  # 480 tokens a row for 160
+
+
 @pytest.mark.parametrize("targets", ["all-linear", ["q_proj", "v_proj"]])
 def test_sizes_are_those_of_the_real_model(qwen: Path, targets: Any) -> None:
     base = AutoModelForCausalLM.from_config(config(Qwen3Config, SHAPES[0]))
@@ -94,6 +144,7 @@ def test_memory_by_hand(qwen: Path) -> None:
     """hidden 64, feed-forward 256, 2 layers, 4 heads and 2 key-value heads of 16, 128 words; float32."""
     sets = ["model.dtype=float32", "task.max_prompt_tokens=100", "rollout.max_tokens=60", "rollout.batch_size=10"]
     sets += ["optim.tokens_per_microbatch=1000", "optim.logits_chunk=50", "method.reflect_every=never"]
+    sets += ["eval.repair=false"]
     sizes = model_sizes(recipe(qwen, *sets))
     assert sizes.memory == {
         "weights": 4 * sizes.parameters,
@@ -175,7 +226,15 @@ def shown(budget: Budget) -> str:
 
 def test_render_shows_every_number_or_why_not(qwen: Path) -> None:
     text = shown(estimate(recipe(qwen)))
-    for words in ("adapter parameters", "generated tokens, at most", "memory: kv cache", "one checkpoint"):
+    assert "This is arithmetic" in text
+    for words in (
+        "adapter parameters",
+        "prompt tokens with shown answers",
+        "evaluations",
+        "generated tokens, at most",
+        "memory: kv cache",
+        "one checkpoint",
+    ):
         assert words in text
     assert "not known here" in shown(estimate(recipe("/nowhere")))
 

@@ -59,6 +59,10 @@ SetOption = Annotated[
     typer.Option("--set", metavar="K=V", help="Override one recipe key, e.g. optim.lr=2e-6; repeat for more."),
 ]
 
+MeasureOption = Annotated[
+    bool, typer.Option("--measure", help="Take one micro-step here: hours, memory and database of the whole run.")
+]
+
 DEFAULT_POOL = "default"
 PoolOption = Annotated[
     str | None,

@@ -12,6 +12,7 @@ from scrpo_cli.cli.common import (
     DbOption,
     DebugOption,
     JsonOption,
+    MeasureOption,
     Output,
     QuietOption,
     RecipeOption,
@@ -32,6 +33,7 @@ STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 def doctor(
     recipe: RecipeOption = None,
     set_: SetOption = None,
+    measure: MeasureOption = False,
     db: DbOption = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
@@ -44,12 +46,19 @@ def doctor(
     from scrpo_cli.recipe.load import load_recipe
 
     resolved = load_recipe(recipe or DEFAULT_RECIPE, set_ or ())
-    checks = []
-    for check in Checkup(resolved, db).run():
+    checks, checkup = [], Checkup(resolved, db)
+    for check in checkup.run():
         checks.append(check)
         output.part(row_of(check))
     failed = sum(check.status == "fail" for check in checks)
-    output.result({"recipe": resolved.name, "ok": not failed, "checks": [asdict(check) for check in checks]})
+    document = {"recipe": resolved.name, "ok": not failed, "checks": [asdict(check) for check in checks]}
+    if failed or not measure:
+        output.result(document | {"measured": None})
+    else:
+        from scrpo_cli.jobs import forecast
+
+        taken = forecast.measured(resolved, checkup.budget)
+        output.result(document | {"measured": taken.as_dict()}, "", forecast.render(taken))
     if failed:
         raise typer.Exit(1)
 

@@ -12,6 +12,7 @@ from scrpo_cli.cli.common import (
     DbOption,
     DebugOption,
     JsonOption,
+    MeasureOption,
     Output,
     QuietOption,
     RecipeOption,
@@ -61,6 +62,7 @@ def train(
     resume: ResumeOption = None,
     from_checkpoint: FromCheckpointOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe and its budget.")] = False,
+    measure: MeasureOption = False,
     run_id: Annotated[str | None, typer.Option("--run-id", hidden=True)] = None,
     sweep: Annotated[str | None, typer.Option("--sweep", hidden=True)] = None,
     arm: Annotated[str, typer.Option("--arm", hidden=True)] = "",
@@ -72,13 +74,13 @@ def train(
     """LoRA training by recipe: ScRPO and the methods that it is compared with. Ctrl-C saves; --resume continues."""
     output = Output(json, quiet)
     refuse_with_resume(context, resume, "--from-checkpoint")
-    refuse_idle(context, {"--from-checkpoint": "--resume"})
+    refuse_idle(context, {"--from-checkpoint": "--resume", "--measure": "--dry-run"})
     output.begin(f"scrpo train: {named(resume, recipe)}")
     from scrpo_cli.recipe.load import load_recipe
 
     resolved = load_recipe(recipe or DEFAULT_RECIPE, sets_of(context, KEYS))
     if dry_run:
-        show_budget(resolved, output)
+        show_budget(resolved, output, measure)
         return
     from scrpo_cli.jobs.checks import check_training
     from scrpo_cli.jobs.runs import started_run
@@ -125,16 +127,22 @@ def train_to_end(run: ActiveRun, database: Database, output: Output) -> None:
     output.result(run.summary, *closing(run, database))
 
 
-def show_budget(recipe: Recipe, output: Output) -> None:
+def show_budget(recipe: Recipe, output: Output, measured: bool) -> None:
     from scrpo_cli.evaluation.held_out import check_held_out, held_out, warnings
+    from scrpo_cli.jobs import forecast
     from scrpo_cli.jobs.budget import estimate, render
     from scrpo_cli.layout import Prose
 
     data = recipe.model_dump(mode="json")
     budget = estimate(recipe)
     found = check_held_out(recipe, recipe.task, held_out(recipe))
-    document = {"recipe": data, "budget": budget.as_dict(), "contamination": found}
-    output.result(document, as_yaml(data), "", render(budget), *map(Prose, warnings(found)))
+    document = {"recipe": data, "budget": budget.as_dict(), "contamination": found, "measured": None}
+    parts = [as_yaml(data), "", render(budget, measured), *map(Prose, warnings(found))]
+    if measured:
+        taken = forecast.measured(recipe, budget)
+        document["measured"] = taken.as_dict()
+        parts += ["", forecast.render(taken)]
+    output.result(document, *parts)
 
 
 def closing(run: ActiveRun, database: Database) -> tuple[RenderableType, ...]:

@@ -74,6 +74,17 @@ class Protocol:
         """What is asked after a first answer, by key; empty where nothing is."""
         return {key: getattr(self.task, key) for key in PROMPTS[self.second_turn]} if self.turns > 1 else {}
 
+    @property
+    def in_a_row(self) -> int:
+        """Answers of the longest conversation."""
+        per_turn = 2 if self.second_turn == "self_refine" else 1
+        return 1 + per_turn * (self.turns - 1) if self.turns > 1 else 2 if self.repair else 1
+
+    @property
+    def answers(self) -> int:
+        """Answers for each sample, at most: those in a row, and the repair of a first answer beside further turns."""
+        return self.in_a_row + (self.repair and self.turns > 1 and self.second_turn != "reflect")
+
     def check(self) -> None:
         """Refuse turns, curves and a gate that this protocol cannot give."""
         if self.second_turn == "reflect" and self.turns > 2:
@@ -95,8 +106,7 @@ class Protocol:
         """Refuse a benchmark whose longest conversation may not fit the model's positions."""
         longest = max(chat.lengths([task.messages(p) for p in problems]))
         asked = [*self.second_turn_prompts.values(), *([self.task.reflection_request()] if self.repair else [])]
-        per_turn = 2 if self.second_turn == "self_refine" else 1
-        answers = 1 + per_turn * (self.turns - 1) if self.turns > 1 else 2 if self.repair else 1
+        answers = self.in_a_row
         room = positions - longest - (answers - 1) * max(map(chat.follow_up_tokens, asked), default=0)
         if answers * self.max_tokens > room:
             raise UserError(

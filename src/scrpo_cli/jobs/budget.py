@@ -1,8 +1,11 @@
-"""What a recipe will cost, before anything is loaded: steps, rollouts, tokens, sizes and memory.
+"""What a recipe will cost, by arithmetic, before anything is loaded: steps, rollouts, tokens, sizes and memory.
 
 Sizes are exact (the model is built on torch's meta device, without weights, and the adapter put on it); tokens are
-upper bounds; memory is an estimate. With P parameters of b bytes, A adapter parameters (float32), N padded tokens in
-one micro-batch, L layers, h hidden, f feed-forward, a = heads x head size, k = key-value heads x head size, V words:
+upper bounds, as answers end where the policy ends them; memory is an estimate. Hours are not known here: they depend on
+the machine and on how long answers are, which `jobs.measure` measures.
+
+With P parameters of b bytes, A adapter parameters (float32), N padded tokens in one micro-batch, L layers, h hidden, f
+feed-forward, a = heads x head size, k = key-value heads x head size, V words:
 
     weights       P b
     adapter       4 A (weights) + 4 A (gradients) + 8 A (Adam's two moments)
@@ -10,15 +13,17 @@ one micro-batch, L layers, h hidden, f feed-forward, a = heads x head size, k = 
                   float32 copy of its input; b = 4: N L (16 h + 8 a + 8 k + 16 f), as those inputs are shared
                   with gradient checkpointing: N L b h, and one layer of the above
     logits        logits_chunk V x 4 x 5: the logits, their softmax and gradients in float32
-    KV cache      rows (max_prompt_tokens + max_tokens) L 2 k b of one generate call
+    KV cache      rows (longest prompt + max_tokens) L 2 k b of one generate call, in training or in an evaluation
     sampling      rows V (3 x 4 + 2 x 8): scores in float32, the cumulative distribution in float64
 
-Generating and training do not overlap: the peak is weights + adapter + the larger of the two.
+The longest prompt holds the answers that it shows: earlier turns, or the one that is reflected on. Generating and
+training do not overlap: the peak is weights + adapter + the larger of the two.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,14 +31,20 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from scrpo_cli.errors import UserError, first_line
+from scrpo_cli.errors import ScrpoError, UserError, first_line
+from scrpo_cli.evaluation.protocol import Protocol
 from scrpo_cli.layout import Pairs, Prose
 from scrpo_cli.recipe.models import ModelConfig, Recipe
+from scrpo_cli.tasks import make_task
 from scrpo_cli.training.adapters import put_weights, read_config, read_shapes, refuse_other_base, with_empty_adapter
 from scrpo_cli.training.policy import add_adapter, check_trainable, pick_device, pick_dtype, source_of
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+
+DAY = 86_400.0
+"""Seconds; a run that takes longer is said to."""
+ARITHMETIC = "This is arithmetic: nothing was run, and it says nothing of hours. --measure takes them on this machine."
 
 
 @dataclass(frozen=True)
@@ -53,6 +64,25 @@ class Sizes:
 
 
 @dataclass(frozen=True)
+class EvaluationWork:
+    """What the run's own evaluations sample, at most: `task.test` (else `task.validation`) before and after training,
+    `task.validation` in between. `scrpo eval` afterwards is not in it.
+    """
+
+    problems: Mapping[str, int]
+    """Of each split, cut at `eval.limit`."""
+    times: Mapping[str, int]
+    """How often each split is evaluated."""
+    answers: int
+    """To one problem: samples, further turns and repairs."""
+    context: int
+    """Tokens of the longest conversation with its last answer."""
+    rollouts: int
+    generated_tokens: int
+    prompt_tokens: int
+
+
+@dataclass(frozen=True)
 class Budget:
     """Upper bounds on the work, and the sizes, or in `note` why they are not known."""
 
@@ -65,6 +95,10 @@ class Budget:
     """Tokens of the longest prompt with its completion."""
     rollouts: int
     generated_tokens: int
+    prompt_tokens: int
+    """Of all prompts, with the answers that they show; a prompt counts for each of its answers."""
+    evaluation: EvaluationWork | None
+    """None where the recipe evaluates on nothing, or on data that is not here."""
     sizes: Sizes | None
     note: str = ""
 
@@ -80,12 +114,64 @@ def estimate(recipe: Recipe) -> Budget:
     tokens = rollouts * recipe.rollout.max_tokens
     if recipe.optim.max_generated_tokens:  # the step that reaches the budget is finished, and at most full
         tokens = min(tokens, recipe.optim.max_generated_tokens - 1 + needs.rollouts * recipe.rollout.max_tokens)
+    sizes, note = known_sizes(recipe)
+    return Budget(
+        steps=recipe.optim.steps,
+        rollouts_per_step={name: phase.rollouts for name, phase in needs.phases.items() if phase.rollouts},
+        turns=needs.turns,
+        context=needs.context,
+        rollouts=rollouts,
+        generated_tokens=tokens,
+        prompt_tokens=rollouts * (needs.context - recipe.rollout.max_tokens),
+        evaluation=evaluation_work(recipe, recipe.optim.steps, tokens),
+        sizes=sizes,
+        note=note,
+    )
+
+
+def evaluation_work(recipe: Recipe, steps: int, tokens: int) -> EvaluationWork | None:
+    """Of a run of so many steps and generated tokens."""
+    times = evaluation_times(recipe, steps, tokens)
     try:
-        sizes, note = model_sizes(recipe), ""
+        with closing(make_task(recipe.task, workers=1)) as task:
+            problems = {split: len(task.problems(getattr(recipe.task, split))[: recipe.eval.limit]) for split in times}
+    except (ScrpoError, ImportError):  # a check of its own, and the run itself, say what is wrong with the data
+        return None
+    if not times:
+        return None
+    protocol = Protocol.of(recipe)
+    context = evaluation_context(recipe, protocol)
+    rollouts = sum(times[split] * problems[split] for split in times) * protocol.samples * protocol.answers
+    prompt_tokens = rollouts * (context - protocol.max_tokens)
+    answers = protocol.samples * protocol.answers
+    generated = rollouts * protocol.max_tokens
+    return EvaluationWork(problems, times, answers, context, rollouts, generated, prompt_tokens)
+
+
+def evaluation_times(recipe: Recipe, steps: int, tokens: int) -> dict[str, int]:
+    """How often each split is evaluated, at most; empty without a split."""
+    task, cfg = recipe.task, recipe.eval
+    times = {"test": 2} if task.test else {"validation": 2} if task.validation else {}
+    between = (steps - 1) // cfg.every if cfg.every else 0  # nothing comes between the last step and the end
+    between += (tokens - 1) // cfg.every_tokens if cfg.every_tokens else 0
+    if task.validation and between > 0:
+        times["validation"] = times.get("validation", 0) + between
+    return times
+
+
+def evaluation_context(recipe: Recipe, protocol: Protocol) -> int:
+    """Tokens of the longest conversation of an evaluation: the problem, its answers, what is asked between them."""
+    asked = [*protocol.second_turn_prompts.values(), *([recipe.task.reflection_request()] if protocol.repair else [])]
+    between = max(map(recipe.setting().count_tokens, asked), default=0)
+    return recipe.task.max_prompt_tokens + protocol.in_a_row * (protocol.max_tokens + between) - between
+
+
+def known_sizes(recipe: Recipe) -> tuple[Sizes | None, str]:
+    """The sizes, or why they are not known."""
+    try:
+        return model_sizes(recipe), ""
     except (OSError, ValueError, KeyError, ImportError, TypeError, AttributeError, StrictDataclassError) as error:
-        sizes, note = None, f"The sizes of {recipe.model.name} are not known here: {first_line(error)}"
-    per_step = {name: phase.rollouts for name, phase in needs.phases.items() if phase.rollouts}
-    return Budget(recipe.optim.steps, per_step, needs.turns, needs.context, rollouts, tokens, sizes, note)
+        return None, f"The sizes of {recipe.model.name} are not known here: {first_line(error)}"
 
 
 def model_sizes(recipe: Recipe) -> Sizes:
@@ -139,6 +225,10 @@ def memory_parts(recipe: Recipe, config: Any, parameters: int, adapter: int, b: 
     needs = recipe.method.needs(recipe.setting())
     longest, most_rows = needs.context, needs.rollouts
     rows = min(recipe.rollout.batch_size, most_rows)
+    cached = rows * longest
+    if evaluation_times(recipe, recipe.optim.steps, 0):
+        cached = max(cached, recipe.rollout.batch_size * evaluation_context(recipe, Protocol.of(recipe)))
+        rows = recipe.rollout.batch_size
     tokens = min(max(recipe.optim.tokens_per_microbatch, longest), most_rows * longest)
     layer = tokens * layer_activations(config, heads * head_size, k, b)
     kept = config.num_hidden_layers * layer
@@ -149,7 +239,7 @@ def memory_parts(recipe: Recipe, config: Any, parameters: int, adapter: int, b: 
         "adapter": 16 * adapter,
         "activations": kept,
         "logits": min(recipe.optim.logits_chunk, tokens) * config.vocab_size * 4 * 5,
-        "kv_cache": rows * longest * config.num_hidden_layers * 2 * k * b,
+        "kv_cache": cached * config.num_hidden_layers * 2 * k * b,
         "sampling": rows * config.vocab_size * (3 * 4 + 2 * 8),
     }
 
@@ -163,8 +253,10 @@ def layer_activations(config: Any, a: int, k: int, b: int) -> int:
     return 28 * h + (2 * b + 4) * a + 2 * b * k + (3 * b + 4) * f
 
 
-def render(budget: Budget) -> RenderableType:
-    """The budget, a line each; where the sizes are not known, the reason under it."""
+def render(budget: Budget, measured: bool = False) -> RenderableType:
+    """The budget, a line each; where the sizes are not known, the reason under it. Without a measurement beside it, it
+    says that it is arithmetic.
+    """
     from rich.console import Group
 
     rows = {"steps, at most": f"{budget.steps:,}"}
@@ -173,6 +265,12 @@ def render(budget: Budget) -> RenderableType:
     rows["longest prompt and completion, tokens"] = f"{budget.context:,}"
     rows["rollouts, at most"] = f"{budget.rollouts:,}"
     rows["generated tokens, at most"] = f"{budget.generated_tokens:,}"
+    rows["prompt tokens with shown answers, at most"] = f"{budget.prompt_tokens:,}"
+    if (e := budget.evaluation) is not None:
+        often = ", ".join(f"{e.times[split]} x {e.problems[split]:,} problems of task.{split}" for split in e.times)
+        rows["evaluations"] = f"{often}, {e.answers} answers each at most"
+        rows["generated tokens of evaluations, at most"] = f"{e.generated_tokens:,}"
+        rows["prompt tokens of evaluations, at most"] = f"{e.prompt_tokens:,}"
     s = budget.sizes
     if s is not None:
         rows["model parameters"] = f"{s.parameters:,}"
@@ -180,7 +278,8 @@ def render(budget: Budget) -> RenderableType:
         rows["one checkpoint"], rows["disk for checkpoints"] = size(s.checkpoint), size(s.disk)
         rows |= {f"memory: {part.replace('_', ' ')}": size(amount) for part, amount in s.memory.items()}
         rows[f"memory at the peak, estimated ({s.dtype} on {s.device})"] = size(s.peak)
-    return Group(Prose("Budget", "italic"), Pairs(rows), *([] if s else [Prose(budget.note)]))
+    notes = [*([] if s else [budget.note]), *([] if measured else [ARITHMETIC])]
+    return Group(Prose("Budget", "italic"), Pairs(rows), *map(Prose, notes))
 
 
 def size(amount: int) -> str:
@@ -191,3 +290,12 @@ def size(amount: int) -> str:
             return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
         value /= 1024
     return f"{value:.1f} TiB"
+
+
+def duration(seconds: float) -> str:
+    """For a reader, with two digits that count: 45 s, 12 min, 3.2 h, 19 days."""
+    for unit, length in (("days", 2 * DAY), ("h", 2 * 3600.0), ("min", 120.0)):
+        if seconds >= length:
+            value = seconds / {"days": DAY, "h": 3600.0, "min": 60.0}[unit]
+            return f"{value:.0f} {unit}" if value >= 10 else f"{value:.1f} {unit}"
+    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"

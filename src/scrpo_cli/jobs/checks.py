@@ -6,7 +6,7 @@ when it is loaded.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from typing import Any
 
@@ -72,15 +72,20 @@ def check_policy(recipe: Recipe) -> None:
 
 def check_method_runs(db: Database, recipe: Recipe) -> None:
     """UserError where the method is to learn from a run that is not there."""
+    for key, ref in method_runs(recipe):
+        try:
+            resolve_run(db, ref)
+        except UserError as error:
+            raise UserError(error.what, f"method.{key}: {ref} ({error.where})", error.fix) from None
+
+
+def method_runs(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    """The recorded runs that the method is to learn from, each with the key that names it."""
     for key in RUN_KEYS:
         value: Any = recipe.method
         for part in key.split("."):
             value = getattr(value, part, None)
-        for ref in [value] if isinstance(value, str) else value or ():
-            try:
-                resolve_run(db, str(ref))
-            except UserError as error:
-                raise UserError(error.what, f"method.{key}: {ref} ({error.where})", error.fix) from None
+        yield from ((key, str(ref)) for ref in ([value] if isinstance(value, str) else value or ()))
 
 
 def check_data(recipe: Recipe, *splits: str) -> None:

@@ -193,18 +193,17 @@ def check_weights(checkup: Checkup) -> Iterator[Check]:
     """The model with its adapter, loaded as every command does it, and a few sampled tokens. Weights that are still on
     the hub, or too large for what is free here, are left alone.
     """
-    import torch
-
+    from scrpo_cli.jobs.limits import free_memory, has
     from scrpo_cli.rollout.base import RowKey, Sampling
     from scrpo_cli.rollout.transformers_engine import TransformersEngine
     from scrpo_cli.training.policy import has_weights, load_policy
 
     sizes, cfg = checkup.budget.sizes, checkup.recipe.model
-    if sizes is None or (sizes.device == "cuda" and not torch.cuda.is_available()):
+    if sizes is None or not has(sizes.device):
         return
     if not has_weights(cfg):
         yield Check("weights", "ok", "not checked: they are on the model hub, and the first run loads them")
-    elif sizes.memory["weights"] > _free_memory(sizes.device):
+    elif sizes.memory["weights"] > free_memory(sizes.device):
         yield Check("weights", "warn", "not checked: they need more memory than is free", "Free some memory.")
     else:
         policy = load_policy(cfg, checkup.recipe.seed)
@@ -213,14 +212,6 @@ def check_weights(checkup: Checkup) -> Iterator[Check]:
         engine.generate([prompt], Sampling(checkup.recipe.rollout.temperature, 4), [RowKey(0, 0, "doctor", 0)])
         adapter = f", with the adapter {cfg.adapter}" if cfg.adapter else ""
         yield Check("weights", "ok", f"complete and finite{adapter}; so are the logits of an answer")
-
-
-def _free_memory(device: str) -> int:
-    """Bytes."""
-    import psutil
-    import torch
-
-    return torch.cuda.mem_get_info()[0] if device == "cuda" else psutil.virtual_memory().available
 
 
 def check_template(checkup: Checkup) -> Iterator[Check]:
@@ -331,17 +322,16 @@ def check_sandbox(checkup: Checkup) -> Iterator[Check]:
 
 def check_memory(checkup: Checkup) -> Iterator[Check]:
     """The estimate of training's peak against what is free."""
-    import torch
-
     from scrpo_cli.jobs.budget import size
+    from scrpo_cli.jobs.limits import as_sets, free_memory, has, memory_settings
 
     sizes = checkup.budget.sizes
-    if sizes is None or (sizes.device == "cuda" and not torch.cuda.is_available()):
+    if sizes is None or not has(sizes.device):
         return
-    free = _free_memory(sizes.device)
+    free = free_memory(sizes.device)
     detail = f"{size(sizes.peak)} at the peak (estimate), {size(free)} free on {sizes.device}"
-    remedy = "Lower rollout.batch_size and optim.tokens_per_microbatch, or set model.gradient_checkpointing=true."
-    yield Check("memory", "ok", detail) if sizes.peak < free else Check("memory", "warn", detail, remedy)
+    settings = memory_settings(checkup.recipe, sizes, free)
+    yield Check("memory", "warn" if settings else "ok", detail, as_sets(settings))
 
 
 def check_disk(checkup: Checkup) -> Iterator[Check]:

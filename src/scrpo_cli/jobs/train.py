@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
+from scrpo_cli.errors import ScrpoError
 from scrpo_cli.evaluation.held_out import check_held_out, held_out, warnings
 from scrpo_cli.jobs.compare import changes_by_training
+from scrpo_cli.jobs.limits import warning_before
 from scrpo_cli.jobs.runs import ActiveRun, note_fingerprint
 from scrpo_cli.methods.parts.pool import reasons
 from scrpo_cli.methods.scrpo import pool_rules
@@ -25,6 +28,7 @@ def run_training(db: Database, run: ActiveRun, console: HasConsole | None) -> di
     """
     if "contamination" not in run.summary:  # of an earlier part of this run
         check_contamination(run, console)
+        check_memory(run, console)
     with (
         gathered(run.recipe, run.again) as team,
         open_session(
@@ -66,4 +70,13 @@ def check_contamination(run: ActiveRun, console: HasConsole | None) -> None:
     run.summary["contamination"] = found
     for line in warnings(found):
         if console is not None:
+            console.console.print(line, markup=False, soft_wrap=True, style="yellow")
+
+
+def check_memory(run: ActiveRun, console: HasConsole | None) -> None:
+    """Say before the start that the memory will not do, by the estimate. What is wrong with the model itself is said
+    where it is loaded.
+    """
+    with suppress(ScrpoError):
+        if (line := warning_before(run.recipe)) and console is not None:
             console.console.print(line, markup=False, soft_wrap=True, style="yellow")

@@ -60,6 +60,14 @@ class Needs:
         return max(phase.rollouts for phase in self.phases.values())
 
 
+class Fitting(NamedTuple):
+    """Steps that fit what was collected: passes over it, examples of a step, and completions of an example."""
+
+    passes: int
+    batch: int
+    completions: int = 1
+
+
 @dataclass(frozen=True)
 class Setting:
     """The numbers of a run that a method's needs depend on. Lengths are in tokens; `shown_tokens`: of an earlier answer
@@ -119,6 +127,15 @@ class MethodConfig(Section, ABC):
         """What it takes in this setting. Raises ValueError, with how to mend it, for a setting in which it would do
         nothing or something else than it says.
         """
+
+    def schedule(self, needs: Needs) -> Mapping[str, float]:
+        """The share of every phase among the steps, for estimates of time; empty where what is sampled decides."""
+        return dict.fromkeys(needs.phases, 1.0) if len(needs.phases) == 1 else {}
+
+    @property
+    def fitting(self) -> Fitting | None:
+        """How its FIT steps use what was collected, for estimates of time; None without such steps."""
+        return None
 
 
 class KlConfig(Section):

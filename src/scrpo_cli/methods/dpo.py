@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from scrpo_cli.methods.base import ClipConfig, Credits, Needs, Setting, flat_credit
+from scrpo_cli.methods.base import ClipConfig, Credits, Fitting, Needs, Setting, flat_credit
 from scrpo_cli.methods.parts.kl import LogRatios
 from scrpo_cli.methods.parts.offline import Example, Key, Offline, OfflineConfig, by_problem, is_wrong
 from scrpo_cli.rng import generator
@@ -31,6 +31,10 @@ class DpoConfig(OfflineConfig):
         if setting.minibatches > 1:
             raise ValueError("dpo takes one optimizer step a batch: optim.minibatches must be 1 (method.batch is free)")
         return self.offline_needs(setting)
+
+    @property
+    def fitting(self) -> Fitting:
+        return super().fitting._replace(completions=2)
 
 
 class Dpo(Offline[DpoConfig]):

@@ -222,6 +222,19 @@ class ScrpoConfig(MethodConfig):
             phases[REPLAY] = Phase(PhaseKind.REPLAY, 0)
         return Needs(phases, turns=1, context=setting.reflection_context)
 
+    def schedule(self, needs: Needs) -> Mapping[str, float]:
+        """As if there were always enough errors to reflect on; replays are left out."""
+        every, burst, joint = self.reflect_every, self.stage2.steps_per_trigger, self.stage2.step == "joint"
+        if every is None and self.trigger.mode == "ratio":
+            share = self.trigger.ratio
+        elif isinstance(every, int) and joint:
+            share = 1 / every
+        elif isinstance(every, int) and isinstance(burst, int):
+            share = burst / (every + burst)
+        else:
+            return super().schedule(needs)
+        return {FIRST: 1 - share, JOINT if joint else REFLECT: share}
+
     def reflection_batch(self, setting: Setting) -> int:
         """Errors of one reflection step."""
         return self.stage2.prompts or setting.prompts_per_step

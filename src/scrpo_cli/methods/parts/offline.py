@@ -22,6 +22,7 @@ from scrpo_cli.errors import RunError
 from scrpo_cli.methods.base import (
     ClipConfig,
     Credits,
+    Fitting,
     Method,
     MethodConfig,
     MethodContext,
@@ -66,6 +67,10 @@ class OfflineConfig(MethodConfig):
         collect = Phase(PhaseKind.COLLECTION, setting.first_rollouts * turns)
         fit = Phase(PhaseKind.FIT, 0)
         return Needs({"collect": collect, "fit": fit}, turns, setting.conversation_context(turns))
+
+    @property
+    def fitting(self) -> Fitting:
+        return Fitting(self.epochs, self.batch)
 
 
 Cfg = TypeVar("Cfg", bound=OfflineConfig)
