@@ -8,7 +8,6 @@ commands run in turn with those of this one, in alternating order, so that befor
 
 from __future__ import annotations
 
-import argparse
 import compileall
 import os
 import re
@@ -23,26 +22,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
 
-from measuring import machine, save, shown, spread
+from measuring import Grid, machine, options, report, shown, spread
 from rich.console import Console
-from rich.table import Table
 
 CHECKOUT = Path(__file__).parents[1]
 HERE, THERE = "here", "against"
+TRL = "trl --help"
 ONE_STEP = ("--set", "optim.steps=1")
 TWO_ARMS = ("--reflect-every", "2,never")
 
 
 @dataclass(frozen=True)
 class Command:
-    """`scrpo ARGUMENTS`. `work`: how the line begins that reports its first piece of work, if it has one."""
+    """`scrpo ARGUMENTS`, or another program's. `work`: how the line begins that reports its first piece of work, if it
+    has one.
+    """
 
     arguments: tuple[str, ...]
     work: str | None = None
+    program: str | None = None
 
 
 COMMANDS = {
     "--help": Command(("--help",)),
+    TRL: Command(("--help",), program="trl"),
     "recipe ls": Command(("recipe", "ls")),
     "pool ls": Command(("pool", "ls")),
     "runs ls": Command(("runs", "ls")),
@@ -122,7 +125,7 @@ class Tree:
         try:
             start = time.perf_counter()
             with subprocess.Popen(
-                [*self.scrpo, *command.arguments],
+                [*(self.scrpo if command.program is None else [beside(command.program)]), *command.arguments],
                 cwd=directory,
                 env=self.environment,
                 stdout=subprocess.PIPE,
@@ -132,8 +135,14 @@ class Tree:
         finally:
             shutil.rmtree(directory)
         if process.returncode:
-            raise RuntimeError(f"scrpo {' '.join(command.arguments)} ended with {process.returncode} in {self.source}")
+            said = f"{command.program or 'scrpo'} {' '.join(command.arguments)}"
+            raise RuntimeError(f"{said} ended with {process.returncode} in {self.source}")
         return timing
+
+
+def beside(program: str) -> str:
+    """Another program of this interpreter's environment."""
+    return str(Path(sys.executable).with_name(program))
 
 
 def measured(trees: Mapping[str, Tree], names: Sequence[str], rounds: int, console: Console) -> dict[str, Any]:
@@ -169,29 +178,26 @@ def summary(timings: Mapping[str, Sequence[Timing]]) -> dict[str, Any]:
 WORDS = {"first": "first output", "work": "first work", "total": "end"}
 
 
-def table(found: Mapping[str, Any]) -> Table:
+def grid(found: Mapping[str, Any]) -> Grid:
     """One row for each command and measure; before and after where two trees were measured."""
     both = any(THERE in row["seconds"] for measures in found.values() for row in measures.values())
     names = [THERE, HERE] if both else [HERE]
     heads = {THERE: "against, s", HERE: "here, s"}
     columns = [*(heads[name] for name in names), *(["times as fast"] if both else [])]
-    grid = Table("command", "until", *columns, title="medians (quartiles)")
+    lines = []
     for name, measures in found.items():
         for i, (measure, row) in enumerate(measures.items()):
             cells = [shown(row["seconds"][tree], 2) for tree in names]
             ratio = [shown(row["times_as_fast"], 2)] if both else []
-            grid.add_row("" if i else name, WORDS[measure], *cells, *ratio)
-        grid.add_section()
-    return grid
+            lines.append(["" if i else f"`{name}`", WORDS[measure], *cells, *ratio])
+    return Grid("Start-up, medians (quartiles)", ["command", "until", *columns], lines)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = options(__doc__)
     parser.add_argument("--against", type=Path, metavar="DIR", help="another checkout, which is measured side by side")
     parser.add_argument("--rounds", type=int, default=5, help="measured rounds (default 5)")
     parser.add_argument("--only", metavar="A,B", help=f"some of: {', '.join(COMMANDS)}")
-    parser.add_argument("--quick", action="store_true", help="1 round; says little more than that it runs")
-    parser.add_argument("--out", type=Path, help="where the JSON file goes (default bench/results)")
     args = parser.parse_args()
     names = args.only.split(",") if args.only else list(COMMANDS)
     if unknown := [name for name in names if name not in COMMANDS]:
@@ -201,10 +207,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         trees = {name: Tree(checkout, Path(directory, name)) for name, checkout in checkouts.items()}
         found = measured(trees, names, 1 if args.quick else args.rounds, console)
-    console.print(table(found))
-    data = {"bench": "start", "before": before, "after": machine(), "commands": found}
+    data = {"before": before, "commands": found}
     data["arguments"] = {name: COMMANDS[name].arguments for name in names}
-    console.print(str(save("start", data, args.out)), soft_wrap=True, highlight=False)
+    report("start", [grid(found)], data, args.out)
 
 
 if __name__ == "__main__":
