@@ -1,4 +1,4 @@
-"""What all sections share: options, medians with spread, the machine they ran on, tables, and a JSON file beside them."""
+"""What all sections share: options, medians with spread, the machine they ran on, tables, and JSON beside them."""
 
 from __future__ import annotations
 

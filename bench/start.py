@@ -125,7 +125,7 @@ class Tree:
         try:
             start = time.perf_counter()
             with subprocess.Popen(
-                [*(self.scrpo if command.program is None else [beside(command.program)]), *command.arguments],
+                [*(self.scrpo if command.program is None else [str(beside(command.program))]), *command.arguments],
                 cwd=directory,
                 env=self.environment,
                 stdout=subprocess.PIPE,
@@ -140,15 +140,22 @@ class Tree:
         return timing
 
 
-def beside(program: str) -> str:
+def beside(program: str) -> Path:
     """Another program of this interpreter's environment."""
-    return str(Path(sys.executable).with_name(program))
+    return Path(sys.executable).with_name(program)
 
 
-def measured(trees: Mapping[str, Tree], names: Sequence[str], rounds: int, console: Console) -> dict[str, Any]:
-    """Timings by command and tree; the trees take turns, and every round begins with another one."""
+def measured(
+    trees: Mapping[str, Tree], names: Sequence[str], rounds: int, seconds: float, console: Console
+) -> dict[str, Any]:
+    """Timings by command and tree; the trees take turns, and every round begins with another one. After `seconds` no
+    further round begins.
+    """
+    end = time.monotonic() + seconds
     timings: dict[str, dict[str, list[Timing]]] = {name: {tree: [] for tree in trees} for name in names}
     for round in range(rounds):
+        if round and time.monotonic() > end:
+            break
         for name in names:
             for tree in in_turn(list(trees), round):
                 timing = trees[tree].time(COMMANDS[name])
@@ -197,16 +204,18 @@ def main() -> None:
     parser = options(__doc__)
     parser.add_argument("--against", type=Path, metavar="DIR", help="another checkout, which is measured side by side")
     parser.add_argument("--rounds", type=int, default=5, help="measured rounds (default 5)")
+    parser.add_argument("--seconds", type=float, default=150, help="after which no round begins (default 150)")
     parser.add_argument("--only", metavar="A,B", help=f"some of: {', '.join(COMMANDS)}")
     args = parser.parse_args()
-    names = args.only.split(",") if args.only else list(COMMANDS)
+    known = [name for name in COMMANDS if name != TRL or beside("trl").exists()]
+    names = args.only.split(",") if args.only else known
     if unknown := [name for name in names if name not in COMMANDS]:
         parser.error(f"no such command: {', '.join(unknown)}; there are {', '.join(COMMANDS)}")
     console, before = Console(), machine()
     checkouts = {HERE: CHECKOUT} | ({THERE: args.against} if args.against else {})
     with tempfile.TemporaryDirectory() as directory:
         trees = {name: Tree(checkout, Path(directory, name)) for name, checkout in checkouts.items()}
-        found = measured(trees, names, 1 if args.quick else args.rounds, console)
+        found = measured(trees, names, 1 if args.quick else args.rounds, args.seconds, console)
     data = {"before": before, "commands": found}
     data["arguments"] = {name: COMMANDS[name].arguments for name in names}
     report("start", [grid(found)], data, args.out)

@@ -1,6 +1,6 @@
 """The whole GRPO step, sampling and training, against TRL's GRPOTrainer on the same model, prompts and lengths.
 
-Each side samples its own completions, all of the full length, and trains on them. What answers earn is given, so that no
+Each side samples its own completions, all of the full length, and trains on them. What answers earn is given, so no
 grader is timed: bench/world.py races the tiny world with its grader and its own lengths.
 
     python bench/step.py [--model tiny|25m|vocabulary] [--seconds N] [--trl-rows N] [--quick]
@@ -43,13 +43,8 @@ def summary(times: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
 
 def grids(shape: str, found: Sequence[dict[str, Any]]) -> list[Grid]:
     heads = {"sample": "sampling", "train": "training", "step": "whole step"}
-    columns = [
-        "prompt : completion",
-        "groups with signal",
-        "ours, s",
-        "TRL, s",
-        *(f"{h}, ours / TRL" for h in heads.values()),
-    ]
+    columns = ["prompt : completion", "groups with signal", "ours, s", "TRL, s"]
+    columns += [f"{head}, ours / TRL" for head in heads.values()]
     rows = [
         [
             row["name"],

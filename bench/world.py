@@ -1,4 +1,4 @@
-"""A GRPO step of the tiny world side by side with TRL's GRPOTrainer: same model, problems, group size, LoRA, one thread.
+"""A GRPO step of the tiny world beside one of TRL's GRPOTrainer: same model, problems, group size, LoRA, one thread.
 
 Both run in one process, a step of one after a step of the other, in alternating order, so that a change in the load of
 the machine meets both. Completion lengths are sampled, so speeds are tokens per second. Training is raced twice: each
@@ -15,7 +15,6 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""On a GPU: the update and its share of the matrix ceiling, the whole step, the engines, and the tiny world beside a CPU.
+"""On a GPU: the update and its share of the matrix ceiling, the whole step, the engines, the tiny world beside a CPU.
 
 Models of Qwen2.5's shapes with random weights, in bfloat16. TRL and vLLM take part where they are installed. Without a
 GPU the same path runs on a tiny model in seconds, and its numbers mean nothing.
@@ -220,6 +220,7 @@ def step_grid(found: Sequence[dict[str, Any]]) -> Grid:
 def measured(
     shapes: Sequence[str], scale: Scale, seconds: float, console: Console
 ) -> tuple[list[Grid], dict[str, Any]]:
+    """The tables, that of the update last, and what is in them."""
     highest = ceiling(scale.matrix, scale.dtype)
     peak = float(highest["median"])
     console.print(f"matrix products of {scale.matrix}: {shown(highest, 1)} TFLOP/s")
