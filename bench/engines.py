@@ -122,6 +122,7 @@ def contenders(recipe: Recipe, directory: Path) -> Iterator[dict[str, Sampled]]:
             max_lora_rank=rank,
             enforce_eager=cfg.eager,
             gpu_memory_utilization=cfg.gpu_memory,
+            **({} if policy.device.type == "cuda" else {"enable_chunked_prefill": False}),  # CPUs: or seeds fail
         )
         bare = {"vLLM": False, "vLLM, a seed a row": True}
         yield {**found, "vLLM engine": ours(engine)} | {
@@ -184,7 +185,11 @@ def main() -> int:
         print("--vllm-python names another one.")
     torch.set_num_threads(1)
     before, shape = machine(), "tiny"
-    sets = [f"rollout.engine={'vllm' if here else 'transformers'}", f"rollout.vllm.eager={not args.compiled}"]
+    sets = [
+        "model.device=auto",
+        f"rollout.engine={'vllm' if here else 'transformers'}",
+        f"rollout.vllm.eager={not args.compiled}",
+    ]
     with tempfile.TemporaryDirectory() as directory:
         recipe = recipe_of(build(shape, Path(directory) / "model"), 2048, True, sets)
         vocabulary = SHAPES[shape].vocab_size

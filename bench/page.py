@@ -2,7 +2,7 @@
 
     python bench/page.py [--results DIR] [--page FILE]
 
-A table belongs between `<!-- bench: SECTION -->` and `<!-- end -->`.
+Tables of a section belong between `<!-- bench: SECTION -->` and `<!-- end -->`; SECTION may also be `goals`.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+from goals import goals, read
 from measuring import RESULTS, Grid
 
 PAGE = Path(__file__).parents[1] / "docs/results/bench.md"
+GOALS = "goals"
 PLACE = re.compile(r"(<!-- bench: ([\w.-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -32,6 +34,8 @@ def filled(page: str, directory: Path) -> tuple[str, list[str]]:
     missing: list[str] = []
 
     def place(found: re.Match[str]) -> str:
+        if found[2] == GOALS:
+            return f"{found[1]}{goals(read(directory, newest)).markdown()}\n{found[3]}"
         path = newest(directory, found[2])
         if path is None:
             missing.append(found[2])

@@ -120,7 +120,7 @@ class Batch:
 
 def recipe_of(model: Path, microbatch_tokens: int, share: bool, sets: Sequence[str] = ()) -> Recipe:
     """GRPO with LoRA on a model of `models.build`; the policy all but stands still, so that repeats compare."""
-    fixed = [f"model.name={model}", "model.device=auto", "optim.lr=1e-9", f"optim.share_prefixes={share}"]
+    fixed = [f"model.name={model}", "model.device=cpu", "optim.lr=1e-9", f"optim.share_prefixes={share}"]
     return load_recipe("tiny-grpo", [*fixed, f"optim.tokens_per_microbatch={microbatch_tokens}", *sets])
 
 

@@ -8,7 +8,6 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import torch
 from datasets import Dataset
 from measuring import clock
 from sides import SIZE, Batch
@@ -45,7 +44,7 @@ class Opponent(GRPOTrainer):
             super().__init__(
                 model=policy.model,
                 reward_funcs=lambda prompts, **_: batch.rewards.ravel().tolist(),
-                args=config(batch, microbatch_rows, directory),
+                args=config(policy, batch, microbatch_rows, directory),
                 train_dataset=Dataset.from_list([{"prompt": text} for text in texts]),
                 processing_class=policy.tokenizer,
                 callbacks=[self.watch],
@@ -80,7 +79,7 @@ def given(batch: Batch) -> dict[str, Any]:
     return {"prompt_ids": batch.prompts, "completion_ids": batch.completions, "logprobs": None}
 
 
-def config(batch: Batch, microbatch_rows: int, directory: Path) -> GRPOConfig:
+def config(policy: Policy, batch: Batch, microbatch_rows: int, directory: Path) -> GRPOConfig:
     """One step of our GRPO in TRL's words; its defaults of bfloat16 and gradient checkpointing are off, as ours are."""
     return GRPOConfig(
         output_dir=str(directory),
@@ -98,7 +97,7 @@ def config(batch: Batch, microbatch_rows: int, directory: Path) -> GRPOConfig:
         shuffle_dataset=False,
         gradient_checkpointing=False,
         bf16=False,
-        use_cpu=not torch.cuda.is_available(),
+        use_cpu=policy.device.type == "cpu",
         report_to="none",
         save_strategy="no",
         logging_strategy="no",

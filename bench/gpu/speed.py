@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -102,8 +102,8 @@ class Model:
     def __init__(self, shape: str, scale: Scale, directory: Path) -> None:
         self.shape, self.scale, self.directory = shape, scale, directory
         path = build(shape, directory / shape, scale.dtype)
-        dtype = [f"model.dtype={str(scale.dtype).removeprefix('torch.')}", "model.threads="]
-        self.recipes = [recipe_of(path, scale.microbatch, share, dtype) for share in (True, False)]
+        sets = [f"model.dtype={str(scale.dtype).removeprefix('torch.')}", "model.device=auto", "model.threads="]
+        self.recipes = [recipe_of(path, scale.microbatch, share, sets) for share in (True, False)]
         self.policy = our_policy(self.recipes[0])
         self.ours = [Ours(self.policy, recipe) for recipe in self.recipes]
 
@@ -118,11 +118,15 @@ class Model:
     def batch(self, cell: Cell) -> Batch:
         return Batch(cell, SHAPES[self.shape].vocab_size)
 
+    @cached_property
+    def theirs(self) -> Policy:
+        return our_policy(self.recipes[0])
+
     def opponent(self, batch: Batch, samples: bool) -> Any:
         from trl_side import Opponent
 
         rows = batch.cell.rows_within(self.scale.microbatch)
-        return Opponent(our_policy(self.recipes[0]), batch, rows, self.directory / "trl", samples)
+        return Opponent(self.theirs, batch, rows, self.directory / "trl", samples)
 
     def update(self, cell: Cell, seconds: float, peak_tflops: float) -> dict[str, Any]:
         memory: dict[str, float] = {}
