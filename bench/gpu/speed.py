@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -65,7 +65,7 @@ GPU = Scale(
     loads=((8, 256, 64),),
     matrix=8192,
     world_steps=20,
-    seconds=120,
+    seconds=60,
 )
 CPU = Scale(("tiny",), torch.float32, ((16, 64), (64, 4)), 2, 512, (32, 8), ((2, 16, 8),), 512, 2, 0)
 
@@ -247,7 +247,8 @@ def measured(
     with tempfile.TemporaryDirectory() as directory:
         both = world(scale.world_steps, Path(directory))
     tables = [*grids, step_grid(steps), world_grid(both), update_grid(updates, peak)]
-    data = {"ceiling_tflops": highest, "updates": updates, "steps": steps, "engines": sampled, "world": both}
+    data = {"microbatch_tokens": scale.microbatch, "ceiling_tflops": highest, "updates": updates}
+    data |= {"steps": steps, "engines": sampled, "world": both}
     return tables, data
 
 
@@ -256,9 +257,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--models", default=",".join(scale.models), help=f"some of: {', '.join(SHAPES)}")
     parser.add_argument("--seconds", type=float, default=scale.seconds, help="for the measurements of each model")
+    parser.add_argument("--microbatch", type=int, default=scale.microbatch, help="tokens (less for a small GPU)")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "out")
     args = parser.parse_args()
-    console, before = Console(), machine()
+    console, before, scale = Console(), machine(), replace(scale, microbatch=args.microbatch)
     if not torch.cuda.is_available():
         console.print("No CUDA here: the same path on a tiny model. Its numbers mean nothing.")
     grids, data = measured(args.models.split(","), scale, args.seconds, console)

@@ -45,8 +45,8 @@ def test_rounds_warm_up_and_go_on_until_the_time_is_used_up(monkeypatch: pytest.
     now, order = iter(range(100)), []
     monkeypatch.setattr(sides.time, "monotonic", lambda: next(now))
     found = rounds({name: lambda name=name: order.append(name) or len(order) for name in "ab"}, seconds=4, least=1)
-    assert order == ["a", "b", "b", "a", "a", "b", "b", "a"]
-    assert found == {"a": [4, 5, 8], "b": [3, 6, 7]}
+    assert order == ["a", "b", "b", "a", "a", "b", "b", "a", "a", "b"]
+    assert found == {"a": [4, 5, 8, 9], "b": [3, 6, 7, 10]}
 
 
 def test_memory_is_that_of_the_work_alone() -> None:
