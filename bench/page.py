@@ -24,9 +24,9 @@ PLACE = re.compile(r"(<!-- bench: ([\w.-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def newest(directory: Path, name: str) -> Path | None:
-    """Of `NAME-DATE-TIME.json`."""
-    found = sorted(directory.glob(f"{name}-[0-9]*-[0-9]*.json"))
-    return found[-1] if found else None
+    """Of `NAME-DATE-TIME.json`; the name of a section may begin with that of another one."""
+    dated = re.compile(rf"{re.escape(name)}-\d{{8}}-\d{{6}}\.json")
+    return max((path for path in directory.glob("*.json") if dated.fullmatch(path.name)), default=None)
 
 
 def filled(page: str, directory: Path) -> tuple[str, list[str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -43,7 +44,7 @@ def test_uneven_rows_have_the_cells_mean_length() -> None:
 
 def test_rounds_warm_up_and_go_on_until_the_time_is_used_up(monkeypatch: pytest.MonkeyPatch) -> None:
     now, order = iter(range(100)), []
-    monkeypatch.setattr(sides.time, "monotonic", lambda: next(now))
+    monkeypatch.setattr(sides, "time", SimpleNamespace(monotonic=lambda: next(now)))
     found = rounds({name: lambda name=name: order.append(name) or len(order) for name in "ab"}, seconds=4, least=1)
     assert order == ["a", "b", "b", "a", "a", "b", "b", "a", "a", "b"]
     assert found == {"a": [4, 5, 8, 9], "b": [3, 6, 7, 10]}
