@@ -30,6 +30,8 @@ def measured(race: Race, table: Sequence[Cell], seconds: float) -> list[dict[str
         work = {"ours": partial(race.ours["shared"].step, batch), "TRL": race.opponent(batch, samples=True).step}
         times = rounds(work, (end - time.monotonic()) / left, least=1)
         found.append(vars(cell) | {"name": cell.name, "alive": cell.alive} | summary(times))
+        medians = ", ".join(f"{side} {found[-1]['step'][side]['median']:.2f} s" for side in ("ours", "TRL"))
+        print(f"{cell.name}, signal in {cell.alive:.0%}: {medians}", flush=True)
     return found
 
 

@@ -24,12 +24,12 @@ from trl_side import Opponent
 LENGTHS = {
     "tiny": ((64, 256), (128, 128), (256, 64), (512, 32)),
     "25m": ((32, 128), (64, 64), (128, 32), (256, 16)),
-    "vocabulary": ((32, 128), (64, 64), (128, 32), (256, 16)),
+    "vocabulary": ((16, 64), (32, 32), (64, 16), (128, 8)),  # its output layer alone takes seconds
 }
 """Prompt and completion tokens at 1:4, 1:1, 4:1 and 16:1, by model."""
 GROUPS = {"tiny": 4, "25m": 2, "vocabulary": 2}
-MICROBATCH = {"tiny": 2560, "25m": 1280, "vocabulary": 1280}
-"""Tokens of a micro-batch: eight rows of 320 or 160 tokens."""
+MICROBATCH = {"tiny": 2560, "25m": 1280, "vocabulary": 640}
+"""Tokens of a micro-batch: eight rows of 320, 160 or 80 tokens."""
 WAYS = ("shared", "alone", "TRL")
 
 
@@ -64,12 +64,16 @@ class Race:
 
 def measured(race: Race, table: Sequence[Cell], seconds: float) -> list[dict[str, Any]]:
     """Memory first, while nothing has worked in this process; what is left of the time is shared by the cells."""
-    end = time.monotonic() + seconds
-    memory = {cell: race.memory(cell) for cell in table if not (cell.silent or cell.uneven)}
-    found = []
+    end, memory, found = time.monotonic() + seconds, {}, []
+    for cell in table:
+        if not (cell.silent or cell.uneven):
+            memory[cell] = race.memory(cell)
+            print(f"{cell.name}: memory is measured", flush=True)
     for left, cell in zip(range(len(table), 0, -1), table):
         times = rounds(race.updates(cell), (end - time.monotonic()) / left, least=1)
         found.append(vars(cell) | summary(cell, times) | {"memory_mib": memory.get(cell)})
+        medians = ", ".join(f"{way} {found[-1]['seconds'][way]['median']:.2f} s" for way in WAYS)
+        print(f"{cell.name}, signal in {cell.alive:.0%}: {medians}", flush=True)
     return found
 
 
