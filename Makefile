@@ -9,7 +9,7 @@ WHEELS := $(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null)
 TORCH_INDEX ?= $(if $(NO_GPU),$(if $(WHEELS),,https://download.pytorch.org/whl/cpu))
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: setup demo test test-slow test-kill test-vllm test-clusters test-postgres lint bench bench-setup tiny-model think-model docs crosscheck clean
+.PHONY: setup demo test test-slow test-kill test-vllm test-clusters test-postgres lint bench bench-setup tiny-model think-model docs crosscheck clean bench-page
 
 setup: $(VENV)/.installed
 
@@ -66,13 +66,14 @@ lint: setup
 bench-setup: setup
 	$(BIN)/python -m pip install -q -e '.[bench]'
 
+# make bench SECTION="update engines" runs some of them, `python bench/run.py --help` names all; QUICK=1 only tries them
+# out. vLLM is measured where `make test-vllm` has made its environment. `make bench-page` fills docs/results/bench.md.
+SECTION ?=
 bench: bench-setup
-	OMP_NUM_THREADS=1 $(BIN)/python bench/step.py
-	OMP_NUM_THREADS=1 $(BIN)/python bench/update.py
-	OMP_NUM_THREADS=1 $(BIN)/python bench/trl_race.py
-	OMP_NUM_THREADS=1 $(BIN)/python bench/pool.py
-	OMP_NUM_THREADS=1 $(BIN)/python bench/grading.py
-	OMP_NUM_THREADS=1 $(BIN)/python bench/start.py
+	OMP_NUM_THREADS=1 $(BIN)/python bench/run.py $(SECTION) $(if $(QUICK),--quick) --vllm-python $(VLLM)/bin/python
+
+bench-page: setup
+	$(BIN)/python bench/page.py
 
 tiny-model: setup
 	OMP_NUM_THREADS=1 $(BIN)/python tools/tiny_model/build.py --out src/scrpo_cli/assets/tiny-model

@@ -5,15 +5,11 @@ python bench/grading.py [--quick] [--repeats N]
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-from measuring import machine, save, shown, spread
-from rich.console import Console
-from rich.table import Table
+from measuring import Grid, machine, options, report, shown, spread
 
 from scrpo_cli.tasks.grading.workers import GRADER, Judge, Question
 from scrpo_cli.types import Verdict
@@ -90,33 +86,26 @@ def measured(mix: list[Callable[[int], Pair]], count: int, repeats: int) -> dict
     }
 
 
-def table(found: dict[str, dict[str, dict[str, Any]]]) -> Table:
-    grid = Table("mix", "grader", "answers/s", "ratio", "as expected", title="medians (quartiles)")
+def grid(found: dict[str, dict[str, dict[str, Any]]]) -> Grid:
+    lines = []
     for mix, rows in found.items():
         base = rows["math-verify, 1 process"]["answers_per_s"]["median"]
         for name, row in rows.items():
             speed = row["answers_per_s"]
             ratio = f"{speed['median'] / base:,.1f}"
-            grid.add_row(mix, name, shown(speed, 0), ratio, f"{row['as_expected']:.1%}")
-        grid.add_section()
-    return grid
+            lines.append([mix, name, shown(speed, 0), ratio, f"{row['as_expected']:.1%}"])
+    return Grid("Grading, medians (quartiles)", ["mix", "grader", "answers/s", "ratio", "as expected"], lines)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument(
-        "--quick", action="store_true", help="2 repeats of few pairs; says little more than that it runs"
-    )
+    parser = options(__doc__)
     parser.add_argument("--repeats", type=int, default=5, help="measured repeats (default 5)")
-    parser.add_argument("--out", type=Path, help="where the JSON file goes (default bench/results)")
     args = parser.parse_args()
     repeats, scale = (2, 5) if args.quick else (args.repeats, 1)
     before = machine()
     counts = {"simple": (SIMPLE, 400 // scale), "hard": (HARD, 200 // scale)}
     found = {name: measured(mix, count, repeats) for name, (mix, count) in counts.items()}
-    Console().print(table(found))
-    data = {"bench": "grading", "grader": GRADER, "before": before, "after": machine(), "mixes": found}
-    Console().print(str(save("grading", data, args.out)), soft_wrap=True, highlight=False)
+    report("grading", [grid(found)], {"grader": GRADER, "before": before, "mixes": found}, args.out)
 
 
 if __name__ == "__main__":

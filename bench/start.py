@@ -8,7 +8,6 @@ commands run in turn with those of this one, in alternating order, so that befor
 
 from __future__ import annotations
 
-import argparse
 import compileall
 import os
 import re
@@ -23,26 +22,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
 
-from measuring import machine, save, shown, spread
+from measuring import Grid, machine, options, report, shown, spread
 from rich.console import Console
-from rich.table import Table
 
 CHECKOUT = Path(__file__).parents[1]
 HERE, THERE = "here", "against"
+TRL = "trl --help"
 ONE_STEP = ("--set", "optim.steps=1")
 TWO_ARMS = ("--reflect-every", "2,never")
 
 
 @dataclass(frozen=True)
 class Command:
-    """`scrpo ARGUMENTS`. `work`: how the line begins that reports its first piece of work, if it has one."""
+    """`scrpo ARGUMENTS`, or another program's. `work`: how the line begins that reports its first piece of work, if it
+    has one.
+    """
 
     arguments: tuple[str, ...]
     work: str | None = None
+    program: str | None = None
 
 
 COMMANDS = {
     "--help": Command(("--help",)),
+    TRL: Command(("--help",), program="trl"),
     "recipe ls": Command(("recipe", "ls")),
     "pool ls": Command(("pool", "ls")),
     "runs ls": Command(("runs", "ls")),
@@ -122,7 +125,7 @@ class Tree:
         try:
             start = time.perf_counter()
             with subprocess.Popen(
-                [*self.scrpo, *command.arguments],
+                [*(self.scrpo if command.program is None else [str(beside(command.program))]), *command.arguments],
                 cwd=directory,
                 env=self.environment,
                 stdout=subprocess.PIPE,
@@ -132,14 +135,27 @@ class Tree:
         finally:
             shutil.rmtree(directory)
         if process.returncode:
-            raise RuntimeError(f"scrpo {' '.join(command.arguments)} ended with {process.returncode} in {self.source}")
+            said = f"{command.program or 'scrpo'} {' '.join(command.arguments)}"
+            raise RuntimeError(f"{said} ended with {process.returncode} in {self.source}")
         return timing
 
 
-def measured(trees: Mapping[str, Tree], names: Sequence[str], rounds: int, console: Console) -> dict[str, Any]:
-    """Timings by command and tree; the trees take turns, and every round begins with another one."""
+def beside(program: str) -> Path:
+    """Another program of this interpreter's environment."""
+    return Path(sys.executable).with_name(program)
+
+
+def measured(
+    trees: Mapping[str, Tree], names: Sequence[str], rounds: int, seconds: float, console: Console
+) -> dict[str, Any]:
+    """Timings by command and tree; the trees take turns, and every round begins with another one. After `seconds` no
+    further round begins.
+    """
+    end = time.monotonic() + seconds
     timings: dict[str, dict[str, list[Timing]]] = {name: {tree: [] for tree in trees} for name in names}
     for round in range(rounds):
+        if round and time.monotonic() > end:
+            break
         for name in names:
             for tree in in_turn(list(trees), round):
                 timing = trees[tree].time(COMMANDS[name])
@@ -169,42 +185,40 @@ def summary(timings: Mapping[str, Sequence[Timing]]) -> dict[str, Any]:
 WORDS = {"first": "first output", "work": "first work", "total": "end"}
 
 
-def table(found: Mapping[str, Any]) -> Table:
+def grid(found: Mapping[str, Any]) -> Grid:
     """One row for each command and measure; before and after where two trees were measured."""
     both = any(THERE in row["seconds"] for measures in found.values() for row in measures.values())
     names = [THERE, HERE] if both else [HERE]
     heads = {THERE: "against, s", HERE: "here, s"}
     columns = [*(heads[name] for name in names), *(["times as fast"] if both else [])]
-    grid = Table("command", "until", *columns, title="medians (quartiles)")
+    lines = []
     for name, measures in found.items():
         for i, (measure, row) in enumerate(measures.items()):
             cells = [shown(row["seconds"][tree], 2) for tree in names]
             ratio = [shown(row["times_as_fast"], 2)] if both else []
-            grid.add_row("" if i else name, WORDS[measure], *cells, *ratio)
-        grid.add_section()
-    return grid
+            lines.append(["" if i else f"`{name}`", WORDS[measure], *cells, *ratio])
+    return Grid("Start-up, medians (quartiles)", ["command", "until", *columns], lines)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = options(__doc__)
     parser.add_argument("--against", type=Path, metavar="DIR", help="another checkout, which is measured side by side")
     parser.add_argument("--rounds", type=int, default=5, help="measured rounds (default 5)")
+    parser.add_argument("--seconds", type=float, default=150, help="after which no round begins (default 150)")
     parser.add_argument("--only", metavar="A,B", help=f"some of: {', '.join(COMMANDS)}")
-    parser.add_argument("--quick", action="store_true", help="1 round; says little more than that it runs")
-    parser.add_argument("--out", type=Path, help="where the JSON file goes (default bench/results)")
     args = parser.parse_args()
-    names = args.only.split(",") if args.only else list(COMMANDS)
+    known = [name for name in COMMANDS if name != TRL or beside("trl").exists()]
+    names = args.only.split(",") if args.only else known
     if unknown := [name for name in names if name not in COMMANDS]:
         parser.error(f"no such command: {', '.join(unknown)}; there are {', '.join(COMMANDS)}")
     console, before = Console(), machine()
     checkouts = {HERE: CHECKOUT} | ({THERE: args.against} if args.against else {})
     with tempfile.TemporaryDirectory() as directory:
         trees = {name: Tree(checkout, Path(directory, name)) for name, checkout in checkouts.items()}
-        found = measured(trees, names, 1 if args.quick else args.rounds, console)
-    console.print(table(found))
-    data = {"bench": "start", "before": before, "after": machine(), "commands": found}
+        found = measured(trees, names, 1 if args.quick else args.rounds, args.seconds, console)
+    data = {"before": before, "commands": found}
     data["arguments"] = {name: COMMANDS[name].arguments for name in names}
-    console.print(str(save("start", data, args.out)), soft_wrap=True, highlight=False)
+    report("start", [grid(found)], data, args.out)
 
 
 if __name__ == "__main__":

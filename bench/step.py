@@ -1,100 +1,80 @@
-"""Seconds and tokens per second of ScRPO's first-answer and reflection steps, phase by phase.
+"""The whole GRPO step, sampling and training, against TRL's GRPOTrainer on the same model, prompts and lengths.
 
-The loop itself is measured, through `scrpo train`'s own entry: the numbers are those that every run logs. The learning
-rate is so small that the policy stands still, so that steps are repeats of each other.
+Each side samples its own completions, all of the full length, and trains on them. What answers earn is given, so no
+grader is timed: bench/world.py races the tiny world with its grader and its own lengths.
 
-    python bench/step.py [--quick] [--repeats N] [--set K=V ...]
+    python bench/step.py [--model tiny|25m|vocabulary] [--seconds N] [--trl-rows N] [--quick]
 """
 
 from __future__ import annotations
 
-import argparse
-import itertools
-import json
 import tempfile
+import time
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from measuring import machine, save, shown, spread
-from rich.console import Console
-from rich.table import Table
+from measuring import Grid, machine, options, report, shown, spread
+from sides import Cell, cells, ratio, rounds
+from update import GROUPS, LENGTHS, MICROBATCH, Race
 
-from scrpo_cli.jobs.runs import started_run
-from scrpo_cli.jobs.train import run_training
-from scrpo_cli.pool.db import Database
-from scrpo_cli.recipe.load import load_recipe
-from scrpo_cli.recipe.models import Recipe
-
-FIXED = [
-    "optim.lr=1e-9",
-    "optim.max_generated_tokens=",
-    "method.reflect_every=1",  # first-answer and reflection steps in turn
-    "task.validation=",
-    "task.test=",
-    "checkpoint.every=1000000",
-    "tracking.wandb.mode=off",
-]
-PHASES = ("sample", "grade", "credit", "train", "record")
+PHASES = ("sample", "train", "step")
 
 
-def measured(recipe: Recipe) -> list[dict[str, float]]:
-    """The metrics of every step of a training run."""
-    with tempfile.TemporaryDirectory() as directory:
-        db = Database.open(f"{directory}/bench.db")
-        with started_run(db, "train", recipe) as run:
-            run_training(db, run, None)
-            lines = (Path(run.directory) / "metrics.jsonl").read_text().splitlines()
-        db.dispose()
-    steps = [json.loads(line) for line in lines]
-    return [with_record(before, step) for before, step in itertools.pairwise(steps)]
-
-
-def with_record(before: dict[str, float], step: dict[str, float]) -> dict[str, float]:
-    """Adds what lies between two steps and in no phase: the database, the metrics file, reading the pool."""
-    total = step["time"] - before["time"]
-    timed = sum(step[f"seconds/{phase}"] for phase in PHASES if phase != "record")
-    return step | {"seconds/record": total - timed, "seconds/step": total}
-
-
-def summary(steps: list[dict[str, float]]) -> dict[str, Any]:
-    """Per phase: spread of seconds and, where tokens are what it works on, of tokens per second."""
-    found: dict[str, Any] = {f"{p}_s": spread([s[f"seconds/{p}"] for s in steps]) for p in (*PHASES, "step")}
-    speeds = {"sample": "rollout/tokens", "train": "train/tokens", "step": "rollout/tokens"}
-    for phase, tokens in speeds.items():
-        found[f"{phase}_tokens_per_s"] = spread([s[tokens] / s[f"seconds/{phase}"] for s in steps])
-    found["generated_tokens"] = spread([s["rollout/tokens"] for s in steps])
-    found["trained_tokens"] = spread([s["train/tokens"] for s in steps])
+def measured(race: Race, table: Sequence[Cell], seconds: float) -> list[dict[str, Any]]:
+    end, found = time.monotonic() + seconds, []
+    for left, cell in zip(range(len(table), 0, -1), table):
+        batch = race.batch(cell)
+        work = {"ours": partial(race.ours["shared"].step, batch), "TRL": race.opponent(batch, samples=True).step}
+        times = rounds(work, (end - time.monotonic()) / left, least=1)
+        found.append(vars(cell) | {"name": cell.name, "alive": cell.alive} | summary(times))
+        medians = ", ".join(f"{side} {found[-1]['step'][side]['median']:.2f} s" for side in ("ours", "TRL"))
+        print(f"{cell.name}, signal in {cell.alive:.0%}: {medians}", flush=True)
     return found
 
 
-def table(found: dict[str, dict[str, Any]]) -> Table:
-    grid = Table("step", "phase", "seconds", "tokens/s", title="medians (quartiles)")
-    for kind, row in found.items():
-        for phase in (*PHASES, "step"):
-            speed = row.get(f"{phase}_tokens_per_s")
-            end = phase == "step"
-            grid.add_row(kind, phase, shown(row[f"{phase}_s"]), shown(speed, 0) if speed else "", end_section=end)
-    return grid
+def summary(times: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
+    found: dict[str, Any] = {"rounds": times}
+    for phase in PHASES:
+        ours, trl = ([each[phase] for each in times[side]] for side in ("ours", "TRL"))
+        found[phase] = {"ours": spread(ours), "TRL": spread(trl), "ratio": ratio(ours, trl)}
+    return found
+
+
+def grids(shape: str, found: Sequence[dict[str, Any]]) -> list[Grid]:
+    heads = {"sample": "sampling", "train": "training", "step": "whole step"}
+    columns = ["prompt : completion", "groups with signal", "ours, s", "TRL, s"]
+    columns += [f"{head}, ours / TRL" for head in heads.values()]
+    rows = [
+        [
+            row["name"],
+            f"{row['alive']:.0%}",
+            *(shown(row["step"][side], 2) for side in ("ours", "TRL")),
+            *(shown(row[phase]["ratio"], 2) for phase in PHASES),
+            str(row["step"]["ratio"]["n"]),
+        ]
+        for row in found
+    ]
+    return [Grid(f"{shape}, the whole step, medians (quartiles)", [*columns, "rounds"], rows)]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="2 repeats; says little more than that it runs")
-    parser.add_argument("--repeats", type=int, default=10, help="measured steps of each kind (default 10)")
-    parser.add_argument("--set", action="append", default=[], metavar="K=V", help="override a recipe key")
-    parser.add_argument("--out", type=Path, help="where the JSON file goes (default bench/results)")
+    parser = options(__doc__)
+    parser.add_argument("--model", choices=LENGTHS, default="tiny")
+    parser.add_argument("--seconds", type=float, default=230, help="for the measurements (default 230)")
+    parser.add_argument("--trl-rows", type=int, help="TRL's rows a micro-batch (default: as many tokens as ours)")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    repeats = 2 if args.quick else args.repeats
-    recipe = load_recipe("tiny", [*FIXED, f"optim.steps={2 * repeats + 2}", *args.set])  # the first two warm up
-    before, steps = machine(), measured(recipe)[1:]
-    kinds = {"first": "first/reward", "reflection": "reflect/reward"}
-    found = {kind: summary([s for s in steps if key in s]) for kind, key in kinds.items()}
-    Console().print(table(found))
-    data = {"bench": "step", "before": before, "after": machine(), "recipe": recipe.model_dump(mode="json")}
-    path = save("step", data | {"kinds": found, "steps": steps}, args.out)
-    Console().print(str(path), soft_wrap=True, highlight=False)
+    shape, before = args.model, machine()
+    table = cells(LENGTHS[shape][:1] if args.quick else LENGTHS[shape], GROUPS[shape])
+    with tempfile.TemporaryDirectory() as directory:
+        race = Race(shape, Path(directory), MICROBATCH[shape], args.trl_rows)
+        found = measured(race, table, 0 if args.quick else args.seconds)
+    data = {"before": before, "model": shape, "microbatch_tokens": MICROBATCH[shape], "cells": found}
+    name = "step" if shape == "tiny" else f"step-{shape}"
+    report(name, grids(shape, found), data | {"trl_rows": args.trl_rows}, args.out)
 
 
 if __name__ == "__main__":

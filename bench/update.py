@@ -1,135 +1,137 @@
-"""The optimizer step with shared prefixes against every row on its own, and sampling with a merged adapter against an
-unmerged one: seconds and ratios, side by side in one process.
+"""The update: an optimizer step with shared prefixes, with every row alone, and by TRL's GRPOTrainer, on the same rows.
 
-The rows are random tokens: groups of 8 completions of one prompt, at four ratios of prompt to completion. The floor is
-the share of tokens that is left to compute, (p / G + c) / (p + c) with the lengths as drawn.
+All three have the same model, LoRA and rows, and as many tokens a micro-batch. The seconds are those of forward,
+backward and optimizer, in turn in one process; the memory is of one step in a process of its own.
 
-    python bench/update.py [--quick] [--repeats N]
+    python bench/update.py [--model tiny|25m|vocabulary] [--seconds N] [--trl-rows N] [--quick]
 """
 
 from __future__ import annotations
 
-import argparse
-import contextlib
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from measuring import machine, save, shown, spread
-from rich.console import Console
-from rich.table import Table
+from measuring import Grid, machine, options, peak, report, shown, spread
+from models import SHAPES, build
+from sides import Batch, Cell, Ours, cells, our_policy, ratio, recipe_of, rounds
+from trl_side import Opponent
 
-from scrpo_cli.methods.base import ClipConfig, Credits, flat_credit
-from scrpo_cli.recipe.load import load_recipe
-from scrpo_cli.recipe.models import Recipe
-from scrpo_cli.rollout import transformers_engine
-from scrpo_cli.rollout.base import RowKey, Sampling
-from scrpo_cli.rollout.transformers_engine import TransformersEngine
-from scrpo_cli.training.policy import Policy, load_policy
-from scrpo_cli.training.update import Updater
-from scrpo_cli.types import Completion, FinishReason
-
-RATIOS = ((64, 256), (128, 128), (256, 64), (512, 32))
-GROUPS, SIZE = 4, 8
-FIXED = ["optim.lr=1e-9", "method.kl.beta=0"]  # the policy stands still: repeats compare
-ROWS = (16, 32, 128)
+LENGTHS = {
+    "tiny": ((64, 256), (128, 128), (256, 64), (512, 32)),
+    "25m": ((32, 128), (64, 64), (128, 32), (256, 16)),
+    "vocabulary": ((16, 64), (32, 32), (64, 16), (128, 8)),  # its output layer alone takes seconds
+}
+"""Prompt and completion tokens at 1:4, 1:1, 4:1 and 16:1, by model."""
+GROUPS = {"tiny": 4, "25m": 2, "vocabulary": 2}
+MICROBATCH = {"tiny": 2560, "25m": 1280, "vocabulary": 640}
+"""Tokens of a micro-batch: eight rows of 320, 160 or 80 tokens."""
+WAYS = ("shared", "alone", "TRL")
 
 
-def groups(prompt: int, completion: int, vocabulary: int, rng: np.random.Generator) -> list[Completion]:
-    """Completions of half to one and a half times `completion` tokens."""
-    found = []
-    for _ in range(GROUPS):
-        ids = rng.integers(0, vocabulary, prompt).tolist()
-        for _ in range(SIZE):
-            tokens = rng.integers(0, vocabulary, rng.integers(completion // 2, completion * 3 // 2 + 1)).tolist()
-            found.append(Completion(ids, tokens, [-1.0] * len(tokens), "", FinishReason.STOP))
+class Race:
+    """The three ways of one model: ours on one policy and TRL's on another one like it."""
+
+    def __init__(self, shape: str, directory: Path, microbatch: int, trl_rows: int | None = None) -> None:
+        model = build(shape, directory / "model")
+        recipes = [recipe_of(model, microbatch, share) for share in (True, False)]
+        policy, self.theirs = our_policy(recipes[0]), our_policy(recipes[0])
+        self.ours = dict(zip(WAYS, (Ours(policy, recipe) for recipe in recipes)))
+        self.vocabulary, self.directory = SHAPES[shape].vocab_size, directory
+        self.microbatch, self.trl_rows = microbatch, trl_rows
+
+    def batch(self, cell: Cell) -> Batch:
+        return Batch(cell, self.vocabulary)
+
+    def opponent(self, batch: Batch, samples: bool) -> Opponent:
+        rows = self.trl_rows or batch.cell.rows_within(self.microbatch)
+        return Opponent(self.theirs, batch, rows, self.directory / "trl", samples)
+
+    def updates(self, cell: Cell) -> dict[str, Callable[[], float]]:
+        batch = self.batch(cell)
+        batch.recorded()  # the rows are drawn before anything is measured
+        trl = self.opponent(batch, samples=False)
+        ours = {way: partial(side.update, batch) for way, side in self.ours.items()}
+        return {**ours, "TRL": lambda: trl.step()["train"]}
+
+    def memory(self, cell: Cell) -> dict[str, dict[str, float]]:
+        return {way: peak(lambda way=way: self.updates(cell)[way]) for way in WAYS}
+
+
+def measured(race: Race, table: Sequence[Cell], seconds: float) -> list[dict[str, Any]]:
+    """Memory first, while nothing has worked in this process; what is left of the time is shared by the cells."""
+    end, memory, found = time.monotonic() + seconds, {}, []
+    for cell in table:
+        if not (cell.silent or cell.uneven):
+            memory[cell] = race.memory(cell)
+            print(f"{cell.name}: memory is measured", flush=True)
+    for left, cell in zip(range(len(table), 0, -1), table):
+        times = rounds(race.updates(cell), (end - time.monotonic()) / left, least=1)
+        found.append(vars(cell) | summary(cell, times) | {"memory_mib": memory.get(cell)})
+        medians = ", ".join(f"{way} {found[-1]['seconds'][way]['median']:.2f} s" for way in WAYS)
+        print(f"{cell.name}, signal in {cell.alive:.0%}: {medians}", flush=True)
     return found
 
 
-def floor(rows: Sequence[Completion]) -> float:
-    prompts, tokens = sum(len(row.prompt_ids) for row in rows), sum(len(row.ids) for row in rows)
-    return (prompts / SIZE + tokens) / (prompts + tokens)
+def summary(cell: Cell, times: dict[str, list[float]]) -> dict[str, Any]:
+    """Floors are of tokens: of what every row alone computes, and of what TRL does, which knows no silent groups."""
+    return {
+        "name": cell.name,
+        "alive": cell.alive,
+        "seconds": {way: spread(times[way]) for way in WAYS},
+        "shared/alone": ratio(times["shared"], times["alone"]),
+        "shared/TRL": ratio(times["shared"], times["TRL"]),
+        "floor": {"alone": cell.floor, "TRL": cell.floor * cell.alive},
+        "rounds": times,
+    }
 
 
-def update_race(policy: Policy, recipes: dict[bool, Recipe], repeats: int) -> list[dict[str, Any]]:
-    rng, found = np.random.default_rng(0), []
-    for prompt, completion in RATIOS:
-        seconds: dict[bool, list[float]] = {True: [], False: []}
-        for repeat in range(-1, repeats):  # the first pair warms up
-            rows = groups(prompt, completion, 300, rng)
-            credits = Credits(
-                [flat_credit(len(row.ids), rng.normal(), 0.0) for row in rows], "masked_tokens", ClipConfig()
-            )
-            for share in (True, False) if repeat % 2 else (False, True):
-                updater = Updater(policy, recipes[share])
-                taken = timed(partial(updater.update, 1, rows, credits))
-                if repeat >= 0:
-                    seconds[share].append(taken)
-        ratio = np.array(seconds[True]) / np.array(seconds[False])
-        found.append(
-            {
-                "prompt": prompt,
-                "completion": completion,
-                "floor": floor(rows),
-                "shared_s": spread(seconds[True]),
-                "plain_s": spread(seconds[False]),
-                "ratio": spread(ratio),
-            }
-        )
-    return found
+def grids(shape: str, found: Sequence[dict[str, Any]]) -> list[Grid]:
+    title = f"{shape}, seconds of an optimizer step, medians (quartiles)"
+    columns = ["prompt : completion", "groups with signal", *WAYS, "shared / alone", "floor", "shared / TRL", "floor"]
+    rows = []
+    for row in found:
+        times = [shown(row["seconds"][way], 2) for way in WAYS]
+        ratios = [[shown(row[f"shared/{way}"], 2), f"{row['floor'][way]:.2f}"] for way in WAYS[1:]]
+        rows.append([row["name"], f"{row['alive']:.0%}", *times, *ratios[0], *ratios[1]])
+        rows[-1].append(str(row["shared/TRL"]["n"]))
+    return [Grid(title, [*columns, "rounds"], rows), memory_grid(shape, found)]
 
 
-def merge_race(policy: Policy, repeats: int) -> list[dict[str, Any]]:
-    """The same rows are sampled both ways."""
-    engine, found = TransformersEngine(policy, max(ROWS)), []
-    prompt = [5, 6, 7, 8, 9, 10, 11, 12]
-    merged = transformers_engine.merged
-    for rows in ROWS:
-        seconds: dict[str, list[float]] = {"merged": [], "unmerged": []}
-        for repeat in range(repeats):
-            keys = [RowKey(0, repeat, "bench", i) for i in range(rows)]
-            for way in sorted(seconds, reverse=bool(repeat % 2)):
-                transformers_engine.merged = merged if way == "merged" else contextlib.nullcontext
-                work = partial(engine.generate, [prompt] * rows, Sampling(1.0, 64), keys)
-                seconds[way].append(timed(work))
-        transformers_engine.merged = merged
-        ratio = np.array(seconds["merged"]) / np.array(seconds["unmerged"])
-        found.append({"rows": rows, "ratio": spread(ratio)} | {f"{way}_s": spread(s) for way, s in seconds.items()})
-    return found
-
-
-def timed(work: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
+def memory_grid(shape: str, found: Sequence[dict[str, Any]]) -> Grid:
+    """Peaks of one step: what it adds to what a process with the model has, and the process as a whole."""
+    rows = []
+    for row in found:
+        if memory := row["memory_mib"]:
+            cells = [f"{memory[way]['added']:,.0f} ({memory[way]['peak']:,.0f})" for way in WAYS]
+            added = [memory["shared"]["added"] / memory[way]["added"] for way in WAYS[1:]]
+            whole = memory["shared"]["peak"] / memory["TRL"]["peak"]
+            rows.append([row["name"], *cells, *(f"{each:.2f}" for each in added), f"{whole:.2f}"])
+    ways = [f"{way}, MiB added (whole process)" for way in WAYS]
+    columns = ["prompt : completion", *ways, "shared / alone, added", "shared / TRL, added", "shared / TRL, whole"]
+    return Grid(f"{shape}, peak memory of an optimizer step", columns, rows)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="2 repeats; says little more than that it runs")
-    parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--out", type=Path, help="where the JSON file goes (default bench/results)")
+    parser = options(__doc__)
+    parser.add_argument("--model", choices=LENGTHS, default="tiny")
+    parser.add_argument("--seconds", type=float, default=230, help="for the measurements (default 230)")
+    parser.add_argument("--trl-rows", type=int, help="TRL's rows a micro-batch (default: as many tokens as ours)")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    repeats, console, before = 2 if args.quick else args.repeats, Console(), machine()
-    recipes = {share: load_recipe("tiny-grpo", [*FIXED, f"optim.share_prefixes={share}"]) for share in (True, False)}
-    policy = load_policy(recipes[True].model, 0)
-    updates, samples = update_race(policy, recipes, repeats), merge_race(policy, repeats)
-    grid = Table("prompt : completion", "shared s", "alone s", "shared / alone", "floor", title="medians (quartiles)")
-    for row in updates:
-        times = (shown(row["shared_s"]), shown(row["plain_s"]), shown(row["ratio"], 2))
-        grid.add_row(f"{row['prompt']} : {row['completion']}", *times, f"{row['floor']:.2f}")
-    console.print(grid)
-    grid = Table("rows", "merged s", "unmerged s", "merged / unmerged", title="sampling, medians (quartiles)")
-    for row in samples:
-        grid.add_row(str(row["rows"]), shown(row["merged_s"]), shown(row["unmerged_s"]), shown(row["ratio"], 2))
-    console.print(grid)
-    data = {"bench": "update", "before": before, "after": machine(), "update": updates, "sampling": samples}
-    console.print(str(save("update", data, args.out)), soft_wrap=True, highlight=False)
+    shape, before = args.model, machine()
+    lengths = LENGTHS[shape][:1] if args.quick else LENGTHS[shape]
+    table = cells(lengths, GROUPS[shape], uneven=shape == "tiny")
+    with tempfile.TemporaryDirectory() as directory:
+        race = Race(shape, Path(directory), MICROBATCH[shape], args.trl_rows)
+        found = measured(race, table, 0 if args.quick else args.seconds)
+    data = {"before": before, "model": shape, "microbatch_tokens": MICROBATCH[shape], "cells": found}
+    name = "update" if shape == "tiny" else f"update-{shape}"
+    report(name, grids(shape, found), data | {"trl_rows": args.trl_rows}, args.out)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from measuring import machine, save
+from models import SHAPES as REAL
 
 from scrpo_cli.assets import embedded_model_dir
 from scrpo_cli.recipe.load import load_recipe
@@ -39,26 +40,18 @@ from scrpo_cli.training.policy import set_threads
 from scrpo_cli.types import Problem
 
 RECIPE = Path(__file__).parent / "smoke.yaml"
-SHAPES: dict[str, dict[str, Any]] = {
-    "qwen2.5-0.5b": {
-        "vocab_size": 151_936,
-        "hidden_size": 896,
-        "intermediate_size": 4864,
-        "num_hidden_layers": 24,
-        "num_attention_heads": 14,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 32_768,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 1_000_000.0},
-    },
-    "two-layers": {  # for a test on a CPU
-        "vocab_size": 512,
-        "hidden_size": 64,
-        "intermediate_size": 256,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 1024,
-    },
+SHAPES: dict[str, Qwen2Config] = {
+    "qwen2.5-0.5b": REAL["qwen2.5-0.5b"],
+    "two-layers": Qwen2Config(  # for a test on a CPU
+        vocab_size=512,
+        hidden_size=64,
+        intermediate_size=256,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=1024,
+        tie_word_embeddings=True,
+    ),
 }
 LEARNING_RATES = {"qwen2.5-0.5b": 3e-4, "two-layers": 5e-3}
 Example = tuple[list[int], list[int]]  # prompt ids, completion ids
@@ -69,7 +62,8 @@ def build(shape: str, directory: Path, recipe: Recipe, console: Console) -> dict
     tokenizer = AutoTokenizer.from_pretrained(embedded_model_dir())
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
-    config = Qwen2Config(**SHAPES[shape], tie_word_embeddings=True, eos_token_id=tokenizer.eos_token_id)
+    config = SHAPES[shape]
+    config.eos_token_id = tokenizer.eos_token_id
     model: Any = Qwen2ForCausalLM(config)
     set_threads(recipe.model, model.num_parameters())
     model.to(device)
@@ -132,11 +126,11 @@ def warm_up(model: Any, data: Sequence[Example], lr: float, console: Console) ->
     return recent, step
 
 
-def train(model: Path, steps: int, directory: Path, sets: Sequence[str]) -> list[dict[str, float]]:
+def train(recipe: str, directory: Path, sets: Sequence[str]) -> list[dict[str, float]]:
     """`scrpo train` in a process of its own; the metrics of each step. Raises CalledProcessError where it fails."""
-    command = [sys.executable, "-m", "scrpo_cli", "train", "--recipe", str(RECIPE), "--json", "--debug"]
-    command += ["--db", str(directory / "smoke.db")]
-    for item in (*sets, f"model.name={model}", f"optim.steps={steps}"):
+    command = [sys.executable, "-m", "scrpo_cli", "train", "--recipe", recipe, "--json", "--debug"]
+    command += ["--db", str(directory / "bench.db")]
+    for item in sets:
         command += ["--set", item]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     metrics = Path(json.loads(done.stdout)["metrics"])
@@ -177,7 +171,8 @@ def main() -> int:
         console.print(f"{built['parameters']:,} parameters, warmed up in {built['warm_up']['seconds']:.0f} s")
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        steps = train(model, args.steps, Path(directory), args.set)
+        sets = [*args.set, f"model.name={model}", f"optim.steps={args.steps}"]
+        steps = train(str(RECIPE), Path(directory), sets)
     console.print(table(steps))
     wrong = failures(steps)
     console.print("\n".join(wrong) if wrong else "Every value is finite; both kinds of step trained.")

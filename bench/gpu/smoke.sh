@@ -1,32 +1,8 @@
 #!/usr/bin/env bash
-# ScRPO on a bare CUDA machine, without network: torch, transformers, peft, accelerate, typer and rich must be there.
-# What else is needed may lie in ./wheels (cp312 wheels, see bench/README.md); it is put into a temporary directory.
+# Does ScRPO run on this GPU?
 #
 #     bash bench/gpu/smoke.sh [--shape two-layers] [--steps N]        results: ${OUT:-bench/gpu/out}/gpu-smoke-*.json
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-python=${PYTHON:-python3}
-site=$(mktemp -d)
-trap 'rm -rf "$site"' EXIT
-
-if [ -d wheels ]; then
-  "$python" -m pip install --quiet --no-index --no-deps --target "$site" wheels/*.whl
-fi
-# The package runs from src/; its version is looked up, so it needs metadata.
-version=$("$python" -c 'import tomllib; print(tomllib.load(open("pyproject.toml", "rb"))["project"]["version"])')
-mkdir "$site/scrpo_cli-$version.dist-info"
-printf 'Metadata-Version: 2.1\nName: scrpo-cli\nVersion: %s\n' "$version" > "$site/scrpo_cli-$version.dist-info/METADATA"
-export PYTHONPATH="$PWD/src:$site${PYTHONPATH:+:$PYTHONPATH}"
-export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
-
-missing=$("$python" - <<'PY'
-import importlib.util
-needed = "torch transformers peft accelerate typer rich pydantic sqlmodel sqlalchemy yaml scipy jinja2 filelock psutil pebble"
-print(*(name for name in needed.split() if importlib.util.find_spec(name) is None))
-PY
-)
-if [ -n "$missing" ]; then
-  echo "Missing modules: $missing. Put their cp312 wheels into ./wheels (bench/README.md says how)." >&2
-  exit 2
-fi
+. bench/gpu/bare.sh
 "$python" bench/gpu/smoke.py --out "${OUT:-bench/gpu/out}" "$@"

@@ -13,7 +13,7 @@ def test_graders_are_measured_on_the_same_pairs_and_ours_is_right(mix) -> None:
     for name, row in found.items():
         assert row["answers_per_s"]["median"] > 0
         assert name.startswith("math-verify") or row["as_expected"] == 1
-    assert grading.table({"mix": found}).row_count == 3
+    assert len(grading.grid({"mix": found}).rows) == 3
 
 
 def test_no_pair_comes_twice() -> None:

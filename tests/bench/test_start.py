@@ -7,7 +7,7 @@ import sys
 import time
 
 import pytest
-from start import COMMANDS, HERE, THERE, Command, Timing, in_turn, summary, table, watch
+from start import COMMANDS, HERE, THERE, Command, Timing, grid, in_turn, summary, watch
 
 from scrpo_cli.cli import app
 
@@ -55,9 +55,9 @@ def test_ratios_are_of_the_same_round() -> None:
     assert found["first"]["seconds"][HERE]["median"] == 1.5
     assert found["first"]["times_as_fast"]["median"] == 2.5  # of 4 and 1
     assert found["total"]["times_as_fast"]["max"] == 3
-    assert table({"a": found}).row_count == 2
+    assert len(grid({"a": found}).rows) == 2
     assert "times_as_fast" not in summary({HERE: here})["first"]
-    assert [column.header for column in table({"a": summary({HERE: here})}).columns] == ["command", "until", "here, s"]
+    assert grid({"a": summary({HERE: here})}).columns == ["command", "until", "here, s"]
 
 
 def test_every_other_round_begins_with_the_other_tree() -> None:
@@ -66,4 +66,4 @@ def test_every_other_round_begins_with_the_other_tree() -> None:
 
 def test_it_measures_commands_of_the_program() -> None:
     assert all(isinstance(each, Command) for each in COMMANDS.values())
-    assert {name.split()[0] for name in COMMANDS} - {"--help"} <= set(app.COMMANDS)
+    assert {name.split()[0] for name in COMMANDS} - {"--help", "trl"} <= set(app.COMMANDS)

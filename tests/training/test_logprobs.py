@@ -10,7 +10,8 @@ from training.tiny_policy import VOCABULARY, random_policy
 from scrpo_cli.errors import RunError
 from scrpo_cli.rollout.base import RowKey, Sampling
 from scrpo_cli.rollout.transformers_engine import TransformersEngine
-from scrpo_cli.training.logprobs import completion_logprobs
+from scrpo_cli.training.head import CPU_LOGITS, TargetLogprobs, tokens_at_once
+from scrpo_cli.training.logprobs import chunk_logprobs, completion_logprobs, trained_head_logprobs
 from scrpo_cli.training.policy import Policy
 
 POLICY = random_policy()
@@ -203,3 +204,33 @@ def test_out_of_memory_with_a_single_answer_is_an_error():
     engine.room = 0
     with pytest.warns(UserWarning, match="at a time now"), pytest.raises(RunError, match="a single answer"):
         engine.generate([[5]] * 4, Sampling(1.0, 8), keys(4))
+
+
+@pytest.mark.parametrize("bias", [None, torch.linspace(-1, 1, 11, dtype=torch.float64)])
+def test_the_heads_own_gradient_is_that_of_finite_differences(bias: torch.Tensor | None) -> None:
+    draws = torch.Generator().manual_seed(0)
+    hidden_CH = torch.randn(7, 5, dtype=torch.float64, generator=draws, requires_grad=True)
+    weight_VH = torch.randn(11, 5, dtype=torch.float64, generator=draws)
+    targets_C = torch.randint(0, 11, (7,), generator=draws)
+    assert torch.autograd.gradcheck(
+        lambda h: TargetLogprobs.apply(h, weight_VH, bias, targets_C, 0.7)[0], (hidden_CH,), atol=1e-8
+    )
+    ours = TargetLogprobs.apply(hidden_CH, weight_VH, bias, targets_C, 0.7)
+    autograd = trained_head_logprobs(hidden_CH, targets_C, weight_VH, bias, 0.7)
+    for mine, theirs in zip(ours, autograd):
+        torch.testing.assert_close(mine, theirs.to(mine.dtype), rtol=1e-6, atol=1e-6)
+
+
+def test_a_trained_head_gets_its_gradient_too() -> None:
+    hidden_CH, targets_C = torch.randn(3, 4, requires_grad=True), torch.tensor([0, 2, 1])
+    weight_VH = torch.randn(6, 4, requires_grad=True)
+    chunk_logprobs(hidden_CH, targets_C, weight_VH, None, 1.0)[0].sum().backward()
+    logp_CV = torch.log_softmax(hidden_CH.detach() @ weight_VH.detach().T, -1)
+    expected_VH = (torch.nn.functional.one_hot(targets_C, 6) - logp_CV.exp()).T @ hidden_CH.detach()
+    torch.testing.assert_close(weight_VH.grad, expected_VH)
+
+
+def test_a_large_vocabulary_has_few_tokens_at_once_on_a_cpu() -> None:
+    assert tokens_at_once(2048, torch.empty(384, 8)) == 2048
+    assert tokens_at_once(2048, torch.empty(151_936, 1)) == 110
+    assert tokens_at_once(2048, torch.empty(CPU_LOGITS + 1, 0)) == 1

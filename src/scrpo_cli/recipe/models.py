@@ -289,7 +289,7 @@ class OptimConfig(Section):
     share_prefixes: bool = True
     """Compute what rows begin with in common once (speed, not mathematics), where the architecture takes it."""
     logits_chunk: PositiveInt = 2048
-    """Tokens whose logits exist at one time."""
+    """Tokens whose logits exist at one time; on a CPU fewer where the vocabulary is large."""
     weight_decay: NonNegative = 0.0
     betas: tuple[Decay, Decay] = (0.9, 0.999)
     grad_clip: Positive = 1.0

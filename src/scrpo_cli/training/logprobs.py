@@ -15,6 +15,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from scrpo_cli.training import prefixes
+from scrpo_cli.training.head import TargetLogprobs, tokens_at_once
 from scrpo_cli.training.loss import divergence
 
 
@@ -27,8 +28,9 @@ def completion_logprobs(
     """
     hidden_NH, targets_N = completion_states(model, rows)
     weight_VH, bias_V = output_layer(model)
+    chunk = tokens_at_once(chunk, weight_VH)
     parts = [
-        checkpoint(chunk_logprobs, h, t, weight_VH, bias_V, temperature, use_reentrant=False)
+        chunk_logprobs(h, t, weight_VH, bias_V, temperature)
         for h, t in zip(hidden_NH.split(chunk), targets_N.split(chunk), strict=True)
     ]
     return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
@@ -41,6 +43,19 @@ def chunk_logprobs(
     bias_V: torch.Tensor | None,
     temperature: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    if not weight_VH.requires_grad:
+        return TargetLogprobs.apply(hidden_CH, weight_VH, bias_V, targets_C, temperature)
+    return checkpoint(trained_head_logprobs, hidden_CH, targets_C, weight_VH, bias_V, temperature, use_reentrant=False)
+
+
+def trained_head_logprobs(
+    hidden_CH: torch.Tensor,
+    targets_C: torch.Tensor,
+    weight_VH: torch.Tensor,
+    bias_V: torch.Tensor | None,
+    temperature: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`chunk_logprobs` by autograd, where the output layer itself is trained."""
     return of_targets(chunk_distributions(hidden_CH, weight_VH, bias_V, temperature), targets_C)
 
 

@@ -7,7 +7,7 @@ from rich.console import Console
 
 pytest.importorskip("trl", reason="TRL is not installed: pip install 'scrpo-cli[bench]'")
 
-from trl_race import FIXED, race, results, table
+from world import FIXED, grid, race, results
 
 from scrpo_cli.recipe.load import load_recipe
 
@@ -24,4 +24,4 @@ def test_both_sides_run_the_same_step() -> None:
     assert len(ours.sample.seconds) == len(ours.train.seconds) == len(interleave.step.seconds) == 2
     found = results(interleave, skip=0)
     assert all(row["ratio"]["n"] == 2 for row in found.values())
-    assert table(found).row_count == len(found)
+    assert len(grid(found).rows) == len(found)

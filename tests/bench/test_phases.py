@@ -1,9 +1,9 @@
-"""The step bench on four very small steps: both kinds of step, every phase, and phases that add up to the step."""
+"""The bench of phases on four very small steps: both kinds of step, every phase, and phases that add up to the step."""
 
 from __future__ import annotations
 
 import pytest
-from step import FIXED, PHASES, measured, summary, table
+from phases import FIXED, PHASES, grid, measured, summary
 
 from scrpo_cli.recipe.load import load_recipe
 
@@ -21,4 +21,4 @@ def test_phases_of_real_steps_add_up() -> None:
         assert s["seconds/record"] > -0.01
     found = {kind: summary(rows) for kind, rows in kinds.items()}
     assert found["first"]["generated_tokens"]["median"] > 0
-    assert table(found).row_count == 2 * (len(PHASES) + 1)
+    assert len(grid(found).rows) == 2 * (len(PHASES) + 1)

@@ -1,30 +1,27 @@
-"""A GRPO step side by side with TRL's GRPOTrainer: same model, prompts, group size, LoRA and token limit, one thread.
+"""A GRPO step of the tiny world beside one of TRL's GRPOTrainer: same model, problems, group size, LoRA, one thread.
 
 Both run in one process, a step of one after a step of the other, in alternating order, so that a change in the load of
 the machine meets both. Completion lengths are sampled, so speeds are tokens per second. Training is raced twice: each
 side on its own completions (ours skips groups with equal rewards), and ours on the very rows that TRL has just
 trained on.
 
-    python bench/trl_race.py [--quick] [--rounds N] [--trl-batch ROWS] [--set K=V ...]
+    python bench/world.py [--quick] [--rounds N] [--trl-batch ROWS] [--set K=V ...]
 """
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from datasets import Dataset
-from measuring import machine, save, shown, spread
+from measuring import Grid, machine, options, report, shown, spread
 from rich.console import Console
-from rich.table import Table
 from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
@@ -261,32 +258,28 @@ def results(trl: Interleave, skip: int) -> dict[str, Any]:
     }
 
 
-def table(found: dict[str, Any]) -> Table:
-    grid = Table("phase", "ours tokens/s", "TRL tokens/s", "ours / TRL", title="medians (quartiles)")
-    for name, row in found.items():
-        grid.add_row(
-            name, shown(row["ours_tokens_per_s"], 0), shown(row["trl_tokens_per_s"], 0), shown(row["ratio"], 2)
-        )
-    return grid
+def grid(found: dict[str, Any]) -> Grid:
+    rows = [
+        [name, shown(row["ours_tokens_per_s"], 0), shown(row["trl_tokens_per_s"], 0), shown(row["ratio"], 2)]
+        for name, row in found.items()
+    ]
+    columns = ["phase", "ours, tokens/s", "TRL, tokens/s", "speed of ours / TRL's"]
+    return Grid("tiny world, a GRPO step, medians (quartiles)", columns, rows)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="3 rounds; says little more than that it runs")
+    parser = options(__doc__)
     parser.add_argument("--rounds", type=int, default=12, help="measured rounds after two of warm-up (default 12)")
     parser.add_argument("--trl-batch", type=int, default=32, help="TRL's rows a micro-batch (default 32)")
     parser.add_argument("--set", action="append", default=[], metavar="K=V", help="override a recipe key")
-    parser.add_argument("--out", type=Path, help="where the JSON file goes (default bench/results)")
     args = parser.parse_args()
     torch.set_num_threads(1)
     console, skip = Console(), 1 if args.quick else 2
     recipe = load_recipe("tiny-grpo", [*FIXED, *args.set])
     before = machine()
     found = results(race(recipe, skip + (3 if args.quick else args.rounds), args.trl_batch, console), skip)
-    console.print(table(found))
-    data = {"bench": "trl_race", "before": before, "after": machine(), "warm_up_rounds": skip}
-    data |= {"trl_batch": args.trl_batch, "recipe": recipe.model_dump(mode="json"), "phases": found}
-    console.print(str(save("trl_race", data, args.out)), soft_wrap=True, highlight=False)
+    data = {"before": before, "warm_up_rounds": skip, "trl_batch": args.trl_batch}
+    report("world", [grid(found)], data | {"recipe": recipe.model_dump(mode="json"), "phases": found}, args.out)
 
 
 if __name__ == "__main__":
