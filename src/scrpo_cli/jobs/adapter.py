@@ -139,7 +139,8 @@ def usage(cfg: ModelConfig, folder: Path, *, merged: bool) -> Iterator[str]:
 def changes(db: Database, run: RunRow) -> Iterator[str]:
     """After minus before training, on the same problems."""
     for split, found in changes_by_training(db, run.id).items():
-        yield f"{cards.code(split)}, after minus before: {in_points(found)}, {p_equals(found['p'])}: {found['verdict']}."
+        said = f"{in_points(found)}, {p_equals(found['p'])}: {found['verdict']}."
+        yield f"{cards.code(split)}, after minus before: {said}"
 
 
 def protocol(recipe: Recipe) -> dict[str, Any]:

@@ -105,8 +105,7 @@ def write_card(folder: Path, run: RunRow, parts: Sequence[Part], evaluations: Se
     configs = [{"config_name": p.name, "data_files": [{"split": p.split, "path": p.path}]} for p in parts]
     data = DatasetCardData(configs=configs, tags=["scrpo", "reasoning", "self-correction"])
     files = [
-        (cards.code(p.name), cards.code(p.split), f"{p.rows:,}", f"{p.problems:,}", counted(p.verdicts))
-        for p in parts
+        (cards.code(p.name), cards.code(p.split), f"{p.rows:,}", f"{p.problems:,}", counted(p.verdicts)) for p in parts
     ]
     columns = [(cards.code(name), what) for name, what in COLUMNS.items()]
     cards.write_card(

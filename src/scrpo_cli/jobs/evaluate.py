@@ -209,6 +209,7 @@ class BenchmarkRun:
             self.report(f"{self.name}: {start.problems} of {len(self.problems)} problems were stored already")
         size = max(1, self.run.recipe.rollout.batch_size // self.evaluator.protocol.samples)
         while start.problems < len(self.problems):
+            now().whole(start.problems, len(self.problems))
             now().stage(f"{self.name}: {start.problems} of {len(self.problems)} problems, sampling", at_once=False)
             batch = self.problems[start.problems : start.problems + size]
             prefix = f"{self.run.run_id}:{STEP}:{self.name}"

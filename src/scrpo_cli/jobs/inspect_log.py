@@ -1,6 +1,6 @@
-"""A run's evaluations as logs of Inspect, which `inspect view` shows: a log for each evaluation, a sample for each first
-answer (the epochs of a problem), later turns and repairs as further messages, and our numbers with their intervals as
-metadata (docs/exports.md). Needs inspect-ai, which nothing else imports.
+"""A run's evaluations as logs of Inspect, which `inspect view` shows: a log for each evaluation, a sample for each
+first answer (the epochs of a problem), later turns and repairs as further messages, and our numbers with their
+intervals as metadata (docs/exports.md). Needs inspect-ai, which nothing else imports.
 """
 
 from __future__ import annotations
@@ -173,7 +173,7 @@ def samples_of(
 
 def sample_of(name: str, attempts: Sequence[Attempt], asked: Asked, model: str) -> EvalSample:
     """`output` is the first answer, which our accuracy is about; the messages go on to the last one."""
-    first, *rest = attempts
+    first = attempts[0]
     messages = [as_message(m) for m in asked.first[key_of(first.problem)]]
     for attempt in attempts:
         if attempt is not first:
@@ -187,18 +187,18 @@ def sample_of(name: str, attempts: Sequence[Attempt], asked: Asked, model: str) 
         input=first.problem.text,
         target=first.problem.answer,
         messages=messages,
-        output=ModelOutput(
-            model=model,
-            choices=[
-                ChatCompletionChoice(
-                    message=answer_of(first, asked.prefill, model), stop_reason=STOPS[first.completion.finish]
-                )
-            ],
-        ),
+        output=output_of(first, asked.prefill, model),
         scores={a.part: score_of(a) for a in attempts if a.kind.answers},
         metadata={"source": first.problem.source, **json.loads(json.dumps(dict(first.problem.meta), default=str))},
         model_usage={model or "unknown": usage},
         uuid=first.id,
+    )
+
+
+def output_of(first: Attempt, prefill: str, model: str) -> ModelOutput:
+    message = answer_of(first, prefill, model)
+    return ModelOutput(
+        model=model, choices=[ChatCompletionChoice(message=message, stop_reason=STOPS[first.completion.finish])]
     )
 
 

@@ -1,4 +1,4 @@
-"""What a training run leaves in W&B beside its metrics: its numbers with intervals, some of its answers, its adapter."""
+"""What a training run leaves in W&B beside its metrics: its numbers with intervals, some answers, its adapter."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a sweep leaves in W&B: a run of its own in the group of its runs, with the tables and the figure of its report."""
+"""What a sweep leaves in W&B: a run of its own in the group of its runs, with the tables and figure of its report."""
 
 from __future__ import annotations
 
