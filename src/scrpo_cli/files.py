@@ -66,7 +66,7 @@ def write_directory(path: Path) -> Iterator[Path]:
     UserError where something is there already: what a person has put together is never mixed with ours.
     """
     path = Path(os.path.realpath(path))
-    if any(path.iterdir()) if path.is_dir() else path.exists():
+    if path.exists():
         raise UserError("There is something at this place already.", str(path), "Name a new directory with -o.")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".scrpo-{secrets.token_hex(8)}.tmp")

@@ -211,8 +211,8 @@ def test_a_directory_that_is_there_stays_as_it_is(db: Database, run: RunRow, tmp
     with pytest.raises(UserError, match="something at this place"):
         export_dataset(db, run, tmp_path / "mine")
     assert [p.name for p in (tmp_path / "mine").iterdir()] == ["README.md"]
-    (tmp_path / "empty").mkdir()
-    export_dataset(db, run, tmp_path / "empty")
+    with pytest.raises(UserError, match="writes a directory"):
+        export_dataset(db, run, Path("-"))
     assert not list(tmp_path.glob(".scrpo-*"))
 
 

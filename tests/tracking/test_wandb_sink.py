@@ -284,3 +284,12 @@ def test_an_adapter_has_time_to_be_uploaded(tmp_path, fake_wandb):
         file.truncate(7 << 20)  # seven MiB, and no time to write them
     sink.publish(Published(adapter=tmp_path))
     assert sink._patience == 9.0
+
+
+def test_a_table_that_fails_does_not_cost_the_end(tmp_path, fake_wandb):
+    run, said = FakeRun(), []
+    fake_wandb(lambda **_: run)  # a module without tables
+    sink = sink_in(tmp_path, said)
+    sink.publish(Published({"results": TableData(("a",), [(1,)])}))
+    sink.finish({"steps": 1}, failed=False)
+    assert (run.summary, run.exit_code, len(said)) == ({"steps": 1}, 0, 1)

@@ -22,8 +22,8 @@ def of_training(db: Database, run_id: str, recipe: Recipe, adapter: Path, step: 
     """`adapter`: the last checkpoint, which is of `step`."""
     evaluations = evaluations_of(db, run_id)
     tables = {"results": results(evaluations)} if evaluations else {}
-    if after := [e for e in evaluations if e.step == step]:
-        tables["attempts"] = attempts(read_answers(db, run_id, after[0].phase))
+    for evaluation in (e for e in evaluations if e.label == "after"):
+        tables["attempts"] = attempts(read_answers(db, run_id, evaluation.phase))
     about = {"run": run_id, "recipe": recipe.name, "base_model": recipe.model.name, "step": step}
     return Published(tables, adapter=adapter, about=about)
 

@@ -150,20 +150,23 @@ class WandbSink:
         try:
             run = self._init()
             while (item := self._queue.get()) is not _END:
-                self._send(run, *item)
+                if not self._try_to(run.log, {"step": item[0], **item[1]}):
+                    self._lost += 1
             run.summary.update(dict(self._summary))
             if self._published is not None:
-                self._send_published(run, self._published)
+                self._try_to(lambda published: self._send_published(run, published), self._published)
             run.finish(exit_code=int(self._failed))
         except Exception as error:  # noqa: BLE001 a tracker must not stop a run, whatever it raises
             self._warn(f"{type(error).__name__}: {error}")
 
-    def _send(self, run: Any, step: int, metrics: Mapping[str, float]) -> None:
+    def _try_to(self, send: Callable[[Any], None], what: Any) -> bool:
+        """Whether it was sent: what fails must not cost what comes after it."""
         try:
-            run.log({"step": step, **metrics})
-        except Exception as error:  # noqa: BLE001 one failed step must not cost the ones after it
-            self._lost += 1
+            send(what)
+        except Exception as error:  # noqa: BLE001 a tracker must not stop a run, whatever it raises
             self._warn(f"{type(error).__name__}: {error}")
+            return False
+        return True
 
     def _init(self) -> Any:
         if self._mode == "online":
