@@ -167,7 +167,7 @@ def test_a_data_set_has_the_rows_of_the_lines(db: Database, run: RunRow, tmp_pat
     import datasets
 
     lines = tmp_path / "lines.jsonl"
-    assert jobs.export_run(db, run, lines) == export_dataset(db, run, tmp_path / "set") == 18
+    assert jobs.export_run(db, run, lines) == export_dataset(db, run, tmp_path / "set") == 19
     found = datasets.load_dataset(str(tmp_path / "set"), "eval-test-after", split="test", cache_dir=str(tmp_path / "c"))
     assert found.column_names == list(COLUMNS)
     for row, line in zip(found, lines.read_text().splitlines(), strict=True):
@@ -243,7 +243,7 @@ def logits(model: Any) -> torch.Tensor:
 def by_transformers(folder: Path) -> Any:
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(embedded_model_dir())
+    model = AutoModelForCausalLM.from_pretrained(embedded_model_dir(), dtype=torch.float32)
     model.load_adapter(str(folder))
     return model
 
@@ -251,7 +251,7 @@ def by_transformers(folder: Path) -> Any:
 def by_peft(folder: Path) -> Any:
     from peft import AutoPeftModelForCausalLM
 
-    return AutoPeftModelForCausalLM.from_pretrained(folder)
+    return AutoPeftModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
 
 
 @pytest.mark.parametrize("load", [by_transformers, by_peft])
@@ -265,21 +265,24 @@ def test_the_adapter_loads_as_the_policy(
         assert not torch.allclose(logits(load(tmp_path / "adapter")), logits(policy.model), atol=0.1)
 
 
-def test_the_merged_model_is_the_policy_without_an_adapter(
+def test_the_merged_model_is_the_policy_rounded_as_its_base(
     db: Database, run: RunRow, policy: Policy, tmp_path: Path
 ) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     export_adapter(db, run, tmp_path / "merged", merge=True)
     assert not list((tmp_path / "merged").glob("adapter*"))
-    model = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    base, model = (AutoModelForCausalLM.from_pretrained(p) for p in (embedded_model_dir(), tmp_path / "merged"))
+    assert model.dtype == base.dtype == torch.bfloat16
+    learned = policy.model.merge_and_unload().state_dict()
+    for name, weight in model.state_dict().items():
+        assert torch.allclose(weight.float(), learned[name], rtol=2**-7, atol=1e-4), name
+    moved = [n for n, weight in base.state_dict().items() if not torch.equal(weight, model.state_dict()[n])]
+    assert len(moved) == 7 * base.config.num_hidden_layers
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "merged")
-    assert torch.allclose(logits(model), logits(policy.model), atol=1e-4)
-    assert model.dtype == torch.float32  # as the base model's files
     said = [{"role": "user", "content": "1+1=?"}]
-    assert tokenizer.apply_chat_template(said, tokenize=False) == policy.tokenizer.apply_chat_template(
-        said, tokenize=False
-    )
+    texts = [t.apply_chat_template(said, tokenize=False) for t in (tokenizer, policy.tokenizer)]
+    assert texts[0] == texts[1]
 
 
 @pytest.mark.parametrize("merge", [False, True])

@@ -41,8 +41,8 @@ def prompts(policy: Policy) -> list[list[int]]:
     return [policy.tokenizer.encode(text, add_special_tokens=False) for text in texts]
 
 
-def check(llm: Any, policy: Policy, lora: Any = None) -> None:
-    """Greedy answers, and the log-probs of their tokens, against one full pass of the policy."""
+def check(llm: Any, policy: Policy, model: Any, lora: Any = None) -> None:
+    """Greedy answers, and the log-probs of their tokens, against one full pass of `model`."""
     from vllm import SamplingParams
 
     asked = prompts(policy)
@@ -52,7 +52,7 @@ def check(llm: Any, policy: Policy, lora: Any = None) -> None:
     for prompt, output in zip(asked, found, strict=True):
         ids = list(output.outputs[0].token_ids)
         with torch.no_grad():
-            logits = policy.model(torch.tensor([[*prompt, *ids]])).logits[0, len(prompt) - 1 : -1].double()
+            logits = model(torch.tensor([[*prompt, *ids]])).logits[0, len(prompt) - 1 : -1].double()
         ours = logits.log_softmax(-1)
         assert ours.argmax(-1).tolist() == ids
         theirs = [step[token].logprob for step, token in zip(output.outputs[0].logprobs, ids, strict=True)]
@@ -70,9 +70,12 @@ def test_vllm_loads_the_adapter(policy: Policy, checkpoint: Path, tmp_path: Path
 
     write_adapter(CFG, checkpoint, tmp_path)
     llm = engine(embedded_model_dir(), enable_lora=True, max_lora_rank=CFG.lora.r)
-    check(llm, policy, LoRARequest("scrpo", 1, str(tmp_path)))
+    check(llm, policy, policy.model, LoRARequest("scrpo", 1, str(tmp_path)))
 
 
 def test_vllm_loads_the_merged_model(policy: Policy, checkpoint: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
     write_merged(CFG, checkpoint, tmp_path)
-    check(engine(tmp_path), policy)
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
+    check(engine(tmp_path), policy, merged)
