@@ -9,6 +9,7 @@ import gzip
 import io
 import json
 import os
+import re
 import secrets
 import shutil
 import sys
@@ -57,6 +58,29 @@ def write_atomically(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def write_directory(path: Path) -> Iterator[Path]:
+    """A directory beside `path` to fill, which takes its place at the end; after an error nothing is left of it.
+    UserError where something is there already: what a person has put together is never mixed with ours.
+    """
+    path = Path(os.path.realpath(path))
+    if path.exists():
+        raise UserError("There is something at this place already.", str(path), "Name a new directory with -o.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".scrpo-{secrets.token_hex(8)}.tmp")
+    try:
+        temporary.mkdir()
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def file_stem(name: str) -> str:
+    """A name as part of a file's name."""
+    return re.sub(r"[^\w.=-]+", "_", name)
 
 
 def _copy_owner(old: Path, new: Path) -> None:

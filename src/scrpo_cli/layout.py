@@ -1,9 +1,9 @@
-"""Tables and labelled lines for people: the one place that decides what is folded, shortened, left out or stacked.
+"""Tables and labelled lines for people: the one place that decides what is folded, left out, set below or stacked.
 
-Into a pipe, which has no width, everything is written in full, a row a line. On a terminal a number, name, date or id
-is never broken. What does not fit gives way in this order: columns that may be left out and hold one value in all rows
-(it is said below the table); the width of the widest columns, which fold between words or, where a command shows the
-whole text, are shortened with `…`; at last the table itself, which becomes several, or a block of lines for each row.
+Into a pipe, which has no width, everything is written in full, a row a line. On a terminal a number, name, date, path
+or id is never broken. What does not fit gives way in this order: columns that may be left out and hold one value in all
+rows (it is said below the table); the width of the widest columns, which fold between words; at last the table itself,
+which becomes several or, in a list of records, sets its widest columns below each row, or is a block of lines a row.
 """
 
 from __future__ import annotations
@@ -23,35 +23,40 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 GAP = "  "
-SHORTEST = 16  # columns of a text that is shortened, at least
+SHORTEST = 16  # columns of a text, at least
+ROW_LINES = 3  # of a row of records, at most: what needs more stands below it
+TEXT_LINES = 6  # of a text on a terminal, at most
 WORDS = re.compile(r"\[[^\]]*\]\S*|\S+")  # an interval is one word
 BEFORE_INTERVAL = re.compile(r" (?=\[)")
 
 
 @dataclass(frozen=True)
 class Column:
-    """`folds`: `whole` only before an interval, `words` between words, `short` not at all: it ends with `…`. `same`: it
-    may be left out where all rows agree.
+    """`folds`: `whole` only before an interval, `words` between words, `text`, which somebody wrote and another command
+    shows in full, between words and inside of endless ones, and after TEXT_LINES it is broken off. `same`: it may be
+    left out where all rows agree.
     """
 
     name: str
-    folds: Literal["whole", "words", "short"] = "whole"
+    folds: Literal["whole", "words", "text"] = "whole"
     same: bool = False
 
     def lines(self, cell: str, width: int | None) -> list[str]:
         """The cell in lines of at most `width` characters, but for pieces that are longer; None: in one line."""
         if width is None:
-            return ["; ".join(cell.split("\n"))] if self.folds != "short" else [" ".join(cell.split())]
-        if self.folds == "short":
-            return [shortened(" ".join(cell.split()), width)]
+            return ["; ".join(cell.split("\n"))] if self.folds != "text" else [" ".join(cell.split())]
+        if self.folds == "text":
+            return broken_off(cell.split(), max(width, SHORTEST))
         return [line for part in cell.split("\n") for line in filled(self._pieces(part), width)]
 
     def _pieces(self, text: str) -> list[str]:
         return BEFORE_INTERVAL.split(text) if self.folds == "whole" else WORDS.findall(text)
 
 
-def shortened(text: str, width: int) -> str:
-    return text if cell_len(text) <= width else f"{chop_cells(text, width - 1)[0]}…"
+def broken_off(words: Sequence[str], width: int) -> list[str]:
+    """At most TEXT_LINES lines; what is left out is a `...` in a place of its own."""
+    lines = filled([piece for word in words for piece in chop_cells(word, width) or [""]], width)
+    return lines if len(lines) <= TEXT_LINES else [*lines[: TEXT_LINES - 1], "..."]
 
 
 def filled(pieces: Sequence[str], width: int) -> list[str]:
@@ -66,8 +71,8 @@ def filled(pieces: Sequence[str], width: int) -> list[str]:
 class Table:
     """Rows under named columns, fitted to where they are printed.
 
-    `records`: on a terminal that is too narrow each row becomes a block of lines; else the table is split into several
-    that begin with the first column. A cell is a string or a Rich Text of one style.
+    `records`: on a terminal that is too narrow the widest columns stand below each row; else the table is split into
+    several that begin with the first column. A cell is a string or a Rich Text of one style.
     """
 
     def __init__(self, *columns: str | Column, title: str = "", records: bool = False) -> None:
@@ -88,8 +93,8 @@ class Table:
             yield from self._table(every, None)
             return
         shown = self._without_same(width)
-        if (widths := self._fit(shown, width)) is not None:
-            yield from self._table(shown, widths)
+        if self.records and (above := self._above(shown, width)):
+            yield from self._table(above, self._fit(above, width), [c for c in shown if c not in above], width)
         elif not self.records and (parts := self._parts(shown, width)):
             for i, part in enumerate(parts):
                 yield from _styled([""] * (i > 0))
@@ -140,13 +145,33 @@ class Table:
 
     def _narrower(self, column: int, width: int) -> int | None:
         """The next smaller width of a column, or None."""
-        if width <= 1 or (self.columns[column].folds == "short" and width <= SHORTEST):
+        if width <= 1 or (self.columns[column].folds == "text" and width <= SHORTEST):
             return None
         found = self._width(column, width - 1)
         return found if found < width else None
 
+    def _above(self, shown: Sequence[int], width: int) -> list[int]:
+        """The columns of a list that stand beside each other in rows of few lines: the widest go below them, one after
+        the other. None where the first column would be left alone.
+        """
+        above = list(shown)
+        while above:
+            widths = self._fit(above, width)
+            if widths and all(self._height(c, w) <= ROW_LINES for c, w in zip(above, widths, strict=True)):
+                return above
+            if len(above) <= 2:
+                return []
+            above.remove(max(above[1:], key=lambda column: self._width(column, None)))
+        return above
+
+    def _height(self, column: int, width: int) -> int:
+        """Lines of the tallest cell of a column."""
+        return max((len(self.columns[column].lines(cell, width)) for cell in self._cells(column)), default=1)
+
     def _parts(self, shown: Sequence[int], width: int) -> list[list[int]]:
         """The columns in groups that fit, each beginning with the first; none where not even two of them do."""
+        if self._fit(shown, width) is not None:
+            return [list(shown)]
         parts = [[shown[0]]]
         for column in shown[1:]:
             if self._fit([*parts[-1], column], width) is not None:
@@ -157,7 +182,9 @@ class Table:
                 return []
         return parts
 
-    def _table(self, shown: Sequence[int], widths: Sequence[int] | None) -> Iterator[RenderableType]:
+    def _table(
+        self, shown: Sequence[int], widths: Sequence[int] | None, below: Sequence[int] = (), width: int = 0
+    ) -> Iterator[RenderableType]:
         folded: Sequence[int | None] = widths or [None] * len(shown)
         natural = widths or [self._width(column, None) for column in shown]
         heads = [Column("", "words").lines(self.columns[c].name, folded[i]) for i, c in enumerate(shown)]
@@ -165,6 +192,20 @@ class Table:
         for row in range(len(self.rows)):
             cells = [self.columns[c].lines(self._cell(row, c), folded[i]) for i, c in enumerate(shown)]
             yield from _beside(cells, natural, [_style(self.rows[row][c]) for c in shown])
+            yield from self._under(row, below, width)
+
+    def _under(self, row: int, below: Sequence[int], width: int) -> Iterator[RenderableType]:
+        """The cells that have no place in the row, each after the name of its column."""
+        said = [c for c in below if self._cell(row, c)]
+        labels = max((cell_len(self.columns[c].name) for c in said), default=0)
+        for column in said:
+            lines = self.columns[column].lines(self._cell(row, column), width - labels - 2 * len(GAP))
+            style = _style(self.rows[row][column])
+            if max(map(cell_len, lines)) <= width - labels - 2 * len(GAP):
+                yield from _beside([[""], [self.columns[column].name], lines], [0, labels, 0], ["", "dim", style])
+            else:  # a path, say: it has a line of its own
+                yield from _styled([GAP + self.columns[column].name], "dim")
+                yield from _styled([2 * GAP + line for line in lines], style)
 
     def _blocks(self, shown: Sequence[int], width: int) -> Iterator[RenderableType]:
         """Each row as its first cell and, below it, `column cell, column cell, ...`."""

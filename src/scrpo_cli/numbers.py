@@ -7,7 +7,7 @@ Shares are between 0 and 1 here and shown in percent; differences are shown in p
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from statistics import NormalDist
 from typing import Any
 
@@ -44,6 +44,15 @@ def percents(ci95: Sequence[float]) -> str:
 def estimate(number: Mapping[str, Any] | None) -> str:
     """A {"value", "ci95"} in percent."""
     return percent(number["value"], number["ci95"]) if number else NOTHING
+
+
+def estimates(metrics: Mapping[str, Any]) -> Iterator[tuple[str, float | None, Any]]:
+    """(name, value, interval) of an evaluation: `avg` with `ci95`, and whatever is of the form {"value", "ci95"}."""
+    if "avg" in metrics:
+        yield "avg", metrics["avg"], metrics.get("ci95")
+    for name, value in metrics.items():
+        if isinstance(value, Mapping) and "value" in value:
+            yield name, value["value"], value.get("ci95")
 
 
 def left_out(found: Mapping[str, Mapping[str, Any]] | None) -> str:

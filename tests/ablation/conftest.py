@@ -12,6 +12,7 @@ def scrpo(tmp_path, capsys, monkeypatch):
     """Runs a command line; returns (exit code, the JSON document, stderr)."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SCRPO_DB", str(tmp_path / "scrpo.db"))
+    monkeypatch.setenv("WANDB_MODE", "disabled")
 
     def run(line):
         with pytest.raises(SystemExit) as exit_:

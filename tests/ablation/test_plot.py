@@ -6,7 +6,7 @@ from ablation_fakes import first_solved, run
 
 from scrpo_cli.ablation.outcomes import Curve
 from scrpo_cli.ablation.table import tabulate
-from scrpo_cli.report.figures import on_one_grid, plot_arms, plot_sweep, smooth
+from scrpo_cli.report.figures import _draw_first_answers, on_one_grid, plot_arms, plot_sweep, smooth
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -53,3 +53,16 @@ def test_many_arms_get_room(tmp_path):
     runs = [run(f"arm {n}", 0, first_solved(n)) for n in range(20)]
     path = plot_arms(tabulate(runs, [r.arm for r in runs], 1000), tmp_path / "plot.png")
     assert int.from_bytes(path.read_bytes()[20:24], "big") > 1000
+
+
+def test_the_arms_are_sorted_by_effect_and_keep_their_colours():
+    from matplotlib.figure import Figure
+
+    solved = {"a": 10, "b": 25, "c": 17}
+    runs = [run(arm, 0, first_solved(k)) for arm, k in solved.items()]
+    axes = Figure().subplots()
+    _draw_first_answers(axes, tabulate(runs, [*solved], 1000))
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["b", "c", "a"]
+    after = [container.lines[0] for container in axes.containers][1::2]
+    assert [float(line.get_xdata()[0]) for line in after] == sorted([line.get_xdata()[0] for line in after])[::-1]
+    assert [line.get_color() for line in after] == ["C1", "C2", "C0"]

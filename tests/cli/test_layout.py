@@ -193,7 +193,7 @@ def test_the_repair_rate_is_folded_between_words() -> None:
     found = {"value": 0.471, "ci95": [0.315, 0.633]}
     summary = {"errors": 34, "corrections": 34, "not_graded": 0, "repair_rate": found, "pool": "default"}
     with Database.open("sqlite://") as database:
-        said = "\n".join(printed(part, 80) for part in correct_closing(summary, database)[:-1])
+        said = "\n".join(printed(part, 80) for part in correct_closing(summary, database)[:-2])
     assert said.split() == [
         "34",
         "errors,",

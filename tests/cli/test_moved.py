@@ -117,14 +117,13 @@ def test_commands_that_are_named_work_as_they_stand(scrpo_process, tmp_path) -> 
     db = tmp_path / "a place/my.db"
     collected = scrpo_process("collect", "--db", db, *SIZES)
     assert collected.code == 0, collected.err
-    line = collected.out.splitlines()[-1].removeprefix("next: ")
-    stats, correct = (shlex.split(command)[1:] for command in line.split("   or   "))
+    stats, correct = (shlex.split(line)[2:] for line in collected.out.splitlines()[-2:])
     assert scrpo_process(*stats).code == 0
     corrected = scrpo_process(*correct, *SIZES)
     assert corrected.code == 0, corrected.err
-    look, show = corrected.out.splitlines()[-1].removeprefix("look: ").split(", then ")
-    assert scrpo_process(*shlex.split(look)[1:]).code == 0
-    assert shlex.split(show)[-2:] == ["--db", str(db)]
+    look, show = (shlex.split(line)[2:] for line in corrected.out.splitlines()[-2:])
+    assert scrpo_process(*look).code == 0
+    assert show[-2:] == ["--db", str(db)]
     for wrong in (("runs", "show", "nothing"), ("pool", "show", "nothing")):
         refused = scrpo_process(*wrong, "--db", db)
         assert refused.code == 2

@@ -80,3 +80,26 @@ def test_show_what_is_not_there(scrpo, db: Path, tmp_path: Path) -> None:
     assert several.code == 2
     assert "run-a" in several.err
     assert scrpo("runs", "ls", "--db", tmp_path / "typo.db").code == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("-o", "x", "--format", "parket"), "Did you mean 'parquet'?"),
+        (("-o", "x", "--format", "inspect", "--all"), "--all has no effect"),
+        (("-o", "-", "--format", "parquet"), "writes a directory"),
+        (("-o", "-", "--format", "inspect"), "writes a directory"),
+        (("-o", "x", "--format", "parquet"), "has no answers to a benchmark"),
+    ],
+)
+def test_what_cannot_be_exported(scrpo, db: Path, tmp_path: Path, options: tuple[str, ...], said: str) -> None:
+    refused = scrpo("runs", "export", "run-a", *options, "--db", db)
+    assert (refused.code, said in refused.err, len(refused.err.splitlines())) == (2, True, 3), refused.err
+    assert not (tmp_path / "x").exists()
+
+
+def test_the_adapter_of_a_run_that_has_none_whole(scrpo, db: Path, tmp_path: Path) -> None:
+    refused = scrpo("export", "run-a", "-o", "x", "--db", db, "--quiet")
+    assert refused.code == 2
+    assert "run run-a" in refused.err.lower()
+    assert not (tmp_path / "x").exists()

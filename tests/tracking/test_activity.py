@@ -40,9 +40,37 @@ def test_a_stage_is_said_at_once_and_its_parts_when_a_line_is_due() -> None:
         pass
     assert lines(screen) == [
         "evaluating [before]",
-        "evaluating [before], repairs: 1,008/2,000",
+        "evaluating [before], repairs: 1,008/2,000, about 0:10:20 left",
         "evaluating [before], grading",
     ]
+
+
+def test_the_time_left_of_a_count_is_from_its_own_pace() -> None:
+    clock = Clock()
+    shown = Activity(clock=clock)
+    shown.stage("grading")
+    for done in range(4):
+        shown.progress(done, 100)
+        clock.seconds += 4.0
+    assert shown.text == "grading: 3/100, about 0:06:24 left"  # 12 s for three of them; 4 s ago
+    shown.progress(99, 100)
+    assert shown.text == "grading: 99/100"  # what is over in a moment needs no estimate
+    shown.progress(0, 100)  # another round
+    assert shown.text == "grading: 0/100"
+
+
+def test_the_time_left_is_that_of_everything_where_it_is_known() -> None:
+    clock = Clock()
+    shown = Activity(clock=clock)
+    for done in (20, 30, 40):  # 20 were stored already
+        shown.whole(done, 100)
+        shown.stage("sampling")
+        for row in (0, 1):
+            shown.progress(row, 2)
+            clock.seconds += 10.0
+    assert shown.text == "sampling: 1/2, about 0:01:40 left"  # 40 s for 20 of them, and 20 s ago
+    shown.whole(100, 100)
+    assert shown.text == "sampling: 1/2"
 
 
 def test_lines_of_others_put_the_next_one_off() -> None:

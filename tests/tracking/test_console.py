@@ -26,12 +26,12 @@ def test_one_plain_line_a_step_without_a_terminal():
     screen = console(terminal=False)
     sink = ConsoleSink(screen, RECIPE)
     sink.log(1, STEP)
-    sink.log(2, {"reflect/fix_rate": 0.5})
+    sink.log(2, {"reflect/fix_rate": 0.5, "seconds/step": 60.0})
     sink.event("saved [step 2]")
     sink.finish({}, failed=False)
     assert screen.file.getvalue().splitlines() == [
         "step 1/10  reward 0.25  accuracy 25%  pool 3  tokens/s 600",
-        "step 2/10  fix rate 50%",
+        "step 2/10  fix rate 50%  about 0:08:00 left (steps)",
         "saved [step 2]",
     ]
 

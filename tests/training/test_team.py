@@ -239,7 +239,7 @@ def test_a_stop_signal_to_all_ends_all_after_the_same_step(alone, tmp_path) -> N
 
 @pytest.mark.slow
 def test_a_stop_while_a_step_samples_keeps_the_answers_of_process_0(alone, tmp_path) -> None:
-    first, other = run_team(train("scrpo"), tmp_path, hooks={0: [SignalInStep(2, 1)]})
+    first, _ = run_team(train("scrpo"), tmp_path, hooks={0: [SignalInStep(2, 1)]})
     assert first.code == 130, first.err
     assert "Stopped in step 2: 8 finished answers of it are kept" in first.err
     resumed = run_team(("train", "--resume", RUN), tmp_path)[0]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import product
 
 from scrpo_cli.errors import UserError
+from scrpo_cli.files import file_stem
 from scrpo_cli.numbers import LARGEST
 from scrpo_cli.recipe.load import find_recipe, load_recipe
 from scrpo_cli.recipe.models import Recipe
@@ -51,10 +52,6 @@ class Cell:
     @property
     def name(self) -> str:
         return f"{self.arm} seed={self.seed}"
-
-
-def file_stem(name: str) -> str:
-    return re.sub(r"[^\w.=-]+", "_", name)
 
 
 def make_arms(

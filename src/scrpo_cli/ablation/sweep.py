@@ -14,9 +14,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from scrpo_cli.ablation.executors.base import POLL_SECONDS, Job
-from scrpo_cli.ablation.grid import Arm, Cell, check_arms, check_size, file_stem, make_cells
+from scrpo_cli.ablation.grid import Arm, Cell, check_arms, check_size, make_cells
 from scrpo_cli.errors import UserError
-from scrpo_cli.files import write_atomically
+from scrpo_cli.files import file_stem, write_atomically
 from scrpo_cli.jobs.runs import is_alive, worker
 from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.models import RunRow
@@ -81,8 +81,7 @@ def start_sweep(
     check_size(arms, first_seed, seeds)
     sweep_id = new_run_id()
     directory = db.home / "sweeps" / sweep_id
-    grouped = tuple(_grouped(arm, sweep_id) for arm in arms)
-    sweep = Sweep(sweep_id, directory, grouped, _seeds(first_seed, seeds), tuple(bases), tuned_by, fork)
+    sweep = Sweep(sweep_id, directory, tuple(arms), _seeds(first_seed, seeds), tuple(bases), tuned_by, fork)
     _write(sweep)
     start_run(
         db,
@@ -107,7 +106,7 @@ def extend_sweep(sweep: Sweep, arms: Sequence[Arm], seeds: int | None) -> Sweep:
     if count < len(sweep.seeds):
         fix = "Nothing is taken out of a sweep; --seeds counts all runs of an arm."
         raise UserError(f"The sweep has {len(sweep.seeds)} seeds already", f"--seeds {seeds}", fix)
-    everything = (*sweep.arms, *(_grouped(arm, sweep.id) for arm in arms))
+    everything = (*sweep.arms, *arms)
     check_arms(everything)
     check_size(everything, sweep.seeds[0], count)
     longer = replace(sweep, arms=everything, seeds=_seeds(sweep.seeds[0], count))
@@ -117,13 +116,6 @@ def extend_sweep(sweep: Sweep, arms: Sequence[Arm], seeds: int | None) -> Sweep:
 
 def _seeds(start: int, count: int) -> tuple[int, ...]:
     return tuple(range(start, start + count))
-
-
-def _grouped(arm: Arm, group: str) -> Arm:
-    """W&B groups the runs under the sweep's id, unless the recipe names a group."""
-    data = arm.recipe.model_dump(mode="json")
-    data["tracking"]["wandb"]["group"] = arm.recipe.tracking.wandb.group or group
-    return replace(arm, recipe=Recipe.model_validate(data))
 
 
 def _write(sweep: Sweep) -> None:

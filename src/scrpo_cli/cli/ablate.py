@@ -408,7 +408,7 @@ def finish(
     now().stage(f"sweep {sweep.id}, runs done", at_once=False)
     failed = run_jobs(executor, jobs, output)
     now().stage("reading the results", at_once=False)
-    report = report_on_tuning(database, sweep) if sweep.bases else report_on(database, sweep, question)
+    report = report_on_tuning(database, sweep) if sweep.bases else report_on(database, sweep, question, output)
     if report is not None:
         with write_atomically(sweep.directory / RESULTS_FILE) as path:
             path.write_text(jsonlib.dumps(report.summary, indent=2) + "\n", encoding="utf-8")
@@ -421,19 +421,22 @@ def finish(
     return report
 
 
-def report_on(database: Database, sweep: Sweep, question: Question) -> Report | None:
-    """The comparison of the arms, with its plot; None while no run is done."""
+def report_on(database: Database, sweep: Sweep, question: Question, output: Output) -> Report | None:
+    """The comparison of the arms, with its plot, also for W&B; None while no run is done."""
     from rich.console import Group
 
     from scrpo_cli.ablation.table import read_result
     from scrpo_cli.layout import Pairs
     from scrpo_cli.report.figures import plot_sweep
+    from scrpo_cli.report.published import publish_sweep
     from scrpo_cli.report.tables import render
 
     result, outcomes = read_result(database, [sweep], question)
     if result is None:
         return None
-    plot = {"plot": str(plot_sweep(result, outcomes, sweep.directory / PLOT_FILE))}
+    figure = plot_sweep(result, outcomes, sweep.directory / PLOT_FILE)
+    publish_sweep(sweep, result, figure, output.say)
+    plot = {"plot": str(figure)}
     summary = result.as_dict()
     return Report(summary, plot | summary, Group(render(result), Pairs(plot)))
 

@@ -40,6 +40,7 @@ COMMANDS = {
     "db": ("db:app", "Databases as files: merge those of many machines."),
     "power": ("power:power", "How large a difference so many problems and samples can show."),
     "runs": ("runs:app", "Look at earlier runs."),
+    "export": ("export:export", "What a run has learned, for transformers, peft and vLLM."),
 }
 """Name -> (module of this package:attribute, one line of help). The attribute is a function or a `typer.Typer`."""
 

@@ -100,12 +100,14 @@ def collect(
 
 def closing(summary: Mapping[str, Any], database: Database) -> list[RenderableType]:
     from scrpo_cli.cli.tables import errors_kept
+    from scrpo_cli.layout import Prose
 
     verdicts = ", ".join(f"{n} {verdict}" for verdict, n in sorted(summary["verdicts"].items()))
     pool = ("--pool", summary["pool"])
     return [
-        f"{summary['attempts']} attempts: {verdicts}",
+        Prose(f"{summary['attempts']} attempts: {verdicts}"),
         *errors_kept(summary),
-        f"{summary['kept']} errors are in the pool '{summary['pool']}' (run {summary['run']})",
-        f"next: {database.command('pool', 'stats', *pool)}   or   {database.command('correct', *pool)}",
+        Prose(f"{summary['kept']} errors are in the pool '{summary['pool']}' (run {summary['run']})"),
+        f"look: {database.command('pool', 'stats', *pool)}",
+        f"next: {database.command('correct', *pool)}",
     ]

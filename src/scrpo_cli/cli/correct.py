@@ -105,5 +105,6 @@ def closing(summary: dict[str, Any], database: Database) -> list[RenderableType]
     rates = f"{summary['errors']} errors, {summary['corrections']} corrections{failed}: repair rate {estimate(rate)}"
     return [
         *map(Prose, filter(None, [gate, f"{rates} (95%, clustered by problem)"])),
-        f"look: {listed}, then {database.command('pool', 'show', 'ID')}",
+        f"look: {listed}",
+        f"then: {database.command('pool', 'show', 'ID')}",
     ]

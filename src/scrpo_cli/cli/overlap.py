@@ -48,6 +48,8 @@ def overlap(
 
     scrpo overlap gsm8k:train
     """
+    output = Output(json, quiet)
+    output.begin(f"scrpo overlap: {' and '.join(filter(None, (first, second)))}")
     from scrpo_cli.evaluation.contamination import Kind, overlaps, repeats
     from scrpo_cli.layout import Prose
 
@@ -58,7 +60,7 @@ def overlap(
     shown = [o for o in found if all_ or o.kind is not Kind.VARIANT]
     sizes = {str(problems): len(corpus.texts) for problems, corpus in zip(named, corpora, strict=True)}
     data = {"sets": sizes, "counts": counts, "pairs": [row(o, texts) for o in shown]}
-    Output(json, quiet).result(data, *parts(shown, texts), Prose(closing(sizes, counts, all_)))
+    output.result(data, *parts(shown, texts), Prose(closing(sizes, counts, all_)))
 
 
 def read(name: str, task: str | None) -> ProblemSet:

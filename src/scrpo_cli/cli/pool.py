@@ -63,11 +63,11 @@ def ls(
 
 
 def _entries_table(entries: Sequence[Entry], with_pool: bool, with_state: bool) -> Table:
-    """`pool show ID` has what is shortened here."""
+    """`pool show ID` has what is broken off here."""
     with_injected = any(e.injected for e in entries)
     columns: list[str | Column] = [
         "attempt",
-        *(Column(name, "short") for name in ("problem", "gold", "given")),
+        *(Column(name, "text") for name in ("problem", "gold", "given")),
         "added",
         "repaired",
     ]
@@ -123,7 +123,7 @@ def _shown_problem(entries: Sequence[Entry]) -> Iterator[RenderableType]:
     """The parts of `pool show PROBLEM` for a reader."""
     yield from _problem(entries[0])
     yield Text()
-    given = ("verdict", Column("extracted", "short"), Column("finish", same=True), "repaired")
+    given = ("verdict", Column("extracted", "text"), Column("finish", same=True), "repaired")
     table = Table("attempt", *given, Column("pool", same=True), Column("life", "words"), records=True)
     for e in entries:
         extracted = "" if e.extracted is None else visible(_given(e.extracted))
@@ -212,7 +212,7 @@ def stats_tables(found: Mapping[str, Any]) -> Iterator[RenderableType]:
     yield Pairs(lines)
     if again["top"]:
         yield _heading("\nMost repeated")
-        top = Table("problem", Column("source", same=True), Column("wrong answer", "short"), "times", records=True)
+        top = Table("problem", Column("source", same=True), Column("wrong answer", "text"), "times", records=True)
         for row in again["top"]:
             cells = (row["problem_id"], row["problem_source"], row["extracted"], row["attempts"])
             top.add_row(*(visible(str(cell)) for cell in cells))

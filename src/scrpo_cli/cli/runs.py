@@ -27,6 +27,7 @@ RunArgument = Annotated[
     typer.Argument(metavar="RUN", autocompletion=completion.runs, help="An id, a unique beginning of one, or `last`."),
 ]
 
+EXPORTS = ("jsonl", "inspect", "parquet")
 SHOWN = ("id", "command", "recipe_name", "seed", "model", "status", "sweep", "arm", "created_at", "finished_at")
 """Columns of a run that `runs show` prints."""
 
@@ -104,26 +105,52 @@ def show(
 def export(
     run: RunArgument,
     output: Annotated[
-        Path, typer.Option("-o", "--output", metavar="FILE", help="JSONL to write (.gz, or - for stdout).")
+        Path,
+        typer.Option("-o", "--output", metavar="PATH", help="JSONL to write (.gz, or - for stdout), or a directory."),
     ],
     all_: Annotated[bool, typer.Option("--all", help="Also what was sampled for training and collecting.")] = False,
+    format_: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            metavar="F",
+            autocompletion=completion.among(*EXPORTS),
+            help="jsonl, inspect (a directory of logs) or parquet (a directory).",
+        ),
+    ] = "jsonl",
     db: DbOption = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Write the answers of a run's evaluations, one a line; `scrpo eval --from-jsonl FILE` scores them again."""
-    from scrpo_cli.jobs.export import export_run
+    """Write the answers of a run's evaluations: lines that `scrpo eval --from-jsonl FILE` scores again, logs for
+    `inspect view`, or a data set of Parquet files with a card.
+    """
+    from scrpo_cli.jobs import export as jobs
     from scrpo_cli.pool.db import Database
     from scrpo_cli.pool.queries import resolve_run
 
     answer = Output(json, quiet)
+    if format_ not in EXPORTS:
+        fix = f"{nearest(format_, EXPORTS)} It is one of {', '.join(EXPORTS)}.".strip()
+        raise UserError(f"There is no format '{format_}'", "--format", fix)
+    if format_ == "inspect" and all_:
+        raise UserError("A log of Inspect is an evaluation: --all has no effect.", "--all", "Leave it out.")
     answer.check_file(output)
     with Database.open(db, create=False) as database:
         row = resolve_run(database, run)
-        rows = export_run(database, row, output, everything=all_)
-    summary = {"run": row.id, "rows": rows, "file": str(output)}
-    answer.wrote(output, summary, f"{rows} answers of run {row.id} are in {output}")
+        summary: dict[str, Any] = {"run": row.id, "format": format_, "file": str(output)}
+        if format_ == "inspect":
+            summary["logs"], summary["rows"] = jobs.export_inspect(database, row, output)
+        elif format_ == "parquet":
+            from scrpo_cli.jobs.dataset import export_dataset
+
+            summary["rows"] = export_dataset(database, row, output, everything=all_)
+        else:
+            summary["rows"] = jobs.export_run(database, row, output, everything=all_)
+    what = f"{summary['rows']} answers of run {row.id}"
+    logs = f" as {summary['logs']} logs" if "logs" in summary else ""
+    answer.wrote(output, summary, f"{what} are in {output}{logs}")
 
 
 @app.command("compare")
@@ -223,7 +250,7 @@ def _shown(data: Mapping[str, Any], evaluations: list[StoredEvaluation]) -> Iter
 
 def _evaluations(evaluations: list[StoredEvaluation]) -> Table:
     """A row for each number that has an interval."""
-    from scrpo_cli.numbers import left_out, percent
+    from scrpo_cli.numbers import estimates, left_out, percent
 
     table = Table("benchmark", "step", "measure", "value")
     for evaluation in evaluations:
@@ -232,15 +259,6 @@ def _evaluations(evaluations: list[StoredEvaluation]) -> Table:
         if found := left_out(evaluation.metrics.get("left_out")):
             table.add_row(evaluation.name, str(evaluation.step), "left out", found)
     return table
-
-
-def estimates(metrics: Mapping[str, Any]) -> Iterator[tuple[str, float | None, Any]]:
-    """(name, value, interval): `avg` with `ci95`, and whatever is of the form {"value", "ci95"}."""
-    if "avg" in metrics:
-        yield "avg", metrics["avg"], metrics.get("ci95")
-    for name, value in metrics.items():
-        if isinstance(value, Mapping) and "value" in value:
-            yield name, value["value"], value.get("ci95")
 
 
 def _section(title: str, data: Mapping[str, Any]) -> Iterator[RenderableType]:

@@ -23,6 +23,7 @@ from enum import StrEnum
 from functools import cache
 from math import log, sqrt
 
+from scrpo_cli.tracking.activity import now
 from scrpo_cli.types import Problem
 
 NEAR, VARIANT = 0.5, 0.8
@@ -90,7 +91,8 @@ class Corpus:
     """The texts of a set of problems; one can be compared with many others."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
-        self.texts = [Text(p) for p in problems]
+        with now().doing("reading the texts"):
+            self.texts = [Text(p) for p in now().each(problems)]
         self.counts = Counter(gram for text in self.texts for gram in text.grams)
         self.by_facts: dict[tuple[str, ...], list[Text]] = defaultdict(list)
         for text in self.texts:
@@ -99,14 +101,17 @@ class Corpus:
 
 def overlaps(first: Corpus, second: Corpus) -> list[Overlap]:
     """Every overlapping pair, the surest kind and the most alike first."""
-    pairs = ((a, b) for a in first.texts for b in second.by_facts.get(a.facts, ()))
-    return _alike(pairs, (first, second))
+    with now().doing("comparing problems"):
+        pairs = ((a, b) for a in now().each(first.texts) for b in second.by_facts.get(a.facts, ()))
+        return _alike(pairs, (first, second))
 
 
 def repeats(corpus: Corpus) -> list[Overlap]:
     """Pairs of problems of one set that overlap."""
-    pairs = ((a, b) for same in corpus.by_facts.values() for i, a in enumerate(same) for b in same[i + 1 :])
-    return _alike(pairs, (corpus,))
+    groups = [*corpus.by_facts.values()]
+    with now().doing("comparing problems"):
+        pairs = ((a, b) for same in now().each(groups) for i, a in enumerate(same) for b in same[i + 1 :])
+        return _alike(pairs, (corpus,))
 
 
 def _alike(pairs: Iterable[tuple[Text, Text]], corpora: Sequence[Corpus]) -> list[Overlap]:

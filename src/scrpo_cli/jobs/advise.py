@@ -99,6 +99,7 @@ def sample_all(
             continue
         batch = requests[start : start + size]
         what = f"{of}, problems {start + 1} to {start + len(batch)} of {len(requests)}"
+        now().whole(start, len(requests))
         now().stage(f"sampling {what}")
         origin = Origin(f"{run.run_id}:{step}", recipe.seed, step, PHASE)
         completions = sample_requests(runtime.engine, runtime.chat, batch, runtime.sampling, origin)

@@ -99,6 +99,7 @@ def collect_samples(db: Database, run: ActiveRun, runtime: Runtime, report: Repo
         if step in done:
             continue
         batch = f"problems {start + 1} to {min(start + size, len(problems))} of {len(problems)}"
+        now().whole(start, len(problems))
         now().stage(f"sampling {batch}")
         requests = [
             SampleRequest(p, runtime.task.messages(p), recipe.rollout.group_size)

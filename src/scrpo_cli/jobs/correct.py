@@ -64,6 +64,7 @@ def correct_entries(
     for step, start in enumerate(range(0, len(rest), size), start=first_step):
         batch = rest[start : start + size]
         errors = f"errors {start + 1} to {start + len(batch)} of {len(rest)}"
+        now().whole(start, len(rest))
         now().stage(f"correcting {errors}")
         chosen, asked = let_through(db, evaluator, batch, threshold, f"{run.run_id}:{step}")
         attempts = correct_batch(run, runtime, chosen, step) if chosen else []

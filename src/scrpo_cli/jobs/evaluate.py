@@ -108,19 +108,11 @@ def recipe_of_run(db: Database, ref: str, recipe: str | None, sets: Sequence[str
     """A training run's newest adapter under its own recipe, or under the one that is named; said where it is not yet
     the last one.
     """
-    from scrpo_cli.training.checkpoint import newest, step_of
-    from scrpo_cli.training.resume import refuse_foreign
+    from scrpo_cli.training.checkpoint import step_of
+    from scrpo_cli.training.resume import newest_adapter
 
     row = resolve_run(db, ref, command="train")
-    found, damaged = newest(Path(row.directory) / "checkpoints")
-    if damaged:  # an older adapter is another result
-        path, why = next(iter(damaged.items()))
-        fix = f"`{db.command('train', '--resume', row.id)}` makes it anew"
-        fix += f", or evaluate an older one: --adapter {found}" if found else ""
-        raise UserError(f"The newest checkpoint of run {row.id} is damaged: {why}.", str(path), f"{fix}.")
-    if found is None:
-        raise UserError(f"Run {row.id} has no complete checkpoint.", row.directory, "Resume it, or name another run.")
-    refuse_foreign(db, row.id, found)
+    found = newest_adapter(db, row)
     steps = max(s.step for s in steps_of(db, row.id))
     if is_alive(row):
         report(f"run {row.id} is still training: this is its adapter of {found.name}")
@@ -229,6 +221,7 @@ class BenchmarkRun:
             before = part.problems
 
     def answer(self, batch: Sequence[Problem], start: Start) -> list[Attempt]:
+        now().whole(start.problems, len(self.problems))
         now().stage(f"{self.name}: {start.problems} of {len(self.problems)} problems, sampling", at_once=False)
         return answer_gated(self.evaluator, batch, f"{self.run.run_id}:{STEP}:{self.name}", self.name, start)
 

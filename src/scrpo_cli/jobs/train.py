@@ -9,6 +9,7 @@ from scrpo_cli.errors import ScrpoError
 from scrpo_cli.evaluation.held_out import check_held_out, held_out, warnings
 from scrpo_cli.jobs.compare import changes_by_training
 from scrpo_cli.jobs.limits import warning_before
+from scrpo_cli.jobs.published import of_training
 from scrpo_cli.jobs.runs import ActiveRun, note_fingerprint
 from scrpo_cli.methods.parts.pool import reasons
 from scrpo_cli.methods.scrpo import pool_rules
@@ -41,6 +42,8 @@ def run_training(db: Database, run: ActiveRun, console: HasConsole | None) -> di
             session.mend(session.progress.step)
             for line in phases_never_taken(session):
                 session.tracker.event(line)
+            step = session.progress.step
+            session.tracker.publish(lambda: of_training(db, run.run_id, run.recipe, session.save(), step))
             session.tracker.finish({k: v["avg"] for k, v in evaluations.items() if v})
         for change in changes_by_training(db, run.run_id).values():  # of one split at most
             evaluations["change"] = change

@@ -542,7 +542,7 @@ def living_entries(db: Database, pool: str, now_step: int | None = None, limit: 
         found: dict[str, PoolEntry] = {}
         for start in range(0, len(ids), CHUNK):
             chosen = query.where(POOL_ENTRY.c.pool == pool, POOL_ENTRY.c.attempt_id.in_(ids[start : start + CHUNK]))
-            found |= {row["attempt_id"]: read_pool_entry(row) for row in connection.execute(chosen).mappings()}
+            found |= {row["attempt_id"]: read_pool_entry(dict(row)) for row in connection.execute(chosen).mappings()}
     return [found[each] for each in ids]
 
 

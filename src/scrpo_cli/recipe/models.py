@@ -367,10 +367,14 @@ class CheckpointConfig(Section):
 class WandbConfig(Section):
     mode: Literal["auto", "online", "offline", "off"] = "auto"
     """auto: online when logged in, else offline."""
-    project: Name = "scrpo"
+    project: Name | None = None
+    """None: WANDB_PROJECT, else scrpo."""
     entity: str | None = None
+    """None: WANDB_ENTITY, else your own."""
     group: str | None = None
+    """None: WANDB_RUN_GROUP, else the sweep."""
     tags: list[str] = Field(default_factory=list)
+    """None: WANDB_TAGS."""
 
 
 class TrackingConfig(Section):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scrpo_cli.ablation.outcomes import Curve, RunOutcome
-from scrpo_cli.ablation.table import SweepResult
+from scrpo_cli.ablation.table import ArmResult, SweepResult
 from scrpo_cli.errors import RunError
 from scrpo_cli.files import write_atomically
 
@@ -136,33 +136,38 @@ def smooth(value_T: np.ndarray) -> np.ndarray:
     return np.convolve(value_T, window_T, "same") / np.convolve(np.ones_like(value_T), window_T, "same")
 
 
+def by_effect(result: SweepResult) -> list[tuple[int, ArmResult]]:
+    """The arms from the best first answers after training on, each with its place in the grid, which is its colour."""
+    return sorted(enumerate(result.arms), key=lambda placed: -placed[1].after.first["value"])
+
+
 def _draw_first_answers(axes: Axes, result: SweepResult) -> None:
     """Before (hollow) and after (filled) of every arm."""
-    for row, arm in enumerate(result.arms):
-        _dot(axes, row - 0.12, arm.before.first, row, hollow=True)
-        _dot(axes, row + 0.12, arm.after.first, row)
+    for row, (place, arm) in enumerate(by_effect(result)):
+        _dot(axes, row - 0.12, arm.before.first, place, hollow=True)
+        _dot(axes, row + 0.12, arm.after.first, place)
     _label(axes, result, "first-answer accuracy, test (%)")
 
 
 def _draw_deltas(axes: Axes, result: SweepResult) -> None:
     """Second less first answers, before (hollow) and after (filled)."""
     axes.axvline(0, color="0.7", linewidth=1)
-    for row, arm in enumerate(result.arms):
+    for row, (place, arm) in enumerate(by_effect(result)):
         for offset, scores in ((-0.12, arm.before), (0.12, arm.after)):
             if scores.two_turn:
-                _dot(axes, row + offset, scores.two_turn["delta"], row, hollow=offset < 0)
+                _dot(axes, row + offset, scores.two_turn["delta"], place, hollow=offset < 0)
     _label(axes, result, "second less first answers (points)")
 
 
-def _dot(axes: Axes, y: float, number: dict[str, Any], row: int, *, hollow: bool = False) -> None:
+def _dot(axes: Axes, y: float, number: dict[str, Any], place: int, *, hollow: bool = False) -> None:
     value, (low, high) = 100 * number["value"], (100 * bound for bound in number["ci95"])
-    color = f"C{row % 10}"
+    color = f"C{place % 10}"
     error, face = [[value - low], [high - value]], "white" if hollow else color
     axes.errorbar(value, y, xerr=error, fmt="o", color=color, markerfacecolor=face, capsize=3)
 
 
 def _label(axes: Axes, result: SweepResult, measured: str) -> None:
-    axes.set_yticks(range(len(result.arms)), [arm.arm for arm in result.arms])
+    axes.set_yticks(range(len(result.arms)), [arm.arm for _, arm in by_effect(result)])
     axes.invert_yaxis()
     axes.set(xlabel=measured, title="before (hollow) and after, 95% intervals")
     axes.margins(y=0.1)

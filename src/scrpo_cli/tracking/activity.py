@@ -5,8 +5,10 @@ There is one screen, so there is one activity, which whoever works describes wit
     now().stage("loading the model tiny")                        # something long begins: a line at once
     with now().doing("evaluating"), now().doing("repairs"):      # a line only where none has come for a while
         now().progress(32, 100)                                  # "evaluating, repairs: 32/100"
+    now().whole(64, 1000)                                        # so much of everything: "..., about 0:04:10 left"
 
-What goes on without a word (an import, one long batch) is said again after a while, with how long it has taken.
+The time left is told from the pace so far: of everything, where that is known, else of what is being counted. What goes
+on without a word (an import, one long batch) is said again after a while, with how long it has taken.
 
 Nothing is shown under --quiet, and in scripts and tests that have no command line.
 """
@@ -36,6 +38,29 @@ more rarely, lest somebody think that nothing moves.
 """
 
 
+SOON_S = 5.0
+"""What takes less than this is not worth an estimate, nor is one made from less than so many seconds' work."""
+
+
+class Countdown:
+    """The time that is left of a count, from its pace since it began."""
+
+    def __init__(self, done: float, total: float, at: float) -> None:
+        self._start, self._began_at = done, at
+        self.total = total
+        self.move(done, at)
+
+    def move(self, done: float, at: float) -> None:
+        self.done, self._at = done, at
+
+    def left(self, at: float) -> float:
+        """Seconds, at the time `at`; 0 as long as nothing can be said."""
+        worked, seconds = self.done - self._start, self._at - self._began_at
+        if worked <= 0 or seconds < SOON_S:
+            return 0.0
+        return max(0.0, (self.total - self.done) * seconds / worked - (at - self._at))
+
+
 class Activity:
     """Where activities are shown; without a console, nowhere. `panel`, where it is set, stands above the live line."""
 
@@ -46,12 +71,19 @@ class Activity:
         self._changed_at = self._spoke_at
         self._over: threading.Event | None = None
         self._names: list[str] = []  # the parts after the whole
-        self._count: tuple[int, int] | None = None
+        self._count: Countdown | None = None
+        self._whole: Countdown | None = None
         self._live: Live | None = None
 
     @property
     def text(self) -> str:
-        return ", ".join(self._names) + (": {:,}/{:,}".format(*self._count) if self._count else "")
+        count = f": {self._count.done:,}/{self._count.total:,}" if self._count else ""
+        return ", ".join(self._names) + count + self._left()
+
+    def _left(self) -> str:
+        countdown = self._whole or self._count
+        seconds = countdown.left(self._clock()) if countdown else 0.0
+        return f", about {timedelta(seconds=round(seconds))} left" if seconds >= SOON_S else ""
 
     @property
     def lasting(self) -> str:
@@ -77,8 +109,19 @@ class Activity:
 
     def progress(self, done: int, total: int) -> None:
         """So much of what is being done is done."""
-        self._count = done, total
+        self._count = self._moved(self._count, done, total)
         self._show()
+
+    def whole(self, done: float, total: float) -> None:
+        """So much of everything is done that is worth an estimate: the problems of a benchmark, the runs of a sweep."""
+        self._whole = self._moved(self._whole, done, total)
+
+    def _moved(self, countdown: Countdown | None, done: float, total: float) -> Countdown:
+        """The same countdown, or another one where this is another count."""
+        if countdown is None or countdown.total != total or done < countdown.done:
+            return Countdown(done, total, self._clock())
+        countdown.move(done, self._clock())
+        return countdown
 
     def each(self, items: Sequence[Item]) -> Iterator[Item]:
         """The items, with how many are done."""

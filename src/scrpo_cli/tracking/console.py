@@ -67,7 +67,7 @@ class ConsoleSink:
         if "tokens" in self._bars and "tokens/total" in metrics:
             self._progress.update(self._bars["tokens"], completed=metrics["tokens/total"])
         if not self._panel:
-            self._say(describe_step(step, self._steps, shown))
+            self._say("  ".join(filter(None, (describe_step(step, self._steps, shown), self._pace.left()))))
 
     def event(self, text: str) -> None:
         self._say(text)

@@ -5,13 +5,14 @@ Metric names are `group/name` and are listed in docs/quickstart.md.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from scrpo_cli.recipe.models import Recipe
 from scrpo_cli.tracking.jsonl import JsonlSink
-from scrpo_cli.tracking.wandb_sink import WandbSink, resolve_mode
+from scrpo_cli.tracking.published import Published
+from scrpo_cli.tracking.wandb_sink import Place, WandbSink, resolve_mode
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,6 +24,11 @@ class Sink(Protocol):
     def log(self, step: int, metrics: Mapping[str, float]) -> None: ...
 
     def event(self, text: str) -> None: ...
+
+    def publish(self, make: Callable[[], Published]) -> None:
+        """To W&B, where the run goes there: only then it is made."""
+        if self.wandb is not None:
+            self.wandb.publish(make())
 
     def finish(self, summary: Mapping[str, Any], failed: bool) -> None: ...
 
@@ -42,6 +48,7 @@ class Tracker:
         self._finished = False
         self.file: JsonlSink | None = None
         """metrics.jsonl, when `open` made it."""
+        self.wandb: WandbSink | None = None
 
     @classmethod
     def open(
@@ -52,6 +59,7 @@ class Tracker:
         *,
         resume_step: int | None = None,
         console: HasConsole | None = None,
+        place: Place = Place(),
     ) -> Tracker:
         """`resume_step`: the last step that the resumed checkpoint holds; later lines of metrics.jsonl are dropped (-1:
         all of them, None: none).
@@ -65,7 +73,8 @@ class Tracker:
             tracker._sinks.append(ConsoleSink(console.console, recipe, start=max(resume_step or 0, 0)))
         mode = resolve_mode(recipe.tracking.wandb.mode)
         if mode != "off":
-            tracker._sinks.append(WandbSink(run_dir, run_id, recipe, mode, say=tracker.event))
+            tracker.wandb = WandbSink(run_dir, run_id, recipe, mode, tracker.event, place)
+            tracker._sinks.append(tracker.wandb)
         return tracker
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:

@@ -169,6 +169,13 @@ def pick_dtype(cfg: ModelConfig, device: str) -> torch.dtype:
     return getattr(torch, cfg.dtype)
 
 
+def base_dtype(cfg: ModelConfig) -> str:
+    """The number format that the base model's own files name; float32 where they name none."""
+    with blaming("The model's config.json cannot be read", f"model.name: {cfg.name}", remedy(cfg)):
+        named = AutoConfig.from_pretrained(**source_of(cfg)).dtype
+    return str(named or torch.float32).removeprefix("torch.")
+
+
 def load_tokenizer(cfg: ModelConfig) -> Any:
     where, source = f"model.name: {cfg.name}", source_of(cfg)
     fix = f"It takes a tokenizer.json. {remedy(cfg)}"

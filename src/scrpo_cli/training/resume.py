@@ -13,6 +13,7 @@ from pathlib import Path
 
 from scrpo_cli.errors import UserError
 from scrpo_cli.pool.db import Database
+from scrpo_cli.pool.models import RunRow
 from scrpo_cli.pool.queries import StepMetrics, evaluations_of, steps_of, tokens_of_steps
 from scrpo_cli.tracking.jsonl import TOKENS, read_metrics, restore
 from scrpo_cli.training import checkpoint
@@ -55,6 +56,22 @@ def find_start(db: Database, run_id: str, directory: Path, every: int, at: int |
     if start.checkpoint:
         refuse_foreign(db, run_id, start.checkpoint)
     return start
+
+
+def newest_adapter(db: Database, run: RunRow) -> Path:
+    """The run's newest checkpoint; UserError where it has none, or the newest is damaged or another run's: an older
+    adapter is another result.
+    """
+    found, damaged = checkpoint.newest(Path(run.directory) / "checkpoints")
+    if damaged:
+        path, why = next(iter(damaged.items()))
+        fix = f"`{db.command('train', '--resume', run.id)}` makes it anew"
+        fix += f", or take an older one as --adapter {found}" if found else ""
+        raise UserError(f"The newest checkpoint of run {run.id} is damaged: {why}.", str(path), f"{fix}.")
+    if found is None:
+        raise UserError(f"Run {run.id} has no complete checkpoint.", run.directory, "Resume it, or name another run.")
+    refuse_foreign(db, run.id, found)
+    return found
 
 
 def refuse_foreign(db: Database, run_id: str, directory: Path) -> None:

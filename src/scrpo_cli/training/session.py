@@ -29,6 +29,7 @@ from scrpo_cli.signals import NOTICES, Stopped, handled
 from scrpo_cli.tasks.guard import unreadable_references
 from scrpo_cli.tracking.activity import now
 from scrpo_cli.tracking.tracker import HasConsole, Tracker
+from scrpo_cli.tracking.wandb_sink import Place
 from scrpo_cli.training import checkpoint, half_step
 from scrpo_cli.training.checkpoint import Progress
 from scrpo_cli.training.helping import SharedEngine, SharedUpdater
@@ -232,7 +233,9 @@ def open_session(
     checkpoint.drop_after(directory / "checkpoints", reached)  # before the rows: what is newer than they is refused
     rewind(db, run_id, reached)
     restored = restore_metrics(db, run_id, directory, reached)
-    tracker = Tracker.open(directory, run_id, recipe, resume_step=reached if start else None, console=console)
+    row, resumed_at = resolve_run(db, run_id), reached if start else None
+    place = Place(row.sweep, row.arm or row.command)
+    tracker = Tracker.open(directory, run_id, recipe, resume_step=resumed_at, console=console, place=place)
     for line in unread:
         tracker.event(line)
     if start:

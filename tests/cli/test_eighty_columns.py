@@ -1,0 +1,117 @@
+"""Every command that prints a table, on a terminal of 80 columns, in a database that the commands before it have made:
+no line is wider, no column is cut, no path is broken.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import re
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from processes import small
+
+from scrpo_cli.cli.app import main
+
+ANSI = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
+LONG = "A train leaves with {} passengers, and at each of seven stations two leave it while three enter; how many?"
+ENDLESS = "x^2+" * 60
+MADE = {
+    "train": ["train", *small(optim__steps=2, method__reflect_every=2)],
+    "eval": ["eval", "--run", "last", "--turns", "2", "--scaling", *small(eval__samples=4)],
+    "collect": ["collect", "--pool", "mine", *small(task__train__limit=8)],
+    "correct": ["correct", "--pool", "mine", *small()],
+    "advise": ["advise", "--problems", "8", *small()],
+    "eval external": ["eval", "--from-jsonl", "rows.jsonl"],
+    "collect external": ["collect", "--from-jsonl", "rows.jsonl", "--task", "math", "--pool", "theirs"],
+}
+"""Commands that write, in this order."""
+TABLES = (
+    "runs ls",
+    "runs show last",
+    "runs show TRAIN",
+    "runs compare TRAIN",
+    "runs compare TRAIN EVAL",
+    "pool ls",
+    "pool ls --pool mine",
+    "pool ls --pool theirs",
+    "pool ls --all",
+    "pool show p1",
+    "pool show ATTEMPT",
+    "pool stats",
+    "recipe ls",
+    "eval --list",
+    "doctor",
+    "power --problems 500 --effect 3",
+    "grade --from-jsonl rows.jsonl --task math",
+    "overlap rows.jsonl --task math",
+    "train --dry-run",
+)
+
+
+@dataclass(frozen=True)
+class Shown:
+    code: int
+    out: str
+    err: str
+
+
+def scrpo(*args: str) -> Shown:
+    """Its output as a terminal of 80 columns shows it, without the colours."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as ended:
+        main(args)
+    return Shown(int(ended.value.code or 0), ANSI.sub("", out.getvalue()), ANSI.sub("", err.getvalue()))
+
+
+@pytest.fixture(scope="module")
+def made() -> Iterator[dict[str, Shown]]:
+    """What the writing commands have shown, by their name; in a directory of a short name, where they have written."""
+    with (
+        tempfile.TemporaryDirectory(prefix="s", dir="/tmp") as folder,
+        contextlib.chdir(folder),
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        for name, value in {"COLUMNS": "80", "FORCE_COLOR": "1", "HF_HUB_OFFLINE": "1"}.items():
+            patch.setenv(name, value)
+        for name in ("NO_COLOR", "SCRPO_DB"):
+            patch.delenv(name, raising=False)
+        rows = [
+            {"id": f"p{i}", "problem": LONG.format(i), "answer": str(i + 7), "response": f"\\boxed{{{answer}}}"}
+            for i, answer in enumerate(("7", "three", ENDLESS, "10"))
+        ]
+        Path("rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        yield {name: scrpo(*args) for name, args in MADE.items()}
+
+
+def check(shown: Shown) -> None:
+    assert shown.code == 0, shown.err
+    assert "…" not in shown.out
+    assert not [line for line in shown.out.splitlines() if len(line.rstrip()) > 80]
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_what_a_command_says_at_its_end(made: dict[str, Shown], name: str) -> None:
+    check(made[name])
+
+
+@pytest.mark.parametrize("command", TABLES)
+def test_a_table(made: dict[str, Shown], command: str) -> None:
+    runs = json.loads(scrpo("runs", "ls", "--json").out)["runs"]
+    newest = {run["command"].upper(): run["id"] for run in reversed(runs)}
+    attempt = json.loads(scrpo("pool", "ls", "--pool", "mine", "--json").out)["entries"][0]["attempt_id"]
+    named = newest | {"ATTEMPT": attempt}
+    check(scrpo(*(named.get(word, word) for word in command.split())))
+
+
+def test_paths_can_be_copied(made: dict[str, Shown]) -> None:
+    run = next(r for r in json.loads(scrpo("runs", "ls", "--json").out)["runs"] if r["command"] == "train")
+    shown = scrpo("runs", "show", run["id"]).out
+    for place in (run["directory"], f"{run['directory']}/metrics.jsonl"):
+        assert place in shown.split()
+    assert str(next(Path(run["directory"]).rglob("adapter_config.json")).parent) in shown.split()

@@ -1,0 +1,42 @@
+"""The file of a W&B run that was kept offline, read back: LevelDB's log format, whose records are W&B's protobuf."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from wandb.proto.wandb_internal_pb2 import Record
+
+BLOCK, MAGIC = 32768, 7
+FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
+
+
+def records(path: Path) -> Iterator[Record]:
+    """Every record of the file, in order."""
+    data, at, parts = path.read_bytes(), MAGIC, b""
+    while at + 7 <= len(data):
+        if BLOCK - at % BLOCK < 7:  # the rest of a block, which no header fits into
+            at += BLOCK - at % BLOCK
+            continue
+        _, length, kind = struct.unpack_from("<IHB", data, at)
+        parts = (b"" if kind in (FULL, FIRST) else parts) + data[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (FULL, LAST):
+            record = Record()
+            record.ParseFromString(parts)
+            yield record
+
+
+def of_kind(path: Path, kind: str) -> list[Any]:
+    """The records of one kind: `run`, `history`, `artifact`, `summary`, `files`."""
+    return [getattr(record, kind) for record in records(path) if record.WhichOneof("record_type") == kind]
+
+
+def history(path: Path) -> list[dict[str, str]]:
+    """What was logged, a row a call: name -> JSON."""
+    return [
+        {"/".join(item.nested_key) or item.key: item.value_json for item in row.item}
+        for row in of_kind(path, "history")
+    ]
