@@ -93,7 +93,7 @@ class Table:
             yield from self._table(every, None)
             return
         shown = self._without_same(width)
-        if self.records and (above := self._above(shown, width)):
+        if self.records and (above := self._above(shown, width)) is not None:
             yield from self._table(above, self._fit(above, width), [c for c in shown if c not in above], width)
         elif not self.records and (parts := self._parts(shown, width)):
             for i, part in enumerate(parts):
@@ -150,19 +150,18 @@ class Table:
         found = self._width(column, width - 1)
         return found if found < width else None
 
-    def _above(self, shown: Sequence[int], width: int) -> list[int]:
+    def _above(self, shown: Sequence[int], width: int) -> list[int] | None:
         """The columns of a list that stand beside each other in rows of few lines: the widest go below them, one after
         the other. None where the first column would be left alone.
         """
         above = list(shown)
-        while above:
+        while True:
             widths = self._fit(above, width)
-            if widths and all(self._height(c, w) <= ROW_LINES for c, w in zip(above, widths, strict=True)):
+            if widths is not None and all(self._height(c, w) <= ROW_LINES for c, w in zip(above, widths, strict=True)):
                 return above
             if len(above) <= 2:
-                return []
-            above.remove(max(above[1:], key=lambda column: self._width(column, None)))
-        return above
+                return None
+            above.remove(max(above[1:], key=lambda column: (self._width(column, None), column)))
 
     def _height(self, column: int, width: int) -> int:
         """Lines of the tallest cell of a column."""

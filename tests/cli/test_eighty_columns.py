@@ -28,7 +28,7 @@ MADE = {
     "correct": ["correct", "--pool", "mine", *small()],
     "advise": ["advise", "--problems", "8", *small()],
     "eval external": ["eval", "--from-jsonl", "rows.jsonl"],
-    "collect external": ["collect", "--from-jsonl", "rows.jsonl", "--task", "math", "--pool", "theirs"],
+    "collect external": ["collect", "--from-jsonl", "rows.jsonl", "--set", "task.name=math", "--pool", "theirs"],
 }
 """Commands that write, in this order."""
 TABLES = (

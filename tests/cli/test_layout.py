@@ -159,7 +159,15 @@ def test_a_wide_table_is_split_and_a_list_is_stacked() -> None:
         ["reflect_every=5", "43.2%", "43.2%"],
         ["[38.1,", "48.4]"] * 2,
     ]
-    assert printed(stacked, 45).splitlines()[:2] == ["reflect_every=5", "  a 43.2% [38.1, 48.4], b 43.2% [38.1, 48.4],"]
+    assert [line.split() for line in printed(stacked, 45).splitlines()] == [
+        ["arm", "a", "b"],
+        ["reflect_every=5", "43.2%", "43.2%"],
+        ["[38.1,", "48.4]"] * 2,
+        ["c", "43.2%", "[38.1,", "48.4]"],
+        ["d", "43.2%", "[38.1,", "48.4]"],
+    ]
+    stacked.add_row("a name that no terminal of a watch is wide enough for")
+    assert printed(stacked, 24).splitlines()[0] == "reflect_every=5"
 
 
 def test_a_path_can_be_copied() -> None:

@@ -71,11 +71,11 @@ def write_adapter(cfg: ModelConfig, checkpoint: Path, folder: Path) -> None:
 
 
 def write_merged(cfg: ModelConfig, checkpoint: Path, folder: Path) -> None:
-    """Base model plus adapter, in the number format of the base model's own files, with its tokenizer. On the CPU,
-    where there is the most memory.
+    """Base model plus adapter, added in float32 and rounded once, to the number format of the base model's own files,
+    with its tokenizer. On the CPU, where there is the most memory.
     """
-    plain = cfg.model_copy(update={"device": "cpu", "dtype": base_dtype(cfg), "adapter": None})
-    merged = load_adapter(load_base_model(plain), str(checkpoint)).merge_and_unload()
+    plain = cfg.model_copy(update={"device": "cpu", "dtype": "float32", "adapter": None})
+    merged = load_adapter(load_base_model(plain), str(checkpoint)).merge_and_unload().to(base_dtype(cfg))
     merged.save_pretrained(str(folder))
     load_tokenizer(plain).save_pretrained(str(folder))
 

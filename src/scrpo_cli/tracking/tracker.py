@@ -25,11 +25,6 @@ class Sink(Protocol):
 
     def event(self, text: str) -> None: ...
 
-    def publish(self, make: Callable[[], Published]) -> None:
-        """To W&B, where the run goes there: only then it is made."""
-        if self.wandb is not None:
-            self.wandb.publish(make())
-
     def finish(self, summary: Mapping[str, Any], failed: bool) -> None: ...
 
 
@@ -87,6 +82,11 @@ class Tracker:
         """A line for the reader: resumed, saved, evaluated, warned."""
         for sink in self._sinks:
             sink.event(text)
+
+    def publish(self, make: Callable[[], Published]) -> None:
+        """To W&B, where the run goes there: only then it is made."""
+        if self.wandb is not None:
+            self.wandb.publish(make())
 
     def finish(self, summary: Mapping[str, Any], failed: bool = False) -> None:
         """Close every sink, W&B first, so that what it has to say still reaches the screen. Safe to call twice."""

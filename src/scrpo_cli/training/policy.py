@@ -169,11 +169,10 @@ def pick_dtype(cfg: ModelConfig, device: str) -> torch.dtype:
     return getattr(torch, cfg.dtype)
 
 
-def base_dtype(cfg: ModelConfig) -> str:
+def base_dtype(cfg: ModelConfig) -> torch.dtype:
     """The number format that the base model's own files name; float32 where they name none."""
     with blaming("The model's config.json cannot be read", f"model.name: {cfg.name}", remedy(cfg)):
-        named = AutoConfig.from_pretrained(**source_of(cfg)).dtype
-    return str(named or torch.float32).removeprefix("torch.")
+        return AutoConfig.from_pretrained(**source_of(cfg)).dtype or torch.float32
 
 
 def load_tokenizer(cfg: ModelConfig) -> Any:
