@@ -35,6 +35,7 @@ COMMANDS = {
     "overlap": ("overlap:overlap", "Problems that two data sets share."),
     "pool": ("pool:app", "Look into the error pool."),
     "power": ("power:power", "How large a difference so many problems and samples can show."),
+    "report": ("report:report", "A sweep or runs as one HTML file that can be sent."),
     "runs": ("runs:app", "Look at earlier runs."),
 }
 """Name -> (module of this package:attribute, one line of help). The attribute is a function or a `typer.Typer`."""
