@@ -62,7 +62,7 @@ def report(
     quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """A sweep, or runs, as one self-contained HTML file: attempts token by token, tables, curves, the pool, warnings."""
+    """A sweep, or runs, as one self-contained HTML file: attempts by token, tables, curves, the pool, warnings."""
     answer = Output(json, quiet)
     answer.check_file(output)
     number = number_of(attempts)

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
@@ -20,9 +19,8 @@ from scrpo_cli.errors import ScrpoError
 from scrpo_cli.methods.base import Credits
 from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.models import RunRow
-from scrpo_cli.pool.queries import StepMetrics, attempts_by_id, steps_of
+from scrpo_cli.pool.queries import attempts_by_id, steps_of
 from scrpo_cli.recipe.load import stored_recipe
-from scrpo_cli.recipe.models import Recipe
 from scrpo_cli.report.credit import Crediting, recorded_groups
 from scrpo_cli.report.sample import Drawn, Place
 from scrpo_cli.report.scores import Scorer, Scores, is_small, kl_estimate
@@ -56,12 +54,17 @@ class Browser:
         return {"runs": self.runs, "problems": self.problems, "earlier": self.earlier, "items": self.items}
 
 
-def read_browser(db: Database, runs: Sequence[RunRow], drawn: Drawn, score: bool | None) -> Browser:
-    """The drawn attempts of the runs. `score`: whether models are loaded for KL and ratios; None: small ones are."""
+def read_browser(
+    db: Database, runs: Sequence[RunRow], drawn: Drawn, score: bool | None, names: Mapping[str, str]
+) -> Browser:
+    """The drawn attempts of the runs. `score`: whether models are loaded for KL and ratios; None: small ones are.
+    `names`: what each run counts as.
+    """
     browser, by_run = Browser(), {run.id: run for run in runs}
     places_of_problems: dict[tuple[str, str], int] = {}
     for n, (run_id, places) in enumerate(groupby(drawn.places, key=lambda place: place.run_id)):
         now().stage(f"attempts of run {run_id}", at_once=False)
+        browser.runs.append({"name": names[run_id], "id": run_id, "seed": by_run[run_id].seed, "method": ""})
         RunReader(db, by_run[run_id], n, browser, places_of_problems, score).read([*places])
     browser.notes[:] = dict.fromkeys(browser.notes)
     return browser
@@ -82,15 +85,18 @@ class RunReader:
         score: bool | None,
     ) -> None:
         self.db, self.run, self.number, self.browser, self.problems = db, run, number, browser, problems
-        self.recipe = self.tried("recipe", lambda: stored_recipe(run.recipe_json, run.origin), '"method"' in run.recipe_json)
+        self.recipe = self.tried(
+            "recipe", lambda: stored_recipe(run.recipe_json, run.origin), '"method"' in run.recipe_json
+        )
         recipe = self.recipe
         own = recipe is not None and '"model"' in run.recipe_json  # external responses have no model
         self.chat: Chat | None = self.tried("tokenizer", lambda: Chat(load_tokenizer(recipe.model)), own)
         self.task: Task | None = self.tried("task", lambda: make_task(recipe.task), recipe is not None)
         ready = run.command == "train" and self.chat is not None and self.task is not None
         self.crediting = self.tried("method", lambda: Crediting(recipe, self.task, self.chat), ready)
-        wanted = ready and (is_small(recipe.model) if score is None else score)
-        self.scorer: Scorer | None = self.tried("model", lambda: Scorer(run, recipe), wanted)
+        asked = self.crediting is not None and (is_small(recipe.model) if score is None else score)
+        self.scorer: Scorer | None = self.tried("model", lambda: Scorer(run, recipe), asked)
+        self.scores_steps = self.scorer is not None and (bool(score) or self.crediting.own.uses_log_ratios)
         self.steps = {(s.step, s.phase): s for s in steps_of(db, run.id)}
 
     def tried(self, what: str, make: Callable[[], Any], wanted: bool = True) -> Any:
@@ -102,43 +108,47 @@ class RunReader:
             return None
 
     def read(self, places: Sequence[Place]) -> None:
-        self.browser.runs.append(
-            {
-                "id": self.run.id,
-                "arm": self.run.arm or "",
-                "seed": self.run.seed,
-                "method": self.crediting.own_name if self.crediting else "",
-            }
-        )
+        if self.crediting is not None:
+            self.browser.runs[self.number]["method"] = self.crediting.own_name
         found = attempts_by_id(self.db, [place.id for place in places])
         parents = attempts_by_id(self.db, sorted({place.parent for place in places if place.parent}))
         by_step: dict[tuple[int, str], list[Place]] = defaultdict(list)
         for place in places:
             by_step[place.step, place.phase].append(place)
+        trained = [found[place.id] for place in places if not place.evaluated]
+        scores = self.score(trained) if not self.scores_steps else {}
         for (step, phase), mine in by_step.items():
-            told = self.told_of_step(step, phase) if not mine[0].evaluated else ToldOfStep()
+            told = self.told_of_step(step, phase, scores) if not mine[0].evaluated else ToldOfStep()
             for place in mine:
                 self.add(place, found[place.id], parents.get(place.parent or ""), told)
         if self.task is not None:
             self.task.close()
 
-    def told_of_step(self, step: int, phase: str) -> ToldOfStep:
-        """The groups of a training step, their credit under every method, and their scores."""
+    def score(self, attempts: Sequence[Attempt]) -> dict[str, Scores]:
+        """By id; empty where no model is at hand."""
+        if self.scorer is None or not attempts:
+            return {}
+        scores = self.scorer([a.completion for a in attempts])
+        return {a.id: found for a, found in zip(attempts, scores, strict=True)}
+
+    def told_of_step(self, step: int, phase: str, scores: Mapping[str, Scores]) -> ToldOfStep:
+        """The groups of a training step and their credit under every method. `scores` are those of the shown attempts;
+        a whole step is scored where a credit of it needs that.
+        """
         metrics = self.steps.get((step, phase))
         if self.crediting is None or metrics is None:
             return ToldOfStep()
         groups = recorded_groups(self.db, self.run.id, step, phase, self.crediting.prompts)
-        attempts = [a for group in groups for a in group.attempts]
-        scores = self.scorer([a.completion for a in attempts]) if self.scorer and attempts else None
-        ratios = scores and [
-            np.asarray(a.completion.logprobs) - s.base_T for a, s in zip(attempts, scores, strict=True)
-        ]
+        ratios = None
+        if self.scores_steps:
+            attempts = [a for group in groups for a in group.attempts]
+            scores = self.score(attempts)
+            ratios = [np.asarray(a.completion.logprobs) - scores[a.id].base_T for a in attempts] if scores else None
         credit = self.crediting.credit(groups, metrics, ratios)
         own = self.crediting.own_name
         if self.crediting.says_something(own, groups, metrics):
             self.browser.checked[own in credit] += 1
-        by_id = {a.id: s for a, s in zip(attempts, scores, strict=True)} if scores else {}
-        return ToldOfStep(groups, credit, by_id)
+        return ToldOfStep(groups, credit, scores)
 
     def add(self, place: Place, attempt: Attempt, before: Attempt | None, told: ToldOfStep) -> None:
         completion, grade = attempt.completion, attempt.grade
@@ -166,7 +176,7 @@ class RunReader:
             item["before"] = before.id
             self.browser.earlier.setdefault(before.id, self.earlier(before))
             item["diff"] = differences(before.completion.text, completion.text, item["cut"] or 0)
-        self.browser.items.append(item | told.of(attempt, self.scorer is not None))
+        self.browser.items.append(item | told.of(attempt))
 
     def earlier(self, attempt: Attempt) -> dict[str, Any]:
         """An answer that others revise."""
@@ -214,9 +224,9 @@ class ToldOfStep:
 
     groups: Sequence[Group] = ()
     credit: dict[str, tuple[Credits, dict[str, Credit]]] = field(default_factory=dict)
-    scores: dict[str, Scores] = field(default_factory=dict)
+    scores: Mapping[str, Scores] = field(default_factory=dict)
 
-    def of(self, attempt: Attempt, scored: bool) -> dict[str, Any]:
+    def of(self, attempt: Attempt) -> dict[str, Any]:
         """Credit by method, the outcomes of its group, and token scores where they were computed."""
         found: dict[str, Any] = {}
         group = next((g for g in self.groups if any(a.id == attempt.id for a in g.attempts)), None)

@@ -69,9 +69,9 @@ class Crediting:
             self.methods[name], self.kinds[name] = method, kinds
 
     @property
-    def uses_log_ratios(self) -> bool:
-        """Whether any credit depends on a reference model."""
-        return any(method.uses_log_ratios for method in self.methods.values())
+    def own(self) -> Method[Any]:
+        """The method that trained the run."""
+        return self.methods[self.own_name]
 
     def credit(
         self, groups: Sequence[Group], step: StepMetrics, log_ratios: Sequence[np.ndarray] | None

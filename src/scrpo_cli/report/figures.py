@@ -107,7 +107,7 @@ def plot_scalings(results: Mapping[str, Mapping[str, Any]], directory: Path) -> 
     }
 
 
-def inline(draw: Panel, name: str, height: float = 3.4, width: float = 5.4) -> str:
+def inline(draw: Panel, name: str, height: float, width: float) -> str:
     """One panel (sizes in inches) as an `<svg>` element. Its colours are the variables of the page's style sheet: text
     in the colour around it, `--line`, `--paper`, and `--c0` to `--c9`. `name` keeps its ids apart from those of other
     figures of the page.

@@ -33,12 +33,13 @@ TOP_MISTAKES = 10
 
 @dataclass(frozen=True)
 class Life:
-    """One run: the tokens (T,) generated up to each step, how many errors had been added, used, repaired and retired
-    by then, the share of repeated mistakes among the pooled ones (NaN where it was not measured), and on which steps
-    each monitor fired.
+    """One run, which counts as `name` (its arm) and is called `label`: the tokens (T,) generated up to each step, how
+    many errors had been added, used, repaired and retired by then, the share of repeated mistakes among the pooled ones
+    (NaN where it was not measured), and on which steps each monitor fired.
     """
 
     name: str
+    label: str
     run: RunRow
     steps: Sequence[StepMetrics]
     tokens_T: np.ndarray
@@ -51,8 +52,13 @@ class Life:
     def has_pool(self) -> bool:
         return bool(self.stats and self.stats["entries"])
 
+    @property
+    def has_repeated(self) -> bool:
+        """Whether some mistake was ever in the pool twice."""
+        return bool(np.nansum(self.repeated_T))
 
-def read_life(db: Database, run: RunRow, name: str) -> Life:
+
+def read_life(db: Database, run: RunRow, name: str, label: str) -> Life:
     """What the database knows of one run's pool and steps."""
     steps = steps_of(db, run.id)
     at_T = np.array([s.step for s in steps], dtype=int)
@@ -62,10 +68,14 @@ def read_life(db: Database, run: RunRow, name: str) -> Life:
         fired[key.removeprefix(WARN)] = np.array([bool(s.metrics.get(key)) for s in steps])
     return Life(
         name,
+        label,
         run,
         steps,
         np.array([s.metrics.get("tokens/total") or 0.0 for s in steps]),
-        {event: np.array([sum(n for step, n in found if step <= at) for at in at_T]) for event, found in counts.items()},
+        {
+            event: np.array([sum(n for step, n in found if step <= at) for at in at_T])
+            for event, found in counts.items()
+        },
         np.array([np.nan if (v := s.metrics.get("pool/repeated_share")) is None else v for s in steps]),
         {key: where for key, where in fired.items() if where.any()},
         pool_stats(db, run.id, TOP_MISTAKES) if counts["added"] else None,
@@ -94,13 +104,13 @@ def event_counts(db: Database, run_id: str) -> dict[str, list[tuple[int, int]]]:
 
 def pool_sheet(lives: Sequence[Life]) -> Sheet | None:
     """The pools at the end of each run; None where no run filled one."""
-    filled = [life for life in lives if life.has_pool]
+    filled = [life for runs in by_name(lives).values() for life in runs if life.has_pool]
     if not filled:
         return None
     stats = [life.stats or {} for life in filled]
     reasons = sorted({reason for each in stats for reason in each["retired"]})
     columns = {
-        "run": [run_name(life) for life in filled],
+        "run": [life.label for life in filled],
         "added": [f"{s['entries']:,}" for s in stats],
         "used": [f"{s['entries_used']:,}" for s in stats],
         "corrections tried": [f"{s['uses']:,}" for s in stats],
@@ -145,7 +155,7 @@ def warnings_sheet(lives: Sequence[Life]) -> Sheet | None:
     if not found:
         return None
     columns = {
-        "run": [run_name(life) for life, _, _ in found],
+        "run": [life.label for life, _, _ in found],
         "warning sign": [name for _, name, _ in found],
         "first at step": [str(life.steps[int(fired.argmax())].step) for life, _, fired in found],
         "on steps": [f"{fired.sum()} of {len(fired)}" for _, _, fired in found],
@@ -160,11 +170,6 @@ def said_first(life: Life, name: str) -> str:
     news = watch(life.steps[:until], stored_recipe(life.run.recipe_json, life.run.origin).monitors).news
     line = next((line for sign, line in news.items() if sign == name), "")
     return line.partition("): ")[2].partition("; see ")[0] or NOTHING
-
-
-def run_name(life: Life) -> str:
-    """Its arm and seed, or its id."""
-    return f"{life.run.arm} seed {life.run.seed}" if life.run.arm else life.run.id
 
 
 # -- figures -----------------------------------------------------------------------------------------------------------
@@ -185,6 +190,7 @@ def draw_events(axes: Axes, lives: Sequence[Life], title: str) -> None:
         runs_ST = np.array([held(life.tokens_T, life.events[event], tokens_T) for life in lives])
         axes.plot(tokens_T, runs_ST.mean(axis=0), color=f"C{index}", label=event)
         axes.fill_between(tokens_T, runs_ST.min(axis=0), runs_ST.max(axis=0), color=f"C{index}", alpha=0.2, linewidth=0)
+    axes.set_ylim(bottom=0)
     axes.set(xlabel="generated tokens", ylabel="errors, corrections", title=title)
     axes.legend()
 
@@ -197,7 +203,8 @@ def draw_repeated(axes: Axes, lives: Sequence[Life]) -> None:
         axes.plot(tokens_T, runs_ST.mean(axis=0), color=f"C{index % 10}", label=name)
         low_T, high_T = runs_ST.min(axis=0), runs_ST.max(axis=0)
         axes.fill_between(tokens_T, low_T, high_T, color=f"C{index % 10}", alpha=0.2, linewidth=0)
-    axes.set(xlabel="generated tokens", ylabel="repeated mistakes (%)", title="of the errors in the pool")
+    axes.set_ylim(0, max(5.0, axes.get_ylim()[1]))
+    axes.set(xlabel="generated tokens", ylabel="of the errors in the pool (%)", title="repeated mistakes")
     axes.legend()
 
 

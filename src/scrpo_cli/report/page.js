@@ -35,7 +35,7 @@ const state = {
 };
 
 function before(item) { return item.before ? DATA.earlier[item.before] : null; }
-function armOf(item) { const run = DATA.runs[item.run]; return run.arm || run.id; }
+function armOf(item) { return DATA.runs[item.run].name; }
 function phaseOf(item) { return item.phase.startsWith("eval:") ? "evaluation" : "training"; }
 function errorsOf(item) { return [item.error, before(item)?.error].filter(Boolean); }
 function isRevision(item) { return Boolean(item.before); }
@@ -134,7 +134,15 @@ function choose(place) {
   while (place >= state.shown) state.shown += PAGE;
   showList();
   showAttempt();
-  document.querySelector("#list .chosen")?.scrollIntoView({ block: "nearest" });
+  scrollToChosen();
+}
+
+function scrollToChosen() { // the list alone: the page stays where it is
+  const list = document.getElementById("list"), row = list.querySelector(".chosen");
+  if (!row) return;
+  const top = row.offsetTop - list.offsetTop, bottom = top + row.offsetHeight;
+  if (top < list.scrollTop) list.scrollTop = top;
+  else if (bottom > list.scrollTop + list.clientHeight) list.scrollTop = bottom - list.clientHeight;
 }
 
 function listen() {
@@ -382,6 +390,7 @@ document.querySelectorAll("button.save").forEach((button) => {
 if (document.getElementById("filters")) {
   makeFilters();
   listen();
-  state.chosen = DATA.items.find((item) => isRevision(item) && item.verdict === "correct" && item.credit && Object.keys(item.credit).length) || null;
-  update();
+  found = DATA.items.filter(matches);
+  const telling = (item) => isRevision(item) && item.verdict === "correct" && creditOf(item);
+  choose(Math.max(0, found.findIndex(telling)));
 }

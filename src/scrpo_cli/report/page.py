@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -22,17 +22,19 @@ from markupsafe import Markup
 
 from scrpo_cli.methods.registry import NAMES
 from scrpo_cli.pool.db import Database
+from scrpo_cli.pool.models import RunRow
 from scrpo_cli.recipe.models import Recipe
 from scrpo_cli.report import life
 from scrpo_cli.report.browser import Browser, read_browser
 from scrpo_cli.report.figures import arm_panels, draw_curves, inline
 from scrpo_cli.report.life import Life, read_life
-from scrpo_cli.report.sample import Drawn, draw
+from scrpo_cli.report.sample import draw
 from scrpo_cli.report.subject import Subject
-from scrpo_cli.report.tables import Sheet
 from scrpo_cli.tracking.activity import now
 
 HERE = Path(__file__).parent
+WIDTH = 5.4
+"""Of a figure, in inches: on a phone its text is still read."""
 ARMS_OF_A_FIGURE = 10
 """As many as there are colours."""
 CELL = re.compile(r"(?P<value>.*?)(?P<rest> \[[^\]]*\].*)?", re.DOTALL)
@@ -56,19 +58,21 @@ class Figure:
 
     title: str
     svg: Markup
+    is_broad: bool = False
 
 
 def make_page(db: Database, subject: Subject, command: str, options: Options) -> str:
     """The page as text. `command` is the one that writes it again."""
     drawn = draw(db, subject.runs, options.seed, options.attempts, options.everything)
-    browser = read_browser(db, subject.runs, drawn, options.score)
+    names = {run.id: subject.name_of(run) for run in subject.runs}
+    browser = read_browser(db, subject.runs, drawn, options.score, names)
     now().stage("pools, warnings and figures", at_once=False)
-    lives = [read_life(db, run, run.arm or run.id) for run in subject.runs]
+    lives = [read_life(db, run, subject.name_of(run), label_of(subject, run)) for run in subject.runs]
     sheets = [sheet for sheet in (life.pool_sheet(lives), life.mistakes_sheet(lives)) if sheet]
     environment = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"cell": cell, "data": data, "sentence": sentence}
+    environment.filters |= {"cell": cell, "data": data, "sentence": sentence, "stopped": stopped}
     return environment.get_template("page.html.j2").render(
         subject=subject,
         browser=browser,
@@ -78,15 +82,21 @@ def make_page(db: Database, subject: Subject, command: str, options: Options) ->
         arms=arms(subject),
         pools=pools(lives),
         pool_sheets=sheets,
+        repeated=any(each.has_repeated for each in lives),
         signs=signs(lives),
         signs_sheet=life.warnings_sheet(lives),
         recipes={file: yaml_of(recipe) for file, recipe in subject.recipes.items()},
         commands=[*subject.commands, command],
         methods=NAMES,
         version=version("scrpo-cli"),
-        style=Markup((HERE / "page.css").read_text(encoding="utf-8")),  # noqa: S704 ours
-        script=Markup((HERE / "page.js").read_text(encoding="utf-8")),  # noqa: S704 ours
+        style=Markup((HERE / "page.css").read_text(encoding="utf-8")),
+        script=Markup((HERE / "page.js").read_text(encoding="utf-8")),
     )
+
+
+def label_of(subject: Subject, run: RunRow) -> str:
+    """A run in a table."""
+    return f"{subject.name_of(run)} seed {run.seed}" if subject.has_arms else run.id
 
 
 def report_command(db: Database, refs: Sequence[str], file: Path, drawn_by: Sequence[str]) -> str:
@@ -141,7 +151,8 @@ def pools(lives: Sequence[Life]) -> list[Figure]:
         for n, (name, runs) in enumerate(by_name)
     ]
     shown = [each for _, runs in by_name for each in runs]
-    return found + ([figure("Repeated mistakes", partial(life.draw_repeated, lives=shown), "mistakes")] if shown else [])
+    repeated = figure("Repeated mistakes", partial(life.draw_repeated, lives=shown), "mistakes", 3.0) if shown else None
+    return [*found, repeated] if repeated and any(each.has_repeated for each in shown) else found
 
 
 def signs(lives: Sequence[Life]) -> list[Figure]:
@@ -151,8 +162,8 @@ def signs(lives: Sequence[Life]) -> list[Figure]:
     return [figure("Warning signs", draw, "signs", 0.9 + 0.28 * rows, 8.0)] if rows else []
 
 
-def figure(title: str, draw: Any, name: str, height: float = 3.4, width: float = 5.4) -> Figure:
-    return Figure(title, Markup(inline(draw, name, height, width)))  # noqa: S704 written by matplotlib
+def figure(title: str, draw: Any, name: str, height: float = 3.4, width: float = WIDTH) -> Figure:
+    return Figure(title, Markup(inline(draw, name, height, width)), width > WIDTH)
 
 
 # -- texts -------------------------------------------------------------------------------------------------------------
@@ -161,7 +172,7 @@ def figure(title: str, draw: Any, name: str, height: float = 3.4, width: float =
 def data(value: Any) -> Markup:
     """JSON inside a `<script type="application/json">`: without `<` nothing can end that element, nor begin another."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return Markup(text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029"))  # noqa: S704
+    return Markup(text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029"))
 
 
 def cell(text: str) -> tuple[str, str]:
@@ -172,7 +183,12 @@ def cell(text: str) -> tuple[str, str]:
 
 def sentence(text: str) -> str:
     """With a capital and a full stop."""
-    return f"{text[:1].upper()}{text[1:]}" + ("" if text.endswith((".", "?", "!", ":")) else ".")
+    return stopped(f"{text[:1].upper()}{text[1:]}")
+
+
+def stopped(text: str) -> str:
+    """With a full stop; it may begin with a name."""
+    return text if text.endswith((".", "?", "!", ":")) else f"{text}."
 
 
 def yaml_of(recipe: Recipe) -> str:

@@ -53,7 +53,7 @@ def draw(db: Database, runs: Sequence[RunRow], seed: int, number: int | None, ev
     """
     strata = [stratum for run in runs for stratum in strata_of(db, run, seed)]
     total = sum(map(len, strata))
-    if everything or number is not None and number >= total:
+    if everything or (number is not None and number >= total):
         return Drawn(ordered([place for stratum in strata for place in stratum]), total, "All of them are shown.")
     wanted, room = (DEFAULT_ATTEMPTS, float(DEFAULT_TOKENS)) if number is None else (number, float("inf"))
     found: list[Place] = []

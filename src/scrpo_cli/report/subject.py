@@ -22,7 +22,7 @@ from scrpo_cli.jobs.compare import adjusted, changes_by_training, compare_runs
 from scrpo_cli.numbers import NOTHING, estimate, in_points, p_equals, p_value, percent, points
 from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.models import RunRow
-from scrpo_cli.pool.queries import evaluations_of, resolve_run
+from scrpo_cli.pool.queries import StoredEvaluation, evaluations_of, resolve_run
 from scrpo_cli.recipe.load import recipe_json, stored_recipe
 from scrpo_cli.recipe.models import Recipe
 from scrpo_cli.report.tables import Sheet, findings, sheets_of, tuning
@@ -48,6 +48,12 @@ class Subject:
     commands: Sequence[str] = ()
     result: SweepResult | None = None
     outcomes: Sequence[RunOutcome] = ()
+    has_arms: bool = False
+    """Whether runs are seeds of arms; else each stands for itself."""
+
+    def name_of(self, run: RunRow) -> str:
+        """What a run counts as in figures: its arm, or itself."""
+        return (self.has_arms and run.arm) or run.id
 
 
 def find_subject(db: Database, refs: Sequence[str], question: Question | None = None) -> Subject:
@@ -103,6 +109,7 @@ def of_sweeps(db: Database, sweeps: Sequence[Sweep], question: Question) -> Subj
         commands=[command],
         result=result,
         outcomes=outcomes,
+        has_arms=True,
     )
 
 
@@ -167,7 +174,9 @@ def of_runs(db: Database, rows: Sequence[RunRow]) -> Subject:
     recipes = {row.id: stored_recipe(row.recipe_json, row.origin) for row in rows if '"task"' in row.recipe_json}
     files = {f"{file_stem(recipe.name)}-{run}.yaml": recipe for run, recipe in recipes.items()}
     changes = changes_of(db, rows)
-    commands = [shlex.join(["scrpo", row.command, "--recipe", file]) for row, file in zip(with_recipe(rows), files, strict=True)]
+    commands = [
+        shlex.join(["scrpo", row.command, "--recipe", file]) for row, file in zip(with_recipe(rows), files, strict=True)
+    ]
     sheets = [sheet for sheet in (evaluations_sheet(db, rows), changes_sheet(changes)) if sheet]
     trained = [replace_arm(row) for row in rows if row.command == TRAIN]
     first = next(iter(recipes.values()), None)
@@ -197,9 +206,9 @@ def replace_arm(row: RunRow) -> RunRow:
 def asked_of_run(row: RunRow, recipe: Recipe | None) -> str:
     """What a run did, in a sentence."""
     if recipe is None:
-        return f"Run {row.id} is a `scrpo {row.command}`, {row.status}."
+        return f"Run {row.id} is a scrpo {row.command}, {row.status}."
     what = f"method {recipe.method.name}, model {row.model}, task {recipe.task.name}, seed {row.seed}"
-    return f"Run {row.id} is a `scrpo {row.command}` of the recipe {row.recipe_name} ({what}), {row.status}."
+    return f"Run {row.id} is a scrpo {row.command} of the recipe {row.recipe_name} ({what}), {row.status}."
 
 
 def changes_of(db: Database, rows: Sequence[RunRow]) -> list[tuple[str, dict[str, Any]]]:
@@ -236,9 +245,14 @@ def changes_sheet(changes: Sequence[tuple[str, Mapping[str, Any]]]) -> Sheet | N
     return Sheet("changes", title, columns, notes=["p is corrected for the benchmarks of one comparison (Holm)."])
 
 
+def in_time(evaluations: Sequence[StoredEvaluation]) -> list[StoredEvaluation]:
+    """Those that have numbers, as a run went on."""
+    return sorted((e for e in evaluations if e.metrics.get("avg") is not None), key=lambda e: (e.step, e.name))
+
+
 def evaluations_sheet(db: Database, rows: Sequence[RunRow]) -> Sheet | None:
     """Every evaluation of the runs."""
-    found = [(row, e) for row in rows for e in evaluations_of(db, row.id) if e.metrics.get("avg") is not None]
+    found = [(row, e) for row in rows for e in in_time(evaluations_of(db, row.id))]
     if not found:
         return None
     metrics = [e.metrics for _, e in found]
@@ -292,4 +306,3 @@ def said_contamination(found: Mapping[str, Any]) -> str:
         return " ".join(lines)
     checked = {name: each.get("reason") or f"0 of {each['problems']} problems" for name, each in found["sets"].items()}
     return "; ".join(f"{name}: {said}" for name, said in checked.items())
-
