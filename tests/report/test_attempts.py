@@ -45,8 +45,8 @@ def test_each_run_and_kind_of_answer_has_its_turn(db):
         counts[key] = counts.get(key, 0) + 1
     assert drawn.total == 60 + 42
     assert counts == {
-        ("one", "first"): 5, ("one", "reflect"): 4, ("one", "eval:test:after"): 4,
-        ("two", "first"): 5, ("two", "reflect"): 2, ("two", "eval:test:after"): 4,
+        ("one", "first"): 5, ("one", "reflect"): 5, ("one", "eval:test:after"): 4,
+        ("two", "first"): 4, ("two", "reflect"): 2, ("two", "eval:test:after"): 4,
     }  # fmt: skip
 
 

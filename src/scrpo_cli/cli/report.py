@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -77,7 +77,11 @@ def report(
     options = Options(number, attempts == ALL, seed, SCORE[score])
     with Database.open(db, create=False) as database:
         subject = find_subject(database, refs, asked(against, pairs, margin))
-        given = {"--attempts": attempts, "--seed": seed or None, "--score": score if score != "auto" else None}
+        given: dict[str, Any] = {
+            "--attempts": attempts,
+            "--seed": seed or None,
+            "--score": score if score != "auto" else None,
+        }
         given |= {"--against": against, "--margin": margin}
         again = [word for name, value in given.items() if value is not None for word in (name, str(value))]
         again += [word for pattern in pairs or () for word in ("--pairs", pattern)]

@@ -19,7 +19,7 @@ from scrpo_cli.errors import ScrpoError
 from scrpo_cli.methods.base import Credits
 from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.models import RunRow
-from scrpo_cli.pool.queries import attempts_by_id, steps_of
+from scrpo_cli.pool.queries import attempts_by_id, listing, steps_of
 from scrpo_cli.recipe.load import stored_recipe
 from scrpo_cli.report.credit import Crediting, recorded_groups
 from scrpo_cli.report.sample import Drawn, Place
@@ -39,16 +39,22 @@ ESTIMATORS = ("k1", "k2", "k3")
 
 @dataclass
 class Browser:
-    """What the page's script reads, and what a reader has to know beside it. `checked`: steps whose recomputed credit
-    was held against what the run recorded, and on how many it agreed.
+    """What the page's script reads, and what a reader has to know beside it. `missing`: what could not be had, with the
+    runs that lack it; `checked`: steps whose recomputed credit was held against what the run recorded, and on how many
+    it agreed.
     """
 
     runs: list[dict[str, Any]] = field(default_factory=list)
     problems: list[dict[str, str]] = field(default_factory=list)
     earlier: dict[str, dict[str, Any]] = field(default_factory=dict)
     items: list[dict[str, Any]] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    missing: dict[str, list[str]] = field(default_factory=dict)
     checked: Counter[bool] = field(default_factory=Counter)
+
+    @property
+    def notes(self) -> list[str]:
+        """What is missing, in sentences."""
+        return [f"{what} (of {listing(runs)})." for what, runs in self.missing.items()]
 
     def data(self) -> dict[str, Any]:
         return {"runs": self.runs, "problems": self.problems, "earlier": self.earlier, "items": self.items}
@@ -66,7 +72,6 @@ def read_browser(
         now().stage(f"attempts of run {run_id}", at_once=False)
         browser.runs.append({"name": names[run_id], "id": run_id, "seed": by_run[run_id].seed, "method": ""})
         RunReader(db, by_run[run_id], n, browser, places_of_problems, score).read([*places])
-    browser.notes[:] = dict.fromkeys(browser.notes)
     return browser
 
 
@@ -93,18 +98,25 @@ class RunReader:
         self.chat: Chat | None = self.tried("tokenizer", lambda: Chat(load_tokenizer(recipe.model)), own)
         self.task: Task | None = self.tried("task", lambda: make_task(recipe.task), recipe is not None)
         ready = run.command == "train" and self.chat is not None and self.task is not None
-        self.crediting = self.tried("method", lambda: Crediting(recipe, self.task, self.chat), ready)
+        self.crediting = self.tried("method", self.make_crediting, ready)
         asked = self.crediting is not None and (is_small(recipe.model) if score is None else score)
         self.scorer: Scorer | None = self.tried("model", lambda: Scorer(run, recipe), asked)
         self.scores_steps = self.scorer is not None and (bool(score) or self.crediting.own.uses_log_ratios)
         self.steps = {(s.step, s.phase): s for s in steps_of(db, run.id)}
+
+    def make_crediting(self) -> Crediting:
+        assert self.recipe is not None
+        assert self.task is not None
+        assert self.chat is not None
+        return Crediting(self.recipe, self.task, self.chat)
 
     def tried(self, what: str, make: Callable[[], Any], wanted: bool = True) -> Any:
         """None, with a note, where it cannot be had."""
         try:
             return make() if wanted else None
         except ScrpoError as error:
-            self.browser.notes.append(f"The {what} of run {self.run.id} is not at hand: {error.what.rstrip('.')}.")
+            said = f"The {what} is not at hand: {error.what.rstrip('.')}"
+            self.browser.missing.setdefault(said, []).append(self.run.id)
             return None
 
     def read(self, places: Sequence[Place]) -> None:

@@ -34,7 +34,7 @@ GRID_POINTS = 100
 SMOOTHING_SHARE = 0.1  # a curve is a running mean over this share of its points: a step is few problems
 INK, LINE, PAPER = "#010203", "#040506", "#070809"
 """Stand for the colours of a page, which knows light and dark; nothing else is drawn in them."""
-INLINE = {
+INLINE: Any = {
     "svg.fonttype": "none",  # text stays text: it takes the page's font, and can be searched
     "text.parse_math": False,  # an arm may be called $x$
     **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor"), INK),
@@ -116,8 +116,8 @@ def inline(draw: Panel, name: str, height: float, width: float) -> str:
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    text = StringIO()
-    with matplotlib.rc_context({**INLINE, "svg.hashsalt": name}):
+    text, settings = StringIO(), {**INLINE, "svg.hashsalt": name}
+    with matplotlib.rc_context(settings):
         figure = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasSVG(figure)
         draw(figure.subplots())
@@ -133,7 +133,7 @@ def in_colours_of_page(svg: str) -> str:
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r' (?:width|height)="[^"]*pt"', "", svg, count=2)
     named = {INK: "currentColor", LINE: "var(--line)", PAPER: "var(--paper)"}
-    named |= {colour: f"var(--c{i})" for i, colour in enumerate(TABLEAU_COLORS.values())}
+    named |= {str(colour): f"var(--c{i})" for i, colour in enumerate(TABLEAU_COLORS.values())}
     return re.sub(f"(?<=: )({'|'.join(named)})", lambda found: named[found[0]], svg)
 
 

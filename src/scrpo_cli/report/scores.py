@@ -59,7 +59,7 @@ def is_small(cfg: ModelConfig) -> bool:
     return 0 < sum(file.stat().st_size for file in weights) <= SMALL_MIB * 2**20
 
 
-def kl_estimate(sampled_T: Sequence[float], base_T: np.ndarray, estimator: str) -> np.ndarray:
+def kl_estimate(sampled_T: Sequence[float] | np.ndarray, base_T: np.ndarray, estimator: str) -> np.ndarray:
     """(T,) nats of each token: the estimator of KL(policy||base) that the loss has, at the policy that sampled."""
     logp, ref = torch.tensor(np.asarray(sampled_T)), torch.from_numpy(base_T.astype(np.float64))
     return (logp - ref).numpy() if estimator == "k1" else kl_penalty(logp, ref, estimator).numpy()
