@@ -60,7 +60,7 @@ def test_a_draw_is_the_seeds(db):
 def test_long_answers_are_fewer_unless_a_number_is_given(db):
     run = run_with(db, "one", tokens=DEFAULT_TOKENS // 10)
     assert len(draw(db, [run], 0, None).places) == 10
-    assert "until they have 60,000 tokens" in draw(db, [run], 0, None).rule
+    assert "until they have 120,000 tokens" in draw(db, [run], 0, None).rule
     assert len(draw(db, [run], 0, 30).places) == 30
     assert len(draw(db, [run], 0, None, everything=True).places) == 60
     assert draw(db, [run], 0, 60).rule == "All of them are shown."

@@ -51,6 +51,8 @@ def test_what_a_report_holds(trained):
     assert sections[0] == "attempts", "first of all"
     assert {"results", "pool-life", "warning-signs", "protocol", "again"} <= {*sections}
     assert "var(--c0)" in trained.html
+    ids = [attributes["id"] for _, attributes in Elements(trained.html).found if "id" in attributes]
+    assert len(ids) == len({*ids})
     assert "#010203" not in trained.html, "the colour that stands for the page's own"
     assert f"scrpo report {trained.run} -o report.html" in trained.html
     assert "reflect_every: 1" in trained.html
@@ -77,8 +79,10 @@ def test_every_token_of_the_run_is_told(trained):
 
 def test_before_the_first_update_the_policy_is_the_base_model(trained):
     first = [i for i in trained.data["items"] if i["step"] == 1 and i["phase"] == "first"]
+    later = [i for i in trained.data["items"] if i["step"] == 3 and "kl" in i]
     assert first
-    assert max(abs(value) for item in first for value in item["kl"]["k1"]) < 1e-3
+    assert max(value for item in later for value in item["kl"]["k3"]) > 1e-3, "two updates later it has moved"
+    assert max(abs(value) for item in first for value in item["kl"]["k3"]) < 1e-3
     assert any(value != 1 for item in first for value in item["ratio"]), "the last policy is another one"
 
 

@@ -41,7 +41,7 @@ def ablate(scrpo, *options):
 
 def test_a_sweep_says_what_its_terminal_says(scrpo, tmp_path):
     result = ablate(scrpo)
-    scrpo("report", result["sweep"], "-o", "sweep.html")
+    scrpo("report", "last", "-o", "sweep.html")
     html = (tmp_path / "sweep.html").read_text()
     verdict = result["arms"][1]["difference"]["verdict"]
     assert "&lt;img src=x onerror=alert(1)&gt; compared with description=a: +" in html

@@ -25,7 +25,7 @@ def report(
         typer.Argument(
             metavar="RUN|SWEEP...",
             autocompletion=completion.runs,
-            help="Ids, unique beginnings of them, or `last`: runs, or sweeps whose arms are compared together.",
+            help="Ids, beginnings of them, or `last`: runs, or sweeps, whose arms are compared together.",
         ),
     ],
     output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="The HTML file to write.")],

@@ -251,7 +251,8 @@ class ToldOfStep:
         }
         if scores := self.scores.get(attempt.id):
             logp_T = np.asarray(attempt.completion.logprobs)
-            found["kl"] = {name: rounded(kl_estimate(logp_T, scores.base_T, name), 4) for name in ESTIMATORS}
+            used = {"k3", *(credit["estimator"] for credit in found["credit"].values())} & {*ESTIMATORS}
+            found["kl"] = {name: rounded(kl_estimate(logp_T, scores.base_T, name), 4) for name in sorted(used)}
             if scores.last_T is not None:
                 found["ratio"] = rounded(np.exp(scores.last_T - logp_T))
         return found

@@ -132,6 +132,7 @@ def in_colours_of_page(svg: str) -> str:
 
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r' (?:width|height)="[^"]*pt"', "", svg, count=2)
+    svg = re.sub(r' id="[\w.]+_\d+"', "", svg)  # a page has several figures, and nothing refers to these
     named = {INK: "currentColor", LINE: "var(--line)", PAPER: "var(--paper)"}
     named |= {str(colour): f"var(--c{i})" for i, colour in enumerate(TABLEAU_COLORS.values())}
     return re.sub(f"(?<=: )({'|'.join(named)})", lambda found: named[found[0]], svg)

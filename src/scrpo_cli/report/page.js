@@ -4,7 +4,7 @@
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const PAGE = 60;
 const KINDS = {
-  first: "First answer", check: "Second answer", correction: "Correction", retry: "Retry",
+  first: "First answer", check: "Second answer", correction: "Correction", retry: "Retried answer",
   feedback: "Criticism", refine: "Refined answer", self_verdict: "Own verdict",
 };
 const COLOURS = {

@@ -14,7 +14,7 @@ from scrpo_cli.pool.queries import EVALUATED
 from scrpo_cli.pool.records import IS_INJECTED
 from scrpo_cli.rng import generator
 
-DEFAULT_ATTEMPTS, DEFAULT_TOKENS = 400, 60_000
+DEFAULT_ATTEMPTS, DEFAULT_TOKENS = 400, 120_000
 """What is shown unless a number is given: attempts, and tokens of these."""
 
 

@@ -58,7 +58,7 @@ class Subject:
 
 def find_subject(db: Database, refs: Sequence[str], question: Question | None = None) -> Subject:
     """The sweeps or runs that `refs` name. UserError for both together, and for a question about runs."""
-    rows = [resolve_run(db, ref) for ref in dict.fromkeys(refs)]
+    rows = [row_of(db, ref) for ref in dict.fromkeys(refs)]
     sweeps = [row for row in rows if row.command == COMMAND]
     if sweeps and len(sweeps) < len(rows):
         what = "A report is about sweeps or about runs, not about both"
@@ -69,6 +69,12 @@ def find_subject(db: Database, refs: Sequence[str], question: Question | None = 
         fix = "Drop these options: each run is compared with the first one."
         raise UserError("Arms are those of a sweep, and this is a report of runs", "--against, --pairs, --margin", fix)
     return of_runs(db, rows)
+
+
+def row_of(db: Database, ref: str) -> RunRow:
+    """A run or a sweep; where the `last` run is one of a sweep, the sweep."""
+    row = resolve_run(db, ref)
+    return resolve_run(db, row.sweep) if ref == "last" and row.arm and row.sweep else row
 
 
 def question_of(row: RunRow) -> Question:
