@@ -246,9 +246,14 @@ function pane(title, verdict, answer) {
   return box;
 }
 
+function solutionStart(item) { // the line break after the heading stands with the heading
+  const rest = Array.from(item.text).slice(item.cut || 0).join("");
+  return item.cut ? item.cut + rest.length - rest.trimStart().length : 0;
+}
+
 function panes(item, told) {
   const earlier = before(item), marks = item.diff ? item.diff[1] : [], length = Array.from(item.text).length;
-  const boxes = [];
+  const boxes = [], start = solutionStart(item);
   if (earlier) {
     const box = pane("Earlier answer", earlier.verdict, earlier.answer), text = make("div", "text");
     const letters = Array.from(earlier.text);
@@ -259,11 +264,11 @@ function panes(item, told) {
   }
   if (item.cut !== null && item.cut !== undefined) {
     const box = pane("Reflection");
-    box.append(makeTokens(item, told, 0, item.cut, []));
+    box.append(makeTokens(item, told, 0, start, []));
     boxes.push(box);
   }
   const box = pane(KINDS[item.kind] || item.kind, item.verdict, item.answer);
-  box.append(makeTokens(item, told, item.cut || 0, length, marks));
+  box.append(makeTokens(item, told, start, length, marks));
   if (item.error) box.append(make("p", "kind", item.error));
   if (item.reason) box.append(make("p", "kind", item.reason));
   boxes.push(box);
