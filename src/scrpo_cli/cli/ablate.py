@@ -412,7 +412,8 @@ def finish(
     if report is not None:
         with write_atomically(sweep.directory / RESULTS_FILE) as path:
             path.write_text(jsonlib.dumps(report.summary, indent=2) + "\n", encoding="utf-8")
-    row.summary = {"failed": [job.job.name for job in failed], **(report.summary if report else {})}
+    row.summary = {"failed": [job.job.name for job in failed], "question": asdict(question)}
+    row.summary |= report.summary if report else {}
     if failed:
         if report:
             output.say(report.tables)

@@ -39,6 +39,7 @@ COMMANDS = {
     "pool": ("pool:app", "Look into the error pool."),
     "db": ("db:app", "Databases as files: merge those of many machines."),
     "power": ("power:power", "How large a difference so many problems and samples can show."),
+    "report": ("report:report", "A sweep or runs as one HTML file that can be sent."),
     "runs": ("runs:app", "Look at earlier runs."),
     "export": ("export:export", "What a run has learned, for transformers, peft and vLLM."),
 }

@@ -338,6 +338,12 @@ class Method(ABC, Generic[Cfg]):
         (T,) log pi - log pi_ref of every completion, at the policy before the update.
         """
 
+    def recall(self, metrics: Mapping[str, float | None]) -> bool:
+        """Take up again what `credit` depends on beside its groups, from the recorded metrics of a step, so that the
+        credit of that step can be looked at later; False where they do not say it.
+        """
+        return True
+
     def after_sampling(self, step: int, groups: Sequence[Group], pool: Sequence[PoolEntry]) -> PoolChange:
         """What the sampled groups change of the pool, and of the method's own state."""
         return PoolChange()

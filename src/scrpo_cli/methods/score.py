@@ -51,6 +51,8 @@ from scrpo_cli.section import NonNegative, Positive, PositiveInt, Section, Share
 from scrpo_cli.types import Attempt, Group, PoolEntry, SampleRequest
 
 ADAPT = 1.5  # beta_2 moves by this factor where the held turns' KL is off its target by more than it (PPO's rule)
+STAGE, BETA2 = "train/stage", "train/beta2"
+"""Metrics: the stage of a step (the number of turns is Stage II), and beta_2 in it."""
 
 
 class StageOneConfig(Section):
@@ -266,9 +268,18 @@ class Score(Method[ScoreConfig]):
                 by_key[turn.key].add(float(reward))
         skipped = sum(len(rewards) == 1 for rewards in by_key.values())
         loss = self.cfg.clip, self.cfg.kl.estimator
+        metrics = {STAGE: self.stage, BETA2: self.state["beta2"]}
         if self.cfg.reduction == "token":
-            return Credits(rows, "masked_tokens", *loss, skipped_groups=skipped)
-        return Credits(rows, "sequence_sum", *loss, len(rows) / conversations, skipped)
+            return Credits(rows, "masked_tokens", *loss, skipped_groups=skipped, metrics=metrics)
+        return Credits(rows, "sequence_sum", *loss, len(rows) / conversations, skipped, metrics)
+
+    def recall(self, metrics: Mapping[str, float | None]) -> bool:
+        """The stage and beta_2 of a recorded step."""
+        stage, beta2 = metrics.get(STAGE), metrics.get(BETA2)
+        if stage is None or beta2 is None:
+            return False
+        self.state |= {"stage": int(stage), "beta2": beta2}
+        return True
 
     # -- what a stage has reached ------------------------------------------------------------------------------
 

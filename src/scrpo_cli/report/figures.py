@@ -1,12 +1,14 @@
 """Figures, PNG or SVG by the suffix: a sweep (accuracy over generated tokens, and the arms at the end) and inference
-scaling. The same numbers give the same file.
+scaling. The same numbers give the same file. `inline` makes one for a page of HTML, in the page's own colours.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,13 +32,30 @@ SCALING = {
 }
 GRID_POINTS = 100
 SMOOTHING_SHARE = 0.1  # a curve is a running mean over this share of its points: a step is few problems
+INK, LINE, PAPER = "#010203", "#040506", "#070809"
+"""Stand for the colours of a page, which knows light and dark; nothing else is drawn in them."""
+INLINE: Any = {
+    "svg.fonttype": "none",  # text stays text: it takes the page's font, and can be searched
+    "text.parse_math": False,  # an arm may be called $x$
+    **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor"), INK),
+    **dict.fromkeys(("axes.edgecolor", "grid.color", "xtick.color", "ytick.color"), LINE),
+    "axes.facecolor": PAPER,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "axes.titlesize": "medium",
+    "legend.frameon": False,
+    "legend.fontsize": "small",
+}
 
 
 def plot_sweep(result: SweepResult, outcomes: Sequence[RunOutcome], path: Path) -> Path:
     """Write the curves, if anything was measured while training, and the arms."""
     curves = {arm.arm: [o.curve for o in outcomes if o.arm == arm.arm and o.curve] for arm in result.arms}
-    panels = [partial(_draw_curves, curves=curves)] if any(curves.values()) else []
-    return _save([*panels, *_arm_panels(result)], len(result.arms), path)
+    panels = [partial(draw_curves, curves=curves)] if any(curves.values()) else []
+    return _save([*panels, *arm_panels(result)], len(result.arms), path)
 
 
 def plot_curves(outcomes: Sequence[RunOutcome], path: Path) -> Path:
@@ -45,15 +64,16 @@ def plot_curves(outcomes: Sequence[RunOutcome], path: Path) -> Path:
     curves = {arm: [o.curve for o in outcomes if o.arm == arm and o.curve] for arm in arms}
     if not any(curves.values()):
         raise RunError("No run was measured while it trained", str(path), "Set eval.every_tokens in the recipes.")
-    return _save([partial(_draw_curves, curves=curves)], len(arms), path)
+    return _save([partial(draw_curves, curves=curves)], len(arms), path)
 
 
 def plot_arms(result: SweepResult, path: Path) -> Path:
     """Write the arms alone: first-answer accuracy, and second less first answers where there are second ones."""
-    return _save(_arm_panels(result), len(result.arms), path)
+    return _save(arm_panels(result), len(result.arms), path)
 
 
-def _arm_panels(result: SweepResult) -> list[Panel]:
+def arm_panels(result: SweepResult) -> list[Panel]:
+    """First answers of every arm, and second less first ones where there are any."""
     first = partial(_draw_first_answers, result=result)
     two_turns = any(arm.after.two_turn for arm in result.arms)
     return [first, partial(_draw_deltas, result=result)] if two_turns else [first]
@@ -87,6 +107,37 @@ def plot_scalings(results: Mapping[str, Mapping[str, Any]], directory: Path) -> 
     }
 
 
+def inline(draw: Panel, name: str, height: float, width: float) -> str:
+    """One panel (sizes in inches) as an `<svg>` element. Its colours are the variables of the page's style sheet: text
+    in the colour around it, `--line`, `--paper`, and `--c0` to `--c9`. `name` keeps its ids apart from those of other
+    figures of the page.
+    """
+    import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    text, settings = StringIO(), {**INLINE, "svg.hashsalt": name}
+    with matplotlib.rc_context(settings):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        FigureCanvasSVG(figure)
+        draw(figure.subplots())
+        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        figure.savefig(text, format="svg", transparent=True, metadata=nothing)
+    return in_colours_of_page(text.getvalue())
+
+
+def in_colours_of_page(svg: str) -> str:
+    """The element alone, as wide as there is room, with variables in the place of colours."""
+    from matplotlib.colors import TABLEAU_COLORS
+
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r' (?:width|height)="[^"]*pt"', "", svg, count=2)
+    svg = re.sub(r' id="[\w.]+_\d+"', "", svg)  # a page has several figures, and nothing refers to these
+    named = {INK: "currentColor", LINE: "var(--line)", PAPER: "var(--paper)"}
+    named |= {str(colour): f"var(--c{i})" for i, colour in enumerate(TABLEAU_COLORS.values())}
+    return re.sub(f"(?<=: )({'|'.join(named)})", lambda found: named[found[0]], svg)
+
+
 @contextmanager
 def _figure(path: Path, width: float, height: float) -> Iterator[Figure]:
     """An empty figure, written to `path` at the end."""
@@ -110,7 +161,8 @@ def _save(panels: Sequence[Panel], arms: int, path: Path) -> Path:
     return path
 
 
-def _draw_curves(axes: Axes, curves: dict[str, list[Curve]]) -> None:
+def draw_curves(axes: Axes, curves: Mapping[str, Sequence[Curve]]) -> None:
+    """The mean and the range of each arm's runs over generated tokens."""
     for index, (arm, seeds) in enumerate(curves.items()):
         if not seeds:
             continue
@@ -162,7 +214,7 @@ def _draw_deltas(axes: Axes, result: SweepResult) -> None:
 def _dot(axes: Axes, y: float, number: dict[str, Any], place: int, *, hollow: bool = False) -> None:
     value, (low, high) = 100 * number["value"], (100 * bound for bound in number["ci95"])
     color = f"C{place % 10}"
-    error, face = [[value - low], [high - value]], "white" if hollow else color
+    error, face = [[value - low], [high - value]], axes.get_facecolor() if hollow else color
     axes.errorbar(value, y, xerr=error, fmt="o", color=color, markerfacecolor=face, capsize=3)
 
 

@@ -65,14 +65,19 @@ def render(result: SweepResult) -> Group:
     """For a terminal: the tables, the differences to the reference and within families in points, and the notes."""
     from rich.console import Group
 
+    chosen = tuning([trial for trial in result.tuning if trial.chosen])
+    sheets = [chosen, *(sheet for sheet in sheets_of(result) if sheet.name not in (TUNING, PAIRS))]
+    return Group(*(terminal(sheet) for sheet in sheets if sheet), *map(Prose, [*findings(result), *result.notes]))
+
+
+def findings(result: SweepResult) -> list[str]:
+    """A sentence for each comparison: with the reference and within families, of first answers, then of deltas."""
     words: list[str] = []
     for beside, key in (("", "difference"), (", second - first", "delta_difference")):
         found = [(arm.arm, result.reference, getattr(arm, key)) for arm in result.arms]
         found += [(pair.arm, pair.against, getattr(pair, key)) for pair in result.pairs]
         words += [f"{arm} compared with {other}{beside}: {_said(number)}" for arm, other, number in found if number]
-    chosen = tuning([trial for trial in result.tuning if trial.chosen])
-    sheets = [chosen, *(sheet for sheet in sheets_of(result) if sheet.name not in (TUNING, PAIRS))]
-    return Group(*(terminal(sheet) for sheet in sheets if sheet), *map(Prose, [*words, *result.notes]))
+    return words
 
 
 def _said(number: dict[str, Any]) -> str:

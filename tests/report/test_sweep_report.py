@@ -1,0 +1,89 @@
+"""The report of a sweep: the terminal's words, and commands that make the same arms again."""
+
+import json
+import shlex
+
+import pytest
+from ablation.ablation_fakes import FakeExecutor
+from report.conftest import page_data
+
+from scrpo_cli.ablation.grid import make_arms
+from scrpo_cli.cli.app import main
+from scrpo_cli.pool.db import Database
+from scrpo_cli.report.page import yaml_of
+from scrpo_cli.report.subject import find_subject
+
+EVIL = "<img src=x onerror=alert(1)>"
+ARMS = ("description=a", f"description={EVIL}", "description=$x$")
+
+
+@pytest.fixture
+def scrpo(tmp_path, capsys, monkeypatch):
+    """Runs a command line against one database; the JSON document that it answers."""
+    fake = FakeExecutor(after=dict(zip(ARMS, (0.3, 0.7, 0.32))), warning="truncation")
+    monkeypatch.setattr("scrpo_cli.ablation.executor.LocalExecutor", lambda *_, **__: fake)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SCRPO_DB", str(tmp_path / "scrpo.db"))
+
+    def run(*words, code=0):
+        with pytest.raises(SystemExit) as end:
+            main([*words, "--json"])
+        assert end.value.code == code
+        return json.loads(capsys.readouterr().out)
+
+    return run
+
+
+def ablate(scrpo, *options):
+    values = ",".join(arm.partition("=")[2] for arm in ARMS)
+    return scrpo("ablate", "--recipe", "tiny", "--vary", f"description={values}", "--seeds", "3", *options)
+
+
+def test_a_sweep_says_what_its_terminal_says(scrpo, tmp_path):
+    result = ablate(scrpo)
+    scrpo("report", "last", "-o", "sweep.html")
+    html = (tmp_path / "sweep.html").read_text()
+    verdict = result["arms"][1]["difference"]["verdict"]
+    assert "&lt;img src=x onerror=alert(1)&gt; compared with description=a: +" in html
+    assert verdict in html
+    assert "What difference does description make" in html
+    assert "<img" not in html
+    assert len(page_data(html)["runs"]) == 9
+    assert "description=$x$: truncation" in html, "a warning sign in its figure, and no formula of it"
+
+
+def test_what_the_sweep_was_asked_is_asked_again(scrpo, tmp_path):
+    asked = ablate(scrpo, "--against", "description=$x$", "--margin", "5")
+    with Database.open(str(tmp_path / "scrpo.db")) as db:
+        subject = find_subject(db, [asked["sweep"]])
+    assert subject.result.reference == "description=$x$"
+    assert json.loads(json.dumps(subject.result.as_dict()["arms"])) == asked["arms"]
+
+
+def test_the_commands_make_the_same_arms(scrpo, tmp_path):
+    sweep = ablate(scrpo)["sweep"]
+    with Database.open(str(tmp_path / "scrpo.db")) as db:
+        subject = find_subject(db, [sweep])
+    ((file, recipe),) = subject.recipes.items()
+    (tmp_path / file).write_text(yaml_of(recipe))
+    words = shlex.split(subject.commands[0])
+    assert words[:4] == ["scrpo", "ablate", "--recipe", file]
+    assert words[-2:] == ["--seeds", "3"]
+    arms = make_arms([file], None, [words[words.index("--vary") + 1]], named=False)
+    assert tuple(arm.name for arm in arms) == ARMS
+    assert {arm.recipe.description for arm in arms} == {"a", EVIL, "$x$"}
+    assert arms[0].recipe == recipe
+
+
+def test_sweeps_and_runs_do_not_mix(scrpo):
+    result = ablate(scrpo)
+    error = scrpo("report", result["sweep"], result["arms"][0]["runs"][0], "-o", "no.html", code=2)["error"]
+    assert "sweeps or about runs" in error["what"]
+
+
+def test_runs_beside_each_other_are_compared(scrpo, tmp_path):
+    runs = [arm["runs"][0] for arm in ablate(scrpo)["arms"][:2]]
+    scrpo("report", *runs, "-o", "runs.html")
+    html = (tmp_path / "runs.html").read_text()
+    assert f"{runs[1]} less {runs[0]}, test:after" in html
+    assert html.count("after less before training") >= 4, "a sentence and a row of each"
