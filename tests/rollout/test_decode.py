@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from small_configs import small_configs
 from transformers import (
     AutoModelForCausalLM,
@@ -18,7 +21,7 @@ from transformers import (
 from scrpo_cli.errors import RunError
 from scrpo_cli.rollout import decode as decoding
 from scrpo_cli.rollout.base import Sampling
-from scrpo_cli.rollout.decode import ROOM, InverseCdfSampler, RoomyLayer, decode, prefill, roomy_cache
+from scrpo_cli.rollout.decode import ROOM, Decoder, InverseCdfSampler, RoomyLayer, prefill, roomy_cache
 
 VOCABULARY, STOP, LIMIT = 24, [1, 7], 90
 CONFIGS = small_configs(VOCABULARY)
@@ -32,21 +35,46 @@ def model_of(config: PretrainedConfig) -> Any:
     return model
 
 
-def sampler(rows: int, temperature: float = 1.0) -> InverseCdfSampler:
-    uniforms_BT = np.random.default_rng(0).random((rows, LIMIT))
-    return InverseCdfSampler(Sampling(temperature, LIMIT), uniforms_BT, torch.device("cpu"))
+def draws(row: int) -> np.ndarray:
+    return np.random.default_rng(row).random(LIMIT)
 
 
-def cut(ids_T: np.ndarray) -> list[int]:
-    ends = np.flatnonzero(np.isin(ids_T, STOP))
-    return ids_T[: ends[0] + 1].tolist() if len(ends) else ids_T.tolist()
+def decoded(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    temperature: float = 1.0,
+    slots: int = 100,
+    draws: Callable[[int], np.ndarray] = draws,
+    sampler: Any = None,
+) -> list[tuple[list[int], list[float]]]:
+    """Ids and log-probs of every row, in order."""
+    sampler = sampler or InverseCdfSampler(Sampling(temperature, LIMIT))
+    found = {row: (i.tolist(), lp.tolist()) for row, i, lp in Decoder(
+        model, prompts, draws, sampler, STOP, LIMIT, slots
+    ).run()}  # fmt: skip
+    assert sorted(found) == list(range(len(prompts)))
+    return [found[i] for i in range(len(prompts))]
+
+
+def ids_of(rows: Sequence[tuple[list[int], list[float]]]) -> list[list[int]]:
+    return [ids for ids, _ in rows]
+
+
+def alone(model: Any, prompts: Sequence[Sequence[int]]) -> list[tuple[list[int], list[float]]]:
+    """Every row in a batch of its own."""
+    return [decoded(model, [prompt], draws=lambda _, i=i: draws(i))[0] for i, prompt in enumerate(prompts)]
+
+
+def assert_same(found: Any, expected: Any, within: float = 1e-5) -> None:
+    assert ids_of(found) == ids_of(expected)
+    for (_, mine), (_, theirs) in zip(found, expected, strict=True):
+        assert mine == pytest.approx(theirs, abs=within)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_greedy_decoding_equals_generate(name: str) -> None:
     model = model_of(CONFIGS[name])
-    new_BT, _ = decode(model, PROMPTS, sampler(len(PROMPTS), 0.0), STOP, LIMIT)
-    for prompt, ids_T in zip(PROMPTS, new_BT, strict=True):
+    for prompt, (ids, _) in zip(PROMPTS, decoded(model, PROMPTS, 0.0, slots=10), strict=True):
         out = model.generate(
             torch.tensor([prompt]),
             attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
@@ -54,22 +82,62 @@ def test_greedy_decoding_equals_generate(name: str) -> None:
                 do_sample=False, max_new_tokens=LIMIT, eos_token_id=STOP, pad_token_id=0
             ),
         )
-        assert cut(ids_T) == out[0, len(prompt) :].tolist()
+        assert ids == out[0, len(prompt) :].tolist()
 
 
 def test_rows_that_leave_the_batch_do_not_change_the_others() -> None:
     """Sampled rows end anywhere between the first token and the limit, beyond the first growth of the cache."""
     model = model_of(CONFIGS["qwen3"])
-    draw = sampler(len(PROMPTS))
-    new_BT, logp_BT = decode(model, PROMPTS, draw, STOP, LIMIT)
-    lengths = [len(cut(ids_T)) for ids_T in new_BT]
+    found = decoded(model, PROMPTS)
+    lengths = [len(ids) for ids, _ in found]
     assert min(lengths) < 8
     assert max(lengths) > 40
-    for i, prompt in enumerate(PROMPTS):
-        alone = InverseCdfSampler(Sampling(1.0, LIMIT), draw.uniforms_BT[i : i + 1].numpy(), torch.device("cpu"))
-        new_1T, logp_1T = decode(model, [prompt], alone, STOP, LIMIT)
-        assert cut(new_BT[i]) == cut(new_1T[0])
-        assert logp_BT[i, : lengths[i]] == pytest.approx(logp_1T[0, : lengths[i]], abs=1e-5)
+    assert_same(found, alone(model, PROMPTS))
+
+
+MODELS = {name: model_of(CONFIGS[name]) for name in ("qwen3", "gpt2") if name in CONFIGS}
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.sampled_from(sorted(MODELS)), st.lists(st.integers(0, 23), min_size=1, max_size=30), st.integers(1, 9))
+def test_when_and_where_a_row_is_decoded_does_not_matter(name: str, chosen: list[int], slots: int) -> None:
+    """Rows that take the slots of finished ones, short prompts beside long ones and the other way round, prompts that
+    several share: the same tokens as in one static batch.
+    """
+    prompts = [PROMPTS[i] for i in chosen]
+    assert_same(decoded(MODELS[name], prompts, slots=slots), decoded(MODELS[name], prompts))
+
+
+def test_freed_slots_are_taken_at_once_and_the_cache_holds_no_more_than_its_rows(monkeypatch: Any) -> None:
+    """No more than 4 rows at a time, of which more than a static batch keeps are unfinished, and no column of a row
+    that is gone.
+    """
+    model, widths, sizes = model_of(CONFIGS["qwen3"]), [], []
+    plain = decoding.next_logits
+
+    def watched(model: Any, ids_RL: torch.Tensor, mask_RL: torch.Tensor, *rest: Any) -> torch.Tensor:
+        if ids_RL.shape[1] == 1:
+            sizes.append(len(ids_RL))
+            widths.append(mask_RL.shape[1])
+        return plain(model, ids_RL, mask_RL, *rest)
+
+    monkeypatch.setattr(decoding, "next_logits", watched)
+    prompts = [[8, 9, 10]] * 60
+    found = decoded(model, prompts, slots=4)
+    lengths = [len(ids) for ids, _ in found]
+    static = sum(max(lengths[i : i + 4]) for i in range(0, 60, 4))
+    assert max(sizes) == 4
+    assert len(sizes) < 0.8 * static
+    assert max(widths) <= 3 + max(lengths)
+    assert min(widths[30:]) < 0.5 * max(widths)
+
+
+@pytest.mark.parametrize("name", [name for name in CONFIGS if not all(
+    isinstance(layer, RoomyLayer) for layer in roomy_cache(CONFIGS[name]).layers
+)])  # fmt: skip
+def test_other_caches_take_a_batch_at_a_time(name: str) -> None:
+    model = model_of(CONFIGS[name])
+    assert_same(decoded(model, PROMPTS, slots=5), decoded(model, PROMPTS), within=1e-4)
 
 
 def test_a_roomy_layer_holds_what_a_plain_one_holds() -> None:
@@ -103,35 +171,45 @@ def test_logits_that_are_not_finite_stop_it(value: float, temperature: float) ->
     model = model_of(CONFIGS["qwen3"])
     model.lm_head.register_forward_hook(lambda _, __, logits: logits.index_fill(-1, torch.tensor([5]), value))
     with pytest.raises(RunError, match="not finite numbers at token 1 of"):
-        decode(model, PROMPTS, sampler(len(PROMPTS), temperature), STOP, LIMIT)
+        decoded(model, PROMPTS, temperature)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_a_masked_token_is_no_trouble(temperature: float) -> None:
     model = model_of(CONFIGS["qwen3"])
     model.lm_head.register_forward_hook(lambda _, __, logits: logits.index_fill(-1, torch.tensor([5]), -torch.inf))
-    new_BT, _ = decode(model, PROMPTS, sampler(len(PROMPTS), temperature), STOP, LIMIT)
-    assert not any(5 in cut(row) for row in new_BT)
+    assert not any(5 in ids for ids, _ in decoded(model, PROMPTS, temperature))
+
+
+def test_a_token_is_counted_from_the_start_of_its_own_row() -> None:
+    """Where it breaks in a row that joined late."""
+    model, calls = model_of(CONFIGS["qwen3"]), []
+
+    def breaks(logits_RV: torch.Tensor, u_R: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        calls.append(len(logits_RV))
+        token_R, logp_R = torch.full((len(logits_RV),), 9 if len(calls) != 5 else STOP[0]), torch.zeros(len(logits_RV))
+        return token_R, torch.full_like(logp_R, torch.nan) if len(calls) == 8 else logp_R
+
+    breaks.temperature = 1.0  # type: ignore[attr-defined]
+    with pytest.raises(RunError, match="at token 3 of an answer"):
+        decoded(model, PROMPTS, slots=2, sampler=breaks)
 
 
 def test_what_follows_the_end_of_a_row_may_be_anything() -> None:
-    """Rows that are finished stay in the batch for a while."""
+    """Rows that are finished stay in the batch for a while, and what is sampled for them goes nowhere."""
     model = model_of(CONFIGS["qwen3"])
-    expected, _ = decode(model, PROMPTS, sampler(len(PROMPTS)), STOP, LIMIT)
+    live: list[Any] = []
+    plain = Decoder.sample
 
-    ended = torch.zeros(len(PROMPTS), dtype=torch.bool)
-    draw = sampler(len(PROMPTS))
+    def spoiled(self: Decoder, mine: Any, logits_RV: torch.Tensor) -> int:
+        live.append(int((~mine.open_R).sum()))
+        return plain(self, mine, logits_RV.masked_fill(~mine.open_R.unsqueeze(1), torch.nan))
 
-    def spoil(logits_RV: torch.Tensor, row_R: torch.Tensor, t: int) -> tuple[torch.Tensor, torch.Tensor]:
-        logits_RV = logits_RV.masked_fill(ended[row_R].unsqueeze(1), torch.nan)
-        token_R, logp_R = InverseCdfSampler.__call__(draw, logits_RV, row_R, t)
-        ended[row_R] |= torch.isin(token_R, torch.tensor(STOP))
-        return token_R, logp_R
-
-    spoil.temperature = 1.0  # type: ignore[attr-defined]
-    found, _ = decode(model, PROMPTS, spoil, STOP, LIMIT)  # type: ignore[arg-type]
-    assert ended.any()
-    assert [cut(row) for row in found] == [cut(row) for row in expected]
+    expected = decoded(model, PROMPTS, slots=20)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Decoder, "sample", spoiled)
+        assert_same(decoded(model, PROMPTS, slots=20), expected, within=0)
+    assert any(live)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -139,18 +217,24 @@ def test_what_follows_the_end_of_a_row_may_be_anything() -> None:
 def test_shared_prompts_and_prompts_in_pieces_change_no_row(name: str, tokens: int, monkeypatch) -> None:
     """`tokens` at a time: a piece of one token a row, of a few, and the whole."""
     model, prompts = model_of(CONFIGS[name]), [PROMPTS[i] for i in (9, 3, 9, 20, 3, 9)]
-    alone = [decode(model, [p], sampler_of(i), STOP, LIMIT) for i, p in enumerate(prompts)]
+    expected = alone(model, prompts)
     monkeypatch.setattr(decoding, "PREFILL", tokens)
     computed = []
     monkeypatch.setattr(decoding, "prefill", lambda *args: computed.append(args[1].shape) or prefill(*args))
-    new_BT, logp_BT = decode(model, prompts, sampler(len(prompts)), STOP, LIMIT)
+    assert_same(decoded(model, prompts), expected, within=1e-4)
     assert computed == [(3, max(map(len, prompts)))]
-    for i, (ids_1T, logp_1T) in enumerate(alone):
-        mine = cut(new_BT[i])
-        assert mine == cut(ids_1T[0])
-        assert logp_BT[i][: len(mine)] == pytest.approx(logp_1T[0][: len(mine)], abs=1e-4)
 
 
-def sampler_of(row: int) -> InverseCdfSampler:
-    uniforms_BT = np.random.default_rng(0).random((6, LIMIT))[row : row + 1]
-    return InverseCdfSampler(Sampling(1.0, LIMIT), uniforms_BT, torch.device("cpu"))
+def test_prompts_that_join_late_are_prefilled_in_pieces_too(monkeypatch: Any) -> None:
+    model, pieces = model_of(CONFIGS["qwen3"]), []
+    expected = decoded(model, PROMPTS, slots=6)
+    monkeypatch.setattr(decoding, "PREFILL", 12)
+    plain = decoding.next_logits
+
+    def watched(model: Any, ids_RL: torch.Tensor, *rest: Any) -> torch.Tensor:
+        pieces.append(ids_RL.numel())
+        return plain(model, ids_RL, *rest)
+
+    monkeypatch.setattr(decoding, "next_logits", watched)
+    assert_same(decoded(model, PROMPTS, slots=6), expected, within=1e-4)
+    assert max(pieces) <= 12

@@ -18,7 +18,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 
 from scrpo_cli.errors import RunError
 from scrpo_cli.rollout.base import Policy, RowKey, Sampling, Synced
-from scrpo_cli.rollout.decode import InverseCdfSampler, decode
+from scrpo_cli.rollout.decode import Decoder, InverseCdfSampler
 from scrpo_cli.tracking.activity import now
 from scrpo_cli.types import Completion, FinishReason
 
@@ -63,16 +63,14 @@ class TransformersEngine:
         try:
             with merged(self.model):
                 while len(done) < len(order):
-                    start = len(done)
-                    rows = order[start : start + self.batch_size]
+                    rows = [i for i in order if i not in done]
                     try:
-                        completions = self.generate_batch(
-                            [prompts[i] for i in rows], sampling, [keys[i] for i in rows], before=start, of=len(order)
-                        )
+                        for row, ids_T, logp_T in self.sampled(
+                            [prompts[i] for i in rows], sampling, [keys[i] for i in rows], before=len(done)
+                        ):
+                            done[rows[row]] = self.completion(prompts[rows[row]], ids_T, logp_T)
                     except torch.cuda.OutOfMemoryError as error:
-                        self.shrink(len(rows), error)
-                        continue
-                    done.update(zip(rows, completions, strict=True))
+                        self.shrink(min(self.batch_size, len(rows)), error)
         finally:
             self.model.train(was_training)
         return [done[i] for i in range(len(prompts))]
@@ -87,38 +85,31 @@ class TransformersEngine:
         self.batch_size = rows // 2
         warnings.warn(f"out of CUDA memory: {self.batch_size} answers are sampled at a time now", stacklevel=2)
 
-    def generate_batch(
-        self,
-        prompts: Sequence[Sequence[int]],
-        sampling: Sampling,
-        keys: Sequence[RowKey],
-        before: int,
-        of: int,
-    ) -> list[Completion]:
-        """`before` of all `of` rows are done."""
-        uniforms_BT = np.stack([key.uniforms(sampling.max_tokens) for key in keys])
-        sampler = InverseCdfSampler(sampling, uniforms_BT, self.model.device)
-        new_BT, logp_BT = decode(
+    def sampled(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, keys: Sequence[RowKey], before: int
+    ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """Rows as they are finished (`Decoder.run`); `before` others are done."""
+        of = before + len(prompts)
+        return Decoder(
             self.model,
             prompts,
-            sampler,
+            lambda row: keys[row].uniforms(sampling.max_tokens),
+            InverseCdfSampler(sampling),
             self.stop_ids,
             sampling.max_tokens,
+            self.batch_size,
             watch=lambda finished: now().progress(before + finished, of),
-        )
-        return [self.completion(p, n, lp) for p, n, lp in zip(prompts, new_BT, logp_BT, strict=True)]
+        ).run()
 
-    def completion(self, prompt: Sequence[int], new_T: np.ndarray, logp_T: np.ndarray) -> Completion:
-        """Cut a row at its first end token."""
-        ends = np.flatnonzero(np.isin(new_T, self.stop_ids))
-        length = int(ends[0]) + 1 if len(ends) else len(new_T)
-        ids = new_T[:length].tolist()
+    def completion(self, prompt: Sequence[int], ids_T: np.ndarray, logp_T: np.ndarray) -> Completion:
+        ids = ids_T.tolist()
+        ended = ids[-1] in self.stop_ids
         return Completion(
             prompt_ids=list(prompt),
             ids=ids,
-            logprobs=logp_T[:length].tolist(),
-            text=self.tokenizer.decode(ids[:-1] if len(ends) else ids),
-            finish=FinishReason.STOP if len(ends) else FinishReason.LENGTH,
+            logprobs=logp_T.tolist(),
+            text=self.tokenizer.decode(ids[:-1] if ended else ids),
+            finish=FinishReason.STOP if ended else FinishReason.LENGTH,
             policy_version=self.policy.version,
         )
 
