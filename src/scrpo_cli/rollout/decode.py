@@ -96,10 +96,16 @@ class RoomyLayer(DynamicLayer):
         """Further rows, whose last column lies below the last one here. What lies before a row's first is zeros: it is
         masked, and a masked NaN would still be one.
         """
-        width = max(self.get_seq_length(), other.get_seq_length())
+        lengths = self.get_seq_length(), other.get_seq_length()
+        width = max(lengths)
         self.buffers = [
-            torch.cat([torch.nn.functional.pad(x, (0, 0, width - x.shape[2], ROOM)) for x in pair])
-            for pair in ((self.keys, other.keys), (self.values, other.values))
+            torch.cat(
+                [
+                    torch.nn.functional.pad(x[:, :, :length], (0, 0, width - length, ROOM))
+                    for x, length in zip(pair, lengths, strict=True)
+                ]
+            )
+            for pair in zip(self.buffers, other.buffers, strict=True)
         ]
         self.show(width)
 
@@ -114,6 +120,10 @@ def roomy_cache(config: Any) -> DynamicCache:
     cache = DynamicCache(config=config)
     cache.layers = [RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
+
+
+def roomy_layers(cache: DynamicCache) -> list[RoomyLayer]:
+    return [layer for layer in cache.layers if isinstance(layer, RoomyLayer)]
 
 
 @dataclass
@@ -170,7 +180,7 @@ class Decoder:
         self.stop_S = torch.tensor(stop_ids, device=self.device)
         self.waiting = deque(range(len(prompts)))
         self.cache, self.width = roomy_cache(model.config), 0  # columns of the cache
-        self.refills = all(isinstance(layer, RoomyLayer) for layer in self.cache.layers)
+        self.refills = len(roomy_layers(self.cache)) == len(self.cache.layers)
 
     @torch.inference_mode()
     def run(self) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
@@ -226,7 +236,7 @@ class Decoder:
             self.cache = cache
             return others, logits_RV
         live.start_R = live.start_R + self.width - before
-        for layer, other in zip(self.cache.layers, cache.layers, strict=True):
+        for layer, other in zip(roomy_layers(self.cache), roomy_layers(cache), strict=True):
             layer.join(other)
         return live.joined(others), logits_RV
 
@@ -248,7 +258,7 @@ class Decoder:
             self.cache.batch_select_indices(keep)
             return live
         spare = int(live.start_R.min())
-        for layer in self.cache.layers:
+        for layer in roomy_layers(self.cache):
             layer.keep(keep, spare)
         self.width, live.start_R = self.width - spare, live.start_R - spare
         return live
