@@ -20,6 +20,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "update": ("update.py",),
     "update-25m": ("update.py", "--model", "25m"),
     "update-vocabulary": ("update.py", "--model", "vocabulary"),
+    "masked": ("masked.py",),
     "step": ("step.py",),
     "step-25m": ("step.py", "--model", "25m"),
     "step-vocabulary": ("step.py", "--model", "vocabulary"),

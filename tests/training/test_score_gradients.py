@@ -127,7 +127,7 @@ def trained_rows(cfg: Recipe, method: Score, groups: Sequence[Group]) -> tuple[l
 def token_gradients(cfg: Recipe, stage: int, texts, first=FIRST, second=SECOND) -> dict[int, np.ndarray]:
     """d loss / d log-prob of every trained token, by turn, in the order of the completions."""
     rows, _ = trained_rows(cfg, method_of(cfg, stage), groups_of(texts, first, second))
-    batch, _ = Updater(POLICY, cfg).token_batch(rows, [(r.completion.prompt_ids, r.completion.ids) for r in rows])
+    batch, *_ = Updater(POLICY, cfg).token_batch(rows)
     logp_N = batch.logp_N.detach().requires_grad_()
     loss, _ = policy_gradient_loss(replace(batch, logp_N=logp_N), cfg.method.clip, cfg.method.kl.estimator)
     (gradient_N,) = torch.autograd.grad(loss, logp_N)

@@ -283,7 +283,9 @@ def test_a_kl_inside_the_reward_needs_no_reference_in_the_loss(monkeypatch):
     updater = Updater(policy, recipe({"name": "rloo"}))
     calls = []
     plain = updater.reference_logprobs
-    monkeypatch.setattr(updater, "reference_logprobs", lambda pairs: calls.append(len(pairs)) or plain(pairs))
+    monkeypatch.setattr(
+        updater, "reference_logprobs", lambda pairs, wanted: calls.append(len(pairs)) or plain(pairs, wanted)
+    )
     sums = [float(r.sum()) for r in own_log_ratios(policy, completions)]
     credits = kl_in_reward(credits, "pppp", updater.log_ratios(completions))
     metrics = updater.update(1, completions, credits)
@@ -366,7 +368,8 @@ def shifted(completions, by):
 
 def own(policy, completions):
     """The same completions as the trainer itself would have sampled them."""
-    logps = Updater(policy, recipe()).own_logprobs(completions)
+    with torch.no_grad():
+        logps = [completion_logprobs(policy.model, [(c.prompt_ids, c.ids)], 1.0, 64)[0] for c in completions]
     return [replace(c, logprobs=logp_T.tolist()) for c, logp_T in zip(completions, logps, strict=True)]
 
 

@@ -1,7 +1,7 @@
 """Log-probs of recorded tokens under models that were not recorded: the base model, and a run's last adapter.
 
-They are computed by the code that trains (`Updater`), where the model is at hand. Without it a report has no KL and no
-ratios, and says so.
+They are computed by the code that trains (`training.scorer`), where the model is at hand. Without it a report has no
+KL and no ratios, and says so.
 """
 
 from __future__ import annotations
@@ -15,10 +15,9 @@ import torch
 
 from scrpo_cli.pool.models import RunRow
 from scrpo_cli.recipe.models import ModelConfig, Recipe
-from scrpo_cli.training import checkpoint
+from scrpo_cli.training import checkpoint, scorer
 from scrpo_cli.training.loss import kl_penalty
 from scrpo_cli.training.policy import load_policy, model_path
-from scrpo_cli.training.update import Updater
 from scrpo_cli.types import Completion
 
 SMALL_MIB = 200
@@ -39,11 +38,14 @@ class Scorer:
     def __init__(self, run: RunRow, recipe: Recipe) -> None:
         self.adapter = last_adapter(run)
         named = {"adapter": str(self.adapter) if self.adapter else recipe.model.adapter}
-        self.updater = Updater(load_policy(recipe.model.model_copy(update=named), recipe.seed), recipe)
+        policy = load_policy(recipe.model.model_copy(update=named), recipe.seed)
+        self.rows = scorer.Scorer(policy, recipe, corrects=False)
 
     def __call__(self, completions: Sequence[Completion]) -> list[Scores]:
-        base = self.updater.by_row(completions, self.updater.reference_logprobs)
-        last = self.updater.own_logprobs(completions) if self.adapter else [None] * len(completions)
+        base = self.rows.of_all_tokens(completions, self.rows.reference_logprobs)
+        if not self.adapter:
+            return [Scores(base_T, None) for base_T in base]
+        last = self.rows.of_all_tokens(completions, self.rows.logprobs)
         return [Scores(*pair) for pair in zip(base, last, strict=True)]
 
 

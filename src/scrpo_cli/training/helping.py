@@ -98,14 +98,17 @@ class SharedUpdater(Updater):
         self.team.everywhere("freezing the reference", self.team.same(which, share), super().set_reference)
 
     def log_ratios(self, completions: Sequence[Completion]) -> list[np.ndarray]:
-        return self.scored(super().log_ratios, completions)
+        return self.scored(super().log_ratios, completions, completions)
 
-    def own_logprobs(self, completions: Sequence[Completion]) -> list[np.ndarray]:
-        return self.scored(super().own_logprobs, completions)
+    def own_logprobs(self, rows: Sequence[TrainRow]) -> list[np.ndarray]:
+        return self.scored(super().own_logprobs, rows, [row.completion for row in rows])
 
-    def scored(self, score: Callable[..., list[np.ndarray]], completions: Sequence[Completion]) -> list[np.ndarray]:
+    def scored(
+        self, score: Callable[..., list[np.ndarray]], scored: Sequence[Any], completions: Sequence[Completion]
+    ) -> list[np.ndarray]:
+        """What `score` finds of all that is `scored`, whose completions these are."""
         shares = self.shares([[*c.prompt_ids, *c.ids] for c in completions], completions)
-        asked = [([completions[i] for i in share], self.recorded) for share in shares]
+        asked = [([scored[i] for i in share], self.recorded) for share in shares]
         found = self.team.everywhere("scoring", asked, lambda mine, _: score(mine), score.__name__)
         by_row = dict(zip(chain(*shares), chain(*found), strict=True))
         return [by_row[i] for i in range(len(completions))]
@@ -170,9 +173,9 @@ class Helper:
         self.updater.recorded = recorded
         return self.updater.log_ratios(completions)
 
-    def own_logprobs(self, completions: Sequence[Completion], recorded: bool) -> list[np.ndarray]:
+    def own_logprobs(self, rows: Sequence[TrainRow], recorded: bool) -> list[np.ndarray]:
         self.updater.recorded = recorded
-        return self.updater.own_logprobs(completions)
+        return self.updater.own_logprobs(rows)
 
     def accumulate(self, rows: Sequence[TrainRow], credits: Credits, recorded: bool) -> Stats:
         self.updater.recorded = recorded

@@ -1,8 +1,11 @@
 """Log-probs of completion tokens under the policy, without ever holding the logits of a whole batch.
 
 What rows begin with in common is computed once (`prefixes`); rows are right-padded where the model does not take that.
-Only the hidden states that predict a completion token are kept, as a flat (N, H) matrix, and the output layer is
-applied to a chunk of them at a time, recomputed in the backward pass.
+Only the hidden states that predict a wanted token are kept, as a flat (N, H) matrix, and the output layer is applied to
+a chunk of them at a time, recomputed in the backward pass.
+
+`rows` are (prompt ids, completion ids). `wanted` says for each of them which tokens (T,) of the completion are asked
+for; without it, all are. The N wanted tokens of all rows stand one after another.
 """
 
 from __future__ import annotations
@@ -18,15 +21,15 @@ from scrpo_cli.training import prefixes
 from scrpo_cli.training.head import TargetLogprobs, tokens_at_once
 from scrpo_cli.training.loss import divergence
 
+Rows = Sequence[tuple[Sequence[int], Sequence[int]]]
+Wanted = Sequence[np.ndarray] | None
+
 
 def completion_logprobs(
-    model: Any, rows: Sequence[tuple[Sequence[int], Sequence[int]]], temperature: float, chunk: int
+    model: Any, rows: Rows, temperature: float, chunk: int, wanted: Wanted = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-prob and entropy (both (N,), float32) of every completion token, rows after one another.
-
-    `rows` are (prompt ids, completion ids). Both are of the distribution softmax(logits / temperature).
-    """
-    hidden_NH, targets_N = completion_states(model, rows)
+    """Log-prob and entropy (both (N,), at least float32) of every wanted token, of softmax(logits / temperature)."""
+    hidden_NH, targets_N = completion_states(model, rows, wanted)
     weight_VH, bias_V = output_layer(model)
     chunk = tokens_at_once(chunk, weight_VH)
     parts = [
@@ -63,8 +66,9 @@ def chunk_distributions(
     hidden_CH: torch.Tensor, weight_VH: torch.Tensor, bias_V: torch.Tensor | None, temperature: float
 ) -> torch.Tensor:
     """Log-probs of the whole vocabulary."""
-    logits_CV = torch.nn.functional.linear(hidden_CH, weight_VH, bias_V).float() / temperature
-    return torch.log_softmax(logits_CV, dim=-1)
+    logits_CV = torch.nn.functional.linear(hidden_CH, weight_VH, bias_V)
+    exact = torch.promote_types(logits_CV.dtype, torch.float32)
+    return torch.log_softmax(logits_CV.to(exact) / temperature, dim=-1)
 
 
 def of_targets(logp_CV: torch.Tensor, targets_C: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -74,16 +78,17 @@ def of_targets(logp_CV: torch.Tensor, targets_C: torch.Tensor) -> tuple[torch.Te
 
 def completion_divergences(
     model: Any,
-    rows: Sequence[tuple[Sequence[int], Sequence[int]]],
+    rows: Rows,
     reference_NH: torch.Tensor,
     kind: str,
     temperature: float,
     chunk: int,
+    wanted: Wanted = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """As `completion_logprobs`, and the divergence (N,) of the policy from a reference at every completion token, over
-    the whole vocabulary; `reference_NH` are the reference's `completion_states` of the same tokens.
+    """As `completion_logprobs`, and the divergence (N,) of the policy from a reference at every wanted token, over the
+    whole vocabulary; `reference_NH` are the reference's `completion_states` of the same tokens.
     """
-    hidden_NH, targets_N = completion_states(model, rows)
+    hidden_NH, targets_N = completion_states(model, rows, wanted)
     weight_VH, bias_V = output_layer(model)
     parts = [
         checkpoint(chunk_divergences, h, r, t, weight_VH, bias_V, kind, temperature, use_reentrant=False)
@@ -107,33 +112,37 @@ def chunk_divergences(
     return *of_targets(logp_CV, targets_C), divergence(logp_CV, reference_CV, kind)
 
 
-def completion_states(
-    model: Any, rows: Sequence[tuple[Sequence[int], Sequence[int]]]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Hidden states (N, H) at the positions that predict the N completion tokens, and those tokens (N,).
+def completion_states(model: Any, rows: Rows, wanted: Wanted = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Hidden states (N, H) at the positions that predict the N wanted tokens, and those tokens (N,).
 
-    Token t of a completion is predicted by the state one position earlier, so row i gives states P-1 .. P+T-2.
+    Token t of a completion is predicted by the state one position earlier, so row i gives states P-1 .. P+T-2. Its last
+    token predicts nothing, and is not read.
     """
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    targets_N = torch.tensor([t for _, completion in rows for t in completion], device=model.device)
+    if wanted is None:
+        wanted = [np.ones(len(completion), dtype=bool) for _, completion in rows]
+    targets = [np.asarray(completion, dtype=np.int64)[mine] for (_, completion), mine in zip(rows, wanted, strict=True)]
+    targets_N = torch.from_numpy(np.concatenate(targets)).to(model.device)
     if base.config._attn_implementation == prefixes.ATTENTION:
-        hidden_NH, places = prefixes.states(base.get_decoder(), [[*prompt, *completion] for prompt, completion in rows])
-        predicts = [at[len(prompt) - 1 : -1] for at, (prompt, _) in zip(places, rows, strict=True)]
+        hidden_NH, places = prefixes.states(base.get_decoder(), [[*p, *completion[:-1]] for p, completion in rows])
+        starts = [len(prompt) - 1 for prompt, _ in rows]
+        predicts = [at[first : first + len(mine)][mine] for at, first, mine in zip(places, starts, wanted, strict=True)]
         return hidden_NH[torch.from_numpy(np.concatenate(predicts)).to(model.device)], targets_N
-    return padded_states(base.get_decoder(), rows), targets_N
+    return padded_states(base.get_decoder(), rows, wanted), targets_N
 
 
-def padded_states(decoder: Any, rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> torch.Tensor:
+def padded_states(decoder: Any, rows: Rows, wanted: Sequence[np.ndarray]) -> torch.Tensor:
     """The states of `completion_states`, every row computed on its own."""
     device = decoder.device
-    lengths = [len(p) + len(c) for p, c in rows]
-    ids_BL = torch.zeros((len(rows), max(lengths)), dtype=torch.long)
+    read = [[*p, *c[:-1]] for p, c in rows]
+    ids_BL = torch.zeros((len(rows), max(map(len, read))), dtype=torch.long)
     mask_BL = torch.zeros_like(ids_BL)
     predicts_BL = torch.zeros_like(ids_BL, dtype=torch.bool)
     for i, (prompt, completion) in enumerate(rows):  # by lengths, never by token values
-        ids_BL[i, : lengths[i]] = torch.tensor([*prompt, *completion])
-        mask_BL[i, : lengths[i]] = 1
-        predicts_BL[i, len(prompt) - 1 : lengths[i] - 1] = True
+        ids_BL[i, : len(read[i])] = torch.tensor(read[i])
+        mask_BL[i, : len(read[i])] = 1
+        first = len(prompt) - 1
+        predicts_BL[i, first : first + len(completion)] = torch.from_numpy(wanted[i])
     hidden_BLH = decoder(
         input_ids=ids_BL.to(device), attention_mask=mask_BL.to(device), use_cache=False
     ).last_hidden_state
