@@ -174,7 +174,6 @@ def m004_packed_tokens(connection: Connection) -> None:
     for index in (
         "attempt_parent ON attempt (parent_id, kind, verdict, step, run_id) WHERE parent_id IS NOT NULL",
         "attempt_counts ON attempt (run_id, phase, kind, verdict, decision, model)",
-        "attempt_problem ON attempt (problem_source, problem_id, extracted, verdict, phase, model, run_id)",
         "pool_entry_alive ON pool_entry (pool, added_step, attempt_id, retired_step) WHERE retired_step IS NULL",
         "pool_entry_oldest ON pool_entry (added_step, attempt_id, pool, retired_step) WHERE retired_step IS NULL",
     ):

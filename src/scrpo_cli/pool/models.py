@@ -70,7 +70,7 @@ class AttemptRow(SQLModel, table=True):
     __table_args__ = (
         ForeignKeyConstraint(["problem_source", "problem_id"], ["problem.source", "problem.id"]),
         Index("attempt_run_step", "run_id", "step"),
-        Index("attempt_problem", "problem_source", "problem_id", "extracted", "verdict", "phase", "model", "run_id"),
+        Index("attempt_problem", "problem_source", "problem_id"),
         index_where("attempt_parent", "parent_id", "kind", "verdict", "step", "run_id", where="parent_id IS NOT NULL"),
         Index("attempt_counts", "run_id", "phase", "kind", "verdict", "decision", "model"),
     )
