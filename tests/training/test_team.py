@@ -239,12 +239,12 @@ def test_a_stop_signal_to_all_ends_all_after_the_same_step(alone, tmp_path) -> N
 
 @pytest.mark.slow
 def test_a_stop_while_a_step_samples_keeps_the_answers_of_process_0(alone, tmp_path) -> None:
-    stopped = run_team(train("scrpo"), tmp_path, hooks={0: [SignalInStep(2, 1)]})[0]
+    stopped = run_team(train("scrpo"), tmp_path, hooks={0: [SignalInStep(3, 1)]})[0]
     assert stopped.code == 130, stopped.err
-    assert "Stopped in step 2: 4 finished answers of it are kept" in stopped.err  # a group of three
+    assert "Stopped in step 3: 4 finished answers of it are kept" in stopped.err  # a group of three
     resumed = run_team(("train", "--resume", RUN), tmp_path)[0]
     assert resumed.code == 0
-    assert "Step 2 goes on with the 4 answers" in resumed.err
+    assert "Step 3 goes on with the 4 answers" in resumed.err
     assert_same(left(tmp_path), alone("scrpo"))
 
 
