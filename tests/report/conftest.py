@@ -34,6 +34,7 @@ def trained(scrpo_server, tmp_path_factory):
     run = run_scrpo(["train", "--recipe", "tiny", *SETS, "--json"], folder).json["run"]
     execute(folder, "UPDATE problem SET text = text || ?", EVIL)
     execute(folder, "UPDATE attempt SET text = text || ?, extracted = ? WHERE phase LIKE 'eval:%'", EVIL, EVIL)
-    answer = run_scrpo(["report", run, "-o", "report.html", "--json"], folder).json
+    done = run_scrpo(["report", run, "-o", "report.html", "--json", "--debug"], folder)
+    assert done.code == 0, done.err
     html = (folder / "report.html").read_text()
-    return SimpleNamespace(folder=folder, run=run, html=html, data=page_data(html), answer=answer)
+    return SimpleNamespace(folder=folder, run=run, html=html, data=page_data(html), answer=done.json)

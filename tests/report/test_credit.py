@@ -92,7 +92,7 @@ def test_credit_that_is_not_what_the_run_recorded_is_not_shown():
 
 
 def test_kl_in_the_reward_needs_a_reference():
-    groups, of = [group([True, False])], crediting("tiny", "method.name=rloo", "method.kl.beta=0.1")
+    groups, of = [group([True, False])], crediting("tiny", "method.name=rloo", "method.kl={beta: 0.1, estimator: k1}")
     lengths = [len(a.completion.ids) for a in groups[0].attempts]
     ratios = [np.full(n, 0.5) for n in lengths]
     credits = of.methods["rloo"].credit(groups, ratios)

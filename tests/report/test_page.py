@@ -105,6 +105,7 @@ def test_data_cannot_end_their_element():
 
 def test_cells_and_sentences():
     assert cell("43.2% [38.1, 48.4]") == ("43.2%", " [38.1, 48.4]")
+    assert cell("[38.1, 48.4]") == ("", "[38.1, 48.4]")
     assert cell("a") == ("a", "")
     assert cell("two\nlines") == ("two\nlines", "")
     assert sentence("arms differ") == "Arms differ."

@@ -358,7 +358,7 @@ function read(event, item, told, readout) {
 
 function sortKey(cell) {
   const text = cell.textContent.trim().replaceAll(",", "").replace("−", "-");
-  const match = text.match(/^[<~]?\s*([+-]?\d+(\.\d+)?)/);
+  const match = text.match(/^[<[]?\s*([+-]?\d+(\.\d+)?)/);
   return match ? Number(match[1]) : null;
 }
 

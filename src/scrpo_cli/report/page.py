@@ -37,7 +37,7 @@ WIDTH = 5.4
 """Of a figure, in inches: on a phone its text is still read."""
 ARMS_OF_A_FIGURE = 10
 """As many as there are colours."""
-CELL = re.compile(r"(?P<value>.*?)(?P<rest> \[[^\]]*\].*)?", re.DOTALL)
+CELL = re.compile(r"(?P<value>.*?)(?P<rest>(?:^| )\[[^\]]*\].*)?", re.DOTALL)
 
 
 @dataclass(frozen=True)
