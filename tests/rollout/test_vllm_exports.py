@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -59,18 +61,23 @@ def check(llm: Any, policy: Policy, model: Any, lora: Any = None) -> None:
         assert theirs == pytest.approx(ours.gather(1, torch.tensor(ids)[:, None])[:, 0].tolist(), abs=1e-3)
 
 
-def engine(model: Path, **options: Any) -> Any:
+@contextmanager
+def engine(model: Path, **options: Any) -> Iterator[Any]:
     from vllm import LLM
 
-    return LLM(str(model), enforce_eager=True, max_model_len=256, dtype="float32", seed=0, **options)
+    llm = LLM(str(model), enforce_eager=True, max_model_len=256, dtype="float32", seed=0, **options)
+    try:
+        yield llm
+    finally:
+        llm.llm_engine.engine_core.shutdown()
 
 
 def test_vllm_loads_the_adapter(policy: Policy, checkpoint: Path, tmp_path: Path) -> None:
     from vllm.lora.request import LoRARequest
 
     write_adapter(CFG, checkpoint, tmp_path)
-    llm = engine(embedded_model_dir(), enable_lora=True, max_lora_rank=CFG.lora.r)
-    check(llm, policy, policy.model, LoRARequest("scrpo", 1, str(tmp_path)))
+    with engine(embedded_model_dir(), enable_lora=True, max_lora_rank=CFG.lora.r) as llm:
+        check(llm, policy, policy.model, LoRARequest("scrpo", 1, str(tmp_path)))
 
 
 def test_vllm_loads_the_merged_model(policy: Policy, checkpoint: Path, tmp_path: Path) -> None:
@@ -78,4 +85,5 @@ def test_vllm_loads_the_merged_model(policy: Policy, checkpoint: Path, tmp_path:
 
     write_merged(CFG, checkpoint, tmp_path)
     merged = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
-    check(engine(tmp_path), policy, merged)
+    with engine(tmp_path) as llm:
+        check(llm, policy, merged)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,9 +35,15 @@ def of_kind(path: Path, kind: str) -> list[Any]:
     return [getattr(record, kind) for record in records(path) if record.WhichOneof("record_type") == kind]
 
 
-def history(path: Path) -> list[dict[str, str]]:
-    """What was logged, a row a call: name -> JSON."""
-    return [
-        {"/".join(item.nested_key) or item.key: item.value_json for item in row.item}
-        for row in of_kind(path, "history")
-    ]
+def history(path: Path) -> list[dict[str, Any]]:
+    """What was logged, a row a call."""
+    rows = []
+    for row in of_kind(path, "history"):
+        rows.append(found := {})
+        for item in row.item:
+            *sections, name = item.nested_key or [item.key]
+            place = found
+            for section in sections:
+                place = place.setdefault(section, {})
+            place[name] = json.loads(item.value_json)
+    return rows
