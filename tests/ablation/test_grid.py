@@ -34,6 +34,16 @@ def test_a_grid_is_the_product_in_the_order_given():
     assert arms == make_arms("5,never", ["optim.lr=1e-3, 2e-3"])
 
 
+def test_one_at_a_time_is_the_first_values_and_each_other_one_alone():
+    arms = grid.make_arms(["tiny"], "5,10", ["optim.lr=1e-3,2e-3,4e-3", "seed=0,7"], named=False, one_at_a_time=True)
+    assert [arm.overrides for arm in arms] == [
+        tuple(f"{key}={value}" for key, value in zip(("method.reflect_every", "optim.lr", "seed"), values))
+        for values in [(5, "1e-3", 0), (10, "1e-3", 0), (5, "2e-3", 0), (5, "4e-3", 0), (5, "1e-3", 7)]
+    ]
+    with pytest.raises(UserError, match="one key is varied"):
+        grid.make_arms(["tiny"], "5,10", named=False, one_at_a_time=True)
+
+
 def test_recipes_are_arms_named_by_their_file(tmp_path):
     mine = tmp_path / "a.b.yaml"
     mine.write_text("extends: tiny\nname: Called otherwise\nmethod: {name: grpo}\n")

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -61,10 +61,12 @@ def make_arms(
     sets: Sequence[str] = (),
     *,
     named: bool,
+    one_at_a_time: bool = False,
     read: Callable[[str, Sequence[str]], Recipe] = load_recipe,
 ) -> list[Arm]:
     """Every recipe under every setting of what is varied, in the order given, and `sets` on all of them; `read`
-    resolves a recipe under overrides.
+    resolves a recipe under overrides. `one_at_a_time`: only the first value of each key together, and then the others
+    of one key at a time.
 
     `reflect_every` is "5,10,never"; each of `vary` is "KEY=a,b". Names depend on nothing else: `grpo optim.lr=1e-3`;
     the recipe's file name is a part of them where arms are to be `named` by it.
@@ -79,10 +81,15 @@ def make_arms(
         raise UserError("The same key is varied twice", ", ".join(keys), "Give all its values in one --vary.")
     if idle := [key for item in sets if (key := item.partition("=")[0].strip()) in keys]:
         raise UserError(f"--set {idle[0]} has no effect: the key is varied", "scrpo ablate", "Leave out one of them.")
-    count = len(recipes) * math.prod(len(values) for _, values in axes)
+    if one_at_a_time and len(axes) < 2:
+        fix = "Vary a second key, or leave it out."
+        raise UserError("--one-at-a-time has no effect: one key is varied", "scrpo ablate", fix)
+    sizes = [len(values) for _, values in axes]
+    count = len(recipes) * (1 + sum(sizes) - len(sizes) if one_at_a_time else math.prod(sizes))
     if count > MOST_RUNS:  # before any is made
         raise UserError(f"That would be {count:,} arms, each with its seeds", ", ".join(keys), FEWER)
-    settings = [_overrides(keys, values) for values in product(*(values for _, values in axes))]
+    points = _one_at_a_time if one_at_a_time else product
+    settings = [_overrides(keys, values) for values in points(*(values for _, values in axes))]
     return [_arm(recipe, overrides, sets, named, read) for recipe in recipes for overrides in settings]
 
 
@@ -99,6 +106,13 @@ def _axis(text: str, where: str) -> tuple[str, list[str]]:
     if len(set(values)) < len(values):
         raise UserError("A value is given twice", where, "Name each value once; --seeds repeats runs.")
     return key.strip(), values
+
+
+def _one_at_a_time(*axes: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    base = tuple(values[0] for values in axes)
+    yield base
+    for i, values in enumerate(axes):
+        yield from ((*base[:i], value, *base[i + 1 :]) for value in values[1:])
 
 
 def _overrides(keys: Iterable[str], values: Iterable[str]) -> tuple[str, ...]:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from scrpo_cli.pool.db import Database
 
 EXECUTORS = ("local", "slurm", "ray")
-NEW_ARMS = ("--reflect-every", "--vary", "--set")
+NEW_ARMS = ("--reflect-every", "--vary", "--one-at-a-time", "--set")
 NEW_RUNS = ("--recipe", "--seeds")
 """Options that say what a sweep consists of."""
 COMPARED = ("--against", "--pairs", "--margin")
@@ -45,7 +45,7 @@ COMPARED = ("--against", "--pairs", "--margin")
 STARTS = {
     "--resume": (*NEW_RUNS, *NEW_ARMS),
     "--extend": (),
-    "--tune": (*NEW_RUNS, "--reflect-every", "--vary", *COMPARED),
+    "--tune": (*NEW_RUNS, "--reflect-every", "--vary", "--one-at-a-time", *COMPARED),
     "--race": ("--recipe", *NEW_ARMS),
     "--fork-from": ("--recipe",),
 }
@@ -102,6 +102,9 @@ def ablate(
     recipe: RecipesOption = None,
     reflect_every: ReflectOption = None,
     vary: VaryOption = None,
+    one_at_a_time: Annotated[
+        bool, typer.Option("--one-at-a-time", help="Not the whole grid: the first values, and each other one alone.")
+    ] = False,
     seeds: SeedsOption = None,
     jobs: Annotated[
         int | None,
@@ -218,7 +221,7 @@ def ablate(
 
     question = Question(against or "", tuple(pairs or ()), None if margin is None else margin / 100)
     settings = read_settings(tune, set_ or ()) if tune else None
-    varied = Varied(tuple(recipe or ()), reflect_every, tuple(vary or ()), tuple(set_ or ()))
+    varied = Varied(tuple(recipe or ()), reflect_every, tuple(vary or ()), tuple(set_ or ()), one_at_a_time)
     arms = [] if resume or tune or race or fork_from else varied.arms(extend)
     if arms and extend is None:
         question.check([arm.name for arm in arms])
@@ -318,32 +321,37 @@ class Varied:
     reflect_every: str | None
     vary: tuple[str, ...]
     sets: tuple[str, ...]
+    one_at_a_time: bool = False
 
     def arms(self, extend: str | None) -> list[Arm]:
         """Of the recipes; mistakes show before anything is written."""
-        from scrpo_cli.ablation.grid import check_arms, make_arms, split_recipes
+        from scrpo_cli.ablation.grid import check_arms, split_recipes
 
         recipes = split_recipes(self.recipes) or ([] if extend else [DEFAULT_RECIPE])
         if not recipes:
             return []
         named = extend is not None or len(recipes) > 1
-        arms = make_arms(recipes, self.reflect_every, self.vary, self.sets, named=named)
+        arms = self.make(recipes, named=named)
         check_arms(arms)
         return arms
+
+    def make(self, recipes: Sequence[str], **how: Any) -> list[Arm]:
+        from scrpo_cli.ablation.grid import make_arms
+
+        alone = self.one_at_a_time
+        return make_arms(recipes, self.reflect_every, self.vary, self.sets, one_at_a_time=alone, **how)
 
     def forks(self, database: Database, run: str, at: int, seeds: int, question: Question) -> Sweep:
         """A sweep whose runs branch from the checkpoint of step `at` of a run. Its first seed is that of the run, which
         goes on with the same draws.
         """
-        from scrpo_cli.ablation.grid import check_arms, make_arms
+        from scrpo_cli.ablation.grid import check_arms
         from scrpo_cli.ablation.sweep import Fork, start_sweep
         from scrpo_cli.jobs.checks import check_trainings
         from scrpo_cli.jobs.fork import check_fork, find_branch
 
         branch = find_branch(database, run, at)
-        arms = make_arms(
-            [run], self.reflect_every, self.vary, self.sets, named=False, read=lambda _, sets: branch.recipe(sets)
-        )
+        arms = self.make([run], named=False, read=lambda _, sets: branch.recipe(sets))
         check_arms(arms)
         question.check([arm.name for arm in arms])
         for arm in arms:
