@@ -21,7 +21,7 @@ ARMS = ("description=a", f"description={EVIL}", "description=$x$")
 def scrpo(tmp_path, capsys, monkeypatch):
     """Runs a command line against one database; the JSON document that it answers."""
     fake = FakeExecutor(after=dict(zip(ARMS, (0.3, 0.7, 0.32))), warning="truncation")
-    monkeypatch.setattr("scrpo_cli.ablation.executor.LocalExecutor", lambda *_, **__: fake)
+    monkeypatch.setattr("scrpo_cli.ablation.executors.local.LocalExecutor", lambda *_, **__: fake)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SCRPO_DB", str(tmp_path / "scrpo.db"))
 

@@ -10,7 +10,6 @@ from itertools import product
 from typing import Any
 
 from scrpo_cli.ablation.comparisons import Question
-from scrpo_cli.ablation.grid import file_stem
 from scrpo_cli.ablation.outcomes import RunOutcome, read_outcome
 from scrpo_cli.ablation.sweep import COMMAND, Sweep, done_runs, find_sweep
 from scrpo_cli.ablation.table import SweepResult, read_result
@@ -18,6 +17,7 @@ from scrpo_cli.ablation.tuning import read_trials
 from scrpo_cli.errors import UserError
 from scrpo_cli.evaluation.held_out import warnings
 from scrpo_cli.evaluation.protocol import Protocol
+from scrpo_cli.files import file_stem
 from scrpo_cli.jobs.compare import adjusted, changes_by_training, compare_runs
 from scrpo_cli.numbers import NOTHING, estimate, in_points, p_equals, p_value, percent, points
 from scrpo_cli.pool.db import Database
@@ -28,6 +28,8 @@ from scrpo_cli.recipe.models import Recipe
 from scrpo_cli.report.tables import Sheet, findings, sheets_of, tuning
 
 TRAIN = "train"
+LONGEST_TITLE = 90
+"""Characters."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ def of_sweeps(db: Database, sweeps: Sequence[Sweep], question: Question) -> Subj
     short = as_one_recipe(sweeps[0], recipes) if len(sweeps) == 1 else None
     files, command = short or (recipes, files_command(recipes, sweeps[0]))
     return Subject(
-        title=f"{', '.join(arm.name for arm in arms[:6])}{' and others' if len(arms) > 6 else ''}",
+        title=title_of([arm.name for arm in arms]),
         asked=asked_of_sweeps(sweeps, len(runs), bool(result)),
         found=findings(result) if result else [],
         notes=result.notes if result else [],
@@ -117,6 +119,12 @@ def of_sweeps(db: Database, sweeps: Sequence[Sweep], question: Question) -> Subj
         outcomes=outcomes,
         has_arms=True,
     )
+
+
+def title_of(arms: Sequence[str]) -> str:
+    """The arms, or how many where that is long."""
+    names = ", ".join(arms)
+    return names if len(names) <= LONGEST_TITLE else f"A sweep of {len(arms)} arms"
 
 
 def asked_of_sweeps(sweeps: Sequence[Sweep], done: int, compared: bool) -> list[str]:
