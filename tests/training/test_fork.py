@@ -97,6 +97,17 @@ def test_another_method_begins_with_a_state_of_its_own(scrpo_process, database):
     assert state(database, ids(database)[1], 8)["method"] == {}
 
 
+def test_a_fork_that_goes_on_after_the_end_of_its_run_is_evaluated_at_its_own_end(scrpo_process, database):
+    forked = scrpo_process("fork", "last", "--at", "8", "--set", "optim.steps=10", "--json")
+    assert forked.code == 0, forked.err
+    _, fork = ids(database)
+    after = [row for row in rows_of(database, fork)["evaluation"] if row["label"] == "after"]
+    assert [row["step"] for row in after] == [10]
+    assert {row["step"] for row in rows_of(database, fork)["attempt"] if row["phase"].endswith(":after")} == {10}
+    measured = lines(database / ".scrpo/runs" / fork / "metrics.jsonl")
+    assert [row["step"] for row in measured if "eval/accuracy" in row] == [0, 10]
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from scrpo_cli.pool.queries import resolve_run, steps_of
 from scrpo_cli.recipe.load import stored_recipe
 from scrpo_cli.recipe.models import Recipe
 from scrpo_cli.recipe.shared import shared_keys
-from scrpo_cli.tracking.jsonl import FILE_NAME
+from scrpo_cli.tracking.jsonl import FILE_NAME, read_metrics, restore
 from scrpo_cli.training import checkpoint
 from scrpo_cli.training.resume import Start, chosen, find_start
 
@@ -101,10 +101,15 @@ def give_past(db: Database, run: ActiveRun, branch: Branch) -> None:
     (temporary / checkpoint.MANIFEST).unlink()
     checkpoint.seal(temporary)
     temporary.rename(final)
-    metrics = Path(branch.of.directory) / FILE_NAME
-    if metrics.is_file():  # what is missing there comes back from the database
-        shutil.copyfile(metrics, run.directory / FILE_NAME)
+    (run.directory / FILE_NAME).unlink(missing_ok=True)  # a half copy
+    lines = [(row.pop("step"), row) for row in read_metrics(Path(branch.of.directory)) if not _is_last(row)]
+    restore(run.directory, lines)  # what is missing comes back from the database
     copy_past(db, branch.of.id, run.run_id, branch.at)
+
+
+def _is_last(row: Mapping[str, Any]) -> bool:
+    """Whether a line of metrics.jsonl is of the evaluation after training."""
+    return bool(row["step"]) and "eval/accuracy" in row
 
 
 def _rewrite_state(directory: Path, branch: Branch, run: ActiveRun) -> None:

@@ -8,7 +8,10 @@ from sqlalchemy import ColumnElement, case, func, insert, literal, select
 
 from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.models import ATTEMPT, EVALUATION, POOL_ENTRY, STEP
+from scrpo_cli.pool.queries import EVALUATED
 
+AFTER = "after"
+"""The label of the evaluation with which a training run ends."""
 RETIREMENT = ("retired_run_id", "retired_step", "retired_reason")
 NAMED = ("id", "run_id", "parent_id", "attempt_id", "pool", "retired_run_id")
 """Columns that hold a run's id, or begin with it: ids of attempts are `RUN:STEP:...`, and a run's pool has its name."""
@@ -16,7 +19,8 @@ NAMED = ("id", "run_id", "parent_id", "attempt_id", "pool", "retired_run_id")
 
 def copy_past(db: Database, source: str, target: str, step: int) -> None:
     """Give run `target` the attempts, pool entries, metrics and evaluations of run `source` up to `step`, in one
-    transaction. Errors that `source` retired later are alive; parents and retirements by other runs stay as they are.
+    transaction, but for the evaluation after its training, which is not over for `target`. Errors that `source` retired
+    later are alive; parents and retirements by other runs stay as they are.
     """
     later = (POOL_ENTRY.c.retired_run_id == source) & (POOL_ENTRY.c.retired_step > step)
     alive: dict[str, ColumnElement[Any]] = {
@@ -26,6 +30,10 @@ def copy_past(db: Database, source: str, target: str, step: int) -> None:
         for table, when in ((ATTEMPT, "step"), (POOL_ENTRY, "added_step"), (STEP, "step"), (EVALUATION, "step")):
             columns = {c.name: _renamed(c, source, target) for c in table.c} | (alive if table is POOL_ENTRY else {})
             rows = select(*columns.values()).where(table.c.run_id == source, table.c[when] <= step)
+            if table is ATTEMPT:
+                rows = rows.where(ATTEMPT.c.phase.not_like(f"{EVALUATED}%:{AFTER}"))
+            if table is EVALUATION:
+                rows = rows.where(EVALUATION.c.label != AFTER)
             connection.execute(insert(table).from_select([*columns], rows))
 
 
