@@ -42,7 +42,7 @@ def test_every_operation_is_timed_and_leaves_the_runs_as_they_were(world: pool.W
     assert found["record a step of 128 attempts"][SIZE]["n"] == pool.REWOUND
     assert living_entries(world.db, world.run) == before
     assert steps_of(world.db, world.run) == []
-    assert pool.table(found).row_count == 8
+    assert len(pool.grid(found).rows) == 8
 
 
 def test_bytes_are_those_of_the_file(world: pool.World, path: Path) -> None:
