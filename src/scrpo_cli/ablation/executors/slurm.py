@@ -164,7 +164,7 @@ class SlurmExecutor:
         return set(found.stdout.split())
 
     def _cancel(self, submitted: Mapping[Job, Any]) -> None:
-        """SLURM sends SIGTERM to the processes of a job: its run saves the step in hand, if KillWait lets it."""
+        """SLURM sends SIGTERM to the processes of a job: its run saves, if KillWait lets it."""
         if submitted:
             self._stopping.touch()
         for handle in submitted.values():
