@@ -4,7 +4,7 @@ leaving it out changes neither loss, gradient nor metrics.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -76,19 +76,22 @@ class Counter:
         self.passes[self.who] += 1
         self.read[self.who] += kwargs["input_ids"].numel()
 
-    def head(self, hidden_CH: torch.Tensor, *rest: Any) -> torch.Tensor:
-        self.headed[self.who] += len(hidden_CH)
-        return DISTRIBUTIONS(hidden_CH, *rest)
+    def head(self, work: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(hidden_CH: torch.Tensor, *rest: Any) -> Any:
+            self.headed[self.who] += len(hidden_CH)
+            return work(hidden_CH, *rest)
 
-
-DISTRIBUTIONS = logprobs.chunk_distributions
+        return counted
 
 
 @pytest.fixture
 def counter(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter]:
-    """The head without its recomputation in the backward pass, so that it is counted once."""
+    """The two places where the output layer is applied, of targets and of whole distributions; these without their
+    recomputation in the backward pass, so that they are counted once.
+    """
     counter = Counter(POLICY)
-    monkeypatch.setattr(logprobs, "chunk_distributions", counter.head)
+    for name in ("chunk_logprobs", "chunk_distributions"):
+        monkeypatch.setattr(logprobs, name, counter.head(getattr(logprobs, name)))
     monkeypatch.setattr(logprobs, "checkpoint", lambda work, *args, use_reentrant: work(*args))
     hook = POLICY.model.get_base_model().get_decoder().register_forward_pre_hook(counter.decoder, with_kwargs=True)
     before = [p.detach().clone() for p in POLICY.trainable()]
