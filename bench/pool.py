@@ -236,7 +236,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="small sizes, 1 round; says little more than that it runs")
     parser.add_argument("--sizes", default="10000,100000,1000000", metavar="N,N", help="attempts (default %(default)s)")
     parser.add_argument("--tokens", type=int, default=100, help="median length of an answer (default 100)")
-    parser.add_argument("--repeats", type=int, default=5, help="measured rounds (default 5)")
+    parser.add_argument("--repeats", type=int, default=3, help="measured rounds (default 3)")
     parser.add_argument("--out", type=Path, help="where the JSON file goes (default bench/results)")
     args = parser.parse_args()
     sizes = [3_000, 6_000] if args.quick else [int(size) for size in args.sizes.split(",")]
