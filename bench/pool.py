@@ -245,7 +245,7 @@ def main() -> None:
     parser = options(__doc__)
     parser.add_argument("--sizes", default="10000,100000,1000000", metavar="N,N", help="attempts (default %(default)s)")
     parser.add_argument("--tokens", type=int, default=100, help="median length of an answer (default 100)")
-    parser.add_argument("--repeats", type=int, default=5, help="measured rounds (default 5)")
+    parser.add_argument("--repeats", type=int, default=3, help="measured rounds (default 3)")
     args = parser.parse_args()
     sizes = [3_000, 6_000] if args.quick else [int(size) for size in args.sizes.split(",")]
     before = machine()
