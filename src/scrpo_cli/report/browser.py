@@ -226,7 +226,10 @@ class RunReader:
         if attempt.grade.verdict is not Verdict.WRONG:
             return attempt.grade.verdict.value.replace("_", " ")
         text = attempt.completion.text[self.cut(attempt) or 0 :]
-        kind = self.task.error_kind(attempt.problem, text) if self.task else None
+        try:
+            kind = self.task.error_kind(attempt.problem, text) if self.task else None
+        except ValueError:  # a problem of another form than the task's own
+            kind = None
         return (kind or "wrong answer").replace("_", " ")
 
 
