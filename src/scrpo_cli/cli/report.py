@@ -87,7 +87,7 @@ def report(
         again += [word for pattern in pairs or () for word in ("--pairs", pattern)]
         page = make_page(database, subject, report_command(database, refs, output, again), options)
     write_lines(output, [page])
-    size = len(page.encode())
+    size = len(f"{page}\n".encode())
     shown = {"file": str(output), "bytes": size, "runs": len(subject.runs)}
     answer.wrote(output, shown, f"The report of {len(subject.runs)} runs is in {output} ({size / 1e6:.1f} MB)")
 
