@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -32,11 +32,16 @@ from scrpo_cli.report.sample import draw
 from scrpo_cli.report.subject import Subject
 from scrpo_cli.tracking.activity import now
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 HERE = Path(__file__).parent
 WIDTH = 5.4
 """Of a figure, in inches: on a phone its text is still read."""
 ARMS_OF_A_FIGURE = 10
 """As many as there are colours."""
+SHORT_NAME = 24
+"""Characters of an arm whose name has room inside of a figure."""
 CELL = re.compile(r"(?P<value>.*?)(?P<rest>(?:^| )\[[^\]]*\].*)?", re.DOTALL)
 
 
@@ -128,8 +133,18 @@ def curves(subject: Subject) -> list[Figure]:
     found = []
     for start in range(0, len(known), ARMS_OF_A_FIGURE):
         part = {name: by_arm[name] for name in known[start : start + ARMS_OF_A_FIGURE]}
-        found.append(figure("Accuracy over generated tokens", partial(draw_curves, curves=part), f"curves{start}"))
+        below = max(map(len, part)) > SHORT_NAME
+        draw = partial(draw_learning, curves=part, below=below)
+        height = 3.4 + below * 0.21 * len(part)
+        found.append(figure("Accuracy over generated tokens", draw, f"curves{start}", height))
     return found
+
+
+def draw_learning(axes: Axes, curves: Mapping[str, Any], below: bool) -> None:
+    """The curves; where names are long, these stand below and not over them."""
+    draw_curves(axes, curves)
+    if below:
+        axes.legend(loc="upper left", bbox_to_anchor=(0, -0.2), borderaxespad=0)
 
 
 def arms(subject: Subject) -> list[Figure]:
