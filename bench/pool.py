@@ -5,7 +5,6 @@ python bench/pool.py [--quick] [--sizes N,N] [--tokens N] [--repeats N]
 
 from __future__ import annotations
 
-import argparse
 import sqlite3
 import tempfile
 import time
@@ -18,9 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measuring import machine, save, shown, spread
-from rich.console import Console
-from rich.table import Table
+from measuring import Grid, machine, options, report, shown, spread
 from sqlalchemy import insert
 
 from scrpo_cli.pool.db import Database
@@ -215,32 +212,42 @@ def stored(path: Path) -> dict[str, Any]:
     return {"all": sum(by_part.values()), "columns": columns, "parts": by_part}
 
 
-def table(found: dict[str, dict[int, dict[str, float | int]]]) -> Table:
+def times(found: dict[str, dict[int, dict[str, float | int]]]) -> Grid:
     sizes = list(next(iter(found.values())))
-    heads = [f"{size:,} attempts, ms" for size in sizes]
-    grid = Table("operation", *heads, "last / first", title="medians (quartiles)")
+    lines = []
     for name, row in found.items():
         ratio = row[sizes[-1]]["median"] / row[sizes[0]]["median"]
-        grid.add_row(name, *(shown(row[size], 1) for size in sizes), f"{ratio:,.1f}")
-    return grid
+        lines.append([name, *(shown(row[size], 1) for size in sizes), f"{ratio:,.1f}"])
+    heads = [f"{size:,} attempts, ms" for size in sizes]
+    return Grid("The error pool, medians (quartiles)", ["operation", *heads, "last / first"], lines)
 
 
-def summary(size: int, world: World, of_file: dict[str, Any]) -> str:
-    """One line for people."""
-    columns = {name: round(mean) for name, mean in of_file["columns"].items()}
-    return f"{size:,} attempts: filled in {world.fill_s:.0f} s, {of_file['all']:,.0f} bytes each; on average {columns}"
+def bytes_each(files: dict[int, dict[str, Any]]) -> Grid:
+    """The mean tokens of prompt and answer stand beside their columns."""
+    first = next(iter(files.values()))["columns"]
+    tokens = {"prompt_ids": first["prompt_tokens"], "ids": first["tokens"], "logprobs": first["tokens"]}
+    lines = [["in all", *(f"{file['all']:,.0f}" for file in files.values())]]
+    lines.append(["indices of attempt", *(f"{indices(file['parts']):,.0f}" for file in files.values())])
+    for column in ("text", *TOKEN_COLUMNS):
+        name = f"{column}, {tokens[column]:,.0f} tokens" if column in tokens else column
+        lines.append([name, *(f"{file['columns'][column]:,.0f}" for file in files.values())])
+    heads = [f"{size:,} attempts" for size in files]
+    return Grid("Bytes per attempt, means", ["of", *heads], lines)
+
+
+def indices(parts: dict[str, float]) -> float:
+    """Those of the table `attempt`, that of its key included."""
+    return sum(size for name, size in parts.items() if name.startswith(("attempt_", "sqlite_autoindex_attempt_")))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="small sizes, 1 round; says little more than that it runs")
+    parser = options(__doc__)
     parser.add_argument("--sizes", default="10000,100000,1000000", metavar="N,N", help="attempts (default %(default)s)")
     parser.add_argument("--tokens", type=int, default=100, help="median length of an answer (default 100)")
     parser.add_argument("--repeats", type=int, default=3, help="measured rounds (default 3)")
-    parser.add_argument("--out", type=Path, help="where the JSON file goes (default bench/results)")
     args = parser.parse_args()
     sizes = [3_000, 6_000] if args.quick else [int(size) for size in args.sizes.split(",")]
-    console, before = Console(), machine()
+    before = machine()
     with tempfile.TemporaryDirectory() as directory, ExitStack() as opened:
         paths = {size: Path(directory, f"{size}.db") for size in sizes}
         worlds = {size: World.make(path, size, args.tokens) for size, path in paths.items()}
@@ -248,12 +255,9 @@ def main() -> None:
             opened.enter_context(world.db)
         found = measured(worlds, 1 if args.quick else args.repeats)
         files = {size: stored(path) for size, path in paths.items()}
-    console.print(table(found))
-    for size, world in worlds.items():
-        console.print(summary(size, world, files[size]))
-    data = {"bench": "pool", "before": before, "after": machine(), "tokens": args.tokens, "ms": found, "bytes": files}
-    data["fill_s"] = {size: world.fill_s for size, world in worlds.items()}
-    console.print(str(save("pool", data, args.out)), soft_wrap=True, highlight=False)
+    filled = {size: world.fill_s for size, world in worlds.items()}
+    data = {"before": before, "tokens": args.tokens, "ms": found, "bytes": files, "fill_s": filled}
+    report("pool", [times(found), bytes_each(files)], data, args.out)
 
 
 if __name__ == "__main__":
