@@ -212,33 +212,32 @@ def stored(path: Path) -> dict[str, Any]:
     return {"all": sum(by_part.values()), "columns": columns, "parts": by_part}
 
 
-def grid(found: dict[str, dict[int, dict[str, float | int]]]) -> Grid:
+def times(found: dict[str, dict[int, dict[str, float | int]]]) -> Grid:
     sizes = list(next(iter(found.values())))
+    lines = []
+    for name, row in found.items():
+        ratio = row[sizes[-1]]["median"] / row[sizes[0]]["median"]
+        lines.append([name, *(shown(row[size], 1) for size in sizes), f"{ratio:,.1f}"])
     heads = [f"{size:,} attempts, ms" for size in sizes]
-    rows = [
-        [
-            name,
-            *(shown(row[size], 1) for size in sizes),
-            f"{row[sizes[-1]]['median'] / row[sizes[0]]['median']:,.1f}",
-        ]
-        for name, row in found.items()
-    ]
-    return Grid("The pool, medians (quartiles)", ["operation", *heads, "last / first"], rows)
+    return Grid("The error pool, medians (quartiles)", ["operation", *heads, "last / first"], lines)
 
 
-def bytes_grid(fill_s: dict[int, float], files: dict[int, dict[str, Any]]) -> Grid:
-    """Of the file, and the means of an attempt's columns."""
-    columns = list(next(iter(files.values()))["columns"])
-    rows = [
-        [
-            f"{size:,}",
-            f"{fill_s[size]:.0f}",
-            f"{of_file['all']:,.0f}",
-            *(f"{x:,.0f}" for x in of_file["columns"].values()),
-        ]
-        for size, of_file in files.items()
-    ]
-    return Grid("Bytes per attempt", ["attempts", "filled in s", "bytes each", *columns], rows)
+def bytes_each(files: dict[int, dict[str, Any]]) -> Grid:
+    """The mean tokens of prompt and answer stand beside their columns."""
+    first = next(iter(files.values()))["columns"]
+    tokens = {"prompt_ids": first["prompt_tokens"], "ids": first["tokens"], "logprobs": first["tokens"]}
+    lines = [["in all", *(f"{file['all']:,.0f}" for file in files.values())]]
+    lines.append(["indices of attempt", *(f"{indices(file['parts']):,.0f}" for file in files.values())])
+    for column in ("text", *TOKEN_COLUMNS):
+        name = f"{column}, {tokens[column]:,.0f} tokens" if column in tokens else column
+        lines.append([name, *(f"{file['columns'][column]:,.0f}" for file in files.values())])
+    heads = [f"{size:,} attempts" for size in files]
+    return Grid("Bytes per attempt, means", ["of", *heads], lines)
+
+
+def indices(parts: dict[str, float]) -> float:
+    """Those of the table `attempt`, that of its key included."""
+    return sum(size for name, size in parts.items() if name.startswith(("attempt_", "sqlite_autoindex_attempt_")))
 
 
 def main() -> None:
@@ -256,9 +255,9 @@ def main() -> None:
             opened.enter_context(world.db)
         found = measured(worlds, 1 if args.quick else args.repeats)
         files = {size: stored(path) for size, path in paths.items()}
-    fill_s = {size: world.fill_s for size, world in worlds.items()}
-    data = {"before": before, "tokens": args.tokens, "ms": found, "bytes": files, "fill_s": fill_s}
-    report("pool", [grid(found), bytes_grid(fill_s, files)], data, args.out)
+    filled = {size: world.fill_s for size, world in worlds.items()}
+    data = {"before": before, "tokens": args.tokens, "ms": found, "bytes": files, "fill_s": filled}
+    report("pool", [times(found), bytes_each(files)], data, args.out)
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ def test_every_operation_is_timed_and_leaves_the_runs_as_they_were(world: pool.W
     assert found["record a step of 128 attempts"][SIZE]["n"] == pool.REWOUND
     assert living_entries(world.db, world.run) == before
     assert steps_of(world.db, world.run) == []
-    assert len(pool.grid(found).rows) == 8
+    assert len(pool.times(found).rows) == 8
 
 
 def test_bytes_are_those_of_the_file(world: pool.World, path: Path) -> None:
@@ -54,5 +54,9 @@ def test_bytes_are_those_of_the_file(world: pool.World, path: Path) -> None:
             "FROM pragma_page_count, pragma_freelist_count, pragma_page_size"
         ).fetchone()
     assert found["all"] == pytest.approx(used / count)
-    assert found["columns"]["prompt_tokens"] == 100
+    assert pool.indices(found["parts"]) < found["all"] - found["parts"]["attempt"]
+    assert pool.bytes_each({SIZE: found}).rows[3] == [
+        "prompt_ids, 100 tokens",
+        f"{found['columns']['prompt_ids']:,.0f}",
+    ]
     assert found["columns"]["prompt_ids"] < 400
