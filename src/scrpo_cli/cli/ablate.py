@@ -208,10 +208,10 @@ def ablate(
     """Recipes or values of a key, over seeds, at equal generated tokens: intervals, paired differences, a plot."""
     output = Output(json, quiet)
     place = Place(executor, jobs, gpus_per_run, tuple(slurm or ()), ray_address)
-    place.check(context)
     refuse_options(context)
     ref = resume or extend
     output.begin("scrpo ablate: " + (f"sweep {ref or race}" if ref or race else "checking the arms"))
+    place.check(context)
     from scrpo_cli.ablation.comparisons import Question
     from scrpo_cli.ablation.plan import read_settings
     from scrpo_cli.ablation.sweep import find_sweep, start_sweep
