@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from wandb.proto.wandb_internal_pb2 import Record
 
 BLOCK, MAGIC = 32768, 7
+SECONDS = 30.0
 FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
 
 
@@ -22,6 +24,8 @@ def records(path: Path) -> Iterator[Record]:
             at += BLOCK - at % BLOCK
             continue
         _, length, kind = struct.unpack_from("<IHB", data, at)
+        if at + 7 + length > len(data):  # half written
+            return
         parts = (b"" if kind in (FULL, FIRST) else parts) + data[at + 7 : at + 7 + length]
         at += 7 + length
         if kind in (FULL, LAST):
@@ -31,7 +35,13 @@ def records(path: Path) -> Iterator[Record]:
 
 
 def of_kind(path: Path, kind: str) -> list[Any]:
-    """The records of one kind: `run`, `history`, `artifact`, `summary`, `files`."""
+    """The records of one kind: `run`, `history`, `artifact`, `summary`, `files`. W&B's own process writes the file, and
+    on a busy machine its end comes a little after the run's.
+    """
+    deadline = time.monotonic() + SECONDS
+    while not any(record.WhichOneof("record_type") == "exit" for record in records(path)):
+        assert time.monotonic() < deadline, f"{path} has no end"
+        time.sleep(0.1)
     return [getattr(record, kind) for record in records(path) if record.WhichOneof("record_type") == kind]
 
 
