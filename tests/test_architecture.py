@@ -22,7 +22,7 @@ from scrpo_cli.recipe.load import load_recipe, shipped_recipes
 
 PACKAGE = Path(scrpo_cli.__file__).parent
 HEAVY = ("torch", "transformers", "peft", "sqlalchemy", "sqlmodel", "scipy", "matplotlib", "wandb", "datasets")
-BASE = "types errors rng numbers plugins section assets hub files streams signals layout launch"
+BASE = "types errors rng numbers plugins section assets hub files streams signals threads layout launch"
 LAYERS = (
     set(BASE.split()),
     {"methods"},

@@ -4,11 +4,11 @@ would try each file for half a minute.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from functools import cache
 
 from scrpo_cli.errors import UserError
+from scrpo_cli.threads import in_a_thread
 
 SECONDS = 5.0
 """How long the hub has to answer. A network that drops packets, or that cannot look up a name, says nothing at all."""
@@ -36,20 +36,11 @@ def answers(name: str, revision: str | None = None) -> bool:
     return refusal is None
 
 
-def _raised_by(ask: Callable[[], object]) -> Exception | None:
+def _raised_by(ask: Callable[[], object]) -> BaseException | None:
     """What the question raised; TimeoutError without an answer in time. It is asked in a thread of its own, which is
     left behind then: looking up a host's name knows no time limit.
     """
-    found: list[Exception | None] = []
-
-    def run() -> None:
-        try:
-            ask()
-            found.append(None)
-        except Exception as error:  # noqa: BLE001 handed to the caller
-            found.append(error)
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(SECONDS)
-    return found[0] if found else TimeoutError()
+    try:
+        return in_a_thread(ask).exception(SECONDS)
+    except TimeoutError as late:
+        return late

@@ -5,7 +5,8 @@ import shlex
 
 import pytest
 from ablation.ablation_fakes import FakeExecutor
-from report.conftest import page_data
+from processes import run_scrpo
+from report.conftest import SETS, page_data
 
 from scrpo_cli.ablation.grid import make_arms
 from scrpo_cli.cli.app import main
@@ -87,3 +88,30 @@ def test_runs_beside_each_other_are_compared(scrpo, tmp_path):
     html = (tmp_path / "runs.html").read_text()
     assert f"{runs[1]} less {runs[0]}, test:after" in html
     assert html.count("after less before training") >= 4, "a sentence and a row of each"
+
+
+def test_a_report_of_forks_says_which_run_they_leave(tmp_path):
+    def scrpo(words):
+        done = run_scrpo(words, tmp_path)
+        assert done.code == 0, done.err
+        return done
+
+    left = scrpo(["train", "--recipe", "tiny", *SETS, "--set", "checkpoint.every=1", "--json"]).json["run"]
+    changed = scrpo(["fork", left, "--at", "2", "--set", "optim.lr=1e-4", "--json"]).json["run"]
+    arms = ["--vary", "optim.lr=1e-4,2e-4", "--seeds", "1", "--set", "optim.max_generated_tokens=100000"]
+    forks = scrpo(["ablate", "--fork-from", left, "--at", "2", *arms, "--json"])
+    scrpo(["report", changed, "-o", "fork.html"])
+    assert "put that into the commands" in (tmp_path / "fork.html").read_text()
+    with Database.open(str(tmp_path / "scrpo.db")) as db:
+        of_sweep = find_subject(db, [forks.json["sweep"]])
+        of_run = find_subject(db, [changed])
+    for subject, count in ((of_sweep, 2), (of_run, 1)):
+        again, *commands = map(shlex.split, subject.commands)
+        assert again == ["scrpo", "train", "--recipe", f"{left}.yaml"]
+        assert len(commands) == count
+        for words in commands:
+            assert words[:5] == ["scrpo", "fork", left, "--at", "2"]
+            file = words[words.index("--recipe") + 1]
+            (tmp_path / file).write_text(yaml_of(subject.recipes[file]))
+            once_more = scrpo([*words[1:], "--json"]).json["run"]
+            assert once_more != changed

@@ -39,6 +39,11 @@ class Question:
     pairs: tuple[str, ...] = ()
     margin: float | None = None
 
+    @classmethod
+    def of(cls, against: str | None, pairs: Sequence[str] | None, margin_points: float | None) -> Question:
+        """As the command line says it."""
+        return cls(against or "", tuple(pairs or ()), None if margin_points is None else margin_points / 100)
+
     def reference(self, arms: Sequence[str]) -> str:
         if self.against and self.against not in arms:
             raise UserError(f"There is no arm '{self.against}'", "--against", f"Arms: {', '.join(arms)}.")

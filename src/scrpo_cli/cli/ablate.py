@@ -18,7 +18,9 @@ from scrpo_cli.cli.common import (
     DbOption,
     DebugOption,
     JsonOption,
+    MarginOption,
     Output,
+    PairsOption,
     QuietOption,
     SetOption,
     given_options,
@@ -96,109 +98,117 @@ SeedsOption = Annotated[
     ),
 ]
 
+OneAtATimeOption = Annotated[
+    bool, typer.Option("--one-at-a-time", help="Not the whole grid: the first values, and each other one alone.")
+]
+JobsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--jobs",
+        min=1,
+        max=MOST_JOBS,
+        metavar="N",
+        show_default="as many as there are GPUs for, else 1",
+        help="Runs at a time.",
+    ),
+]
+GpusPerRunOption = Annotated[
+    int | None,
+    typer.Option(
+        "--gpus-per-run",
+        min=0,
+        max=MOST_JOBS,
+        metavar="N",
+        show_default="1 where there are any",
+        help="GPUs of each run, with a process for each; 0 lets runs share all.",
+    ),
+]
+ExecutorOption = Annotated[
+    str,
+    typer.Option(
+        "--executor",
+        metavar="NAME",
+        autocompletion=completion.among(*EXECUTORS),
+        help="Where runs run: local, slurm or ray.",
+    ),
+]
+SlurmOption = Annotated[
+    list[str] | None,
+    typer.Option("--slurm", metavar="K=V", help="An option of sbatch, e.g. partition=gpu; repeat."),
+]
+RayAddressOption = Annotated[
+    str | None, typer.Option("--ray-address", metavar="ADDRESS", help="Of a Ray cluster; else this machine.")
+]
+ResumeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--resume",
+        metavar="SWEEP",
+        autocompletion=completion.sweeps,
+        help="Run what is missing: an id, a prefix or `last`.",
+    ),
+]
+ExtendOption = Annotated[
+    str | None,
+    typer.Option(
+        "--extend",
+        metavar="SWEEP",
+        autocompletion=completion.sweeps,
+        help="Add arms (--recipe) or seeds (--seeds), and run.",
+    ),
+]
+TuneOption = Annotated[
+    Path | None,
+    typer.Option("--tune", metavar="PLAN", help="Choose a setting of each recipe of a plan, on task.validation."),
+]
+RaceOption = Annotated[
+    str | None,
+    typer.Option(
+        "--race",
+        metavar="SWEEP",
+        autocompletion=completion.sweeps,
+        help="Arms: the settings that a tuning sweep chose, on fresh seeds.",
+    ),
+]
+ForkFromOption = Annotated[
+    str | None,
+    typer.Option(
+        "--fork-from",
+        metavar="RUN",
+        autocompletion=completion.runs,
+        help="Arms go on from a checkpoint of RUN, under its recipe.",
+    ),
+]
+AtOption = Annotated[
+    int | None, typer.Option("--at", min=1, metavar="STEP", help="With --fork-from: of which checkpoint.")
+]
+AgainstOption = Annotated[
+    str | None,
+    typer.Option("--against", metavar="ARM", help="The arm that the others are compared with; else the first."),
+]
+
 
 def ablate(
     context: typer.Context,
     recipe: RecipesOption = None,
     reflect_every: ReflectOption = None,
     vary: VaryOption = None,
-    one_at_a_time: Annotated[
-        bool, typer.Option("--one-at-a-time", help="Not the whole grid: the first values, and each other one alone.")
-    ] = False,
+    one_at_a_time: OneAtATimeOption = False,
     seeds: SeedsOption = None,
-    jobs: Annotated[
-        int | None,
-        typer.Option(
-            "--jobs",
-            min=1,
-            max=MOST_JOBS,
-            metavar="N",
-            show_default="as many as there are GPUs for, else 1",
-            help="Runs at a time.",
-        ),
-    ] = None,
-    gpus_per_run: Annotated[
-        int | None,
-        typer.Option(
-            "--gpus-per-run",
-            min=0,
-            max=MOST_JOBS,
-            metavar="N",
-            show_default="1 where there are any",
-            help="GPUs of each run, with a process for each; 0 lets runs share all.",
-        ),
-    ] = None,
-    executor: Annotated[
-        str,
-        typer.Option(
-            "--executor",
-            metavar="NAME",
-            autocompletion=completion.among(*EXECUTORS),
-            help="Where runs run: local, slurm or ray.",
-        ),
-    ] = "local",
-    slurm: Annotated[
-        list[str] | None,
-        typer.Option("--slurm", metavar="K=V", help="An option of sbatch, e.g. partition=gpu; repeat."),
-    ] = None,
-    ray_address: Annotated[
-        str | None, typer.Option("--ray-address", metavar="ADDRESS", help="Of a Ray cluster; else this machine.")
-    ] = None,
-    resume: Annotated[
-        str | None,
-        typer.Option(
-            "--resume",
-            metavar="SWEEP",
-            autocompletion=completion.sweeps,
-            help="Run what is missing: an id, a prefix or `last`.",
-        ),
-    ] = None,
-    extend: Annotated[
-        str | None,
-        typer.Option(
-            "--extend",
-            metavar="SWEEP",
-            autocompletion=completion.sweeps,
-            help="Add arms (--recipe) or seeds (--seeds), and run.",
-        ),
-    ] = None,
-    tune: Annotated[
-        Path | None,
-        typer.Option("--tune", metavar="PLAN", help="Choose a setting of each recipe of a plan, on task.validation."),
-    ] = None,
-    race: Annotated[
-        str | None,
-        typer.Option(
-            "--race",
-            metavar="SWEEP",
-            autocompletion=completion.sweeps,
-            help="Arms: the settings that a tuning sweep chose, on fresh seeds.",
-        ),
-    ] = None,
-    fork_from: Annotated[
-        str | None,
-        typer.Option(
-            "--fork-from",
-            metavar="RUN",
-            autocompletion=completion.runs,
-            help="Arms go on from a checkpoint of RUN, under its recipe.",
-        ),
-    ] = None,
-    at: Annotated[
-        int | None, typer.Option("--at", min=1, metavar="STEP", help="With --fork-from: of which checkpoint.")
-    ] = None,
-    against: Annotated[
-        str | None,
-        typer.Option("--against", metavar="ARM", help="The arm that the others are compared with; else the first."),
-    ] = None,
-    pairs: Annotated[
-        list[str] | None,
-        typer.Option("--pairs", metavar="'NAME*'", help="Also compare all arms of this name among each other; repeat."),
-    ] = None,
-    margin: Annotated[
-        float | None,
-        typer.Option("--margin", min=0.0, max=100.0, metavar="POINTS", help="Test whether arms are equal within this."),
-    ] = None,
+    jobs: JobsOption = None,
+    gpus_per_run: GpusPerRunOption = None,
+    executor: ExecutorOption = "local",
+    slurm: SlurmOption = None,
+    ray_address: RayAddressOption = None,
+    resume: ResumeOption = None,
+    extend: ExtendOption = None,
+    tune: TuneOption = None,
+    race: RaceOption = None,
+    fork_from: ForkFromOption = None,
+    at: AtOption = None,
+    against: AgainstOption = None,
+    pairs: PairsOption = None,
+    margin: MarginOption = None,
     set_: SetOption = None,
     db: DbOption = None,
     json: JsonOption = False,
@@ -219,7 +229,7 @@ def ablate(
     from scrpo_cli.jobs.checks import check_trainings
     from scrpo_cli.pool.db import Database
 
-    question = Question(against or "", tuple(pairs or ()), None if margin is None else margin / 100)
+    question = Question.of(against, pairs, margin)
     settings = read_settings(tune, set_ or ()) if tune else None
     varied = Varied(tuple(recipe or ()), reflect_every, tuple(vary or ()), tuple(set_ or ()), one_at_a_time)
     arms = [] if resume or tune or race or fork_from else varied.arms(extend)

@@ -114,6 +114,14 @@ ThresholdOption = Annotated[
         help="Number, never or always; default: fitted on task.validation.",
     ),
 ]
+PairsOption = Annotated[
+    list[str] | None,
+    typer.Option("--pairs", metavar="'NAME*'", help="Also compare all arms of this name among each other; repeat."),
+]
+MarginOption = Annotated[
+    float | None,
+    typer.Option("--margin", min=0.0, max=100.0, metavar="POINTS", help="Test whether arms are equal within this."),
+]
 EVERYWHERE = ("--db", "--json", "--quiet", "--debug")
 
 

@@ -17,7 +17,17 @@ from scrpo_cli.cli.common import (
     sets_of,
 )
 from scrpo_cli.cli.runs import RunArgument
-from scrpo_cli.cli.train import KEYS, ReflectOption, SeedOption, begun, taken_up, train_to_end
+from scrpo_cli.cli.train import (
+    KEYS,
+    ArmOption,
+    ReflectOption,
+    RunIdOption,
+    SeedOption,
+    SweepOption,
+    begun,
+    taken_up,
+    train_to_end,
+)
 
 AT = "Of which checkpoint of RUN; `checkpoint.keep` says how many it keeps."
 
@@ -29,10 +39,12 @@ def fork(
     reflect_every: ReflectOption = None,
     seed: SeedOption = None,
     set_: SetOption = None,
-    recipe: Annotated[Path | None, typer.Option("--recipe", hidden=True)] = None,
-    run_id: Annotated[str | None, typer.Option("--run-id", hidden=True)] = None,
-    sweep: Annotated[str | None, typer.Option("--sweep", hidden=True)] = None,
-    arm: Annotated[str, typer.Option("--arm", hidden=True)] = "",
+    recipe: Annotated[
+        Path | None, typer.Option("--recipe", "-r", metavar="FILE", help="A whole recipe instead of RUN's.")
+    ] = None,
+    run_id: RunIdOption = None,
+    sweep: SweepOption = None,
+    arm: ArmOption = "",
     db: DbOption = None,
     json: JsonOption = False,
     quiet: QuietOption = False,

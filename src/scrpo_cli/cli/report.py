@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from scrpo_cli.cli import completion
-from scrpo_cli.cli.common import DbOption, DebugOption, JsonOption, Output, QuietOption
+from scrpo_cli.cli.common import DbOption, DebugOption, JsonOption, MarginOption, Output, PairsOption, QuietOption
 from scrpo_cli.errors import UserError
 from scrpo_cli.numbers import LARGEST
 
@@ -49,14 +49,8 @@ def report(
         str | None,
         typer.Option("--against", metavar="ARM", help="The arm that the others are compared with; else the sweep's."),
     ] = None,
-    pairs: Annotated[
-        list[str] | None,
-        typer.Option("--pairs", metavar="'NAME*'", help="Also compare all arms of this name among each other; repeat."),
-    ] = None,
-    margin: Annotated[
-        float | None,
-        typer.Option("--margin", min=0.0, max=100.0, metavar="POINTS", help="Test whether arms are equal within this."),
-    ] = None,
+    pairs: PairsOption = None,
+    margin: MarginOption = None,
     db: DbOption = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
@@ -108,4 +102,4 @@ def asked(against: str | None, pairs: list[str] | None, margin: float | None) ->
 
     if against is None and not pairs and margin is None:
         return None
-    return Question(against or "", tuple(pairs or ()), None if margin is None else margin / 100)
+    return Question.of(against, pairs, margin)

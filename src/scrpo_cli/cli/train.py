@@ -50,6 +50,11 @@ FromCheckpointOption = Annotated[
     ),
 ]
 
+# What a sweep gives the runs that it starts.
+RunIdOption = Annotated[str | None, typer.Option("--run-id", hidden=True)]
+SweepOption = Annotated[str | None, typer.Option("--sweep", hidden=True)]
+ArmOption = Annotated[str, typer.Option("--arm", hidden=True)]
+
 KEYS = {"--seed": "seed", "--reflect-every": "method.reflect_every"}
 
 
@@ -63,9 +68,9 @@ def train(
     from_checkpoint: FromCheckpointOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe and its budget.")] = False,
     measure: MeasureOption = False,
-    run_id: Annotated[str | None, typer.Option("--run-id", hidden=True)] = None,
-    sweep: Annotated[str | None, typer.Option("--sweep", hidden=True)] = None,
-    arm: Annotated[str, typer.Option("--arm", hidden=True)] = "",
+    run_id: RunIdOption = None,
+    sweep: SweepOption = None,
+    arm: ArmOption = "",
     db: DbOption = None,
     json: JsonOption = False,
     quiet: QuietOption = False,

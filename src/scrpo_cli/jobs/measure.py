@@ -20,6 +20,7 @@ import torch
 
 from scrpo_cli.errors import UserError
 from scrpo_cli.evaluation.outcomes import Answers
+from scrpo_cli.evaluation.parts import part_size
 from scrpo_cli.jobs.budget import Budget
 from scrpo_cli.jobs.checks import method_runs
 from scrpo_cli.jobs.extrapolate import Long, Measured, Part
@@ -233,7 +234,7 @@ class Micro:
         if found is None:
             return None
         name, problems = found
-        some = problems[: max(1, self.recipe.rollout.batch_size // protocol.samples)]
+        some = problems[: part_size(self.recipe.rollout.batch_size, protocol.samples)]
         first = [SampleRequest(p, run.task.messages(p), protocol.samples) for p in some]
         limit = self.limit(first, protocol.max_tokens)
         evaluator = replace(run.evaluator, protocol=replace(protocol, max_tokens=limit))

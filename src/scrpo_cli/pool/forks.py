@@ -7,12 +7,11 @@ from typing import Any
 from sqlalchemy import ColumnElement, case, func, insert, literal, select
 
 from scrpo_cli.pool.db import Database
-from scrpo_cli.pool.models import ATTEMPT, EVALUATION, POOL_ENTRY, STEP
+from scrpo_cli.pool.models import ATTEMPT, EVALUATION, POOL_ENTRY, RETIREMENT, STEP
 from scrpo_cli.pool.queries import EVALUATED
 
 AFTER = "after"
 """The label of the evaluation with which a training run ends."""
-RETIREMENT = ("retired_run_id", "retired_step", "retired_reason")
 NAMED = ("id", "run_id", "parent_id", "attempt_id", "pool", "retired_run_id")
 """Columns that hold a run's id, or begin with it: ids of attempts are `RUN:STEP:...`, and a run's pool has its name."""
 

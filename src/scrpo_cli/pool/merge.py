@@ -12,14 +12,13 @@ from sqlalchemy import ColumnElement, Connection, Table, delete, func, insert, s
 
 from scrpo_cli.errors import UserError
 from scrpo_cli.pool.db import Database
-from scrpo_cli.pool.models import ATTEMPT, EVALUATION, POOL_ENTRY, PROBLEM, RUN, STEP
+from scrpo_cli.pool.models import ATTEMPT, EVALUATION, POOL_ENTRY, PROBLEM, RETIREMENT, RUN, STEP
 from scrpo_cli.pool.queries import PROBLEM_COLUMNS, insert_problems, tokens_of_steps
 from scrpo_cli.pool.records import read_problem
 
 ROWS = 1000
 """At a time."""
 OF_RUN = (ATTEMPT, STEP, EVALUATION)
-RETIREMENT = ("retired_run_id", "retired_step", "retired_reason")
 
 
 @dataclass

@@ -140,6 +140,10 @@ class PoolEntryRow(SQLModel, table=True):
     retired_reason: str | None = Field(default=None, sa_type=Text)
 
 
+RETIREMENT = ("retired_run_id", "retired_step", "retired_reason")
+"""Of an entry: all null while it is alive."""
+
+
 class StepRow(SQLModel, table=True):
     """The metrics of one step; its row exists exactly when all rows of that step do."""
 

@@ -30,7 +30,7 @@ from sqlalchemy.exc import IntegrityError
 
 from scrpo_cli.errors import RunError, UserError, nearest
 from scrpo_cli.pool.db import Database
-from scrpo_cli.pool.models import ATTEMPT, EVALUATION, POOL_ENTRY, PROBLEM, RUN, STEP, RunRow
+from scrpo_cli.pool.models import ATTEMPT, EVALUATION, POOL_ENTRY, PROBLEM, RETIREMENT, RUN, STEP, RunRow
 from scrpo_cli.pool.records import (
     IS_INJECTED,
     TOKEN_COLUMNS,
@@ -371,10 +371,9 @@ def rewind(db: Database, run_id: str, step: int) -> None:
     dropped = select(ATTEMPT.c.id).where(ATTEMPT.c.run_id == run_id, ATTEMPT.c.step > step)
     added = (POOL_ENTRY.c.run_id == run_id) & (POOL_ENTRY.c.added_step > step)
     retired = (POOL_ENTRY.c.retired_run_id == run_id) & (POOL_ENTRY.c.retired_step > step)
-    alive = {"retired_run_id": None, "retired_step": None, "retired_reason": None}
     with db.write() as connection:
         connection.execute(delete(POOL_ENTRY).where(or_(added, POOL_ENTRY.c.attempt_id.in_(dropped))))
-        connection.execute(update(POOL_ENTRY).where(retired).values(alive))
+        connection.execute(update(POOL_ENTRY).where(retired).values(dict.fromkeys(RETIREMENT)))
         for table in (ATTEMPT, STEP, EVALUATION):
             connection.execute(delete(table).where(table.c.run_id == run_id, table.c.step > step))
         connection.execute(update(RUN).where(RUN.c.id == run_id).values(status="running", finished_at=None))

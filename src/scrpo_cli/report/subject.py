@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
@@ -103,8 +103,7 @@ def of_sweeps(db: Database, sweeps: Sequence[Sweep], question: Question) -> Subj
         result, outcomes = read_result(db, sweeps, question)
         sheets = sheets_of(result) if result else []
     recipes = {f"{arm.file_stem}.yaml": without_group(arm.recipe, sweeps) for arm in arms}
-    short = as_one_recipe(sweeps[0], recipes) if len(sweeps) == 1 else None
-    files, command = short or (recipes, files_command(recipes, sweeps[0]))
+    files, commands = repeated(db, sweeps, recipes)
     return Subject(
         title=title_of([arm.name for arm in arms]),
         asked=asked_of_sweeps(sweeps, len(runs), bool(result)),
@@ -114,7 +113,7 @@ def of_sweeps(db: Database, sweeps: Sequence[Sweep], question: Question) -> Subj
         sheets=sheets,
         runs=runs,
         recipes=files,
-        commands=[command],
+        commands=commands,
         result=result,
         outcomes=outcomes,
         has_arms=True,
@@ -154,7 +153,37 @@ def without_group(recipe: Recipe, sweeps: Sequence[Sweep]) -> Recipe:
     return recipe.model_copy(update={"tracking": ungrouped})
 
 
-def as_one_recipe(sweep: Sweep, recipes: Mapping[str, Recipe]) -> tuple[dict[str, Recipe], str] | None:
+def repeated(
+    db: Database, sweeps: Sequence[Sweep], recipes: Mapping[str, Recipe]
+) -> tuple[Mapping[str, Recipe], list[str]]:
+    """Files, and the commands that make the runs again from them."""
+    first = sweeps[0]
+    if fork := first.fork:
+        forks = [fork_command(fork.of, fork.at, file, seed) for file in recipes for seed in first.seeds]
+        left = runs_left(db, [fork.of])
+        return {**left, **recipes}, [*map(train_command, left), *forks]
+    if len(sweeps) == 1 and (short := as_one_recipe(first, recipes)):
+        return short
+    named = [word for file in recipes for word in ("--recipe", file)]
+    seeds = ["--set", f"seed={first.seeds[0]}", "--seeds", str(len(first.seeds))]
+    return recipes, [shlex.join(["scrpo", "ablate", *named, *seeds])]
+
+
+def runs_left(db: Database, ids: Iterable[str]) -> dict[str, Recipe]:
+    """The recipes of the runs that forks go on from: whoever makes a fork again makes such a run first."""
+    rows = [resolve_run(db, of) for of in dict.fromkeys(ids)]
+    return {f"{row.id}.yaml": stored_recipe(row.recipe_json, row.origin) for row in rows}
+
+
+def fork_command(of: str, at: int, file: str, seed: int) -> str:
+    return shlex.join(["scrpo", "fork", of, "--at", str(at), "--recipe", file, "--seed", str(seed)])
+
+
+def train_command(file: str) -> str:
+    return shlex.join(["scrpo", "train", "--recipe", file])
+
+
+def as_one_recipe(sweep: Sweep, recipes: Mapping[str, Recipe]) -> tuple[dict[str, Recipe], list[str]] | None:
     """One file and the keys that are varied, where that makes the very same arms; else None."""
     base, *_ = recipes.values()
     axes: dict[str, dict[str, None]] = {}
@@ -170,14 +199,8 @@ def as_one_recipe(sweep: Sweep, recipes: Mapping[str, Recipe]) -> tuple[dict[str
         return None
     file = f"{file_stem(base.name)}.yaml"
     varied = [word for key, values in axes.items() for word in ("--vary", f"{key}={','.join(values)}")]
-    return {file: base}, shlex.join(["scrpo", "ablate", "--recipe", file, *varied, "--seeds", str(len(sweep.seeds))])
-
-
-def files_command(recipes: Mapping[str, Recipe], sweep: Sweep) -> str:
-    """Every arm from a file of its own."""
-    named = [word for file in recipes for word in ("--recipe", file)]
     seeds = ["--seeds", str(len(sweep.seeds))]
-    return shlex.join(["scrpo", "ablate", *named, "--set", f"seed={sweep.seeds[0]}", *seeds])
+    return {file: base}, [shlex.join(["scrpo", "ablate", "--recipe", file, *varied, *seeds])]
 
 
 # -- runs --------------------------------------------------------------------------------------------------------------
@@ -188,9 +211,13 @@ def of_runs(db: Database, rows: Sequence[RunRow]) -> Subject:
     recipes = {row.id: stored_recipe(row.recipe_json, row.origin) for row in rows if '"task"' in row.recipe_json}
     files = {f"{file_stem(recipe.name)}-{run}.yaml": recipe for run, recipe in recipes.items()}
     changes = changes_of(db, rows)
-    commands = [
-        shlex.join(["scrpo", row.command, "--recipe", file]) for row, file in zip(with_recipe(rows), files, strict=True)
-    ]
+    forks = {row.id: fork for row in with_recipe(rows) if (fork := json.loads(row.summary_json).get("fork"))}
+    left = runs_left(db, (fork["of"] for fork in forks.values() if fork["of"] not in recipes))
+    commands = [*map(train_command, left)]
+    for row, file in zip(with_recipe(rows), files, strict=True):
+        again = shlex.join(["scrpo", row.command, "--recipe", file])
+        fork = forks.get(row.id)
+        commands.append(fork_command(fork["of"], fork["at"], file, row.seed) if fork else again)
     sheets = [sheet for sheet in (evaluations_sheet(db, rows), changes_sheet(changes)) if sheet]
     trained = [replace_arm(row) for row in rows if row.command == TRAIN]
     first = next(iter(recipes.values()), None)
@@ -202,7 +229,7 @@ def of_runs(db: Database, rows: Sequence[RunRow]) -> Subject:
         protocol=protocol_of(first, rows[0]) if first else {},
         sheets=sheets,
         runs=rows,
-        recipes=files,
+        recipes=files | left,
         commands=commands,
         outcomes=[read_outcome(db, row) for row in trained],
     )

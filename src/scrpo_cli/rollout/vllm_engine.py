@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import os
 import subprocess
-import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, wait
+from concurrent.futures import wait
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any
 
@@ -26,6 +25,7 @@ from scrpo_cli.rollout.base import Policy
 from scrpo_cli.rollout.versioned import Answer, Heard, VersionedEngine
 from scrpo_cli.signals import shielded
 from scrpo_cli.streams import stdout_on_stderr
+from scrpo_cli.threads import in_a_thread
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What `max_lora_rank` may be."""
@@ -155,15 +155,7 @@ class VllmEngine(VersionedEngine):
         """
         from vllm.v1.engine.exceptions import EngineDeadError
 
-        done: Future[Any] = Future()
-
-        def run() -> None:
-            try:
-                done.set_result(work())
-            except BaseException as error:  # noqa: BLE001 it is raised by whoever waits
-                done.set_exception(error)
-
-        threading.Thread(target=run, daemon=True).start()
+        done = in_a_thread(work)
         end = time.monotonic() + self.cfg.timeout
         while not wait([done], WATCH_SECONDS).done:
             if time.monotonic() > end:

@@ -11,10 +11,8 @@ tests run on CPUs is what GPUs run. Only process 0 has deadlines. Others wait as
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from itertools import pairwise
@@ -28,7 +26,7 @@ from scrpo_cli import launch
 from scrpo_cli.errors import RunError, ScrpoError, UserError
 from scrpo_cli.recipe.models import ModelConfig, Recipe
 from scrpo_cli.rollout.engines import chosen_engine
-from scrpo_cli.signals import shielded
+from scrpo_cli.threads import in_a_thread
 from scrpo_cli.tracking.activity import now
 from scrpo_cli.training.policy import pick_device
 
@@ -171,17 +169,7 @@ def outcome(work: Callable[[], Result]) -> Result | Exception:
 
 def watched(work: Callable[[], Result], seconds: float) -> Result:
     """`work` in a thread of its own, so that signals are heard meanwhile. TimeoutError after so many seconds."""
-    done: Future[Result] = Future()
-
-    def run() -> None:
-        try:
-            done.set_result(work())
-        except BaseException as error:  # noqa: BLE001 it is raised by whoever waits
-            done.set_exception(error)
-
-    with shielded():
-        threading.Thread(target=run, daemon=True).start()
-    return done.result(seconds)
+    return in_a_thread(work).result(seconds)
 
 
 def sum_gradients(parameters: Sequence[torch.nn.Parameter]) -> None:

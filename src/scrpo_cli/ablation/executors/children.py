@@ -48,13 +48,18 @@ def start(
 
 def run_to_end(job: Job, program: tuple[str, ...] = PROGRAM, environment: Mapping[str, str] | None = None) -> Finished:
     """What a node of a cluster does for a job. Whatever ends it lets the child save first."""
-    began = time.monotonic()
     process = start(job, program, environment)
     try:
-        while process.poll() is None:
-            time.sleep(POLL_SECONDS)
+        return waited_for(job, process)
     finally:
         stop([process])
+
+
+def waited_for(job: Job, process: subprocess.Popen) -> Finished:
+    """The end of a process that has just been started."""
+    began = time.monotonic()
+    while process.poll() is None:
+        time.sleep(POLL_SECONDS)
     return ended(job, process, time.monotonic() - began)
 
 

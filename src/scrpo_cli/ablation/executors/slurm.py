@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from scrpo_cli.ablation.executors.base import POLL_SECONDS, Finished, Job, error_of
-from scrpo_cli.ablation.executors.children import PROGRAM, ended, start, stop
+from scrpo_cli.ablation.executors.children import PROGRAM, start, stop, waited_for
 from scrpo_cli.errors import UserError
 from scrpo_cli.files import write_atomically
 from scrpo_cli.jobs.runs import SAVE_SECONDS
@@ -43,11 +43,8 @@ class Command:
         self.process: subprocess.Popen | None = None
 
     def __call__(self) -> Finished:
-        began = time.monotonic()
         self.process = start(self.job, self.program)
-        while self.process.poll() is None:
-            time.sleep(POLL_SECONDS)
-        end = ended(self.job, self.process, time.monotonic() - began)
+        end = waited_for(self.job, self.process)
         if end.exit_code == INTERRUPTED:  # by SIGTERM, which a preempted job gets before it is told to go
             deadline = time.monotonic() + SAVE_SECONDS
             while time.monotonic() < deadline and not self.stopping.exists():
