@@ -7,6 +7,7 @@ import pytest
 from ablation.ablation_fakes import FakeExecutor
 from processes import run_scrpo
 from report.conftest import SETS, page_data
+from run_rows import DATABASE
 
 from scrpo_cli.ablation.grid import make_arms
 from scrpo_cli.cli.app import main
@@ -102,7 +103,7 @@ def test_a_report_of_forks_says_which_run_they_leave(tmp_path):
     forks = scrpo(["ablate", "--fork-from", left, "--at", "2", *arms, "--json"])
     scrpo(["report", changed, "-o", "fork.html"])
     assert "put that into the commands" in (tmp_path / "fork.html").read_text()
-    with Database.open(str(tmp_path / "scrpo.db")) as db:
+    with Database.open(str(tmp_path / DATABASE)) as db:
         of_sweep = find_subject(db, [forks.json["sweep"]])
         of_run = find_subject(db, [changed])
     for subject, count in ((of_sweep, 2), (of_run, 1)):
