@@ -20,6 +20,7 @@ import pytest
 import yaml
 
 from scrpo_cli.ablation.grid import check_arms, make_arms, split_recipes
+from scrpo_cli.ablation.study import arms_of, find_study, read_study
 from scrpo_cli.cli.app import load_command
 from scrpo_cli.methods.parts.advantages import group_norm
 from scrpo_cli.methods.registry import NAMES, method_class
@@ -101,7 +102,10 @@ def parse(line: str) -> None:
     recipe = option(arguments, "--recipe", "-r") or "tiny"
     if recipe in shipped_recipes() and "--set" in OPTIONS[words]:
         load_recipe(recipe, values(arguments, "--set"))
-    if words == ("ablate",) and not {"--resume", "--extend", "--tune", "--race"} & {*arguments}:
+    study = option(arguments, "--study")
+    if study is not None and "/" in study:
+        find_study(study)
+    if words == ("ablate",) and not {"--resume", "--extend", "--tune", "--race", "--study"} & {*arguments}:
         recipes = split_recipes(values(arguments, "--recipe", "-r")) or ["tiny"]
         varied = (option(arguments, "--reflect-every"), values(arguments, "--vary"))
         check_arms(make_arms(recipes, *varied, values(arguments, "--set"), named=len(recipes) > 1))
@@ -172,6 +176,10 @@ def test_shown_recipes_are_valid(page: Path, tmp_path: Path) -> None:
             path = tmp_path / "shown.yaml"
             path.write_text(content)
             load_recipe(path)
+        if info == "yaml study":
+            path = tmp_path / "study.yaml"
+            path.write_text(content)
+            arms_of(read_study(path), tmp_path)
 
 
 def test_keys_of_the_recipe_page_exist_with_their_defaults() -> None:

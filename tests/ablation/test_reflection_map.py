@@ -143,13 +143,13 @@ def test_a_mark_changes_with_what_is_planned_and_with_nothing_else(plan, tmp_pat
     ("text", "what"),
     [
         (PLAN.replace("[tiny-grpo, tiny]", "[tiny]"), "recipes: List should have at least 2"),
-        (PLAN + "sedes: 3\n", "sedes: Extra inputs"),
-        ("- 1\n", "This is no plan"),
-        ("a: [", "This is no plan"),
+        (PLAN + "sedes: 3\n", "There is no key sedes"),
+        ("- 1\n", "The file is not a mapping"),
+        ("a: [", "Not valid YAML"),
     ],
 )
 def test_what_is_no_plan(plan, text, what) -> None:
-    with pytest.raises(UserError, match="no plan") as refused:
+    with pytest.raises(UserError) as refused:
         plan(text)
     assert what in refused.value.what
 

@@ -153,7 +153,7 @@ def test_several_runs_at_a_time(scrpo, plan, monkeypatch):
     [
         (PLAN.replace("runs: 3", "runs: 1"), "runs: Input should be greater than or equal to 2", "plan.yaml:7"),
         (PLAN.replace("runs: 3", ""), "runs: Field required", "plan.yaml"),
-        (PLAN + "budget: 3", "budget: Extra inputs are not permitted", "plan.yaml:10"),
+        (PLAN + "budget: 3", "There is no key budget", "plan.yaml:10"),
         (PLAN.replace("[1.0e-3, 4.0e-3]", "[]"), "common.optim.lr: List should have at least 1 item", "plan.yaml:3"),
         (PLAN.replace("[1.0e-3, 4.0e-3]", "1"), "common.optim.lr: Input should be a valid list", "plan.yaml:3"),
         (

@@ -10,6 +10,7 @@ from report.conftest import SETS, page_data
 from run_rows import DATABASE
 
 from scrpo_cli.ablation.grid import make_arms
+from scrpo_cli.ablation.study import arms_of, read_study
 from scrpo_cli.cli.app import main
 from scrpo_cli.pool.db import Database
 from scrpo_cli.report.page import yaml_of
@@ -66,7 +67,7 @@ def test_the_commands_make_the_same_arms(scrpo, tmp_path):
     sweep = ablate(scrpo)["sweep"]
     with Database.open(str(tmp_path / "scrpo.db")) as db:
         subject = find_subject(db, [sweep])
-    ((file, recipe),) = subject.recipes.items()
+    ((file, recipe),) = subject.files.items()
     (tmp_path / file).write_text(yaml_of(recipe))
     words = shlex.split(subject.commands[0])
     assert words[:4] == ["scrpo", "ablate", "--recipe", file]
@@ -113,6 +114,35 @@ def test_a_report_of_forks_says_which_run_they_leave(tmp_path):
         for words in commands:
             assert words[:5] == ["scrpo", "fork", left, "--at", "2"]
             file = words[words.index("--recipe") + 1]
-            (tmp_path / file).write_text(yaml_of(subject.recipes[file]))
+            (tmp_path / file).write_text(yaml_of(subject.files[file]))
             once_more = scrpo([*words[1:], "--json"]).json["run"]
             assert once_more != changed
+
+
+def test_a_report_of_a_study_has_its_question_its_verdict_and_itself(scrpo, tmp_path):
+    text = """
+question: Is the second arm better?
+recipe: tiny
+arms: {description=a: {set: {description: a}}, "description=$x$": {set: {description: b}}}
+claims: [{arm: "description=$x$", over: description=a}]
+seeds: {first: 4, most: 5}
+spread: 4
+effect: 5
+"""
+    (tmp_path / "mine.yaml").write_text(text)
+    answer = scrpo("ablate", "--study", "mine.yaml")
+    scrpo("report", "last", "-o", "study.html")
+    html = (tmp_path / "study.html").read_text()
+    assert "Is the second arm better?" in html
+    assert f"- description=a &gt;= 0: {answer['claims'][0]['verdict']}." in html
+    with Database.open(str(tmp_path / "scrpo.db")) as db:
+        subject = find_subject(db, [answer["sweep"]])
+    assert subject.commands == ["scrpo ablate --study study.yaml"]
+    again = tmp_path / "again"
+    again.mkdir()
+    for file, section in subject.files.items():
+        (again / file).write_text(yaml_of(section))
+    made = read_study(again / "study.yaml")
+    recipes = [arm.recipe for arm in arms_of(made, again)]
+    assert recipes == [section for file, section in subject.files.items() if file != "study.yaml"]
+    assert made.claims == read_study(tmp_path / "mine.yaml").claims

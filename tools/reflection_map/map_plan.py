@@ -13,15 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from pydantic import Field, ValidationError
 
 from scrpo_cli.ablation.sweep import COMMAND as ABLATE
 from scrpo_cli.ablation.sweep import find_sweep, jobs_to_do
-from scrpo_cli.errors import UserError, first_line
 from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.models import RunRow
 from scrpo_cli.pool.queries import list_runs
+from scrpo_cli.recipe.document import read_document
 from scrpo_cli.section import Name, PositiveInt, Section
 
 ADVISE = "advise"
@@ -80,16 +79,11 @@ class Plan(Section):
 
 def read_plan(path: Path) -> Plan:
     """UserError where the file cannot be read or is no plan."""
+    document = read_document(path)
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return Plan.model_validate({**data, "directory": str(path.resolve().parent)})
-    except OSError as error:
-        raise UserError(f"The plan cannot be read: {error.strerror}", str(path), "Check the path.") from None
+        return Plan.model_validate({**document.data, "directory": str(path.resolve().parent)})
     except ValidationError as error:
-        what = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise UserError(f"This is no plan: {what}", str(path), f"Its keys: {', '.join(Plan.model_fields)}.") from None
-    except (yaml.YAMLError, TypeError) as error:
-        raise UserError(f"This is no plan: {first_line(error)}", str(path), "It is a YAML mapping.") from None
+        raise document.mistake(error, Plan.model_fields) from None
 
 
 def newest(db: Database, command: str, mark: str) -> RunRow | None:

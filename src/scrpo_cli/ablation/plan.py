@@ -88,12 +88,7 @@ def read_plan(path: Path) -> TuningPlan:
     try:
         return TuningPlan.model_validate(document.data)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        keys = tuple(str(part) for part in first["loc"])
-        what = first["msg"].removeprefix("Value error, ")
-        fix = f"A plan has the keys {', '.join(TuningPlan.model_fields)}; see docs/quickstart.md."
-        where = next(document.origin(keys[:n]) for n in range(len(keys), -1, -1) if keys[:n] in document.origins)
-        raise UserError(f"{'.'.join(keys)}: {what}" if keys else what, where, fix) from None
+        raise document.mistake(error, TuningPlan.model_fields, "See docs/quickstart.md.") from None
 
 
 def written(value: Any) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from scrpo_cli.ablation.executors.base import POLL_SECONDS, Job
 from scrpo_cli.ablation.grid import Arm, Cell, check_arms, check_size, make_cells
+from scrpo_cli.ablation.study import Study
 from scrpo_cli.errors import UserError
 from scrpo_cli.files import file_stem, write_atomically
 from scrpo_cli.jobs.runs import is_alive, worker
@@ -42,7 +43,7 @@ class Sweep:
     """Arms x seeds. The sweep is itself a row of `run`, by which `--resume` and `--extend` find it.
 
     `bases`: of a tuning sweep, the recipes as they race; `tuned_by`: of a race, the id of its tuning sweep;
-    `fork`: where its runs branch from another.
+    `fork`: where its runs branch from another; `study`: the question that says how many seeds it gets.
     """
 
     id: str
@@ -52,6 +53,7 @@ class Sweep:
     bases: tuple[Arm, ...] = ()
     tuned_by: str = ""
     fork: Fork | None = None
+    study: Study | None = None
 
     @property
     def cells(self) -> list[Cell]:
@@ -71,6 +73,7 @@ def start_sweep(
     bases: Sequence[Arm] = (),
     tuned_by: str = "",
     fork: Fork | None = None,
+    study: Study | None = None,
 ) -> Sweep:
     """Write the grid and the resolved recipes (later edits of their files change nothing) and add the sweep's row.
 
@@ -81,7 +84,7 @@ def start_sweep(
     check_size(arms, first_seed, seeds)
     sweep_id = new_run_id()
     directory = db.home / "sweeps" / sweep_id
-    sweep = Sweep(sweep_id, directory, tuple(arms), _seeds(first_seed, seeds), tuple(bases), tuned_by, fork)
+    sweep = Sweep(sweep_id, directory, tuple(arms), _seeds(first_seed, seeds), tuple(bases), tuned_by, fork, study)
     _write(sweep)
     start_run(
         db,
@@ -132,6 +135,7 @@ def _write(sweep: Sweep) -> None:
         "bases": [arm.name for arm in sweep.bases],
         "tuned_by": sweep.tuned_by,
         "fork": asdict(sweep.fork) if sweep.fork else None,
+        "study": sweep.study.model_dump(mode="json") if sweep.study else None,
     }
     with write_atomically(sweep.directory / GRID_FILE) as path:
         path.write_text(json.dumps(grid, indent=2) + "\n", encoding="utf-8")
@@ -159,7 +163,8 @@ def find_sweep(db: Database, ref: str) -> Sweep:
         )
         bases = tuple(Arm(name, (), _read_recipe(directory, home, name, BASES)) for name in grid.get("bases", ()))
         fork = Fork(**grid["fork"]) if grid.get("fork") else None
-        sweep = Sweep(row.id, directory, arms, tuple(grid["seeds"]), bases, grid.get("tuned_by", ""), fork)
+        study = Study.model_validate(grid["study"]) if grid.get("study") else None
+        sweep = Sweep(row.id, directory, arms, tuple(grid["seeds"]), bases, grid.get("tuned_by", ""), fork, study)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         what = f"The sweep cannot be read: {type(error).__name__}: {error}"
         raise UserError(what, str(directory / GRID_FILE), "Start a new sweep.") from None

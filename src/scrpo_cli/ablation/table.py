@@ -27,6 +27,7 @@ from scrpo_cli.ablation.comparisons import (
 from scrpo_cli.ablation.curves import Reached, when_reached
 from scrpo_cli.ablation.grid import check_arms
 from scrpo_cli.ablation.outcomes import RunOutcome, Spending, added, read_outcome
+from scrpo_cli.ablation.study import Judged, Study, judged
 from scrpo_cli.ablation.sweep import Sweep, done_runs
 from scrpo_cli.ablation.tuning import Trial, trials_behind
 from scrpo_cli.errors import RunError
@@ -87,7 +88,8 @@ class ArmResult:
 class SweepResult:
     """`before`: the start that all runs of a seed share, None where they do not; `problems`: how many test problems all
     runs share; `notes`: what a reader has to know beside the numbers; `reference`: the arm that the others are
-    compared with; `pairs`: what is compared besides; `tuning`: of a race, what was tried for its arms.
+    compared with; `pairs`: what is compared besides; `tuning`: of a race, what was tried for its arms; `claims`: of a
+    study, what is known of each.
     """
 
     arms: list[ArmResult]
@@ -98,6 +100,7 @@ class SweepResult:
     reference: str
     pairs: list[Pair]
     tuning: list[Trial] = field(default_factory=list)
+    claims: list[Judged] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -115,12 +118,17 @@ def read_result(
     outcomes = [read_outcome(db, run) for sweep in sweeps for run in done_runs(db, sweep)]
     if not outcomes:
         return None, outcomes
-    result = tabulate(outcomes, [arm.name for arm in arms], sweeps[0].budget, question)
+    study = sweeps[0].study if len(sweeps) == 1 else None
+    result = tabulate(outcomes, [arm.name for arm in arms], sweeps[0].budget, question, study)
     return replace(result, tuning=trials_behind(db, sweeps)), outcomes
 
 
 def tabulate(
-    outcomes: Sequence[RunOutcome], arms: Sequence[str], budget: int, question: Question | None = None
+    outcomes: Sequence[RunOutcome],
+    arms: Sequence[str],
+    budget: int,
+    question: Question | None = None,
+    study: Study | None = None,
 ) -> SweepResult:
     """The result of the runs that finished; `arms` gives the order, arms without a finished run are noted.
 
@@ -137,7 +145,8 @@ def tabulate(
     notes = [*_notes(by_arm, budget), *([] if before else [UNEQUAL_STARTS])]
     notes += [note for arm in present for run in by_arm[arm] for note in _left_out(run, problems)]
     within = [pair for pair in pairs if pair.against != reference]
-    return SweepResult(results, before, len(problems), budget, notes, reference, within)
+    claims = judged(study, outcomes, problems) if study else []
+    return SweepResult(results, before, len(problems), budget, notes, reference, within, claims=claims)
 
 
 def _left_out(run: RunOutcome, problems: Sequence[Key]) -> list[str]:

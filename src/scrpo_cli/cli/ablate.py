@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from scrpo_cli.ablation.comparisons import Question
     from scrpo_cli.ablation.executors.base import Executor, Finished, Job
     from scrpo_cli.ablation.grid import Arm
+    from scrpo_cli.ablation.study import Study
     from scrpo_cli.ablation.sweep import Sweep
     from scrpo_cli.jobs.runs import ActiveRun
     from scrpo_cli.pool.db import Database
@@ -50,6 +51,7 @@ STARTS = {
     "--tune": (*NEW_RUNS, "--reflect-every", "--vary", "--one-at-a-time", *COMPARED),
     "--race": ("--recipe", *NEW_ARMS),
     "--fork-from": ("--recipe",),
+    "--study": (*NEW_RUNS, "--reflect-every", "--vary", "--one-at-a-time", *COMPARED),
 }
 """Options that say where a sweep comes from, and what stands beside none of them."""
 KEPT = {
@@ -59,6 +61,7 @@ KEPT = {
         "Write the plan.",
     ),
     "--race": ("A race takes recipes and settings from its tuning sweep.", "Tune with a plan that has them."),
+    "--study": ("A study says which arms and seeds it has, and what is compared.", "Write that into its file."),
     "--fork-from": ("Forks have the recipe of the run that they leave.", "--set and --vary change its keys."),
 }
 PACKAGES = {"slurm": "submitit", "ray": "ray"}
@@ -179,6 +182,15 @@ ForkFromOption = Annotated[
         help="Arms go on from a checkpoint of RUN, under its recipe.",
     ),
 ]
+StudyOption = Annotated[
+    str | None,
+    typer.Option(
+        "--study",
+        metavar="FILE",
+        autocompletion=completion.studies,
+        help="Claims about arms: seeds are added until they are told, or `studies/NAME`.",
+    ),
+]
 AtOption = Annotated[
     int | None, typer.Option("--at", min=1, metavar="STEP", help="With --fork-from: of which checkpoint.")
 ]
@@ -204,6 +216,7 @@ def ablate(
     extend: ExtendOption = None,
     tune: TuneOption = None,
     race: RaceOption = None,
+    study: StudyOption = None,
     fork_from: ForkFromOption = None,
     at: AtOption = None,
     against: AgainstOption = None,
@@ -231,8 +244,9 @@ def ablate(
 
     question = Question.of(against, pairs, margin)
     settings = read_settings(tune, set_ or ()) if tune else None
+    asked = StudyArms.read(study, set_ or ()) if study else None
     varied = Varied(tuple(recipe or ()), reflect_every, tuple(vary or ()), tuple(set_ or ()), one_at_a_time)
-    arms = [] if resume or tune or race or fork_from else varied.arms(extend)
+    arms = asked.arms if asked else [] if resume or tune or race or fork_from else varied.arms(extend)
     if arms and extend is None:
         question.check([arm.name for arm in arms])
     with Database.open(db, create=ref is None and race is None and fork_from is None) as database:
@@ -243,6 +257,9 @@ def ablate(
             sweep = start_tuning(database, settings)
         elif race:
             sweep = start_race(database, race, seeds or DEFAULT_SEEDS, question)
+        elif asked:
+            asked.announce(output)
+            sweep = start_sweep(database, arms, asked.study.seeds.first, study=asked.study)
         elif fork_from and at:
             sweep = varied.forks(database, fork_from, at, seeds or DEFAULT_SEEDS, question)
         else:
@@ -371,12 +388,38 @@ class Varied:
 
 
 @dataclass(frozen=True)
+class StudyArms:
+    """A study file with what it comes to."""
+
+    study: Study
+    arms: list[Arm]
+
+    @classmethod
+    def read(cls, ref: str, sets: Sequence[str]) -> StudyArms:
+        from scrpo_cli.ablation.study import arms_of, find_study, read_study
+
+        path = find_study(ref)
+        study = read_study(path)
+        return cls(study, arms_of(study, path.parent, sets))
+
+    def announce(self, output: Output) -> None:
+        """The question, and what it takes to answer it."""
+        from scrpo_cli.ablation.study import forecast
+
+        budget = self.arms[0].recipe.optim.max_generated_tokens or 0
+        for line in (self.study.question, *map(str, self.study.claims), *forecast(self.study, budget)):
+            output.say(line)
+
+
+@dataclass(frozen=True)
 class Report:
     """What is known of a sweep: as plain data for --json and the sweep's row, and for a terminal."""
 
     summary: dict[str, Any]
     answer: dict[str, Any]
     tables: Any
+    open_claims: Sequence[str] = ()
+    """Of a study: those that one more seed might tell."""
 
 
 def run_sweep(
@@ -406,7 +449,12 @@ def run_sweep(
         again = database.command("ablate", "--resume", sweep.id)
         row = ActiveRun(sweep.id, sweep.directory, sweep.arms[0].recipe, again)
         with closed_at_end(database, row):
-            return finish(database, sweep, question, executor, db, row, output)
+            report = finish(database, sweep, question, executor, db, row, output)
+            while report and report.open_claims:
+                output.say(f"{len(sweep.seeds)} seeds, still open: {'; '.join(report.open_claims)}")
+                sweep = extend_sweep(sweep, (), len(sweep.seeds) + 1)
+                report = finish(database, sweep, question, executor, db, row, output)
+            return report
 
 
 def finish(
@@ -444,6 +492,7 @@ def report_on(database: Database, sweep: Sweep, question: Question, output: Outp
     """The comparison of the arms, with its plot, also for W&B; None while no run is done."""
     from rich.console import Group
 
+    from scrpo_cli.ablation.study import OPEN
     from scrpo_cli.ablation.table import read_result
     from scrpo_cli.layout import Pairs
     from scrpo_cli.report.figures import plot_sweep
@@ -457,7 +506,8 @@ def report_on(database: Database, sweep: Sweep, question: Question, output: Outp
     publish_sweep(sweep, result, figure, output.say)
     plot = {"plot": str(figure)}
     summary = result.as_dict()
-    return Report(summary, plot | summary, Group(render(result), Pairs(plot)))
+    still_open = [claim.claim for claim in result.claims if claim.verdict == OPEN]
+    return Report(summary, plot | summary, Group(render(result), Pairs(plot)), still_open)
 
 
 def report_on_tuning(database: Database, sweep: Sweep) -> Report:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from urllib.parse import quote
 
@@ -45,9 +45,22 @@ def several(one: Completer) -> Completer:
 
 def recipes(context: typer.Context, incomplete: str) -> Values:
     """The shipped names, and the YAML files of the folder that is being typed."""
-    from scrpo_cli.recipe.load import SUFFIXES, shipped_recipes
+    from scrpo_cli.recipe.load import shipped_recipes
 
-    yield from ((name, "shipped") for name in shipped_recipes())
+    return _shipped_or_file(shipped_recipes(), incomplete)
+
+
+def studies(context: typer.Context, incomplete: str) -> Values:
+    """As recipes."""
+    from scrpo_cli.recipe.load import shipped_studies
+
+    return _shipped_or_file(shipped_studies(), incomplete)
+
+
+def _shipped_or_file(shipped: Iterable[str], incomplete: str) -> Values:
+    from scrpo_cli.recipe.load import SUFFIXES
+
+    yield from ((name, "shipped") for name in shipped)
     typed = incomplete.rpartition("/")[0]
     folder = Path(typed or ("/" if incomplete.startswith("/") else ".")).expanduser()
     if folder.is_dir():

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
 
-from scrpo_cli.errors import UserError, shown
+from scrpo_cli.errors import UserError, nearest, shown
 
 KeyPath = tuple[str, ...]
 
@@ -51,6 +52,21 @@ class Document:
             path = path[:-1]
         return self.origins.get(path, "")
 
+    def mistake(self, error: ValidationError, keys: Iterable[str], fix: str = "") -> UserError:
+        """What is wrong first of all with a file that is no recipe and has these `keys`, with file and line: a misspelt
+        key, before what then is missing.
+        """
+        first, *_ = sorted(error.errors(include_url=False), key=lambda each: each["type"] != "extra_forbidden")
+        path = tuple(str(part) for part in first["loc"])
+        what = first["msg"].removeprefix("Value error, ")
+        legal = f"Its keys: {', '.join(keys)}."
+        if first["type"] == "extra_forbidden":
+            what = f"There is no key {'.'.join(path)}"
+            fix = f"{nearest(path[-1], keys)} {fix}" if len(path) == 1 else fix
+        elif path:
+            what = f"{'.'.join(path)}: {what}"
+        return UserError(what, self.origin(path), f"{legal} {fix}".strip())
+
 
 def read_document(path: Path) -> Document:
     """Parse a YAML file whose top level is a mapping with distinct text keys; UserError names file and line."""
@@ -58,7 +74,7 @@ def read_document(path: Path) -> Document:
     node = _parse(text, str(path))
     if not isinstance(node, yaml.MappingNode):
         found = "empty" if node is None else "not a mapping"
-        raise UserError(f"The recipe is {found}", str(path), "Write `section: {key: value}` or `extends: tiny`.")
+        raise UserError(f"The file is {found}", str(path), "Write `key: value`; a recipe may be `extends: tiny` alone.")
     document = Document({}, {(): str(path)})
     document.data = dict(_items(node, (), str(path), document.origins))
     return document
@@ -68,14 +84,14 @@ def _read(path: Path) -> str:
     """The text of a regular file: a device has no end, and a pipe nobody writes to never begins."""
     try:
         if not os.path.isfile(path) and os.path.exists(path):
-            raise UserError("Cannot read the recipe: it is no regular file", str(path), "Name a YAML file.")
+            raise UserError("Cannot read the file: it is no regular file", str(path), "Name a YAML file.")
         if os.path.getsize(path) > LARGEST_FILE:
-            what = f"Cannot read the recipe: it has over {LARGEST_FILE:,} bytes"
+            what = f"Cannot read the file: it has over {LARGEST_FILE:,} bytes"
             raise UserError(what, str(path), "Name a YAML file; data sets are named inside it.")
         return path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:  # ValueError: no UTF-8, or a NUL in the path
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise UserError(f"Cannot read the recipe: {reason}", str(path), "Name a YAML file.") from None
+        raise UserError(f"Cannot read the file: {reason}", str(path), "Name a YAML file.") from None
 
 
 def parse_value(text: str, where: str) -> Any:

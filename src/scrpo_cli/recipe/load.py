@@ -25,6 +25,8 @@ from scrpo_cli.recipe.models import DEFAULT_METHOD, Recipe
 from scrpo_cli.recipe.references import resolve_references
 
 SUFFIXES = (".yaml", ".yml")
+STUDIES = "studies/"
+"""The folder of shipped files that are no recipes but questions (`ablation.study`)."""
 
 # What stored recipes of earlier versions hold. A key that is renamed or dropped gets its line here.
 MOVED = {"method.prompt": "task.reflection", "method.segments": "task.reflection"}
@@ -142,6 +144,15 @@ def recipe_schema() -> dict[str, Any]:
 
 def shipped_recipes() -> dict[str, Path]:
     """The recipes that come with the package, by name; one in a folder is called `folder/name`."""
+    return {name: path for name, path in _shipped().items() if not name.startswith(STUDIES)}
+
+
+def shipped_studies() -> dict[str, Path]:
+    """The studies, by name, which is `studies/name`."""
+    return {name: path for name, path in _shipped().items() if name.startswith(STUDIES)}
+
+
+def _shipped() -> dict[str, Path]:
     root = _shipped_directory()
     names = {path.relative_to(root).with_suffix("").as_posix(): path for path in root.rglob("*.yaml")}
     return {name: names[name] for name in sorted(names, key=lambda name: (name.count("/"), name))}

@@ -23,13 +23,13 @@ from markupsafe import Markup
 from scrpo_cli.methods.registry import NAMES
 from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.models import RunRow
-from scrpo_cli.recipe.models import Recipe
 from scrpo_cli.report import life
 from scrpo_cli.report.browser import Browser, read_browser
 from scrpo_cli.report.figures import arm_panels, draw_curves, inline
 from scrpo_cli.report.life import Life, read_life
 from scrpo_cli.report.sample import draw
 from scrpo_cli.report.subject import Subject
+from scrpo_cli.section import Section
 from scrpo_cli.tracking.activity import now
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def make_page(db: Database, subject: Subject, command: str, options: Options) ->
         repeated=any(each.has_repeated for each in lives),
         signs=signs(lives),
         signs_sheet=life.warnings_sheet(lives),
-        recipes={file: yaml_of(recipe) for file, recipe in subject.recipes.items()},
+        files={file: yaml_of(section) for file, section in subject.files.items()},
         commands=[*subject.commands, command],
         methods=NAMES,
         version=version("scrpo-cli"),
@@ -206,6 +206,6 @@ def stopped(text: str) -> str:
     return text if text.endswith((".", "?", "!", ":")) else f"{text}."
 
 
-def yaml_of(recipe: Recipe) -> str:
-    """The resolved recipe as YAML that is itself a recipe."""
-    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)
+def yaml_of(section: Section) -> str:
+    """A resolved recipe as YAML that is itself a recipe, and a study likewise."""
+    return yaml.safe_dump(section.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)

@@ -10,7 +10,9 @@ from itertools import product
 from typing import Any
 
 from scrpo_cli.ablation.comparisons import Question
+from scrpo_cli.ablation.grid import Arm
 from scrpo_cli.ablation.outcomes import RunOutcome, read_outcome
+from scrpo_cli.ablation.study import Study, StudyArm
 from scrpo_cli.ablation.sweep import COMMAND, Sweep, done_runs, find_sweep
 from scrpo_cli.ablation.table import SweepResult, read_result
 from scrpo_cli.ablation.tuning import read_trials
@@ -26,8 +28,10 @@ from scrpo_cli.pool.queries import StoredEvaluation, evaluations_of, resolve_run
 from scrpo_cli.recipe.load import recipe_json, stored_recipe
 from scrpo_cli.recipe.models import Recipe
 from scrpo_cli.report.tables import Sheet, findings, sheets_of, tuning
+from scrpo_cli.section import Section
 
 TRAIN = "train"
+STUDY_FILE = "study.yaml"
 LONGEST_TITLE = 90
 """Characters."""
 
@@ -35,7 +39,7 @@ LONGEST_TITLE = 90
 @dataclass(frozen=True)
 class Subject:
     """`asked` and `found` are sentences, `notes` what a reader has to know beside the numbers; `runs` are those whose
-    attempts, pools and warnings are shown, `outcomes` those that have curves; `recipes` by the name of their file;
+    attempts, pools and warnings are shown, `outcomes` those that have curves; `files`: recipes, and a study, by name;
     `commands` remake it all from these files.
     """
 
@@ -46,7 +50,7 @@ class Subject:
     protocol: Mapping[str, str]
     sheets: Sequence[Sheet]
     runs: Sequence[RunRow]
-    recipes: Mapping[str, Recipe] = field(default_factory=dict)
+    files: Mapping[str, Section] = field(default_factory=dict)
     commands: Sequence[str] = ()
     result: SweepResult | None = None
     outcomes: Sequence[RunOutcome] = ()
@@ -112,7 +116,7 @@ def of_sweeps(db: Database, sweeps: Sequence[Sweep], question: Question) -> Subj
         protocol=protocol_of(arms[0].recipe, runs[0]) | {"sweep": ", ".join(sweep.id for sweep in sweeps)},
         sheets=sheets,
         runs=runs,
-        recipes=files,
+        files=files,
         commands=commands,
         result=result,
         outcomes=outcomes,
@@ -134,11 +138,14 @@ def asked_of_sweeps(sweeps: Sequence[Sweep], done: int, compared: bool) -> list[
     what = f"What difference does {' and '.join(keys)} make" if keys else "How do these recipes compare"
     if not compared:
         what = "Which setting of each recipe answers most validation problems"
+    question = f"{what}, for the model {first.model.name} on the task {first.task.name}?"
+    if sweeps[0].study and len(sweeps) == 1:
+        question = sweeps[0].study.question
     every = {len(sweep.seeds) for sweep in sweeps}
     count = f"{len(seeds)}" if len(every) == 1 else f"{min(every)} to {max(every)}"
     cells = sum(len(sweep.cells) for sweep in sweeps)
     return [
-        f"{what}, for the model {first.model.name} on the task {first.task.name}?",
+        question,
         f"{len(arms)} arms were trained with {count} seed{'s' * (count != '1')} each, every run with a budget of "
         f"{sweeps[0].budget:,} generated tokens; {done} of {cells} runs are done.",
     ]
@@ -155,18 +162,29 @@ def without_group(recipe: Recipe, sweeps: Sequence[Sweep]) -> Recipe:
 
 def repeated(
     db: Database, sweeps: Sequence[Sweep], recipes: Mapping[str, Recipe]
-) -> tuple[Mapping[str, Recipe], list[str]]:
+) -> tuple[Mapping[str, Section], list[str]]:
     """Files, and the commands that make the runs again from them."""
     first = sweeps[0]
     if fork := first.fork:
         forks = [fork_command(fork.of, fork.at, file, seed) for file in recipes for seed in first.seeds]
         left = runs_left(db, [fork.of])
         return {**left, **recipes}, [*map(train_command, left), *forks]
+    if len(sweeps) == 1 and first.study:
+        return study_again(first.study, first.arms, recipes)
     if len(sweeps) == 1 and (short := as_one_recipe(first, recipes)):
         return short
     named = [word for file in recipes for word in ("--recipe", file)]
     seeds = ["--set", f"seed={first.seeds[0]}", "--seeds", str(len(first.seeds))]
     return recipes, [shlex.join(["scrpo", "ablate", *named, *seeds])]
+
+
+def study_again(
+    study: Study, arms: Sequence[Arm], recipes: Mapping[str, Recipe]
+) -> tuple[Mapping[str, Section], list[str]]:
+    """The study with the resolved recipes of its arms."""
+    of_arms = {arm.name: StudyArm(recipe=file) for arm, file in zip(arms, recipes, strict=True)}
+    whole = study.model_copy(update={"recipe": None, "set": {}, "arms": of_arms})
+    return {STUDY_FILE: whole, **recipes}, [shlex.join(["scrpo", "ablate", "--study", STUDY_FILE])]
 
 
 def runs_left(db: Database, ids: Iterable[str]) -> dict[str, Recipe]:
@@ -229,7 +247,7 @@ def of_runs(db: Database, rows: Sequence[RunRow]) -> Subject:
         protocol=protocol_of(first, rows[0]) if first else {},
         sheets=sheets,
         runs=rows,
-        recipes=files | left,
+        files=files | left,
         commands=commands,
         outcomes=[read_outcome(db, row) for row in trained],
     )

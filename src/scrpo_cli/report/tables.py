@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from scrpo_cli.ablation.curves import Reached
+from scrpo_cli.ablation.study import Judged
 from scrpo_cli.ablation.table import ArmResult, Scores, SweepResult
 from scrpo_cli.ablation.tuning import Trial
+from scrpo_cli.evaluation.sequential import MOST
 from scrpo_cli.layout import Prose, Table
 from scrpo_cli.numbers import NOTHING, change, estimate, in_points, p_equals, p_value, percents, point_interval, points
 
@@ -71,8 +73,10 @@ def render(result: SweepResult) -> Group:
 
 
 def findings(result: SweepResult) -> list[str]:
-    """A sentence for each comparison: with the reference and within families, of first answers, then of deltas."""
-    words: list[str] = []
+    """A sentence for each claim of a study, and for each comparison: with the reference and within families, of first
+    answers, then of deltas.
+    """
+    words = [f"{claim.claim}: {claim.verdict}. {_what_it_took(claim)}" for claim in result.claims]
     for beside, key in (("", "difference"), (", second - first", "delta_difference")):
         found = [(arm.arm, result.reference, getattr(arm, key)) for arm in result.arms]
         found += [(pair.arm, pair.against, getattr(pair, key)) for pair in result.pairs]
@@ -85,11 +89,49 @@ def _said(number: dict[str, Any]) -> str:
     return f"{in_points(number)}, {p_equals(number['p_holm'])}{among}: {number['verdict']}"
 
 
+def _what_it_took(claim: Judged) -> str:
+    """Of a claim's verdict: the numbers behind it, or what is missing."""
+    if claim.difference is None:
+        return "No seed of both arms is done."
+    known = f"{points(claim.difference, claim.interval)} after {len(claim.seeds)} seeds"
+    if claim.is_told:
+        return f"{known}."
+    more = f"{claim.needed} seeds" if claim.needed else "more than a thousand seeds"
+    return f"{known}; if that stays so, it takes {more} to tell."
+
+
 def sheets_of(result: SweepResult) -> list[Sheet]:
     """Those that have something to show."""
-    found = (first_answers(result), two_turns(result), reaching(result), cost(result), signal(result))
+    found = (claims(result), first_answers(result), two_turns(result), reaching(result), cost(result), signal(result))
     more = (warning_signs(result), pairs(result), tuning(result.tuning))
     return [sheet for sheet in (*found, *more) if sheet is not None]
+
+
+def claims(result: SweepResult) -> Sheet | None:
+    """What a study claims, and what its runs say to that."""
+    if not result.claims:
+        return None
+    columns = {
+        "claim": [claim.claim for claim in result.claims],
+        "verdict": [claim.verdict for claim in result.claims],
+        "difference": [points(claim.difference, claim.interval) for claim in result.claims],
+        "seeds": [str(len(claim.seeds)) for claim in result.claims],
+        "spread": [f"{100 * claim.spread:.1f}" for claim in result.claims],
+        "seeds to tell": [_needed(claim) for claim in result.claims],
+    }
+    confidence = f"{100 * result.claims[0].confidence:.3g}%"
+    title = (
+        f"claims, in points over seeds on these {result.problems} problems; {confidence} confidence sequences, which "
+        "hold at all numbers of seeds together"
+    )
+    notes = ["The spread of the differences over seeds is never taken to be less than the study states."]
+    return Sheet("claims", title, columns, ("spread", "seeds to tell"), notes)
+
+
+def _needed(claim: Judged) -> str:
+    if claim.is_told or claim.difference is None:
+        return NOTHING
+    return f"{claim.needed}" if claim.needed else f"over {MOST:,}"
 
 
 def first_answers(result: SweepResult) -> Sheet:
