@@ -467,12 +467,14 @@ def finish(
     output: Output,
 ) -> Report | None:
     """Run what is to do, report on what is done into the sweep's `row`, and fail when a run failed."""
+    from scrpo_cli.ablation.standing import shown_live
     from scrpo_cli.ablation.sweep import jobs_to_do
 
     jobs = jobs_to_do(database, sweep, db)
     output.say(f"sweep {sweep.id}: {len(jobs)} of {len(sweep.cells)} runs to do, logs in {sweep.directory / 'logs'}")
     now().stage(f"sweep {sweep.id}, runs done", at_once=False)
-    failed = run_jobs(executor, jobs, output)
+    with shown_live(database, sweep):
+        failed = run_jobs(executor, jobs, output)
     now().stage("reading the results", at_once=False)
     report = report_on_tuning(database, sweep) if sweep.bases else report_on(database, sweep, question, output)
     if report is not None:

@@ -83,13 +83,19 @@ def show(
     quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """One run: recipe, status, steps, the last metrics, evaluations with 95% intervals, and where its files lie."""
+    """One run: recipe, status, steps, the last metrics, evaluations with 95% intervals, and where its files lie; of a
+    sweep, how its arms stand.
+    """
+    from scrpo_cli.ablation.standing import standing, standing_table
+    from scrpo_cli.ablation.sweep import COMMAND as SWEEP
+    from scrpo_cli.ablation.sweep import find_sweep
     from scrpo_cli.pool.db import Database
     from scrpo_cli.pool.queries import evaluations_of, resolve_run, steps_of
 
     with Database.open(db, create=False) as database:
         row = resolve_run(database, run)
         steps, evaluations = steps_of(database, row.id), evaluations_of(database, row.id)
+        arms = standing(database, find_sweep(database, row.id)) if row.command == SWEEP else None
     data = {
         **run_dict(row),
         "recipe": jsonlib.loads(row.recipe_json),
@@ -98,7 +104,11 @@ def show(
         "evaluations": [asdict(evaluation) for evaluation in evaluations],
         "files": files_of(row),
     }
-    Output(json, quiet).result(data, Group(*_shown(data, evaluations)))
+    parts = [*_shown(data, evaluations)]
+    if arms is not None:
+        data["arms"] = [asdict(arm) for arm in arms]
+        parts = [*parts, Text("\nArms", style="bold"), standing_table(arms)]
+    Output(json, quiet).result(data, Group(*parts))
 
 
 @app.command("export")
