@@ -106,6 +106,11 @@ class Study(Section):
         return self
 
     @property
+    def runs(self) -> tuple[int, int]:
+        """Of each arm, at least and at most."""
+        return self.seeds.first, self.seeds.most
+
+    @property
     def alpha(self) -> float:
         """Of one claim (Bonferroni)."""
         return self.error / len(self.claims)

@@ -19,6 +19,7 @@ from scrpo_cli.cli.common import (
     DebugOption,
     JsonOption,
     MarginOption,
+    MeasureOption,
     Output,
     PairsOption,
     QuietOption,
@@ -64,6 +65,7 @@ KEPT = {
     "--study": ("A study says which arms and seeds it has, and what is compared.", "Write that into its file."),
     "--fork-from": ("Forks have the recipe of the run that they leave.", "--set and --vary change its keys."),
 }
+OF_OLD_RUNS = ("--resume", "--extend", "--race", "--fork-from")
 PACKAGES = {"slurm": "submitit", "ray": "ray"}
 """Of executors that need one which is not always installed."""
 RESULTS_FILE, PLOT_FILE = "results.json", "plot.png"
@@ -223,6 +225,8 @@ def ablate(
     pairs: PairsOption = None,
     margin: MarginOption = None,
     set_: SetOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what it will cost; nothing runs.")] = False,
+    measure: MeasureOption = False,
     db: DbOption = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
@@ -249,6 +253,11 @@ def ablate(
     arms = asked.arms if asked else [] if resume or tune or race or fork_from else varied.arms(extend)
     if arms and extend is None:
         question.check([arm.name for arm in arms])
+    if dry_run:
+        count = seeds or DEFAULT_SEEDS
+        runs = (settings.seeds, settings.seeds) if settings else asked.study.runs if asked else (count, count)
+        show_cost(settings.trials if settings else arms, runs, jobs or 1, measure, output)
+        return
     with Database.open(db, create=ref is None and race is None and fork_from is None) as database:
         check_trainings(database, [arm.recipe for arm in arms])
         if ref:
@@ -270,6 +279,13 @@ def ablate(
         output.result({"sweep": sweep.id, "directory": str(sweep.directory), **report.answer}, report.tables)
 
 
+def show_cost(arms: Sequence[Arm], seeds: tuple[int, int], jobs: int, measured: bool, output: Output) -> None:
+    from scrpo_cli.ablation.cost import cost_of, render
+
+    cost = cost_of(arms, seeds, jobs, measured)
+    output.result(cost.as_dict(), *render(cost))
+
+
 def refuse_options(context: typer.Context) -> None:
     """UserError for what cannot stand beside --resume, --tune or --race, and for an --extend that adds nothing."""
     given = given_options(context)
@@ -286,7 +302,10 @@ def refuse_options(context: typer.Context) -> None:
         if "--seeds" not in given:
             where = f"--extend {given['--extend']}"
             raise UserError("Nothing is added", where, "Give --recipe for arms, --seeds for seeds.")
-    refuse_idle(context, {"--at": "--fork-from"})
+    refuse_idle(context, {"--at": "--fork-from", "--measure": "--dry-run"})
+    if "--dry-run" in given and (old := next((name for name in OF_OLD_RUNS if name in given), None)):
+        what = "What a sweep will cost is told of a new one"
+        raise UserError(what, f"--dry-run {old} {given[old]}", "`scrpo runs show SWEEP` says what of it is done.")
     if "--fork-from" in given and "--at" not in given:
         raise UserError("From which step?", f"--fork-from {given['--fork-from']}", "Add --at STEP.")
 
