@@ -100,6 +100,12 @@ def test_the_time_left_is_that_of_the_limit_that_is_reached_first():
     assert paced(RECIPE, 0, tokens=10) == ""
 
 
+def test_a_limit_of_seconds_counts_from_the_start():
+    recipe = load_recipe("tiny", ["optim.max_seconds=9", "optim.max_generated_tokens=null", "optim.steps=100"])
+    assert paced(recipe, 2, tokens=10) == "about 0:00:06 left (seconds)"  # three more steps of 2 seconds
+    assert paced(recipe, 2, tokens=10, start=6) == "about 0:03:04 left (steps)"
+
+
 def test_a_method_that_fits_what_it_sampled_does_not_end_with_the_tokens():
     sets = ["method.name=sft", "optim.steps=10", "optim.max_generated_tokens=5000"]
     assert paced(load_recipe("tiny", sets), 2, tokens=1000) == "at most 0:00:16 left (steps)"

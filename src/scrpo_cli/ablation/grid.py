@@ -26,6 +26,39 @@ _COMMA = re.compile(r",(?![^\[{]*[\]}])")  # not inside [1, 2] or {a: 1, b: 2}
 
 
 @dataclass(frozen=True)
+class Match:
+    """What all arms spend alike: the limit `key` of their recipes, in `unit`. `freed`: limits that a recipe must not
+    have, because they could end a run before.
+    """
+
+    name: str
+    key: str
+    unit: str
+    example: int
+    freed: tuple[str, ...] = ()
+
+    def of(self, recipe: Recipe) -> int | None:
+        """The limit."""
+        return _optim(recipe, self.key)
+
+    @property
+    def sets(self) -> list[str]:
+        """Overrides that take the other limits away."""
+        return [f"{key}=null" for key in self.freed]
+
+
+def _optim(recipe: Recipe, key: str) -> int | None:
+    limit: int | None = getattr(recipe.optim, key.removeprefix("optim."))
+    return limit
+
+
+TOKENS = Match("tokens", BUDGET, "generated tokens", 400_000)
+SECONDS = Match("seconds", "optim.max_seconds", "seconds of training", 600, (BUDGET,))
+STEPS = Match("steps", "optim.steps", "steps", 500, (BUDGET, SECONDS.key))
+MATCHES = {match.name: match for match in (TOKENS, STEPS, SECONDS)}
+
+
+@dataclass(frozen=True)
 class Arm:
     """One setting that is compared: its name, the varied keys (`KEY=VALUE`) that it sets, and its resolved recipe.
     `of`: in a tuning sweep, the name of the recipe whose setting it is.
@@ -136,21 +169,21 @@ def make_cells(arms: Sequence[Arm], seeds: Sequence[int]) -> list[Cell]:
     return [Cell(arm.name, seed) for seed in seeds for arm in arms]
 
 
-def check_size(arms: Sequence[Arm], first_seed: int, seeds: int) -> None:
+def check_size(arms: Sequence[Arm], first_seed: int, seeds: int, match: Match = TOKENS) -> None:
     """UserError, with the price, for a sweep that nobody means, and for seeds beyond what a recipe takes."""
-    runs, budget = len(arms) * seeds, arms[0].recipe.optim.max_generated_tokens or 0
+    runs, budget = len(arms) * seeds, match.of(arms[0].recipe) or 0
     if runs > MOST_RUNS:
         each = f"{len(arms):,} arms x {seeds:,} seeds = {runs:,} runs"
-        raise UserError(f"{each} of {budget:,} generated tokens: {runs * budget:,} in all", f"--seeds {seeds}", FEWER)
+        raise UserError(f"{each} of {budget:,} {match.unit}: {runs * budget:,} in all", f"--seeds {seeds}", FEWER)
     if first_seed + seeds - 1 > LARGEST:
         where = f"seed: {first_seed}, --seeds {seeds}"
         raise UserError(f"The last seed would be over {LARGEST:,}", where, "Begin with a smaller seed.")
 
 
-def check_arms(arms: Sequence[Arm]) -> None:
-    """UserError when arms cannot be told apart, evaluate nothing, have no token budget, or do not share what makes them
-    comparable (`shared_keys`, and the budget). A key of it that is varied on purpose may differ, but not the budget and
-    the evaluation.
+def check_arms(arms: Sequence[Arm], match: Match = TOKENS) -> None:
+    """UserError when arms cannot be told apart, evaluate nothing, have no limit by which they are matched or another
+    one beside it, or do not share what makes them comparable (`shared_keys`, and that limit). A key of it that is
+    varied on purpose may differ, but not the limit and the evaluation.
     """
     stems = [arm.file_stem for arm in arms]
     if twice := [arm.name for arm in arms if stems.count(arm.file_stem) > 1]:
@@ -159,22 +192,26 @@ def check_arms(arms: Sequence[Arm]) -> None:
     if any(benchmark_of(arm.recipe) is None for arm in arms):
         fix = "Name problems in task.test, the same for all arms."
         raise UserError("The recipe evaluates nothing, so there is nothing to compare", "task.test", fix)
-    if any(arm.recipe.optim.max_generated_tokens is None for arm in arms):
-        fix = f"Give one, for example --set {BUDGET}=400000."
-        raise UserError("Arms are compared at equal generated tokens and this recipe has no budget", BUDGET, fix)
+    for arm in arms:
+        if match.of(arm.recipe) is None:
+            what = f"Arms are compared at equal {match.unit} and '{arm.name}' has no budget of them"
+            raise UserError(what, match.key, f"Give one, for example --set {match.key}={match.example}.")
+        if ends := [key for key in match.freed if _optim(arm.recipe, key) is not None]:
+            what = f"Arms are compared at equal {match.unit}, and '{arm.name}' may end before that, by {ends[0]}"
+            raise UserError(what, ends[0], f"Leave it out: --match {match.name} of a new sweep does.")
     for arm in arms[1:]:
-        _check_pair(arms[0], arm)
+        _check_pair(arms[0], arm, match)
 
 
-def _check_pair(first: Arm, other: Arm) -> None:
-    theirs, ours = ({**shared_keys(r), BUDGET: r.optim.max_generated_tokens} for r in (first.recipe, other.recipe))
+def _check_pair(first: Arm, other: Arm, match: Match) -> None:
+    theirs, ours = ({**shared_keys(r), match.key: match.of(r)} for r in (first.recipe, other.recipe))
     varied = {override.partition("=")[0] for override in (*first.overrides, *other.overrides)}
     for key in sorted(theirs.keys() | ours.keys()):
-        if theirs.get(key) != ours.get(key) and not _is_varied(key, varied):
+        if theirs.get(key) != ours.get(key) and (key == match.key or not _is_varied(key, varied)):
             what = f"Arms '{first.name}' and '{other.name}' differ in {key}: {theirs.get(key)} and {ours.get(key)}"
             raise UserError(what, key, "Arms are compared under one model, evaluation and budget: give both the same.")
 
 
 def _is_varied(key: str, varied: Iterable[str]) -> bool:
-    fixed = key == BUDGET or key.startswith(("eval.", "task.test"))
+    fixed = key.startswith(("eval.", "task.test"))
     return not fixed and any(key == name or key.startswith(f"{name}.") for name in varied)

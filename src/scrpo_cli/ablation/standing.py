@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from sqlalchemy.exc import SQLAlchemyError
 
 from scrpo_cli.ablation.sweep import Sweep, runs_by_cell
+from scrpo_cli.ablation.tuning import accuracy_after
 from scrpo_cli.errors import ScrpoError
 from scrpo_cli.layout import Table
 from scrpo_cli.numbers import NOTHING, percent
 from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.models import RunRow
-from scrpo_cli.pool.queries import evaluations_of, steps_of
+from scrpo_cli.pool.queries import steps_of
 from scrpo_cli.tracking.activity import now
 
 REFRESH_S = 3.0
@@ -45,12 +46,12 @@ def standing(db: Database, sweep: Sweep) -> list[ArmStanding]:
     """Of all arms, in their order."""
     runs = runs_by_cell(db, sweep)
     return [
-        arm_standing(db, arm.name, [runs.get(cell) for cell in sweep.cells if cell.arm == arm.name], sweep.budget)
+        arm_standing(db, arm.name, [runs.get(cell) for cell in sweep.cells if cell.arm == arm.name], sweep)
         for arm in sweep.arms
     ]
 
 
-def arm_standing(db: Database, arm: str, runs: Sequence[RunRow | None], budget: int) -> ArmStanding:
+def arm_standing(db: Database, arm: str, runs: Sequence[RunRow | None], sweep: Sweep) -> ArmStanding:
     done = [run for run in runs if run and run.status == "done"]
     reached = [accuracy for run in done if (accuracy := accuracy_after(db, run)) is not None]
     return ArmStanding(
@@ -59,22 +60,21 @@ def arm_standing(db: Database, arm: str, runs: Sequence[RunRow | None], budget: 
         done=len(done),
         failed=sum(run is not None and run.status == "failed" for run in runs),
         under_way={
-            run.seed: share_spent(db, run, budget) for run in runs if run and run.status not in ("done", "failed")
+            run.seed: share_spent(db, run, sweep) for run in runs if run and run.status not in ("done", "failed")
         },
         accuracy=sum(reached) / len(reached) if reached else None,
     )
 
 
-def accuracy_after(db: Database, run: RunRow) -> float | None:
-    """Of first answers; None where nothing was evaluated."""
-    found = [e.metrics.get("avg") for e in evaluations_of(db, run.id) if e.label == "after"]
-    return found[0] if found else None
-
-
-def share_spent(db: Database, run: RunRow, budget: int) -> float:
-    """Of a run's tokens."""
+def share_spent(db: Database, run: RunRow, sweep: Sweep) -> float:
+    """Of what a run may spend."""
     steps = steps_of(db, run.id)
-    return min(1.0, (steps[-1].metrics.get("tokens/total") or 0.0) / budget) if steps else 0.0
+    spent = {
+        "tokens": max((step.metrics.get("tokens/total") or 0.0 for step in steps), default=0.0),
+        "steps": len(steps),
+        "seconds": sum(step.metrics.get("seconds/step") or 0.0 for step in steps),
+    }
+    return min(1.0, spent[sweep.match.name] / sweep.budget)
 
 
 def standing_table(standings: Sequence[ArmStanding]) -> Table:

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from scrpo_cli.ablation.executors.base import POLL_SECONDS, Job
-from scrpo_cli.ablation.grid import Arm, Cell, check_arms, check_size, make_cells
+from scrpo_cli.ablation.grid import MATCHES, TOKENS, Arm, Cell, Match, check_arms, check_size, make_cells
 from scrpo_cli.ablation.study import Study
 from scrpo_cli.errors import UserError
 from scrpo_cli.files import file_stem, write_atomically
@@ -43,7 +43,8 @@ class Sweep:
     """Arms x seeds. The sweep is itself a row of `run`, by which `--resume` and `--extend` find it.
 
     `bases`: of a tuning sweep, the recipes as they race; `tuned_by`: of a race, the id of its tuning sweep;
-    `fork`: where its runs branch from another; `study`: the question that says how many seeds it gets.
+    `fork`: where its runs branch from another; `study`: the question that says how many seeds it gets;
+    `match`: what all runs spend alike.
     """
 
     id: str
@@ -54,6 +55,7 @@ class Sweep:
     tuned_by: str = ""
     fork: Fork | None = None
     study: Study | None = None
+    match: Match = TOKENS
 
     @property
     def cells(self) -> list[Cell]:
@@ -61,8 +63,8 @@ class Sweep:
 
     @property
     def budget(self) -> int:
-        """Generated tokens that each run may spend (`check_arms` has seen to it that there is one)."""
-        return self.arms[0].recipe.optim.max_generated_tokens or 0
+        """What each run may spend, in the unit of `match` (`check_arms` has seen to it that there is one)."""
+        return self.match.of(self.arms[0].recipe) or 0
 
 
 def start_sweep(
@@ -74,6 +76,7 @@ def start_sweep(
     tuned_by: str = "",
     fork: Fork | None = None,
     study: Study | None = None,
+    match: Match = TOKENS,
 ) -> Sweep:
     """Write the grid and the resolved recipes (later edits of their files change nothing) and add the sweep's row.
 
@@ -81,10 +84,12 @@ def start_sweep(
     """
     recipe = arms[0].recipe
     first_seed = recipe.seed if first_seed is None else first_seed
-    check_size(arms, first_seed, seeds)
+    check_size(arms, first_seed, seeds, match)
     sweep_id = new_run_id()
     directory = db.home / "sweeps" / sweep_id
-    sweep = Sweep(sweep_id, directory, tuple(arms), _seeds(first_seed, seeds), tuple(bases), tuned_by, fork, study)
+    sweep = Sweep(
+        sweep_id, directory, tuple(arms), _seeds(first_seed, seeds), tuple(bases), tuned_by, fork, study, match
+    )
     _write(sweep)
     start_run(
         db,
@@ -110,8 +115,8 @@ def extend_sweep(sweep: Sweep, arms: Sequence[Arm], seeds: int | None) -> Sweep:
         fix = "Nothing is taken out of a sweep; --seeds counts all runs of an arm."
         raise UserError(f"The sweep has {len(sweep.seeds)} seeds already", f"--seeds {seeds}", fix)
     everything = (*sweep.arms, *arms)
-    check_arms(everything)
-    check_size(everything, sweep.seeds[0], count)
+    check_arms(everything, sweep.match)
+    check_size(everything, sweep.seeds[0], count, sweep.match)
     longer = replace(sweep, arms=everything, seeds=_seeds(sweep.seeds[0], count))
     _write(longer)
     return longer
@@ -136,6 +141,7 @@ def _write(sweep: Sweep) -> None:
         "tuned_by": sweep.tuned_by,
         "fork": asdict(sweep.fork) if sweep.fork else None,
         "study": sweep.study.model_dump(mode="json") if sweep.study else None,
+        "match": sweep.match.name,
     }
     with write_atomically(sweep.directory / GRID_FILE) as path:
         path.write_text(json.dumps(grid, indent=2) + "\n", encoding="utf-8")
@@ -164,7 +170,8 @@ def find_sweep(db: Database, ref: str) -> Sweep:
         bases = tuple(Arm(name, (), _read_recipe(directory, home, name, BASES)) for name in grid.get("bases", ()))
         fork = Fork(**grid["fork"]) if grid.get("fork") else None
         study = Study.model_validate(grid["study"]) if grid.get("study") else None
-        sweep = Sweep(row.id, directory, arms, tuple(grid["seeds"]), bases, grid.get("tuned_by", ""), fork, study)
+        match, tuned_by = MATCHES[grid.get("match", TOKENS.name)], grid.get("tuned_by", "")
+        sweep = Sweep(row.id, directory, arms, tuple(grid["seeds"]), bases, tuned_by, fork, study, match)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         what = f"The sweep cannot be read: {type(error).__name__}: {error}"
         raise UserError(what, str(directory / GRID_FILE), "Start a new sweep.") from None

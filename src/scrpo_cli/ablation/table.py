@@ -25,7 +25,7 @@ from scrpo_cli.ablation.comparisons import (
     over_seeds,
 )
 from scrpo_cli.ablation.curves import Reached, when_reached
-from scrpo_cli.ablation.grid import check_arms
+from scrpo_cli.ablation.grid import TOKENS, check_arms
 from scrpo_cli.ablation.outcomes import RunOutcome, Spending, added, read_outcome
 from scrpo_cli.ablation.study import Judged, Study, judged
 from scrpo_cli.ablation.sweep import Sweep, done_runs
@@ -89,7 +89,7 @@ class SweepResult:
     """`before`: the start that all runs of a seed share, None where they do not; `problems`: how many test problems all
     runs share; `notes`: what a reader has to know beside the numbers; `reference`: the arm that the others are
     compared with; `pairs`: what is compared besides; `tuning`: of a race, what was tried for its arms; `claims`: of a
-    study, what is known of each.
+    study, what is known of each; `unit`: of the budget.
     """
 
     arms: list[ArmResult]
@@ -101,6 +101,7 @@ class SweepResult:
     pairs: list[Pair]
     tuning: list[Trial] = field(default_factory=list)
     claims: list[Judged] = field(default_factory=list)
+    unit: str = TOKENS.unit
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -114,12 +115,13 @@ def read_result(
     Raises UserError when the arms of the sweeps cannot be compared.
     """
     arms = [arm for sweep in sweeps for arm in sweep.arms]
-    check_arms(arms)
+    match = sweeps[0].match
+    check_arms(arms, match)
     outcomes = [read_outcome(db, run) for sweep in sweeps for run in done_runs(db, sweep)]
     if not outcomes:
         return None, outcomes
     study = sweeps[0].study if len(sweeps) == 1 else None
-    result = tabulate(outcomes, [arm.name for arm in arms], sweeps[0].budget, question, study)
+    result = tabulate(outcomes, [arm.name for arm in arms], sweeps[0].budget, question, study, match.unit)
     return replace(result, tuning=trials_behind(db, sweeps)), outcomes
 
 
@@ -129,6 +131,7 @@ def tabulate(
     budget: int,
     question: Question | None = None,
     study: Study | None = None,
+    unit: str = TOKENS.unit,
 ) -> SweepResult:
     """The result of the runs that finished; `arms` gives the order, arms without a finished run are noted.
 
@@ -142,11 +145,11 @@ def tabulate(
     of_arms = {pair.arm: pair for pair in pairs if pair.against == reference}
     results = [_arm_result(by_arm[arm], of_arms.get(arm), problems) for arm in present]
     before = _shared_start([run for arm in present for run in by_arm[arm]], problems)
-    notes = [*_notes(by_arm, budget), *([] if before else [UNEQUAL_STARTS])]
+    notes = [*_notes(by_arm, budget if unit == TOKENS.unit else None), *([] if before else [UNEQUAL_STARTS])]
     notes += [note for arm in present for run in by_arm[arm] for note in _left_out(run, problems)]
     within = [pair for pair in pairs if pair.against != reference]
     claims = judged(study, outcomes, problems) if study else []
-    return SweepResult(results, before, len(problems), budget, notes, reference, within, claims=claims)
+    return SweepResult(results, before, len(problems), budget, notes, reference, within, claims=claims, unit=unit)
 
 
 def _left_out(run: RunOutcome, problems: Sequence[Key]) -> list[str]:
@@ -237,10 +240,11 @@ def _common_problems(runs: Sequence[RunOutcome]) -> list[Key]:
     return shared
 
 
-def _notes(by_arm: dict[str, list[RunOutcome]], budget: int) -> list[str]:
+def _notes(by_arm: dict[str, list[RunOutcome]], tokens: int | None) -> list[str]:
+    """`tokens`: what each run was to generate, if they are matched by that."""
     notes = [f"{arm}: no run finished." for arm, runs in by_arm.items() if not runs]
     for run in (run for runs in by_arm.values() for run in runs):
-        share = run.generated_tokens / budget
+        share = run.generated_tokens / tokens if tokens else 1.0
         if abs(share - 1) > BUDGET_SLACK:
             why = "it ran out of steps: raise optim.steps" if share < 1 else "one group is much of it: raise the budget"
             notes.append(f"{run.arm} seed {run.seed} used {share:.0%} of the token budget; {why}.")

@@ -27,21 +27,21 @@ from scrpo_cli.cli.common import (
     given_options,
     refuse_idle,
 )
-from scrpo_cli.errors import RunError, UserError
+from scrpo_cli.errors import RunError, UserError, nearest
 from scrpo_cli.files import write_atomically
 from scrpo_cli.tracking.activity import now
 
 if TYPE_CHECKING:
     from scrpo_cli.ablation.comparisons import Question
     from scrpo_cli.ablation.executors.base import Executor, Finished, Job
-    from scrpo_cli.ablation.grid import Arm
+    from scrpo_cli.ablation.grid import Arm, Match
     from scrpo_cli.ablation.study import Study
     from scrpo_cli.ablation.sweep import Sweep
     from scrpo_cli.jobs.runs import ActiveRun
     from scrpo_cli.pool.db import Database
 
 EXECUTORS = ("local", "slurm", "ray")
-NEW_ARMS = ("--reflect-every", "--vary", "--one-at-a-time", "--set")
+NEW_ARMS = ("--reflect-every", "--vary", "--one-at-a-time", "--set", "--match")
 NEW_RUNS = ("--recipe", "--seeds")
 """Options that say what a sweep consists of."""
 COMPARED = ("--against", "--pairs", "--margin")
@@ -49,10 +49,10 @@ COMPARED = ("--against", "--pairs", "--margin")
 STARTS = {
     "--resume": (*NEW_RUNS, *NEW_ARMS),
     "--extend": (),
-    "--tune": (*NEW_RUNS, "--reflect-every", "--vary", "--one-at-a-time", *COMPARED),
+    "--tune": (*NEW_RUNS, "--reflect-every", "--vary", "--one-at-a-time", "--match", *COMPARED),
     "--race": ("--recipe", *NEW_ARMS),
     "--fork-from": ("--recipe",),
-    "--study": (*NEW_RUNS, "--reflect-every", "--vary", "--one-at-a-time", *COMPARED),
+    "--study": (*NEW_RUNS, "--reflect-every", "--vary", "--one-at-a-time", "--match", *COMPARED),
 }
 """Options that say where a sweep comes from, and what stands beside none of them."""
 KEPT = {
@@ -105,6 +105,15 @@ SeedsOption = Annotated[
 
 OneAtATimeOption = Annotated[
     bool, typer.Option("--one-at-a-time", help="Not the whole grid: the first values, and each other one alone.")
+]
+MatchOption = Annotated[
+    str,
+    typer.Option(
+        "--match",
+        metavar="WHAT",
+        autocompletion=completion.among("tokens", "steps", "seconds"),
+        help="What runs spend alike: generated tokens, steps, or seconds of training.",
+    ),
 ]
 JobsOption = Annotated[
     int | None,
@@ -208,6 +217,7 @@ def ablate(
     reflect_every: ReflectOption = None,
     vary: VaryOption = None,
     one_at_a_time: OneAtATimeOption = False,
+    match: MatchOption = "tokens",
     seeds: SeedsOption = None,
     jobs: JobsOption = None,
     gpus_per_run: GpusPerRunOption = None,
@@ -249,7 +259,7 @@ def ablate(
     question = Question.of(against, pairs, margin)
     settings = read_settings(tune, set_ or ()) if tune else None
     asked = StudyArms.read(study, set_ or ()) if study else None
-    varied = Varied(tuple(recipe or ()), reflect_every, tuple(vary or ()), tuple(set_ or ()), one_at_a_time)
+    varied = Varied(tuple(recipe or ()), reflect_every, tuple(vary or ()), tuple(set_ or ()), one_at_a_time, match)
     arms = asked.arms if asked else [] if resume or tune or race or fork_from else varied.arms(extend)
     if arms and extend is None:
         question.check([arm.name for arm in arms])
@@ -272,7 +282,7 @@ def ablate(
         elif fork_from and at:
             sweep = varied.forks(database, fork_from, at, seeds or DEFAULT_SEEDS, question)
         else:
-            sweep = start_sweep(database, arms, seeds or DEFAULT_SEEDS)
+            sweep = start_sweep(database, arms, seeds or DEFAULT_SEEDS, match=varied.match)
         more = (arms, seeds) if extend is not None else None
         report = run_sweep(database, sweep, more, question, place.executor(sweep, output), db, output)
     if report:
@@ -368,6 +378,20 @@ class Varied:
     vary: tuple[str, ...]
     sets: tuple[str, ...]
     one_at_a_time: bool = False
+    matched: str = "tokens"
+
+    @property
+    def match(self) -> Match:
+        """What all arms spend alike. UserError for an unknown word, and for --set of what it takes away."""
+        from scrpo_cli.ablation.grid import MATCHES
+
+        if (match := MATCHES.get(self.matched)) is None:
+            fix = f"{nearest(self.matched, MATCHES)} It is one of {', '.join(MATCHES)}.".strip()
+            raise UserError(f"Arms are not matched by '{self.matched}'", "--match", fix)
+        if idle := [key for item in self.sets if (key := item.partition("=")[0].strip()) in match.freed]:
+            what = f"--set {idle[0]} has no effect: arms are matched by {match.unit}"
+            raise UserError(what, f"--match {match.name}", "Leave out one of them.")
+        return match
 
     def arms(self, extend: str | None) -> list[Arm]:
         """Of the recipes; mistakes show before anything is written."""
@@ -378,14 +402,15 @@ class Varied:
             return []
         named = extend is not None or len(recipes) > 1
         arms = self.make(recipes, named=named)
-        check_arms(arms)
+        check_arms(arms, self.match)
         return arms
 
     def make(self, recipes: Sequence[str], **how: Any) -> list[Arm]:
         from scrpo_cli.ablation.grid import make_arms
 
         alone = self.one_at_a_time
-        return make_arms(recipes, self.reflect_every, self.vary, self.sets, one_at_a_time=alone, **how)
+        sets = [*self.match.sets, *self.sets]
+        return make_arms(recipes, self.reflect_every, self.vary, sets, one_at_a_time=alone, **how)
 
     def forks(self, database: Database, run: str, at: int, seeds: int, question: Question) -> Sweep:
         """A sweep whose runs branch from the checkpoint of step `at` of a run. Its first seed is that of the run, which
@@ -398,12 +423,12 @@ class Varied:
 
         branch = find_branch(database, run, at)
         arms = self.make([run], named=False, read=lambda _, sets: branch.recipe(sets))
-        check_arms(arms)
+        check_arms(arms, self.match)
         question.check([arm.name for arm in arms])
         for arm in arms:
             check_fork(branch, arm.recipe)
         check_trainings(database, [arm.recipe for arm in arms])
-        return start_sweep(database, arms, seeds, fork=Fork(branch.of.id, at))
+        return start_sweep(database, arms, seeds, fork=Fork(branch.of.id, at), match=self.match)
 
 
 @dataclass(frozen=True)

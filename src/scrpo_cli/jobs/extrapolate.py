@@ -4,7 +4,8 @@ With the measured part of a step of phase p, `whole` of which make a step, and E
 measured:
 
     a step         whole x (sampling + grading + update + storing) + sync
-    steps          optim.steps, or as many as generate optim.max_generated_tokens at the measured lengths
+    steps          optim.steps, or as many as generate optim.max_generated_tokens at the measured lengths, or as many as
+                   take optim.max_seconds
     evaluations    E / e x what the measured problems took
     a checkpoint   every checkpoint.every steps
 
@@ -138,6 +139,9 @@ def total(recipe: Recipe, budget: Budget, measured: Measured, mix: Mapping[str, 
     sampled = float(recipe.optim.steps)  # steps
     if limit := recipe.optim.max_generated_tokens:
         sampled = min(sampled, limit / tokens)  # the last one is cut to fit
+    if recipe.optim.max_seconds:
+        each = sum(share * sum(step_seconds(measured, part, cap, at_cap).values()) for share, part in parts)
+        sampled = min(sampled, recipe.optim.max_seconds / (each + measured.sync))
     times = {"start": measured.start}
     for share, part in parts:
         for name, seconds in step_seconds(measured, part, cap, at_cap).items():

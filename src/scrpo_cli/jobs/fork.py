@@ -68,6 +68,7 @@ def check_fork(branch: Branch, recipe: Recipe) -> None:
         raise UserError(what, key, "Model, adapter and evaluation stay; start a new run with `scrpo train`.")
     done = checkpoint.read_progress(branch.source)
     limits = {"optim.steps": done.step, "optim.max_generated_tokens": done.generated_tokens}
+    limits["optim.max_seconds"] = int(done.seconds)
     for key, spent in limits.items():
         limit = getattr(recipe.optim, key.removeprefix("optim."))
         if limit is not None and spent >= limit:

@@ -280,6 +280,9 @@ class OptimConfig(Section):
     max_generated_tokens: Tokens | None = None
     """Budget: stop at so many generated tokens, however many steps are left. The last step is cut to the problems that
     are expected to reach it (whole groups, at least one), by what the steps before cost with their later rounds."""
+    max_seconds: PositiveInt | None = None
+    """Budget: stop after the step in which so many seconds of training steps are over, evaluations aside. Two runs of
+    one recipe end at different steps then."""
     prompts_per_step: PositiveInt = 128
     """Problems of one first-answer step."""
     minibatches: PositiveInt = 1

@@ -10,7 +10,7 @@ from itertools import product
 from typing import Any
 
 from scrpo_cli.ablation.comparisons import Question
-from scrpo_cli.ablation.grid import Arm
+from scrpo_cli.ablation.grid import TOKENS, Arm
 from scrpo_cli.ablation.outcomes import RunOutcome, read_outcome
 from scrpo_cli.ablation.study import Study, StudyArm
 from scrpo_cli.ablation.sweep import COMMAND, Sweep, done_runs, find_sweep
@@ -147,7 +147,7 @@ def asked_of_sweeps(sweeps: Sequence[Sweep], done: int, compared: bool) -> list[
     return [
         question,
         f"{len(arms)} arms were trained with {count} seed{'s' * (count != '1')} each, every run with a budget of "
-        f"{sweeps[0].budget:,} generated tokens; {done} of {cells} runs are done.",
+        f"{sweeps[0].budget:,} {sweeps[0].match.unit}; {done} of {cells} runs are done.",
     ]
 
 
@@ -174,8 +174,12 @@ def repeated(
     if len(sweeps) == 1 and (short := as_one_recipe(first, recipes)):
         return short
     named = [word for file in recipes for word in ("--recipe", file)]
-    seeds = ["--set", f"seed={first.seeds[0]}", "--seeds", str(len(first.seeds))]
+    seeds = ["--set", f"seed={first.seeds[0]}", "--seeds", str(len(first.seeds)), *matched(first)]
     return recipes, [shlex.join(["scrpo", "ablate", *named, *seeds])]
+
+
+def matched(sweep: Sweep) -> list[str]:
+    return [] if sweep.match == TOKENS else ["--match", sweep.match.name]
 
 
 def study_again(
@@ -217,7 +221,7 @@ def as_one_recipe(sweep: Sweep, recipes: Mapping[str, Recipe]) -> tuple[dict[str
         return None
     file = f"{file_stem(base.name)}.yaml"
     varied = [word for key, values in axes.items() for word in ("--vary", f"{key}={','.join(values)}")]
-    seeds = ["--seeds", str(len(sweep.seeds))]
+    seeds = ["--seeds", str(len(sweep.seeds)), *matched(sweep)]
     return {file: base}, [shlex.join(["scrpo", "ablate", "--recipe", file, *varied, *seeds])]
 
 

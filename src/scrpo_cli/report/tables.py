@@ -146,7 +146,7 @@ def first_answers(result: SweepResult) -> Sheet:
     columns["gain"] = _of_arms(result, lambda arm: change(arm.gain))
     compared = _compared(result, lambda arm: arm.difference)
     columns |= compared | {"repairs of wrong ones": [estimate(row.repair) for row in rows]}
-    title = f"{result.problems} problems, {result.budget:,} generated tokens a run; 95% intervals over problems"
+    title = f"{result.problems} problems, {result.budget:,} {result.unit} a run; 95% intervals over problems"
     page_only = ("seeds", f"first answers {OVER_BOTH}", *compared)
     return Sheet("first-answers", title, columns, page_only, result.notes)
 

@@ -98,7 +98,9 @@ class ConsoleSink:
 
 
 class Pace:
-    """How long it still takes to the limit that is reached first: optim.steps or optim.max_generated_tokens."""
+    """How long it still takes to the limit that is reached first: optim.steps, optim.max_generated_tokens or
+    optim.max_seconds (of a run that was taken up again it is not known here how many are over).
+    """
 
     def __init__(self, recipe: Recipe, start: int = 0) -> None:
         self._steps, self._done, self._seen = recipe.optim.steps, start, 0
@@ -107,6 +109,7 @@ class Pace:
         self._fits = any(phase.kind is PhaseKind.FIT for phase in phases)
         """What is sampled is fitted afterwards: the method ends by itself, at a step that nobody knows beforehand."""
         self._tokens = None if self._fits else recipe.optim.max_generated_tokens
+        self._limit = None if start else recipe.optim.max_seconds
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Evaluations, which have no seconds of their own, are passed over."""
@@ -125,6 +128,9 @@ class Pace:
         if self._tokens and self._sampled:
             by_tokens = math.ceil((self._tokens - self._total) / (self._sampled / self._seen))
             steps, limit = min((steps, limit), (by_tokens, "tokens"))
+        if self._limit:
+            by_seconds = math.ceil((self._limit - self._seconds) * self._seen / self._seconds)
+            steps, limit = min((steps, limit), (by_seconds, "seconds"))
         left = timedelta(seconds=round(steps * self._seconds / self._seen))
         return f"{'at most' if self._fits else 'about'} {left} left ({limit})" if steps > 0 else ""
 

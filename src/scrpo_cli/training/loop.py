@@ -208,7 +208,7 @@ def commit(
     written, retired = [*attempts, *change.injected], list(change.retired)
     record = StepRecord(step, phase, written, dict(change.decisions), run.pool, retired, metrics, models)
     record_step(run.db, run.run_id, record)
-    run.step_is_done(step, generated)
+    run.step_is_done(step, generated, metrics["seconds/step"])
     run.mend(step - 1)
     run.tracker.log(step, metrics)
 

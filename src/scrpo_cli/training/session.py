@@ -134,7 +134,9 @@ class Session(Runtime):
 
     @property
     def finished(self) -> bool:
-        return self.method.is_finished(self.tokens_left <= 0) or self.progress.step >= self.recipe.optim.steps
+        optim, progress = self.recipe.optim, self.progress
+        late = optim.max_seconds is not None and progress.seconds >= optim.max_seconds
+        return self.method.is_finished(self.tokens_left <= 0) or progress.step >= optim.steps or late
 
     @property
     def tokens_left(self) -> float:
@@ -165,9 +167,10 @@ class Session(Runtime):
             "scrpo_version": version("scrpo-cli"),
         }
 
-    def step_is_done(self, step: int, generated_tokens: int) -> None:
+    def step_is_done(self, step: int, generated_tokens: int, seconds: float) -> None:
         """The state of the method is that at the end of a step: planning the next one may change it."""
         self.progress.step, self.progress.generated_tokens = step, generated_tokens
+        self.progress.seconds += seconds
         self.progress.method = copy.deepcopy(self.method.state)
         self.half_step.unlink(missing_ok=True)
 
