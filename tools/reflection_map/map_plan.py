@@ -16,7 +16,7 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError
 
 from scrpo_cli.ablation.sweep import COMMAND as ABLATE
-from scrpo_cli.ablation.sweep import find_sweep, jobs_to_do
+from scrpo_cli.ablation.sweep import cells_to_do, find_sweep
 from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.models import RunRow
 from scrpo_cli.pool.queries import list_runs
@@ -109,6 +109,6 @@ def to_do(db: Database, plan: Plan, cell: Cell, jobs: int) -> list[list[str]]:
     sweep = find_sweep(db, row.id)
     if len(sweep.seeds) < plan.seeds:
         found.append([ABLATE, "--extend", row.id, "--seeds", str(plan.seeds), *at_a_time])
-    elif jobs_to_do(db, sweep, None):
+    elif cells_to_do(db, sweep):
         found.append([ABLATE, "--resume", row.id, *at_a_time])
     return found

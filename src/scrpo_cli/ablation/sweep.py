@@ -44,7 +44,7 @@ class Sweep:
 
     `bases`: of a tuning sweep, the recipes as they race; `tuned_by`: of a race, the id of its tuning sweep;
     `fork`: where its runs branch from another; `study`: the question that says how many seeds it gets;
-    `match`: what all runs spend alike.
+    `match`: what all runs spend alike; `own_files`: each run writes a database of its own.
     """
 
     id: str
@@ -56,6 +56,7 @@ class Sweep:
     fork: Fork | None = None
     study: Study | None = None
     match: Match = TOKENS
+    own_files: bool = False
 
     @property
     def cells(self) -> list[Cell]:
@@ -122,6 +123,13 @@ def extend_sweep(sweep: Sweep, arms: Sequence[Arm], seeds: int | None) -> Sweep:
     return longer
 
 
+def with_own_files(sweep: Sweep) -> Sweep:
+    """The same, before any of its runs has begun: each will write a database of its own."""
+    sweep = replace(sweep, own_files=True)
+    _write(sweep)
+    return sweep
+
+
 def _seeds(start: int, count: int) -> tuple[int, ...]:
     return tuple(range(start, start + count))
 
@@ -142,6 +150,7 @@ def _write(sweep: Sweep) -> None:
         "fork": asdict(sweep.fork) if sweep.fork else None,
         "study": sweep.study.model_dump(mode="json") if sweep.study else None,
         "match": sweep.match.name,
+        "own_files": sweep.own_files,
     }
     with write_atomically(sweep.directory / GRID_FILE) as path:
         path.write_text(json.dumps(grid, indent=2) + "\n", encoding="utf-8")
@@ -171,7 +180,9 @@ def find_sweep(db: Database, ref: str) -> Sweep:
         fork = Fork(**grid["fork"]) if grid.get("fork") else None
         study = Study.model_validate(grid["study"]) if grid.get("study") else None
         match, tuned_by = MATCHES[grid.get("match", TOKENS.name)], grid.get("tuned_by", "")
-        sweep = Sweep(row.id, directory, arms, tuple(grid["seeds"]), bases, tuned_by, fork, study, match)
+        own_files = bool(grid.get("own_files", False))
+        seeds = tuple(grid["seeds"])
+        sweep = Sweep(row.id, directory, arms, seeds, bases, tuned_by, fork, study, match, own_files)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         what = f"The sweep cannot be read: {type(error).__name__}: {error}"
         raise UserError(what, str(directory / GRID_FILE), "Start a new sweep.") from None
@@ -194,11 +205,17 @@ def runs_by_cell(db: Database, sweep: Sweep) -> dict[Cell, RunRow]:
     return {cell: by_key[cell.arm, cell.seed] for cell in sweep.cells if (cell.arm, cell.seed) in by_key}
 
 
-def jobs_to_do(db: Database, sweep: Sweep, db_url: str | None) -> list[Job]:
-    """A command for every cell that is not done: a new run (or fork) where there is none, else a resumed one."""
+def cells_to_do(db: Database, sweep: Sweep) -> dict[Cell, RunRow | None]:
+    """Every cell that is not done, with its run so far."""
     runs = runs_by_cell(db, sweep)
-    todo = [cell for cell in sweep.cells if cell not in runs or runs[cell].status != "done"]
-    return [_job(sweep, cell, runs.get(cell), db_url) for cell in todo]
+    return {cell: runs.get(cell) for cell in sweep.cells if cell not in runs or runs[cell].status != "done"}
+
+
+def jobs_to_do(db: Database, sweep: Sweep, place: Callable[[Cell, RunRow | None], str | None]) -> list[Job]:
+    """A command for every cell that is not done: a new run (or fork) where there is none, else a resumed one. `place`:
+    the database in which a run is to write, as --db takes it.
+    """
+    return [_job(sweep, cell, run, place(cell, run)) for cell, run in cells_to_do(db, sweep).items()]
 
 
 def _job(sweep: Sweep, cell: Cell, run: RunRow | None, db_url: str | None) -> Job:

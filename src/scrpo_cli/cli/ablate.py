@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json as jsonlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -34,11 +34,12 @@ from scrpo_cli.tracking.activity import now
 if TYPE_CHECKING:
     from scrpo_cli.ablation.comparisons import Question
     from scrpo_cli.ablation.executors.base import Executor, Finished, Job
-    from scrpo_cli.ablation.grid import Arm, Match
+    from scrpo_cli.ablation.grid import Arm, Cell, Match
     from scrpo_cli.ablation.study import Study
     from scrpo_cli.ablation.sweep import Sweep
     from scrpo_cli.jobs.runs import ActiveRun
     from scrpo_cli.pool.db import Database
+    from scrpo_cli.pool.models import RunRow
 
 EXECUTORS = ("local", "slurm", "ray")
 NEW_ARMS = ("--reflect-every", "--vary", "--one-at-a-time", "--set", "--match")
@@ -47,8 +48,8 @@ NEW_RUNS = ("--recipe", "--seeds")
 COMPARED = ("--against", "--pairs", "--margin")
 """Options that say what is compared."""
 STARTS = {
-    "--resume": (*NEW_RUNS, *NEW_ARMS),
-    "--extend": (),
+    "--resume": (*NEW_RUNS, *NEW_ARMS, "--own-files"),
+    "--extend": ("--own-files",),
     "--tune": (*NEW_RUNS, "--reflect-every", "--vary", "--one-at-a-time", "--match", *COMPARED),
     "--race": ("--recipe", *NEW_ARMS),
     "--fork-from": ("--recipe",),
@@ -56,6 +57,7 @@ STARTS = {
 }
 """Options that say where a sweep comes from, and what stands beside none of them."""
 KEPT = {
+    "--extend": ("Each run of a sweep writes as its first ones did.", "A new sweep may have files of its own."),
     "--resume": ("A resumed sweep keeps the recipes and options of its start.", "`--extend` adds arms and seeds."),
     "--tune": (
         "The plan says which recipes, keys and seeds a tuning sweep has; it compares no arms.",
@@ -153,6 +155,10 @@ SlurmOption = Annotated[
 RayAddressOption = Annotated[
     str | None, typer.Option("--ray-address", metavar="ADDRESS", help="Of a Ray cluster; else this machine.")
 ]
+OwnFilesOption = Annotated[
+    bool,
+    typer.Option("--own-files", help="Each run writes a database file of its own, which is merged when it ends."),
+]
 ResumeOption = Annotated[
     str | None,
     typer.Option(
@@ -224,6 +230,7 @@ def ablate(
     executor: ExecutorOption = "local",
     slurm: SlurmOption = None,
     ray_address: RayAddressOption = None,
+    own_files: OwnFilesOption = False,
     resume: ResumeOption = None,
     extend: ExtendOption = None,
     tune: TuneOption = None,
@@ -251,7 +258,7 @@ def ablate(
     place.check(context)
     from scrpo_cli.ablation.comparisons import Question
     from scrpo_cli.ablation.plan import read_settings
-    from scrpo_cli.ablation.sweep import find_sweep, start_sweep
+    from scrpo_cli.ablation.sweep import find_sweep, start_sweep, with_own_files
     from scrpo_cli.ablation.tuning import start_race, start_tuning
     from scrpo_cli.jobs.checks import check_trainings
     from scrpo_cli.pool.db import Database
@@ -283,6 +290,8 @@ def ablate(
             sweep = varied.forks(database, fork_from, at, seeds or DEFAULT_SEEDS, question)
         else:
             sweep = start_sweep(database, arms, seeds or DEFAULT_SEEDS, match=varied.match)
+        if own_files:
+            sweep = with_own_files(sweep)
         more = (arms, seeds) if extend is not None else None
         report = run_sweep(database, sweep, more, question, place.executor(sweep, output), db, output)
     if report:
@@ -477,13 +486,16 @@ def run_sweep(
 ) -> Report | None:
     """Run what is to do of a sweep, to which `more` arms and seeds may be added, once nobody else works on it."""
     from scrpo_cli.ablation.comparisons import Question
+    from scrpo_cli.ablation.own_files import gather
     from scrpo_cli.ablation.sweep import extend_sweep, find_sweep, wait_for_strays
     from scrpo_cli.jobs.runs import SAVE_SECONDS, ActiveRun, closed_at_end, locked
     from scrpo_cli.pool.queries import reopen_run, resolve_run
 
     with locked(sweep.directory, f"sweep {sweep.id}"):
+        gather(database, sweep)
         if not executor.takes_over:
             wait_for_strays(database, sweep, output.say, SAVE_SECONDS)
+            gather(database, sweep)
         if more is not None:
             sweep = extend_sweep(find_sweep(database, sweep.id), *more)
         if sweep.bases and question != Question():
@@ -511,14 +523,22 @@ def finish(
     output: Output,
 ) -> Report | None:
     """Run what is to do, report on what is done into the sweep's `row`, and fail when a run failed."""
+    from scrpo_cli.ablation.own_files import give, take
     from scrpo_cli.ablation.standing import shown_live
     from scrpo_cli.ablation.sweep import jobs_to_do
 
-    jobs = jobs_to_do(database, sweep, db)
+    def place(cell: Cell, run: RunRow | None) -> str | None:
+        return str(give(database, sweep, cell, run)) if sweep.own_files else db
+
+    def ended(event: Finished) -> None:
+        if sweep.own_files:
+            take(database, sweep, event)
+
+    jobs = jobs_to_do(database, sweep, place)
     output.say(f"sweep {sweep.id}: {len(jobs)} of {len(sweep.cells)} runs to do, logs in {sweep.directory / 'logs'}")
     now().stage(f"sweep {sweep.id}, runs done", at_once=False)
     with shown_live(database, sweep):
-        failed = run_jobs(executor, jobs, output)
+        failed = run_jobs(executor, jobs, ended, output)
     now().stage("reading the results", at_once=False)
     report = report_on_tuning(database, sweep) if sweep.bases else report_on(database, sweep, question, output)
     if report is not None:
@@ -572,7 +592,9 @@ def report_on_tuning(database: Database, sweep: Sweep) -> Report:
     return Report(summary, command | summary, Group(terminal(sheet), Pairs(command)))
 
 
-def run_jobs(executor: Executor, jobs: Sequence[Job], output: Output) -> list[Finished]:
+def run_jobs(
+    executor: Executor, jobs: Sequence[Job], ended: Callable[[Finished], None], output: Output
+) -> list[Finished]:
     """Run all, say what starts and ends; those that failed. KeyboardInterrupt when stopped by a signal."""
     from scrpo_cli.ablation.executors.base import Finished
 
@@ -583,6 +605,7 @@ def run_jobs(executor: Executor, jobs: Sequence[Job], output: Output) -> list[Fi
             if not isinstance(event, Finished):
                 output.say(f"{event.name}: started")
                 continue
+            ended(event)
             now().progress(done := done + 1, len(jobs))
             outcome = f"failed, {event.error}" if event.exit_code else "done"
             output.say(f"{event.job.name}: {outcome} after {event.seconds:.0f} s")
