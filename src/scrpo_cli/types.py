@@ -169,7 +169,8 @@ class SampleRequest:
     """One prompt to sample `samples` completions from; what comes back is one group.
 
     `parent` is the pooled error that a correction is shown. `previous` is the attempt whose conversation goes on: the
-    prompt extends its token ids, and `messages` end with its text and the follow-up.
+    prompt extends its token ids, and `messages` end with its text and the follow-up. `begun` is how the answer begins:
+    the model goes on from there, so it stands in the prompt and is graded with what follows.
     """
 
     problem: Problem
@@ -178,6 +179,7 @@ class SampleRequest:
     kind: AttemptKind = AttemptKind.FIRST
     parent: PoolEntry | None = None
     previous: Attempt | None = None
+    begun: str = ""
 
     @property
     def parent_id(self) -> str | None:

@@ -30,6 +30,7 @@ COMMANDS = {
     "collect": ("collect:collect", "Sample a policy on problems, grade, keep the wrong answers in the error pool."),
     "correct": ("correct:correct", "Make the policy reflect on pooled errors and try again."),
     "advise": ("advise:advise", "Whether reflecting on errors is likely to pay, from a small sample."),
+    "audit": ("audit:audit", "How much of a repair the reflection causes, from a small sample."),
     "train": ("train:train", "LoRA training by recipe."),
     "fork": ("fork:fork", "Branch a run from a checkpoint, with the same draws, under a changed recipe."),
     "eval": ("evaluate:evaluate", "Benchmarks with intervals: one answer or two turns."),

@@ -77,9 +77,9 @@ def reflection_requests(
     return [prompts.reflection(PoolEntry.of(error), samples) for error, _ in errors.values()]
 
 
-def batches(requests: int, recipe: Recipe) -> int:
+def batches(requests: int, recipe: Recipe, size: int | None = None) -> int:
     """Steps that so many requests take."""
-    return -(-requests // recipe.optim.prompts_per_step)
+    return -(-requests // (size or recipe.optim.prompts_per_step))
 
 
 def sample_all(
@@ -90,9 +90,14 @@ def sample_all(
     first: int,
     of: str,
     report: Report,
+    phase: str = PHASE,
+    part: str = "",
+    size: int | None = None,
 ) -> None:
-    """Sample and store what is not stored yet, `optim.prompts_per_step` requests a step from the step `first` on."""
-    recipe, size = runtime.recipe, runtime.recipe.optim.prompts_per_step
+    """Sample and store what is not stored yet, `size` requests (else optim.prompts_per_step) a step from the step
+    `first` on.
+    """
+    recipe, size = runtime.recipe, size or runtime.recipe.optim.prompts_per_step
     done = {s.step for s in steps_of(db, run.run_id)}
     for step, start in enumerate(range(0, len(requests), size), start=first):
         if step in done:
@@ -101,15 +106,15 @@ def sample_all(
         what = f"{of}, problems {start + 1} to {start + len(batch)} of {len(requests)}"
         now().whole(start, len(requests))
         now().stage(f"sampling {what}")
-        origin = Origin(f"{run.run_id}:{step}", recipe.seed, step, PHASE)
+        origin = Origin(f"{run.run_id}:{step}", recipe.seed, step, phase, part=part)
         completions = sample_requests(runtime.engine, runtime.chat, batch, runtime.sampling, origin)
         groups = grade_groups(runtime.task, recipe.task.reflection, batch, completions, origin, runtime.chat.prefill)
         attempts = [a for group in groups for a in group.attempts]
         stop_on_failures(runtime.task, str(run.directory), run.again)
         right = sum(a.reward for a in attempts)
         graded = sum(not np.isnan(a.outcome) for a in attempts)
-        metrics = {f"{PHASE}/accuracy": right / graded} if graded else {}
-        record_step(db, run.run_id, StepRecord(step, PHASE, attempts, metrics=metrics))
+        metrics = {f"{phase}/accuracy": right / graded} if graded else {}
+        record_step(db, run.run_id, StepRecord(step, phase, attempts, metrics=metrics))
         failed = f", {len(attempts) - graded} not graded" if graded < len(attempts) else ""
         report(f"{what}: {right:.0f} of {len(attempts)} right{failed}")
 

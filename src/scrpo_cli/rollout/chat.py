@@ -53,11 +53,14 @@ class Chat:
         return [len(ids) for ids in found["input_ids"]]
 
     def prompt(self, request: SampleRequest) -> list[int]:
-        """Prompt ids of an ask: the rendered messages, or a further turn of the conversation with `ask.previous`."""
+        """Prompt ids of an ask: the rendered messages, or a further turn of the conversation with `ask.previous`; then
+        what of the answer is given.
+        """
+        begun = self.tokenizer.encode(request.begun, add_special_tokens=False) if request.begun else []
         if request.previous is None:
-            return self.ids(request.messages)
+            return [*self.ids(request.messages), *begun]
         *earlier, _, follow_up = request.messages
-        return self.second_turn(earlier, request.previous.completion, follow_up["content"])
+        return [*self.second_turn(earlier, request.previous.completion, follow_up["content"]), *begun]
 
     def suffix(self, messages: Sequence[Message], answer: str, follow_up: str) -> str | None:
         """What the template writes between this answer (its end token included) and the next one, or None where it

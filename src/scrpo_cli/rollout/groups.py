@@ -73,12 +73,11 @@ def grade_groups(
 ) -> list[Group]:
     """Grade all completions at once (the task does it in parallel) and put them into groups.
 
-    What is graded is `prefill` (`Chat.prefill`) + completion: a box inside an unfinished thought is no answer.
+    What is graded is `prefill` (`Chat.prefill`) + what was given of the answer + completion: a box inside an unfinished
+    thought is no answer.
     """
     pairs = [(request, c) for request, group in zip(requests, completions, strict=True) for c in group]
-    grades = iter(
-        grade_texts(task, reflection, [(request.problem, request.kind, prefill + c.text) for request, c in pairs])
-    )
+    grades = iter(grade_texts(task, reflection, [(r.problem, r.kind, prefill + r.begun + c.text) for r, c in pairs]))
     groups = []
     for g, (request, sampled) in enumerate(zip(requests, completions, strict=True), start=origin.group):
         attempts = [
