@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from scrpo_cli.ablation.curves import Reached
@@ -200,9 +201,12 @@ def cost(result: SweepResult) -> Sheet:
         "arm": [arm.arm for arm in result.arms],
         "generated tokens": means(lambda arm: arm.generated_tokens),
         "steps": means(lambda arm: arm.steps),
-        "seconds": means(lambda arm: arm.seconds),
+        "seconds": [f"{median(arm.seconds):,.0f}" for arm in result.arms],
     }
-    title = "mean of the runs; seconds of training steps, without evaluations, beside whatever else the machine did"
+    title = (
+        "mean of the runs; seconds of training steps are their median, without evaluations, beside whatever else the "
+        "machine did"
+    )
     return Sheet("cost", title, columns)
 
 
