@@ -11,7 +11,7 @@ import numpy as np
 from scrpo_cli.evaluation.outcomes import Outcomes, read_answers
 from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.models import RunRow
-from scrpo_cli.pool.queries import StepMetrics, StoredEvaluation, evaluations_of, steps_of
+from scrpo_cli.pool.queries import StepMetrics, StoredEvaluation, evaluations_of, seconds_of, steps_of
 
 WARN = "warn/"
 
@@ -81,7 +81,7 @@ def read_outcome(db: Database, row: RunRow) -> RunOutcome:
         before=before,
         after=after,
         steps=len(tokens),
-        seconds=sum(s.metrics.get("seconds/step") or 0.0 for s in steps),
+        seconds=seconds_of(steps),
         warnings=_warnings(steps),
         spent=spending(steps),
         curve=_curve(steps, evaluations, tokens),

@@ -16,7 +16,7 @@ from scrpo_cli.layout import Table
 from scrpo_cli.numbers import NOTHING, percent
 from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.models import RunRow
-from scrpo_cli.pool.queries import steps_of
+from scrpo_cli.pool.queries import seconds_of, steps_of
 from scrpo_cli.tracking.activity import now
 
 REFRESH_S = 3.0
@@ -72,7 +72,7 @@ def share_spent(db: Database, run: RunRow, sweep: Sweep) -> float:
     spent = {
         "tokens": max((step.metrics.get("tokens/total") or 0.0 for step in steps), default=0.0),
         "steps": len(steps),
-        "seconds": sum(step.metrics.get("seconds/step") or 0.0 for step in steps),
+        "seconds": seconds_of(steps),
     }
     return min(1.0, spent[sweep.match.name] / sweep.budget)
 

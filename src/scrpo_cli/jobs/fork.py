@@ -19,7 +19,7 @@ from scrpo_cli.jobs.runs import ActiveRun
 from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.forks import copy_past
 from scrpo_cli.pool.models import RunRow
-from scrpo_cli.pool.queries import resolve_run, steps_of
+from scrpo_cli.pool.queries import resolve_run, seconds_of, steps_of
 from scrpo_cli.recipe.load import stored_recipe
 from scrpo_cli.recipe.models import Recipe
 from scrpo_cli.recipe.shared import shared_keys
@@ -36,6 +36,8 @@ class Branch:
 
     of: RunRow
     at: int
+    seconds: float
+    """That its steps have taken until then."""
 
     @property
     def source(self) -> Path:
@@ -54,7 +56,7 @@ def find_branch(db: Database, ref: str, at: int) -> Branch:
     """UserError where `ref` names no training run, or one that has no intact checkpoint of step `at`."""
     row = resolve_run(db, ref, command="train")
     chosen(Path(row.directory) / "checkpoints", at, "--at")
-    return Branch(row, at)
+    return Branch(row, at, seconds_of(step for step in steps_of(db, row.id) if step.step <= at))
 
 
 def check_fork(branch: Branch, recipe: Recipe) -> None:
@@ -68,7 +70,7 @@ def check_fork(branch: Branch, recipe: Recipe) -> None:
         raise UserError(what, key, "Model, adapter and evaluation stay; start a new run with `scrpo train`.")
     done = checkpoint.read_progress(branch.source)
     limits = {"optim.steps": done.step, "optim.max_generated_tokens": done.generated_tokens}
-    limits["optim.max_seconds"] = int(done.seconds)
+    limits["optim.max_seconds"] = int(branch.seconds)
     for key, spent in limits.items():
         limit = getattr(recipe.optim, key.removeprefix("optim."))
         if limit is not None and spent >= limit:

@@ -450,6 +450,11 @@ def steps_of(db: Database, run_id: str) -> list[StepMetrics]:
     return [StepMetrics(row["step"], row["phase"], json.loads(row["metrics_json"])) for row in rows]
 
 
+def seconds_of(steps: Iterable[StepMetrics]) -> float:
+    """That so many steps have taken, evaluations aside."""
+    return sum(step.metrics.get("seconds/step") or 0.0 for step in steps)
+
+
 def tokens_of_steps(db: Database, run_id: str) -> dict[int, int]:
     """How many tokens the attempts of each step of a run have, without evaluations and what nobody sampled."""
     sampled = (ATTEMPT.c.run_id == run_id, ATTEMPT.c.phase.not_like(f"{EVALUATED}%"), ~IS_INJECTED)

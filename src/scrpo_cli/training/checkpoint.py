@@ -41,7 +41,6 @@ class Progress:
 
     step: int = 0
     generated_tokens: int = 0
-    seconds: float = 0.0
     policy_version: int = 0
     method: dict[str, Any] | None = field(default_factory=dict)
     adapter_sha256: str = ""

@@ -23,6 +23,7 @@ from scrpo_cli.pool.queries import (
     record_answers,
     record_evaluation,
     record_step,
+    seconds_of,
     steps_of,
 )
 from scrpo_cli.pool.records import StepRecord, injected_model
@@ -47,6 +48,7 @@ def train(run: Session) -> dict[str, Any]:
     """
     evaluations = {"before": evaluate(run, "before") if run.progress.step == 0 else known(run, "before")}
     history = steps_of(run.db, run.run_id)
+    run.seconds = seconds_of(history)
     while not run.finished:
         validate_if_due(run, history)
         step = run.progress.step + 1

@@ -121,6 +121,8 @@ class Session(Runtime):
     again: str
     """How to go on after an interruption."""
     stop: Stop = field(default_factory=Stop)
+    seconds: float = 0.0
+    """That its steps have taken; the database knows it, and no checkpoint, as no two runs take alike."""
     saved: Path | None = None
     """The newest checkpoint of this session."""
 
@@ -135,7 +137,7 @@ class Session(Runtime):
     @property
     def finished(self) -> bool:
         optim, progress = self.recipe.optim, self.progress
-        late = optim.max_seconds is not None and progress.seconds >= optim.max_seconds
+        late = optim.max_seconds is not None and self.seconds >= optim.max_seconds
         return self.method.is_finished(self.tokens_left <= 0) or progress.step >= optim.steps or late
 
     @property
@@ -170,7 +172,7 @@ class Session(Runtime):
     def step_is_done(self, step: int, generated_tokens: int, seconds: float) -> None:
         """The state of the method is that at the end of a step: planning the next one may change it."""
         self.progress.step, self.progress.generated_tokens = step, generated_tokens
-        self.progress.seconds += seconds
+        self.seconds += seconds
         self.progress.method = copy.deepcopy(self.method.state)
         self.half_step.unlink(missing_ok=True)
 
