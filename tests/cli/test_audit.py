@@ -10,8 +10,9 @@ from run_rows import execute
 
 from scrpo_cli.errors import UserError
 from scrpo_cli.evaluation.audit import COMPARED, CONDITIONS, Condition, audit
+from scrpo_cli.evaluation.outcomes import padded
 from scrpo_cli.evaluation.paired import compare, holm
-from scrpo_cli.jobs.audit import half, shown_errors, table
+from scrpo_cli.jobs.audit import half, shown_errors
 from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.queries import attempts_of
 from scrpo_cli.recipe.load import load_recipe
@@ -137,7 +138,7 @@ def test_half_of_a_reflection(text, cut):
 
 
 def test_rows_of_different_lengths():
-    found = table([[1, 0], [1]])
+    found = padded([[1, 0], [1]])
     assert found.shape == (2, 2)
     assert np.isnan(found[1, 1])
 

@@ -96,7 +96,7 @@ def render(cost: SweepCost) -> list[RenderableType]:
     runs = f"{most}" if fewest == most else f"{fewest} to {most}"
     whole = cost.as_dict()
     parts = [f"{whole['generated_tokens']:,} generated tokens", f"{whole['evaluation_tokens']:,} of evaluations"]
-    parts += [f"{size(whole[name])} of {what}" for name, what in DISK.items() if whole[name] is not None]
+    parts += [f"{size(whole[what])} of {what}" for what in DISK if whole[what] is not None]
     lines = [f"Of one run, at most. All {runs} runs, at most: {', '.join(parts)}."]
     if cost.seconds:
         beside = f"with {cost.jobs} at a time, each as fast as alone" if cost.jobs > 1 else "one after the other"
@@ -106,7 +106,7 @@ def render(cost: SweepCost) -> list[RenderableType]:
     return [table, *map(Prose, lines)]
 
 
-DISK = {"checkpoints": "checkpoints", "database": "database"}
+DISK = ("checkpoints", "database")
 
 
 def between(seconds: tuple[float, float] | None) -> str:

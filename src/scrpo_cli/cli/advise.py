@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -29,7 +30,9 @@ from scrpo_cli.tracking.activity import LIBRARIES, now
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from scrpo_cli.jobs.runs import ActiveRun
     from scrpo_cli.layout import Table
+    from scrpo_cli.pool.db import Database
 
 DEFAULT_PROBLEMS = 64
 KEYS = {"--adapter": "model.adapter"}
@@ -69,9 +72,29 @@ def advise(
 ) -> None:
     """Sample first answers and reflections on their errors; say whether reflecting is likely to pay, and how often."""
     output = Output(json, quiet)
+    options = {"problems": problems or DEFAULT_PROBLEMS, "words": split_words(reflection_words)}
+    database, start = sampled_run(context, output, "advise", recipe, resume, options, db)
+    with start as run:
+        now().stage(f"run {run.run_id}: {LIBRARIES}")
+        from scrpo_cli.jobs.advise import sample_and_advise
+
+        asked = run.summary["problems"]
+        run.summary |= sample_and_advise(database, run, output.say)
+    output.result(run.summary, *closing(run.summary, asked))
+
+
+def sampled_run(
+    context: typer.Context,
+    output: Output,
+    command: str,
+    recipe: str | None,
+    resume: str | None,
+    options: Mapping[str, Any],
+    db: str | None,
+) -> tuple[Database, AbstractContextManager[ActiveRun]]:
+    """A new run of a command that samples from the recipe alone, with its `options`, or one that is taken up again."""
     refuse_with_resume(context, resume)
-    words = split_words(reflection_words)
-    output.begin(f"scrpo advise: {named(resume, recipe)}")
+    output.begin(f"scrpo {command}: {named(resume, recipe)}")
     from scrpo_cli.recipe.load import load_recipe
 
     resolved = load_recipe(recipe or DEFAULT_RECIPE, sets_of(context, KEYS))
@@ -82,19 +105,9 @@ def advise(
     if resume is None:
         check_sampling(resolved)
     database = Database.open(db)
-    options = {"problems": problems or DEFAULT_PROBLEMS, "words": words}
-    start = (
-        resumed_run(database, "advise", resume)
-        if resume
-        else started_run(database, "advise", resolved, summary=options)
-    )
-    with start as run:
-        now().stage(f"run {run.run_id}: {LIBRARIES}")
-        from scrpo_cli.jobs.advise import sample_and_advise
-
-        asked = run.summary["problems"]
-        run.summary |= sample_and_advise(database, run, output.say)
-    output.result(run.summary, *closing(run.summary, asked))
+    if resume:
+        return database, resumed_run(database, command, resume)
+    return database, started_run(database, command, resolved, summary=dict(options))
 
 
 def split_words(given: str | None) -> list[str] | None:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from scrpo_cli.cli.advise import DEFAULT_PROBLEMS, sampled_run
 from scrpo_cli.cli.common import (
-    DEFAULT_RECIPE,
     AdapterOption,
     DbOption,
     DebugOption,
@@ -18,19 +18,12 @@ from scrpo_cli.cli.common import (
     RecipeOption,
     ResumeOption,
     SetOption,
-    named,
-    refuse_with_resume,
-    sets_of,
 )
 from scrpo_cli.numbers import LARGEST
 from scrpo_cli.tracking.activity import LIBRARIES, now
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
-
-COMMAND = "audit"
-DEFAULT_PROBLEMS = 64
-KEYS = {"--adapter": "model.adapter"}
 
 
 def audit(
@@ -57,22 +50,8 @@ def audit(
 ) -> None:
     """Correct the same errors with their reflection, another one, less of it and none: what the reflection causes."""
     output = Output(json, quiet)
-    refuse_with_resume(context, resume)
-    output.begin(f"scrpo audit: {named(resume, recipe)}")
-    from scrpo_cli.recipe.load import load_recipe
-
-    resolved = load_recipe(recipe or DEFAULT_RECIPE, sets_of(context, KEYS))
-    from scrpo_cli.jobs.checks import check_sampling
-    from scrpo_cli.jobs.runs import resumed_run, started_run
-    from scrpo_cli.pool.db import Database
-
-    if resume is None:
-        check_sampling(resolved)
-    database = Database.open(db)
     options = {"problems": problems or DEFAULT_PROBLEMS}
-    start = (
-        resumed_run(database, COMMAND, resume) if resume else started_run(database, COMMAND, resolved, summary=options)
-    )
+    database, start = sampled_run(context, output, "audit", recipe, resume, options, db)
     with start as run:
         now().stage(f"run {run.run_id}: {LIBRARIES}")
         from scrpo_cli.jobs.audit import sample_and_audit

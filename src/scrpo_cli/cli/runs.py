@@ -19,6 +19,8 @@ from scrpo_cli.layout import Column, Pairs, Prose, Table
 from scrpo_cli.numbers import LARGEST
 
 if TYPE_CHECKING:
+    from scrpo_cli.ablation.standing import ArmStanding
+    from scrpo_cli.pool.db import Database
     from scrpo_cli.pool.models import RunRow
     from scrpo_cli.pool.queries import StoredEvaluation
 
@@ -86,16 +88,13 @@ def show(
     """One run: recipe, status, steps, the last metrics, evaluations with 95% intervals, and where its files lie; of a
     sweep, how its arms stand.
     """
-    from scrpo_cli.ablation.standing import standing, standing_table
-    from scrpo_cli.ablation.sweep import COMMAND as SWEEP
-    from scrpo_cli.ablation.sweep import find_sweep
     from scrpo_cli.pool.db import Database
     from scrpo_cli.pool.queries import evaluations_of, resolve_run, steps_of
 
     with Database.open(db, create=False) as database:
         row = resolve_run(database, run)
         steps, evaluations = steps_of(database, row.id), evaluations_of(database, row.id)
-        arms = standing(database, find_sweep(database, row.id)) if row.command == SWEEP else None
+        arms = _arms(database, row)
     data = {
         **run_dict(row),
         "recipe": jsonlib.loads(row.recipe_json),
@@ -105,10 +104,22 @@ def show(
         "files": files_of(row),
     }
     parts = [*_shown(data, evaluations)]
-    if arms is not None:
+    if arms:
+        from scrpo_cli.ablation.standing import standing_table
+
         data["arms"] = [asdict(arm) for arm in arms]
         parts = [*parts, Text("\nArms", style="bold"), standing_table(arms)]
     Output(json, quiet).result(data, Group(*parts))
+
+
+def _arms(database: Database, row: RunRow) -> list[ArmStanding]:
+    """Of a sweep, whose row names itself; what reads a sweep is loaded for no other run."""
+    if row.sweep != row.id:
+        return []
+    from scrpo_cli.ablation.standing import standing
+    from scrpo_cli.ablation.sweep import find_sweep
+
+    return standing(database, find_sweep(database, row.id))
 
 
 @app.command("export")

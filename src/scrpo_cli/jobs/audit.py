@@ -9,16 +9,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
 from scrpo_cli.errors import UserError
 from scrpo_cli.evaluation.audit import AGAIN, CONDITIONS, CUT, FOREIGN, OTHER, OWN, RETRY, WAIT, Condition, audit
+from scrpo_cli.evaluation.outcomes import padded
 from scrpo_cli.jobs.advise import Report, batches, chosen_problems, errors_to_show, first_requests, sample_all
 from scrpo_cli.jobs.runs import ActiveRun, note_fingerprint
 from scrpo_cli.methods.scrpo import corrections_of_an_error
 from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.queries import attempts_of
-from scrpo_cli.rollout.prompts import TaskPrompts
+from scrpo_cli.rollout.prompts import reflection_request
 from scrpo_cli.rollout.segments import solution_start
 from scrpo_cli.training.runtime import Runtime, open_runtime
 from scrpo_cli.types import Attempt, Group, PoolEntry, SampleRequest
@@ -53,20 +52,22 @@ def sample_and_audit(db: Database, run: ActiveRun, report: Report) -> dict[str, 
 
 def shown_errors(runtime: Runtime, firsts: Sequence[Group]) -> list[Error]:
     """One error of each problem that has one. UserError for fewer than two: there is no other one to compare with."""
-    prompts = TaskPrompts(runtime.recipe, runtime.task, runtime.chat, [group.request.problem for group in firsts])
     samples = corrections_of_an_error(runtime.recipe.method, runtime.recipe.rollout.group_size)
     entries = [PoolEntry.of(error) for error, _ in errors_to_show(firsts, runtime.recipe).values()]
     if len(entries) < 2:
         what = f"An audit compares errors of several problems, and the model made {len(entries)} on {len(firsts)}."
         raise UserError(what, "--problems", "Ask more problems, or harder ones.")
-    return [Error(entry, prompts.reflection(entry, samples)) for entry in entries]
+    return [Error(entry, shown(runtime, entry, samples)) for entry in entries]
+
+
+def shown(runtime: Runtime, entry: PoolEntry, samples: int) -> SampleRequest:
+    return reflection_request(runtime.task, runtime.chat, runtime.recipe.task, entry, samples)
 
 
 def conditions(runtime: Runtime, errors: Sequence[Error], own: Sequence[Group]) -> dict[str, list[SampleRequest]]:
     """The requests of every condition but `own`; each reflection that was sampled there is given once."""
     given = [[reflection(runtime, a) for a in group.attempts] for group in own]
     next_one = [*given[1:], given[0]]
-    others = [*errors[1:], errors[0]]
     marker = runtime.recipe.task.reflection
     waiting = f"{marker.analysis}\nWait\n{marker.solution}"
 
@@ -77,23 +78,18 @@ def conditions(runtime: Runtime, errors: Sequence[Error], own: Sequence[Group]) 
             for text in each
         ]
 
-    prompts = TaskPrompts(runtime.recipe, runtime.task, runtime.chat, [error.entry.problem for error in errors])
+    def other(error: Error, its: Error) -> SampleRequest:
+        entry = replace(error.entry, response=its.entry.response, extracted=its.entry.extracted)
+        return shown(runtime, entry, error.request.samples)
+
+    retries = first_requests(runtime, [error.entry.problem for error in errors])
     return {
         AGAIN: begun(given),
         FOREIGN: begun(next_one),
         CUT: begun([[half(text, marker.solution) for text in each] for each in given]),
         WAIT: [replace(error.request, begun=waiting) for error in errors],
-        RETRY: [
-            replace(request, samples=error.request.samples)
-            for error, request in zip(errors, first_requests(runtime, [e.entry.problem for e in errors]), strict=True)
-        ],
-        OTHER: [
-            prompts.reflection(
-                replace(error.entry, response=other.entry.response, extracted=other.entry.extracted),
-                error.request.samples,
-            )
-            for error, other in zip(errors, others, strict=True)
-        ],
+        RETRY: [replace(r, samples=error.request.samples) for error, r in zip(errors, retries, strict=True)],
+        OTHER: [*map(other, errors, [*errors[1:], errors[0]])],
     }
 
 
@@ -133,29 +129,20 @@ class Sampler:
         asked: dict[tuple[str, str], tuple[SampleRequest, list[Attempt]]] = {}
         for request in requests:
             asked.setdefault((request.problem.source, request.problem.id), (request, []))
-        for attempt in attempts_of(self.db, self.run.run_id, phase=PHASE):
-            if attempt.part == part:
-                asked[attempt.problem.source, attempt.problem.id][1].append(attempt)
+        for attempt in attempts_of(self.db, self.run.run_id, phase=PHASE, part=part):
+            asked[attempt.problem.source, attempt.problem.id][1].append(attempt)
         return [Group(request, sorted(attempts, key=in_order)) for request, attempts in asked.values()]
 
     def condition(self, groups: Sequence[Group]) -> Condition:
         """What became of the corrections; a given reflection was generated once, and counts."""
-        tokens = [[self.tokens(group.request, a) for a in group.attempts] for group in groups]
-        return Condition(table([[a.outcome for a in group.attempts] for group in groups]), table(tokens))
+        tokens = [self.tokens(group) for group in groups]
+        return Condition(padded([[a.outcome for a in group.attempts] for group in groups]), padded(tokens))
 
-    def tokens(self, request: SampleRequest, attempt: Attempt) -> int:
-        asked = len(self.runtime.chat.prompt(replace(request, begun="")))
-        return len(attempt.completion.prompt_ids) - asked + len(attempt.completion.ids)
+    def tokens(self, group: Group) -> list[int]:
+        asked = len(self.runtime.chat.prompt(replace(group.request, begun="")))
+        return [len(a.completion.prompt_ids) - asked + len(a.completion.ids) for a in group.attempts]
 
 
 def in_order(attempt: Attempt) -> tuple[int, ...]:
     """Ids end with step, part, group and sample; parts are named alike."""
     return tuple(int(word) for word in attempt.id.split(":")[1:] if word.isdigit())
-
-
-def table(rows: Sequence[Sequence[float]]) -> np.ndarray:
-    """(N, K) of rows that may be of different lengths, filled up with NaN."""
-    found_NK = np.full((len(rows), max(map(len, rows))), np.nan)
-    for n, row in enumerate(rows):
-        found_NK[n, : len(row)] = row
-    return found_NK
