@@ -42,18 +42,26 @@ class ArmStanding:
         return self.done + self.failed + sum(self.under_way.values())
 
 
-def standing(db: Database, sweep: Sweep) -> list[ArmStanding]:
-    """Of all arms, in their order."""
+Known = dict[str, float | None]
+"""What runs that are done have reached, by their ids: that does not change, and is read once."""
+
+
+def standing(db: Database, sweep: Sweep, known: Known | None = None) -> list[ArmStanding]:
+    """Of all arms, in their order; what is `known` is not read again, and what is read is put there."""
+    known = {} if known is None else known
     runs = runs_by_cell(db, sweep)
+    for run in runs.values():
+        if run.status == "done" and run.id not in known:
+            known[run.id] = accuracy_after(db, run)
     return [
-        arm_standing(db, arm.name, [runs.get(cell) for cell in sweep.cells if cell.arm == arm.name], sweep)
+        arm_standing(db, arm.name, [runs.get(cell) for cell in sweep.cells if cell.arm == arm.name], sweep, known)
         for arm in sweep.arms
     ]
 
 
-def arm_standing(db: Database, arm: str, runs: Sequence[RunRow | None], sweep: Sweep) -> ArmStanding:
+def arm_standing(db: Database, arm: str, runs: Sequence[RunRow | None], sweep: Sweep, known: Known) -> ArmStanding:
     done = [run for run in runs if run and run.status == "done"]
-    reached = [accuracy for run in done if (accuracy := accuracy_after(db, run)) is not None]
+    reached = [accuracy for run in done if (accuracy := known[run.id]) is not None]
     return ArmStanding(
         arm=arm,
         seeds=len(runs),
@@ -93,6 +101,7 @@ class Watch:
     def __init__(self, db: Database, sweep: Sweep) -> None:
         self._db, self._sweep = db, sweep
         self._at, self._table = float("-inf"), Table()
+        self._known: Known = {}
 
     def render(self) -> Table:
         """Also tells how much of everything is done, by which the time left is told. A database that cannot be read
@@ -100,7 +109,7 @@ class Watch:
         """
         if time.monotonic() >= self._at + REFRESH_S:
             with suppress(ScrpoError, SQLAlchemyError):
-                arms = standing(self._db, self._sweep)
+                arms = standing(self._db, self._sweep, self._known)
                 now().whole(sum(arm.worked for arm in arms), sum(arm.seeds for arm in arms))
                 self._table = standing_table(arms)
             self._at = time.monotonic()
