@@ -140,7 +140,7 @@ def test_a_setting_that_fails_is_not_chosen_and_holds_up_nothing(scrpo, executor
 def test_several_runs_at_a_time(scrpo, plan, monkeypatch):
     given = []
     monkeypatch.setattr(
-        "scrpo_cli.cli.ablate.run_jobs", lambda executor, jobs, ended, output: given.append((executor, jobs)) or []
+        "scrpo_cli.cli.sweep.run_jobs", lambda executor, jobs, ended, output: given.append((executor, jobs)) or []
     )
     assert scrpo("ablate --tune plan.yaml --jobs 2")[0] == 0
     ((executor, jobs),) = given

@@ -129,7 +129,7 @@ def test_a_sweep_that_nobody_means_is_refused_before_it_is_laid_out(scrpo, tmp_p
 
 
 def test_extending_a_sweep_has_the_same_limit(scrpo, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("scrpo_cli.cli.ablate.finish", lambda *args: None)  # no run
+    monkeypatch.setattr("scrpo_cli.cli.sweep.finish", lambda *args: None)  # no run
     scrpo(*ABLATE.split(), "--seeds", 1)
     before = {path: path.read_bytes() for path in tmp_path.glob(".scrpo/sweeps/*/sweep.json")}
     assert len(before) == 1
