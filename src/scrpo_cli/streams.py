@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -98,6 +99,32 @@ def lead_nowhere(descriptor: int) -> None:
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, descriptor)
     os.close(null)
+
+
+class Routed:
+    """A stream that goes where the thread says (`to`), else where it went before."""
+
+    def __init__(self, own: TextIO) -> None:
+        self._own = own
+        self._said: ContextVar[TextIO] = ContextVar("stream", default=own)
+
+    def to(self, file: TextIO) -> None:
+        self._said.set(file)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._said.get(), name)
+
+
+@contextmanager
+def routed() -> Iterator[tuple[Routed, Routed]]:
+    """Inside, stdout and stderr go where a thread says."""
+    before = sys.stdout, sys.stderr
+    out, err = Routed(sys.stdout), Routed(sys.stderr)
+    sys.stdout, sys.stderr = out, err  # type: ignore[assignment]
+    try:
+        yield out, err
+    finally:
+        sys.stdout, sys.stderr = before
 
 
 def finish() -> None:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from scrpo_cli.ablation.sweep import Sweep
     from scrpo_cli.pool.db import Database
 
-EXECUTORS = ("local", "slurm", "ray")
+EXECUTORS = ("local", "packed", "slurm", "ray")
 NEW_ARMS = ("--reflect-every", "--vary", "--one-at-a-time", "--set", "--match")
 NEW_RUNS = ("--recipe", "--seeds")
 """Options that say what a sweep consists of."""
@@ -137,7 +137,7 @@ ExecutorOption = Annotated[
         "--executor",
         metavar="NAME",
         autocompletion=completion.among(*EXECUTORS),
-        help="Where runs run: local, slurm or ray.",
+        help="Where runs run: local, packed (in one process), slurm or ray.",
     ),
 ]
 SlurmOption = Annotated[
@@ -345,6 +345,11 @@ class Place:
         if package and importlib.util.find_spec(package) is None:
             what = f"The executor '{self.name}' needs the package {package}, which is not installed."
             raise UserError(what, "--executor", f"`pip install 'scrpo-cli[{self.name}]'` brings it.")
+        if self.name == "packed":
+            refuse_idle(context, {}, {"--executor": (("--gpus-per-run",), "packed runs share one process")})
+            if given_options(context).get("--match") == "seconds":
+                what = "Packed runs are not matched by seconds: what one has sampled, another may have for nothing."
+                raise UserError(what, "--match seconds", "Match tokens or steps, or take another executor.")
         if self.name == "local":
             from scrpo_cli.ablation.executors.local import gpu_slots
 
@@ -353,6 +358,12 @@ class Place:
     def executor(self, sweep: Sweep, output: Output) -> Executor:
         from scrpo_cli.ablation.executors.children import program_of
 
+        if self.name == "packed":
+            from scrpo_cli.ablation.executors.packed import PackedExecutor
+            from scrpo_cli.jobs.packed import check_packed
+
+            check_packed([arm.recipe for arm in sweep.arms])
+            return PackedExecutor(sweep.directory / "packed", self.jobs)
         program = program_of(self.gpus_per_run)
         if self.name == "slurm":
             from scrpo_cli.ablation.executors.slurm import SlurmExecutor, slurm_options

@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -143,19 +143,35 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     if "--debug" not in args:
         warnings.simplefilter("ignore", FutureWarning)  # our dependencies' talk to each other
+    sys.exit(ending_of(lambda: run(args), args))
+
+
+def run(args: Sequence[str]) -> Any:
+    if launch.rank():
+        help_first(args)
+        return 0
+    with interrupting():
+        refuse_empty(args)
+        refuse_several(args)
+        code = with_plain_flags(typer.main.get_command(app)).main([*args], prog_name="scrpo", standalone_mode=False)
+        if code == Interrupted.exit_code:  # typer's word for it
+            raise KeyboardInterrupt
+        with writing_to_stdout():
+            pass  # what still has to be written
+    return code
+
+
+def run_inside(args: Sequence[str]) -> int:
+    """A command that is one of several of this process, each in a thread of its own; its exit code."""
+    own = load_command(args[0])
+    return ending_of(lambda: own.main([*args[1:]], prog_name=f"scrpo {args[0]}", standalone_mode=False), args)
+
+
+def ending_of(command: Callable[[], Any], args: Sequence[str]) -> int:
+    """The exit code of a command; what it raises is reported."""
     try:
-        if launch.rank():
-            help_first(args)
-            sys.exit()
-        with interrupting():
-            refuse_empty(args)
-            refuse_several(args)
-            code = with_plain_flags(typer.main.get_command(app)).main(args, prog_name="scrpo", standalone_mode=False)
-            if code == Interrupted.exit_code:  # typer's word for it
-                raise KeyboardInterrupt
-            with writing_to_stdout():
-                pass  # what still has to be written
+        code = command()
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 the one place that turns any into an exit code
         with deaf():
-            code = 0 if COMPLETE in os.environ else report_error(error, args)
-    sys.exit(code if isinstance(code, int) else 0)
+            return 0 if COMPLETE in os.environ else report_error(error, args)
+    return code if isinstance(code, int) else 0

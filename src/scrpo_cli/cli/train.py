@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -54,6 +55,8 @@ FromCheckpointOption = Annotated[
 RunIdOption = Annotated[str | None, typer.Option("--run-id", hidden=True)]
 SweepOption = Annotated[str | None, typer.Option("--sweep", hidden=True)]
 ArmOption = Annotated[str, typer.Option("--arm", hidden=True)]
+PackedOption = Annotated[Path | None, typer.Option("--packed", hidden=True)]
+AtATimeOption = Annotated[int | None, typer.Option("--at-a-time", min=1, hidden=True)]
 
 KEYS = {"--seed": "seed", "--reflect-every": "method.reflect_every"}
 
@@ -71,6 +74,8 @@ def train(
     run_id: RunIdOption = None,
     sweep: SweepOption = None,
     arm: ArmOption = "",
+    packed: PackedOption = None,
+    at_a_time: AtATimeOption = None,
     db: DbOption = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
@@ -78,6 +83,9 @@ def train(
 ) -> None:
     """LoRA training by recipe: ScRPO and the methods that it is compared with. Ctrl-C saves; --resume continues."""
     output = Output(json, quiet)
+    if packed is not None:
+        train_packed(packed, at_a_time, output)
+        return
     refuse_with_resume(context, resume, "--from-checkpoint")
     refuse_idle(context, {"--from-checkpoint": "--resume", "--measure": "--dry-run"})
     output.begin(f"scrpo train: {named(resume, recipe)}")
@@ -101,6 +109,15 @@ def train(
         start = started_run(database, "train", resolved, run_id=run_id, sweep=sweep, arm=arm)
     with start as run:
         train_to_end(run, database, output)
+
+
+def train_packed(file: Path, at_a_time: int | None, output: Output) -> None:
+    """The commands that a sweep has written into `file`, in this process."""
+    output.begin(f"packed runs: {LIBRARIES}")
+    from scrpo_cli.cli.app import run_inside
+    from scrpo_cli.jobs.packed import run_commands
+
+    run_commands(file, at_a_time, run_inside)
 
 
 def begun(database: Database, sweep: str | None, run_id: str | None) -> bool:

@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
@@ -194,14 +195,23 @@ class Activity:
 
 
 _now = Activity()
+_mine: ContextVar[Activity | None] = ContextVar("activity", default=None)
 
 
 def now() -> Activity:
-    return _now
+    return _mine.get() or _now
 
 
 def show_on(console: Console | None) -> None:
-    """From now on activities are shown there."""
+    """From now on activities are shown there; those of a thread that has its own, in this thread."""
     global _now
-    _now.clear()
-    _now = Activity(console)
+    now().clear()
+    if _mine.get() is not None:
+        _mine.set(Activity(console))
+    else:
+        _now = Activity(console)
+
+
+def have_own() -> None:
+    """From now on this thread has an activity of its own, shown nowhere until it says where."""
+    _mine.set(Activity())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -34,6 +33,7 @@ from scrpo_cli.tracking.jsonl import read_metrics
 from scrpo_cli.training import half_step, health
 from scrpo_cli.training.budget import cut_to_fit
 from scrpo_cli.training.monitors import watch
+from scrpo_cli.training.packing import own_time
 from scrpo_cli.training.session import Session
 from scrpo_cli.types import Attempt, Group, Problem
 
@@ -272,17 +272,17 @@ class Clock:
     """Seconds by phase of one step."""
 
     def __init__(self) -> None:
-        self.start = time.perf_counter()
+        self.start = own_time()
         self.seconds: dict[str, float] = defaultdict(float)
 
     @contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
-        start = time.perf_counter()
+        start = own_time()
         try:
             yield
         finally:
-            self.seconds[phase] += time.perf_counter() - start
+            self.seconds[phase] += own_time() - start
 
     def metrics(self) -> dict[str, float]:
-        total = time.perf_counter() - self.start
+        total = own_time() - self.start
         return {f"seconds/{k}": v for k, v in self.seconds.items()} | {"seconds/step": total}

@@ -291,15 +291,32 @@ def set_threads(cfg: ModelConfig, parameters: int) -> None:
         torch.set_num_threads(1)
 
 
+@dataclass(frozen=True)
+class Base:
+    """What an adapter is put on: the frozen model, and its tokenizer."""
+
+    model: Any
+    tokenizer: Any
+
+
 def load_policy(cfg: ModelConfig, seed: int) -> Policy:
     """Base model, tokenizer and adapter: the one at `cfg.adapter`, or a fresh one that starts as the identity."""
+    return policy_over(load_base(cfg), cfg, seed)
+
+
+def load_base(cfg: ModelConfig) -> Base:
     check_threads(cfg)
     tokenizer = load_tokenizer(cfg)
     base = load_base_model(cfg)
     check_vocabulary(base, tokenizer, f"model.name: {cfg.name}")
     if cfg.gradient_checkpointing:
         enable_checkpointing(base)
-    return Policy(add_adapter(base, cfg, seed), tokenizer)
+    return Base(base, tokenizer)
+
+
+def policy_over(base: Base, cfg: ModelConfig, seed: int) -> Policy:
+    """A policy whose adapter is put on `base`."""
+    return Policy(add_adapter(base.model, cfg, seed), base.tokenizer)
 
 
 def check_vocabulary(base: Any, tokenizer: Any, where: str) -> None:

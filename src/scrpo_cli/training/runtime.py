@@ -12,6 +12,7 @@ from scrpo_cli.rollout.engines import open_engine
 from scrpo_cli.tasks import make_task
 from scrpo_cli.tasks.base import Task
 from scrpo_cli.tracking.activity import now
+from scrpo_cli.training.packing import seat
 from scrpo_cli.training.policy import Policy, load_policy, source_of
 from scrpo_cli.training.probe import Probe
 
@@ -55,9 +56,12 @@ def open_runtime(recipe: Recipe) -> Runtime:
     """Load what the recipe names. The task comes first: a missing data set shows before a large model is loaded."""
     task = make_task(recipe.task)
     now().stage(f"loading the model {recipe.model.name}")
-    policy = load_policy(recipe.model, recipe.seed)
+    packed = seat()
+    policy = packed.policy(recipe) if packed else load_policy(recipe.model, recipe.seed)
     engine = open_engine(recipe.rollout, policy, source_of(recipe.model))
     probe = Probe(engine, policy, recipe.rollout.temperature) if engine.has_own_weights else None
+    if packed:
+        engine = packed.engine(engine, policy)
     runtime = Runtime(recipe, policy, engine, Chat(policy.tokenizer), task, probe)
     try:
         runtime.sync()

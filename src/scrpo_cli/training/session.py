@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import hashlib
 import json
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from scrpo_cli.errors import UserError
@@ -25,7 +23,6 @@ from scrpo_cli.pool.queries import attempts_by_id, attempts_of, resolve_run, rew
 from scrpo_cli.recipe.models import Recipe
 from scrpo_cli.rollout.injection import ErrorInjector
 from scrpo_cli.rollout.prompts import TaskPrompts, check_context, check_prompt_budget
-from scrpo_cli.signals import NOTICES, Stopped, handled
 from scrpo_cli.tasks.guard import unreadable_references
 from scrpo_cli.tracking.activity import now
 from scrpo_cli.tracking.tracker import HasConsole, Tracker
@@ -33,42 +30,13 @@ from scrpo_cli.tracking.wandb_sink import Place
 from scrpo_cli.training import checkpoint, half_step
 from scrpo_cli.training.checkpoint import Progress
 from scrpo_cli.training.helping import SharedEngine, SharedUpdater
+from scrpo_cli.training.packing import seat
 from scrpo_cli.training.resume import Start, restore_metrics
 from scrpo_cli.training.runtime import Runtime, open_runtime
+from scrpo_cli.training.stop import Stop
 from scrpo_cli.training.team import Team
 from scrpo_cli.training.update import Updater
 from scrpo_cli.types import Attempt, Problem
-
-
-@dataclass
-class Stop:
-    """Set by a signal: the update in hand is finished and its step saved. A second Ctrl-C or SIGTERM ends at once; a
-    second notice says nothing new.
-    """
-
-    asked: bool = False
-    _waits: bool = True
-
-    @contextlib.contextmanager
-    def on_signals(self) -> Iterator[Stop]:
-        def handler(signum: int, frame: FrameType | None) -> None:
-            again, self.asked = self.asked, True
-            if signum not in NOTICES if again else not self._waits:
-                raise Stopped
-
-        with handled(handler):
-            yield self
-
-    @contextlib.contextmanager
-    def at_once(self) -> Iterator[None]:
-        """For work that is not waited for: what it has finished is kept. KeyboardInterrupt when asked."""
-        self._waits = False
-        try:
-            if self.asked:
-                raise Stopped
-            yield
-        finally:
-            self._waits = True
 
 
 class RunLibrary:
@@ -263,6 +231,7 @@ def open_session(
         positions=positions,
         again=again,
         saved=start.checkpoint if start else None,
+        stop=packed.stop if (packed := seat()) else Stop(),
     )
 
 

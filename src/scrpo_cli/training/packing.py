@@ -1,0 +1,200 @@
+"""Runs that share one frozen base model in one process: each in a thread of its own, one of them at work at a time.
+
+A run's adapter is its own: it has a tree of modules whose base weights are the very tensors of all others. The runs
+hand work on before they sample, so that they go forward side by side; answers that two of them ask for with the same
+adapter, prompts and draws (before training, those of all arms of a seed) are sampled once. A run does what it does
+alone, bit for bit with the transformers engine.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from scrpo_cli.jobs.packed import check_packed, no_vllm
+from scrpo_cli.recipe.models import Recipe
+from scrpo_cli.rollout.base import Engine, Finished, RowKey, Sampling, Synced
+from scrpo_cli.rollout.engines import chosen_engine
+from scrpo_cli.signals import Stopped
+from scrpo_cli.training.policy import Base, Policy, load_base, pick_device, policy_over
+from scrpo_cli.training.stop import Stop
+from scrpo_cli.types import Completion
+
+Question = tuple[Any, ...]
+
+
+class Turn:
+    """Whose turn it is to work: who asked first has it next."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._asked = self._now = 0
+
+    @property
+    def waiting(self) -> int:
+        """How many ask for it while another has it."""
+        return max(0, self._asked - self._now - 1)
+
+    def take(self) -> None:
+        with self._changed:
+            mine, self._asked = self._asked, self._asked + 1
+            self._changed.wait_for(lambda: self._now == mine)
+
+    def give(self) -> None:
+        with self._changed:
+            self._now += 1
+            self._changed.notify_all()
+
+
+class Packing:
+    """What the runs share: the base model, the turn, and the newest answers, `most` of them."""
+
+    def __init__(self, most: int) -> None:
+        self.turn, self.most = Turn(), most
+        self._first: Recipe | None = None
+        self._base: Base | None = None
+        self._answered: OrderedDict[Question, list[Completion]] = OrderedDict()
+
+    def policy(self, recipe: Recipe) -> Policy:
+        """A fresh one over the base model, which the first run loads."""
+        check_packed([self._first or recipe, recipe])
+        if chosen_engine(recipe.rollout, pick_device(recipe.model)) == "vllm":  # as `auto` may turn out to be
+            raise no_vllm(recipe.rollout.engine)
+        if self._base is None:
+            self._first, self._base = recipe, load_base(recipe.model)
+        own = replace(self._base, model=twin(self._base.model))
+        return policy_over(own, recipe.model, recipe.seed)
+
+    def known(self, question: Question) -> list[Completion] | None:
+        return self._answered.get(question)
+
+    def keep(self, question: Question, answer: list[Completion]) -> None:
+        self._answered[question] = answer
+        while len(self._answered) > self.most:
+            self._answered.popitem(last=False)
+
+
+@dataclass
+class Seat:
+    """A run's place among the packed. It works inside `working`."""
+
+    packing: Packing
+    stop: Stop = field(default_factory=Stop)
+    waited: float = 0.0
+    """Seconds, for its turn."""
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """The turn, with this as the seat of the thread."""
+        _seat.set(self)
+        self.take()
+        try:
+            yield
+        finally:
+            self.packing.turn.give()
+
+    def take(self) -> None:
+        began = time.perf_counter()
+        self.packing.turn.take()
+        self.waited += time.perf_counter() - began
+
+    def let_others(self) -> None:
+        with self.away():
+            pass
+
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        """Inside, others work."""
+        self.packing.turn.give()
+        try:
+            yield
+        finally:
+            self.take()
+
+    def policy(self, recipe: Recipe) -> Policy:
+        return self.packing.policy(recipe)
+
+    def engine(self, engine: Engine, policy: Policy) -> Engine:
+        return TakingTurns(engine, policy, self)
+
+
+_seat: ContextVar[Seat | None] = ContextVar("seat", default=None)
+
+
+def seat() -> Seat | None:
+    """Of this thread's run; None where it is not packed."""
+    return _seat.get()
+
+
+def own_time() -> float:
+    """Seconds of a clock that stands while a packed run waits for its turn."""
+    mine = seat()
+    return time.perf_counter() - (mine.waited if mine else 0.0)
+
+
+def twin(model: Any) -> Any:
+    """Another tree of modules over the very same tensors."""
+    tensors = itertools.chain(model.parameters(), model.buffers())
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
+
+
+class TakingTurns:
+    """A run's engine. One that has the weights elsewhere, on a server, works while the others do."""
+
+    def __init__(self, engine: Engine, policy: Policy, seat: Seat) -> None:
+        self.inner, self.policy, self.seat = engine, policy, seat
+        self.name, self.has_own_weights = engine.name, engine.has_own_weights
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        sampling: Sampling,
+        keys: Sequence[RowKey],
+        finished: Finished = lambda found: None,
+    ) -> list[Completion]:
+        """Raises KeyboardInterrupt where the run is stopped, with what is `finished` told."""
+
+        def heard(found: Any) -> None:
+            finished(found)
+            self.stop_if_asked()
+
+        if self.has_own_weights:
+            with self.seat.away():
+                answer = self.inner.generate(prompts, sampling, keys, finished)
+            self.stop_if_asked()
+            return answer
+        self.seat.let_others()
+        self.stop_if_asked()
+        batch_size = getattr(self.inner, "batch_size", None)  # what shares a batch has a say in the last bits
+        question = (self.policy.adapter_hash(), batch_size, sampling, tuple(keys), tuple(map(tuple, prompts)))
+        found = self.seat.packing.known(question)
+        if found is None:
+            found = self.inner.generate(prompts, sampling, keys, heard)
+            self.seat.packing.keep(question, found)
+        return [replace(each, policy_version=self.policy.version) for each in found]
+
+    def stop_if_asked(self) -> None:
+        if self.seat.stop.asked:
+            raise Stopped
+
+    def score(self, rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[np.ndarray]:
+        return self.inner.score(rows)
+
+    def sync(self) -> Synced:
+        return self.inner.sync()
+
+    def resting(self) -> AbstractContextManager[None]:
+        return self.inner.resting()
+
+    def close(self) -> None:
+        self.inner.close()
