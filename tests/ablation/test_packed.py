@@ -18,8 +18,8 @@ from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.queries import attempts_of, steps_of
 from scrpo_cli.recipe.load import load_recipe
 from scrpo_cli.rollout.base import RowKey, Sampling
-from scrpo_cli.rollout.transformers_engine import TransformersEngine
-from scrpo_cli.training.packing import Packing, Seat, Turn, _seat, own_time
+from scrpo_cli.threads import Turn
+from scrpo_cli.training.packing import Packing, Seat, _seat, own_time
 
 ARMS = "--reflect-every 1,never --seeds 1"
 SHORT = (
@@ -73,7 +73,7 @@ def test_packed_runs_are_those_that_run_alone(scrpo, tmp_path):
 def test_what_cannot_be_packed_is_refused_before_anything_runs(scrpo, tmp_path):
     for options, where in (
         ("--vary model.lora.r=4,8", "model.lora: r=4"),
-        ("--set rollout.engine=vllm", "rollout.engine: vllm"),
+        ("--vary rollout.engine=transformers,vllm_server", "rollout.engine: "),
         ("--gpus-per-run 1", "--executor"),
         ("--match seconds --set optim.max_seconds=5", "--match seconds"),
     ):
@@ -171,7 +171,7 @@ def engines():
     for seat in (Seat(packing), Seat(packing)):
         with seat.working():
             policy = seat.policy(recipe)
-            made.append(seat.engine(TransformersEngine(policy, 8), policy))
+            made.append(seat.engine(recipe.rollout, policy, {}))
     _seat.set(None)
     return made
 

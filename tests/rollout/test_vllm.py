@@ -13,6 +13,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +28,13 @@ from training.tiny_policy import moved
 from scrpo_cli.assets import embedded_model_dir
 from scrpo_cli.errors import RunError, UserError
 from scrpo_cli.recipe.load import load_recipe
+from scrpo_cli.recipe.models import VllmConfig
 from scrpo_cli.rollout.base import RowKey, Sampling
 from scrpo_cli.rollout.chat import Chat, user
 from scrpo_cli.rollout.engines import open_engine
 from scrpo_cli.rollout.vllm_engine import VllmEngine, rank_slot
+from scrpo_cli.threads import in_a_thread
+from scrpo_cli.training.packing import Packing, Seat
 from scrpo_cli.training.policy import Policy, load_policy, source_of
 from scrpo_cli.training.probe import Probe
 
@@ -51,7 +56,7 @@ def engine(policy: Policy) -> Iterator[VllmEngine]:
     recipe = load_recipe("tiny", SETS)
     engine: Any = open_engine(recipe.rollout, policy, source_of(recipe.model))
     yield engine
-    processes = engine.processes
+    processes = engine.vllm.processes
     engine.close()
     gone(processes)
 
@@ -127,7 +132,7 @@ def test_each_sync_is_a_new_version_and_the_old_ones_go(engine, policy) -> None:
         moved(policy, 0.02)
         engine.sync()
     names = [version.name for version in engine.known]
-    assert set(engine.llm.llm_engine.list_loras()) <= {version.number for version in engine.known[-2:]}
+    assert set(engine.vllm.engine.list_loras()) <= {version.number for version in engine.known[-2:]}
     assert sorted(path.name for path in engine.publisher.home.iterdir()) == sorted(names)
     assert len(names) == 3
 
@@ -182,18 +187,18 @@ def test_an_answer_that_vllm_would_cut_off_is_refused(engine, prompts) -> None:
 
 def test_a_crash_is_survived_once_with_the_same_draws(engine, prompts) -> None:
     before = engine.generate(prompts, Sampling(1.0, 48), KEYS)
-    for process in engine.processes:
+    for process in engine.vllm.processes:
         process.kill()
     with pytest.warns(UserWarning, match="it is started again"):
         assert engine.generate(prompts, Sampling(1.0, 48), KEYS) == before
-    assert engine.restarts == 1
+    assert engine.vllm.restarts == 1
 
 
 def test_a_call_that_does_not_end_is_ended(engine, prompts) -> None:
-    engine.cfg = engine.cfg.model_copy(update={"timeout": 0.01})
+    engine.vllm.cfg = engine.vllm.cfg.model_copy(update={"timeout": 0.01})
     with pytest.raises(RunError, match=r"did not end sampling in 0.01 s"):
         engine.generate(prompts * 8, Sampling(1.0, 400), [RowKey(0, 0, "long", i) for i in range(8 * len(prompts))])
-    gone(engine.processes)
+    gone(engine.vllm.processes)
 
 
 @pytest.mark.parametrize(("rank", "slot"), [(1, 1), (4, 8), (16, 16), (65, 128)])
@@ -301,6 +306,69 @@ def test_a_run_trains_and_says_its_answer_alone_on_stdout(tmp_path: Path) -> Non
     assert len(steps) == 3
     assert all(row["train/drift_max"] < 1e-4 and row["sync/gap"] < 1e-4 and row["sync/moved"] > 0 for row in steps)
     assert all(row["correction/min"] > 0.999 and row["correction/max"] < 1.001 for row in steps)
+
+
+@pytest.fixture(scope="module")
+def packing() -> Iterator[Packing]:
+    packing = Packing(2)
+    yield packing
+    processes = packing.vllm(None, {}, VllmConfig()).processes
+    packing.close()
+    gone(processes)
+
+
+@pytest.fixture(scope="module")
+def packed(packing: Packing) -> list[Any]:
+    """The engines of two runs with other adapters over one vLLM."""
+    recipe, made = load_recipe("tiny", SETS), []
+    for shift in (0.05, -0.04):
+        seat = Seat(packing)
+        with seat.working():
+            policy = seat.policy(recipe)
+            moved(policy, shift)
+            made.append(seat.engine(recipe.rollout, policy, source_of(recipe.model)))
+            made[-1].sync()
+    return made
+
+
+def in_its_turn(engine: Any, prompts: Any, keys: Any = KEYS) -> Any:
+    with engine.seat.working():
+        return engine.generate(prompts, Sampling(1.0, 48), keys)
+
+
+def together(engines: list[Any], prompts: Any) -> list[Any]:
+    asked = [in_a_thread(partial(in_its_turn, engine, prompts)) for engine in engines]
+    return [each.result(300) for each in asked]
+
+
+def test_packed_runs_share_one_vllm(packed, prompts) -> None:
+    one, other = packed
+    assert one.inner.vllm is other.inner.vllm
+    apart = [in_its_turn(engine, prompts) for engine in packed]
+    assert [c.ids for c in apart[0]] != [c.ids for c in apart[1]]
+    vllm, seen = one.inner.vllm, []
+    step = vllm.engine.step
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vllm.engine, "step", lambda: [seen.append(out) or out for out in step()])
+        assert [[c.ids for c in rows] for rows in together(packed, prompts)] == [
+            [c.ids for c in rows] for rows in apart
+        ]
+    names = [out.lora_request.lora_name for out in seen if out.finished]
+    assert len(names) == 2 * len(prompts)
+    assert sum(a != b for a, b in pairwise(names)) > 1, "they worked at the same time"
+    for engine, rows in zip(packed, apart, strict=True):
+        found = np.concatenate([c.logprobs for c in rows])
+        assert found == pytest.approx(trainers(engine.policy, [(c.prompt_ids, c.ids) for c in rows], 1.0), abs=1e-4)
+
+
+def test_where_it_dies_all_packed_runs_go_on(packed, prompts) -> None:
+    apart = [in_its_turn(engine, prompts) for engine in packed]
+    vllm = packed[0].inner.vllm
+    for process in vllm.processes:
+        process.kill()
+    with pytest.warns(UserWarning, match="it is started again"):
+        assert together(packed, prompts) == apart
+    assert vllm.restarts == 1
 
 
 def test_its_processes_die_with_ours(tmp_path: Path) -> None:

@@ -1,24 +1,26 @@
 """Commands that a sweep would start as processes, run in one: training runs over one base model (`training.packing`).
 
-What each prints goes to files of its own, as theirs would. Who starts and who ends is said on stdout, a JSON object a
-line.
+What each prints goes to files of its own, as theirs would. Who starts and who ends is said in a file, a JSON object a
+line: on stdout libraries have their say too.
 """
 
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
+
+from pydantic import BaseModel
 
 from scrpo_cli.errors import UserError
-from scrpo_cli.recipe.models import ModelConfig, Recipe
+from scrpo_cli.recipe.models import Recipe
 from scrpo_cli.signals import NOTICES, Stopped, handled
 from scrpo_cli.streams import Routed, routed
 from scrpo_cli.threads import in_a_thread
@@ -27,7 +29,8 @@ from scrpo_cli.tracking import activity
 if TYPE_CHECKING:
     from scrpo_cli.training.packing import Seat
 
-OTHERWISE = "or take another executor."
+EVENTS = "events.jsonl"
+"""Beside the file of the commands: who starts and who ends."""
 
 
 @dataclass(frozen=True)
@@ -50,22 +53,27 @@ class Event:
 
 
 def check_packed(recipes: Sequence[Recipe]) -> None:
-    """UserError where runs under them cannot share a base model, or would start a vLLM each, with a base of its own."""
-    first = recipes[0].model
+    """UserError where runs under them cannot share a base model and an engine."""
     for recipe in recipes:
-        if recipe.model != first:
-            key = next(key for key in ModelConfig.model_fields if getattr(recipe.model, key) != getattr(first, key))
-            values = f"{getattr(first, key)} and {getattr(recipe.model, key)}"
-            fix = f"Put arms of other models into sweeps of their own, {OTHERWISE}"
-            raise UserError("Packed runs share one base model and its settings.", f"model.{key}: {values}", fix)
-        if recipe.rollout.engine == "vllm":
-            raise no_vllm("vllm")
+        for key, first, other in differences(recipes[0], recipe):
+            fix = "Put such arms into sweeps of their own, or take another executor."
+            raise UserError("Packed runs share their model and their engine.", f"{key}: {first} and {other}", fix)
 
 
-def no_vllm(engine: str) -> UserError:
-    what = "Packed runs cannot share a vLLM inside of their process."
-    fix = f"Set rollout.engine to transformers, or to vllm_server beside a server, {OTHERWISE}"
-    return UserError(what, f"rollout.engine: {engine}", fix)
+def differences(one: Recipe, other: Recipe) -> Iterator[tuple[str, Any, Any]]:
+    """(key, values) of what packed runs share."""
+    sections: list[tuple[str, BaseModel, BaseModel]] = [("model.", one.model, other.model)]
+    if {one.rollout.engine, other.rollout.engine} != {"transformers"}:
+        yield from differing("rollout.engine", one.rollout.engine, other.rollout.engine)
+        sections.append(("rollout.vllm.", one.rollout.vllm, other.rollout.vllm))
+    for prefix, ours, theirs in sections:
+        for key in type(ours).model_fields:
+            yield from differing(prefix + key, getattr(ours, key), getattr(theirs, key))
+
+
+def differing(key: str, one: Any, other: Any) -> Iterator[tuple[str, Any, Any]]:
+    if one != other:
+        yield key, one, other
 
 
 def write_commands(file: Path, commands: Sequence[Command]) -> None:
@@ -90,16 +98,21 @@ def run_commands(file: Path, most: int | None, run: Callable[[Sequence[str]], in
         for seat in seats:
             seat.stop.asked = True
 
-    with handled(stop), routed() as streams:
+    with (
+        handled(stop),
+        routed() as streams,
+        closing(packing),
+        file.with_name(EVENTS).open("a", encoding="utf-8") as events,
+    ):
         while (waiting and not stopped) or running:
             while waiting and not stopped and len(running) < (most or len(commands)):
                 command = waiting.popleft()
                 seats.append(Seat(packing))
-                say(Event(command.name))
+                say(events, Event(command.name))
                 running[in_a_thread(work(command, seats[-1], streams, run))] = command, time.monotonic()
             for done in wait(running, return_when=FIRST_COMPLETED).done:
                 command, began = running.pop(done)
-                say(Event(command.name, done.result(), time.monotonic() - began))
+                say(events, Event(command.name, done.result(), time.monotonic() - began))
 
 
 def work(
@@ -118,6 +131,6 @@ def work(
     return do
 
 
-def say(event: Event) -> None:
-    sys.stdout.write(json.dumps(asdict(event)) + "\n")
-    sys.stdout.flush()
+def say(events: IO[str], event: Event) -> None:
+    events.write(json.dumps(asdict(event)) + "\n")
+    events.flush()

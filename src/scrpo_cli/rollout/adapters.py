@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import hashlib
+import itertools
 import os
 import shutil
 import tempfile
@@ -23,6 +24,7 @@ from scrpo_cli.rollout.base import Policy
 
 MEMORY = Path("/dev/shm")
 PREFIX = "scrpo-adapters-"
+_numbers = itertools.count(1)
 ROOM = 8
 """Memory is used for files where as many versions would fit: two are kept at a time."""
 PLAIN_LORA = (
@@ -46,7 +48,7 @@ class Publisher:
 
     def __init__(self, policy: Policy, run: str, folder: str | None = None) -> None:
         """Under `folder`; without one in this machine's memory, or where temporary files are."""
-        self.policy, self.run, self.number = policy, run, 0
+        self.policy, self.run, self.versions = policy, run, 0
         size = sum(p.numel() * p.element_size() for p in policy.model.parameters() if p.requires_grad)
         root = Path(folder or (MEMORY if fits(MEMORY, ROOM * size) else tempfile.gettempdir()))
         if not folder:  # elsewhere, a process of another machine may have the same number
@@ -57,14 +59,14 @@ class Publisher:
         atexit.register(self.close)
 
     def publish(self) -> AdapterVersion:
-        self.number += 1
-        name = f"{self.run}-v{self.number}"
+        self.versions += 1
+        name = f"{self.run}-v{self.versions}"
         final, part = self.home / name, self.home / f"{name}.part"
         self.policy.model.save_pretrained(str(part), save_embedding_layers=False)
         weights = part / SAFETENSORS_WEIGHTS_NAME
         digest, size = hashlib.sha256(weights.read_bytes()).hexdigest(), weights.stat().st_size
         part.rename(final)
-        return AdapterVersion(name, self.number, final, digest, size)
+        return AdapterVersion(name, next(_numbers), final, digest, size)
 
     def retire(self, version: AdapterVersion) -> None:
         """Delete its files: no engine may need them any more, one that looks for them dies."""

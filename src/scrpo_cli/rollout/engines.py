@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import importlib.util
 import secrets
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from scrpo_cli.errors import UserError
-from scrpo_cli.recipe.models import RolloutConfig
+from scrpo_cli.recipe.models import RolloutConfig, VllmConfig
 from scrpo_cli.rollout.adapters import Publisher, refuse_unusual
 from scrpo_cli.rollout.base import Engine, Policy
 from scrpo_cli.rollout.transformers_engine import TransformersEngine
+
+if TYPE_CHECKING:
+    from scrpo_cli.rollout.vllm_engine import Vllm
 
 WINDOW = "vllm>=0.31,<0.33"
 
@@ -29,8 +32,15 @@ def chosen_engine(cfg: RolloutConfig, device: str) -> str:
     return cfg.engine
 
 
-def open_engine(cfg: RolloutConfig, policy: Policy, source: Mapping[str, Any]) -> Engine:
-    """`source`: the arguments by which the policy's base model was loaded."""
+def open_engine(
+    cfg: RolloutConfig,
+    policy: Policy,
+    source: Mapping[str, Any],
+    shared: Callable[[Any, Mapping[str, Any], VllmConfig], Vllm] | None = None,
+) -> Engine:
+    """`source`: the arguments by which the policy's base model was loaded. `shared` gives the vLLM that several runs of
+    this process have.
+    """
     kind = chosen_engine(cfg, policy.model.device.type)
     if kind == "transformers":
         return TransformersEngine(policy, cfg.batch_size)
@@ -40,6 +50,7 @@ def open_engine(cfg: RolloutConfig, policy: Policy, source: Mapping[str, Any]) -
         from scrpo_cli.rollout.vllm_server import VllmServers
 
         return VllmServers(policy, publisher, cfg.vllm)
-    from scrpo_cli.rollout.vllm_engine import VllmEngine
+    from scrpo_cli.rollout.vllm_engine import Vllm, VllmEngine
 
-    return VllmEngine(policy, dict(source), publisher, cfg.vllm)
+    vllm = (shared or Vllm)(policy.model, source, cfg.vllm)
+    return VllmEngine(policy, publisher, vllm, shared is not None)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,10 +23,10 @@ from scrpo_cli.errors import RunError, UserError, first_line
 from scrpo_cli.recipe.models import VllmConfig
 from scrpo_cli.rollout.adapters import AdapterVersion, Publisher
 from scrpo_cli.rollout.base import Policy
-from scrpo_cli.rollout.versioned import Answer, Heard, VersionedEngine
+from scrpo_cli.rollout.versioned import LOADED, Answer, Heard, VersionedEngine
 from scrpo_cli.signals import shielded
 from scrpo_cli.streams import stdout_on_stderr
-from scrpo_cli.threads import in_a_thread
+from scrpo_cli.threads import Turn, in_a_thread
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What `max_lora_rank` may be."""
@@ -48,88 +49,91 @@ def rank_slot(rank: int) -> int:
     return found
 
 
-class VllmEngine(VersionedEngine):
-    """`source` are the arguments by which the base model was loaded."""
+class Vllm:
+    """vLLM in its processes, for the engine of one run or for those of several, whose requests share its batches.
 
-    name = "vllm"
+    `source` are the arguments by which the base model of `model`, which has the adapter, was loaded.
+    """
 
-    def __init__(self, policy: Policy, source: dict[str, Any], publisher: Publisher, cfg: VllmConfig) -> None:
-        super().__init__(policy, publisher)
-        self.cfg, self.restarts = cfg, 0
+    def __init__(self, model: Any, source: Mapping[str, Any], cfg: VllmConfig, runs: int = 1) -> None:
+        self.cfg, self.restarts, self.restarting = cfg, 0, threading.Lock()
+        on_cuda = model.device.type == "cuda"
+        self.rests = on_cuda and cfg.rest and runs == 1  # while one of several trains, the others sample
         self.arguments = {
             "model": source["pretrained_model_name_or_path"],
             "revision": source["revision"],
             "trust_remote_code": source["trust_remote_code"],
             "skip_tokenizer_init": True,  # token ids in and out
             "generation_config": "vllm",  # the model's own file has no say in how is sampled
-            "dtype": str(policy.model.dtype).removeprefix("torch."),
+            "dtype": str(model.dtype).removeprefix("torch."),
             "max_model_len": cfg.context or FITS,
             "enable_lora": True,
-            "max_loras": 1,
-            "max_cpu_loras": 2,
-            "max_lora_rank": rank_slot(policy.model.active_peft_config.r),
+            "max_loras": runs,
+            "max_cpu_loras": LOADED * runs,
+            "max_lora_rank": rank_slot(model.active_peft_config.r),
             "logprobs_mode": "processed_logprobs",  # of what was sampled from: temperature and top-p included
             "enable_prefix_caching": True,
             "enforce_eager": cfg.eager,
             "gpu_memory_utilization": cfg.gpu_memory,
-            "enable_sleep_mode": policy.model.device.type == "cuda" and cfg.rest,
+            "enable_sleep_mode": self.rests,
             "disable_log_stats": True,
         }
-        if policy.model.device.type == "cpu":  # a prompt in pieces sets a seeded generator back, which CPU ones cannot
+        if not on_cuda:  # a prompt in pieces sets a seeded generator back, which CPU ones cannot
             self.arguments["enable_chunked_prefill"] = False
-        self.llm = self.start()
+        self.start()
 
-    def start(self) -> Any:
+    def start(self) -> None:
         from vllm import LLM
 
         before = {child.pid for child in psutil.Process().children(recursive=True)}
         try:
             with stdout_on_stderr(), shielded():
-                llm = LLM(**self.arguments)
+                self.llm = LLM(**self.arguments)
         except (ValueError, RuntimeError, OSError) as error:
             fix = "Lower rollout.vllm.gpu_memory or raise it, or set rollout.engine=transformers."
             where = f"model: {self.arguments['model']}"
             raise RunError(f"vLLM could not start: {first_line(error)}", where, fix) from error
         self.processes = [c for c in psutil.Process().children(recursive=True) if c.pid not in before]
         self.mourner = mourner(self.processes)
-        return llm
+        self.turn = Turn()  # who works with it; one that was killed may never give it back
+        self.finished: dict[str, Any] = {}
 
     @property
-    def room(self) -> int:
-        return self.llm.model_config.max_model_len
+    def engine(self) -> Any:
+        return self.llm.llm_engine
 
-    def load(self, version: AdapterVersion) -> None:
-        self.surviving(lambda: self.llm.llm_engine.add_lora(request(version)), "loading the adapter")
+    def told(self, tell: Callable[[Any], Any], what: str) -> None:
+        """Tell its engine of an adapter."""
 
-    def forget(self, version: AdapterVersion) -> None:
-        self.surviving(lambda: self.llm.llm_engine.remove_lora(version.number), "forgetting an adapter")
-
-    def ask(self, prompts: Sequence[Sequence[int]], params: Sequence[dict[str, Any]], what: str, heard: Heard) -> None:
-        left, adapter = dict(enumerate(zip(prompts, params, strict=True))), request(self.current)
-
-        def work() -> None:  # after a restart once more, for those that are left
-            for row, output in self.outputs(left, adapter):
-                heard(row, answer_of(output))
-                del left[row]
+        def work() -> None:
+            with self.turn:
+                tell(self.engine)
 
         self.surviving(work, what)
 
     def outputs(self, asked: Mapping[int, tuple[Sequence[int], dict[str, Any]]], adapter: Any) -> Iterator[Any]:
-        """(row, output) as vLLM finishes them; `LLM.generate` would keep them to itself until the last."""
+        """(row, output) as vLLM finishes them; `LLM.generate` would keep them to itself until the last. Whoever waits
+        lets vLLM make its next step, for all.
+        """
         from vllm import SamplingParams
 
         texts = [{"prompt_token_ids": list(prompt)} for prompt, _ in asked.values()]
         wanted = [SamplingParams(**params) for _, params in asked.values()]
-        numbers = self.llm.enqueue(texts, wanted, lora_request=adapter, use_tqdm=False)
+        turn = self.turn
+        with turn:
+            numbers = self.llm.enqueue(texts, wanted, lora_request=adapter, use_tqdm=False)
         rows = {number.split("-")[0]: row for number, row in zip(numbers, asked, strict=True)}  # without vLLM's suffix
         while rows:
-            for out in self.llm.llm_engine.step():
-                if out.finished:
-                    used = out.lora_request.lora_name if out.lora_request else "the base model"
-                    if used != adapter.lora_name:
-                        told = f"vLLM answered with {used} and not with {adapter.lora_name}."
-                        raise RunError(told, "rollout.engine: vllm", REPORT)
-                    yield rows.pop(out.request_id), out.outputs[0]
+            with turn:
+                if not rows.keys() & self.finished.keys():
+                    self.finished |= {out.request_id: out for out in self.engine.step() if out.finished}
+                mine = {number: self.finished.pop(number) for number in rows.keys() & self.finished.keys()}
+            for number, out in mine.items():
+                used = out.lora_request.lora_name if out.lora_request else "the base model"
+                if used != adapter.lora_name:
+                    told = f"vLLM answered with {used} and not with {adapter.lora_name}."
+                    raise RunError(told, "rollout.engine: vllm", REPORT)
+                yield rows.pop(number), out.outputs[0]
 
     # -- time and trouble ----------------------------------------------------------------------------------------------
 
@@ -140,13 +144,16 @@ class VllmEngine(VersionedEngine):
         from vllm.v1.engine.exceptions import EngineDeadError
 
         for last in (False, True):
+            began = self.restarts
             try:
                 return self.watched(work, what)
             except EngineDeadError as error:
                 if last:
                     raise RunError(f"vLLM died twice while {what}.", "rollout.engine: vllm", REPORT) from error
-                warnings.warn(f"vLLM died while {what}; it is started again", stacklevel=2)
-                self.restart()
+                with self.restarting:
+                    if self.restarts == began:  # by nobody else yet
+                        warnings.warn(f"vLLM died while {what}; it is started again", stacklevel=2)
+                        self.restart()
         raise AssertionError("unreachable")
 
     def watched(self, work: Callable[[], Any], what: str) -> Any:
@@ -155,13 +162,15 @@ class VllmEngine(VersionedEngine):
         """
         from vllm.v1.engine.exceptions import EngineDeadError
 
-        done = in_a_thread(work)
+        began, done = self.restarts, in_a_thread(work)
         end = time.monotonic() + self.cfg.timeout
         while not wait([done], WATCH_SECONDS).done:
             if time.monotonic() > end:
                 self.kill()
                 fix = "Raise rollout.vllm.timeout, or ask for less at a time (optim.prompts_per_step)."
                 raise RunError(f"vLLM did not end {what} in {self.cfg.timeout:g} s.", "rollout.vllm.timeout", fix)
+            if self.restarts != began:
+                raise EngineDeadError
             if not self.alive() and not wait([done], LAST_WORDS_SECONDS).done:
                 raise EngineDeadError
         return done.result()
@@ -170,11 +179,10 @@ class VllmEngine(VersionedEngine):
         return all(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in self.processes)
 
     def restart(self) -> None:
-        self.restarts += 1
+        """Adapters come with the requests, which name their files."""
         self.kill()
-        self.llm = self.start()
-        if self.known:
-            self.llm.llm_engine.add_lora(request(self.known[-1]))
+        self.start()
+        self.restarts += 1
 
     def kill(self) -> None:
         if self.mourner.poll() is None:
@@ -183,11 +191,8 @@ class VllmEngine(VersionedEngine):
             with suppress(psutil.NoSuchProcess):
                 process.kill()
 
-    def resting(self) -> AbstractContextManager[None]:
-        return self._asleep() if self.arguments["enable_sleep_mode"] else nullcontext()
-
     @contextmanager
-    def _asleep(self) -> Iterator[None]:
+    def asleep(self) -> Iterator[None]:
         """Keys and values are given back, and the frozen base stays where vLLM can do that (from 0.32 on): it is needed
         unchanged after the update. Before, level 1 moves it to the host; the sync after the update loads the adapter
         anew in any case.
@@ -204,8 +209,45 @@ class VllmEngine(VersionedEngine):
 
     def close(self) -> None:
         with suppress(Exception):  # whatever it says on its way out, its processes are ended below
-            self.llm.llm_engine.engine_core.shutdown()
+            self.engine.engine_core.shutdown()
         self.kill()
+
+
+class VllmEngine(VersionedEngine):
+    """A run's engine over a vLLM, which it closes with itself unless others have it too."""
+
+    name = "vllm"
+
+    def __init__(self, policy: Policy, publisher: Publisher, vllm: Vllm, shared: bool = False) -> None:
+        super().__init__(policy, publisher)
+        self.vllm, self.shared = vllm, shared
+
+    @property
+    def room(self) -> int:
+        return self.vllm.llm.model_config.max_model_len
+
+    def load(self, version: AdapterVersion) -> None:
+        self.vllm.told(lambda engine: engine.add_lora(request(version)), "loading the adapter")
+
+    def forget(self, version: AdapterVersion) -> None:
+        self.vllm.told(lambda engine: engine.remove_lora(version.number), "forgetting an adapter")
+
+    def ask(self, prompts: Sequence[Sequence[int]], params: Sequence[dict[str, Any]], what: str, heard: Heard) -> None:
+        left, adapter = dict(enumerate(zip(prompts, params, strict=True))), request(self.current)
+
+        def work() -> None:  # after a restart once more, for those that are left
+            for row, output in self.vllm.outputs(left, adapter):
+                heard(row, answer_of(output))
+                del left[row]
+
+        self.vllm.surviving(work, what)
+
+    def resting(self) -> AbstractContextManager[None]:
+        return self.vllm.asleep() if self.vllm.rests else nullcontext()
+
+    def close(self) -> None:
+        if not self.shared:
+            self.vllm.close()
         super().close()
 
 

@@ -10,50 +10,30 @@ from __future__ import annotations
 
 import copy
 import itertools
-import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scrpo_cli.jobs.packed import check_packed, no_vllm
-from scrpo_cli.recipe.models import Recipe
+from scrpo_cli.jobs.packed import check_packed
+from scrpo_cli.recipe.models import Recipe, RolloutConfig, VllmConfig
 from scrpo_cli.rollout.base import Engine, Finished, RowKey, Sampling, Synced
-from scrpo_cli.rollout.engines import chosen_engine
+from scrpo_cli.rollout.engines import open_engine
 from scrpo_cli.signals import Stopped
-from scrpo_cli.training.policy import Base, Policy, load_base, pick_device, policy_over
+from scrpo_cli.threads import Turn
+from scrpo_cli.training.policy import Base, Policy, load_base, policy_over
 from scrpo_cli.training.stop import Stop
 from scrpo_cli.types import Completion
 
+if TYPE_CHECKING:
+    from scrpo_cli.rollout.vllm_engine import Vllm
+
 Question = tuple[Any, ...]
-
-
-class Turn:
-    """Whose turn it is to work: who asked first has it next."""
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._asked = self._now = 0
-
-    @property
-    def waiting(self) -> int:
-        """How many ask for it while another has it."""
-        return max(0, self._asked - self._now - 1)
-
-    def take(self) -> None:
-        with self._changed:
-            mine, self._asked = self._asked, self._asked + 1
-            self._changed.wait_for(lambda: self._now == mine)
-
-    def give(self) -> None:
-        with self._changed:
-            self._now += 1
-            self._changed.notify_all()
 
 
 class Packing:
@@ -63,17 +43,28 @@ class Packing:
         self.turn, self.most = Turn(), most
         self._first: Recipe | None = None
         self._base: Base | None = None
+        self._vllm: Vllm | None = None
         self._answered: OrderedDict[Question, list[Completion]] = OrderedDict()
 
     def policy(self, recipe: Recipe) -> Policy:
         """A fresh one over the base model, which the first run loads."""
         check_packed([self._first or recipe, recipe])
-        if chosen_engine(recipe.rollout, pick_device(recipe.model)) == "vllm":  # as `auto` may turn out to be
-            raise no_vllm(recipe.rollout.engine)
         if self._base is None:
             self._first, self._base = recipe, load_base(recipe.model)
         own = replace(self._base, model=twin(self._base.model))
         return policy_over(own, recipe.model, recipe.seed)
+
+    def vllm(self, model: Any, source: Mapping[str, Any], cfg: VllmConfig) -> Vllm:
+        """One for all runs, which the first of them starts."""
+        from scrpo_cli.rollout.vllm_engine import Vllm
+
+        if self._vllm is None:
+            self._vllm = Vllm(model, source, cfg, self.most)
+        return self._vllm
+
+    def close(self) -> None:
+        if self._vllm is not None:
+            self._vllm.close()
 
     def known(self, question: Question) -> list[Completion] | None:
         return self._answered.get(question)
@@ -124,8 +115,8 @@ class Seat:
     def policy(self, recipe: Recipe) -> Policy:
         return self.packing.policy(recipe)
 
-    def engine(self, engine: Engine, policy: Policy) -> Engine:
-        return TakingTurns(engine, policy, self)
+    def engine(self, cfg: RolloutConfig, policy: Policy, source: Mapping[str, Any]) -> Engine:
+        return TakingTurns(open_engine(cfg, policy, source, self.packing.vllm), policy, self)
 
 
 _seat: ContextVar[Seat | None] = ContextVar("seat", default=None)

@@ -58,10 +58,9 @@ def open_runtime(recipe: Recipe) -> Runtime:
     now().stage(f"loading the model {recipe.model.name}")
     packed = seat()
     policy = packed.policy(recipe) if packed else load_policy(recipe.model, recipe.seed)
-    engine = open_engine(recipe.rollout, policy, source_of(recipe.model))
+    opened = packed.engine if packed else open_engine
+    engine = opened(recipe.rollout, policy, source_of(recipe.model))
     probe = Probe(engine, policy, recipe.rollout.temperature) if engine.has_own_weights else None
-    if packed:
-        engine = packed.engine(engine, policy)
     runtime = Runtime(recipe, policy, engine, Chat(policy.tokenizer), task, probe)
     try:
         runtime.sync()

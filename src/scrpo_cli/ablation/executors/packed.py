@@ -12,10 +12,10 @@ from typing import TextIO
 
 from scrpo_cli.ablation.executors.base import POLL_SECONDS, Finished, Job, error_of
 from scrpo_cli.ablation.executors.children import PROGRAM, let_go, start, stop
-from scrpo_cli.jobs.packed import Command, Event, write_commands
+from scrpo_cli.jobs.packed import EVENTS, Command, Event, write_commands
 from scrpo_cli.jobs.runs import SAVE_SECONDS
 
-COMMANDS, EVENTS, LOG = "commands.json", "events.jsonl", "packed.log"
+COMMANDS, RESULT, LOG = "commands.json", "packed.json", "packed.log"
 
 
 @dataclass
@@ -35,9 +35,10 @@ class PackedExecutor:
         for job in jobs:
             job.log.parent.mkdir(parents=True, exist_ok=True)
         write_commands(self.folder / COMMANDS, commands)
+        (self.folder / EVENTS).write_text("", encoding="utf-8")  # without those of an earlier sitting
         arguments = ["train", "--packed", str(self.folder / COMMANDS)]
         arguments += ["--at-a-time", str(self.jobs)] if self.jobs else []
-        all_of_them = Job("packed", tuple(arguments), self.folder / EVENTS, self.folder / LOG, jobs[0].directory)
+        all_of_them = Job("packed", tuple(arguments), self.folder / RESULT, self.folder / LOG, jobs[0].directory)
         process = start(all_of_them, PROGRAM)
         try:
             yield from self._events(process, {job.name: job for job in jobs})
