@@ -27,6 +27,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "world": ("world.py",),
     "phases": ("phases.py",),
     "engines": ("engines.py",),
+    "packed": ("packed.py",),
     "pool": ("pool.py",),
     "grading": ("grading.py",),
     "start": ("start.py",),
