@@ -34,6 +34,7 @@ difficulties: {easy: {task.train.limit: 50}, hard: {task.train.limit: 60}}
 """
 BEHIND, AHEAD = {"tiny-grpo": 0.8, "tiny": 0.4}, {"tiny-grpo": 0.3, "tiny": 0.8}
 PAGE = "Prose.\n<!-- begin table map -->\n<!-- end table map -->\n<!-- begin table rule -->\n<!-- end table rule -->\n"
+PAGE += "<!-- begin table regions -->\n<!-- end table regions -->\n"
 
 
 @pytest.fixture(scope="module")
@@ -203,7 +204,13 @@ def test_points_table_and_figure(tool, trained, plan, tmp_path, capsys) -> None:
     assert [row.split(" | ")[11:13] for row in rows] == [["behind", UNLIKELY], ["ahead", LIKELY]]
     assert "| tiny | as it is: gain 0.02, held 0.1, ratio 1 | 2 | 2 | 0 | 0 | 100.0% [34.2, 100.0] | 1 right |" in page
     assert (tmp_path / "map.svg").read_bytes().startswith(b"<?xml")
-    assert "map, rule of 2 points" in capsys.readouterr().out
+    regions = {row.split(" | ")[1]: row.split(" | ")[2:5] for row in page.splitlines() if row.startswith("| tiny | ")}
+    assert regions["all cells"][:2] == ["2", "6"]
+    assert regions["right first answers 1% to 3%"][:2] == regions["right first answers 30% and more"][:2] == ["1", "3"]
+    assert regions["repairs 30% to 50%"][0] == "2"
+    assert regions["right first answers 1% to 3%"][2].startswith("+")
+    assert regions["right first answers 30% and more"][2].startswith("-")
+    assert "map, regions, rule of 2 points" in capsys.readouterr().out
 
 
 def test_what_is_missing_is_said(tool, trained, plan, capsys, tmp_path) -> None:
@@ -215,6 +222,25 @@ def test_what_is_missing_is_said(tool, trained, plan, capsys, tmp_path) -> None:
         "missing: one harder: not measured yet",
         "missing: one hard: 3 of 4 seeds are done in all arms",
     ]
+
+
+def test_regions_are_of_cells_together(tool) -> None:
+    cells = [
+        point(tool, "a", True, base=0.002, held=0.0),
+        point(tool, "b", True, base=0.002, held=0.5),
+        point(tool, "c", None, base=0.0005),
+        point(tool, "d", False, base=0.1),
+    ]
+    found = {name: [cell.cell for cell in own] for name, own in tool.map_page.regions(cells)}
+    assert found == {
+        "all cells": ["a", "b", "c", "d"],
+        "right first answers under 0.1%": ["c"],
+        "right first answers 0.1% to 0.3%": ["a", "b"],
+        "right first answers 10% to 30%": ["d"],
+        "right first answers 0.1% to 0.3%, that check themselves": ["b"],
+        "right first answers 0.1% to 0.3%, that do not": ["a"],
+        "repairs 30% to 50%": ["a", "b", "c", "d"],
+    }
 
 
 def point(tool, cell, ahead, **numbers):

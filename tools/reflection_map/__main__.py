@@ -16,7 +16,8 @@ A plan names arms (recipes), and cells: every model at every difficulty.
       l2c0: {task.think.lines: 2, task.think.carries: 0}
 
 `run` starts no further command once --minutes are over, and takes up what was interrupted. `show` fills the tables
-`map` and `rule` between `<!-- begin table NAME -->` and `<!-- end table NAME -->` of a page, from the database alone.
+`map`, `regions` and `rule` between `<!-- begin table NAME -->` and `<!-- end table NAME -->` of a page, from the
+database alone.
 """
 
 from __future__ import annotations

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 from map_points import Point
 from map_rule import HeldOut, fit, leave_one_out, said, score
 
 from scrpo_cli.evaluation.advice import LIKELY, Rule, conditions
-from scrpo_cli.numbers import NOTHING, estimate, percent, percents, points
+from scrpo_cli.evaluation.paired import flip_signs, holm
+from scrpo_cli.evaluation.stats import difference_estimate
+from scrpo_cli.numbers import NOTHING, estimate, p_value, percent, percents, points
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -21,10 +25,15 @@ TRUTHS = {None: "open", LIKELY: "ahead"}
 """Of a point's truth; the third is `behind`."""
 
 
+BASES, REPAIRS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3), (0.1, 0.3, 0.5)
+"""Where regions of the map end: of right first answers, and of repaired errors."""
+
+
 def tables(found: Sequence[Point]) -> dict[str, str]:
-    """`map`: a row a cell and arm; `rule`: how often the rule is right."""
+    """`map`: a row a cell and arm; `regions`: cells together; `rule`: how often the rule is right."""
     held_out = {id(h.point): h for arm in by_arm(found).values() for h in leave_one_out(arm)}
-    return {"map": map_table(found, held_out), "rule": rule_table(by_arm(found))}
+    arms = by_arm(found)
+    return {"map": map_table(found, held_out), "regions": region_table(arms), "rule": rule_table(arms)}
 
 
 def by_arm(found: Sequence[Point]) -> dict[str, list[Point]]:
@@ -56,6 +65,61 @@ def row(point: Point, held_out: HeldOut) -> list[str]:
         said(point, Rule()),
         held_out.said,
     ]
+
+
+def region_table(arms: Mapping[str, Sequence[Point]]) -> str:
+    """What cells say together, pairs of runs being the sample: one of four seeds alone can hardly tell anything."""
+    columns = ("arm", "region", "cells", "pairs of runs", "difference in points", "p", "p, corrected")
+    rows: list[list[str]] = []
+    for arm, own in arms.items():
+        known = [(name, cells, pairs_of(cells)) for name, cells in regions(own)]
+        asked = [(name, cells, pairs) for name, cells, pairs in known if len(pairs) > 1]
+        p_values = [flip_signs(np.array(pairs)).p for _, _, pairs in asked]
+        for (name, cells, pairs), p, corrected in zip(asked, p_values, holm(p_values), strict=True):
+            mean = difference_estimate(np.array(pairs))
+            counts = [str(len(cells)), str(len(pairs))]
+            rows.append([arm, name, *counts, points(mean.value, mean.ci95), p_value(p), p_value(corrected)])
+    return markdown(columns, rows)
+
+
+def pairs_of(cells: Sequence[Point]) -> list[float]:
+    """The differences of all seeds of all cells."""
+    return [difference for cell in cells for difference in cell.difference["by_seed"]]
+
+
+def regions(cells: Sequence[Point]) -> list[tuple[str, list[Point]]]:
+    """By base rate, by whether first answers check themselves at each of them, and by repair rate; none is empty."""
+    base = {name: between(cells, "first", low, high) for name, low, high in bands(BASES)}
+    found = {f"right first answers {name}": own for name, own in base.items()}
+    for name, own in base.items():
+        holding = [holds(cell) for cell in own]
+        if len(set(holding)) > 1:
+            for held, words in ((True, "that check themselves"), (False, "that do not")):
+                found[f"right first answers {name}, {words}"] = [c for c, h in zip(own, holding) if h is held]
+    found |= {f"repairs {name}": between(cells, "reflection", low, high) for name, low, high in bands(REPAIRS)}
+    return [(name, own) for name, own in {"all cells": [*cells], **found}.items() if own]
+
+
+def bands(ends: Sequence[float]) -> list[tuple[str, float, float]]:
+    """(name, from, to), the last one open."""
+    said = [f"{100 * end:g}%" for end in ends]
+    middle = [(f"{a} to {b}", low, high) for a, b, (low, high) in zip(said, said[1:], pairwise(ends))]
+    return [(f"under {said[0]}", 0.0, ends[0]), *middle, (f"{said[-1]} and more", ends[-1], 2.0)]
+
+
+def between(cells: Sequence[Point], kind: str, low: float, high: float) -> list[Point]:
+    return [cell for cell in cells if (rate := rate_of(cell, kind)) is not None and low <= rate < high]
+
+
+def rate_of(cell: Point, kind: str) -> float | None:
+    """Of first answers, or reflections, that are right."""
+    found = cell.measured[kind]
+    return found["right"]["value"] if found and found["right"] else None
+
+
+def holds(cell: Point) -> bool:
+    """Whether first answers check themselves now and then, as the rule asks."""
+    return bool(cell.measured["first"]["self_checking"]["value"] >= Rule().held)
 
 
 def rule_table(arms: Mapping[str, Sequence[Point]]) -> str:
