@@ -9,7 +9,7 @@ WHEELS := $(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null)
 TORCH_INDEX ?= $(if $(NO_GPU),$(if $(WHEELS),,https://download.pytorch.org/whl/cpu))
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: setup demo test test-slow test-kill test-vllm test-clusters test-postgres lint bench bench-setup tiny-model think-model docs crosscheck clean bench-page
+.PHONY: setup demo test test-slow test-kill test-vllm test-clusters test-postgres lint studies bench bench-setup tiny-model think-model docs crosscheck clean bench-page
 
 setup: $(VENV)/.installed
 
@@ -82,6 +82,11 @@ tiny-model: setup
 think-model: setup
 	OMP_NUM_THREADS=1 $(BIN)/python tools/think_model/build.py --out src/scrpo_cli/assets/think-model
 	OMP_NUM_THREADS=1 $(BIN)/python tools/think_model/measure.py --model src/scrpo_cli/assets/think-model --card
+
+# Again after an interruption: it goes on where it was. A study takes up to 20 minutes on two cores.
+studies: setup
+	OMP_NUM_THREADS=1 $(BIN)/python tools/studies.py run --db .scrpo/studies.db --jobs 2
+	$(BIN)/python tools/studies.py show --db .scrpo/studies.db -o docs/results/studies.md
 
 docs: setup
 	$(BIN)/python tools/cli_reference.py

@@ -3,8 +3,9 @@
     python tools/results_page.py .scrpo/scrpo.db SWEEP -o docs/results/tiny.md --figure docs/results/tiny.svg
 
 A table stands between `<!-- begin table NAME -->` and `<!-- end table NAME -->`, each a line of its own; NAME is one of
-first-answers, two-turns, reaching, cost, signal, warnings, pairs and tuning. Arms of several sweeps become one table;
---prefix keeps several comparisons apart on one page (`<!-- begin table ablations-cost -->` with `--prefix ablations-`).
+claims, first-answers, two-turns, reaching, cost, signal, warnings, pairs and tuning. Arms of several sweeps become one
+table; --prefix keeps several comparisons apart on one page (`<!-- begin table ablations-cost -->` with `--prefix
+ablations-`).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from scrpo_cli.report.figures import plot_arms, plot_curves
 from scrpo_cli.report.tables import markdown, sheets_of
 
 EMPTY = {
+    "claims": "The sweep is no study.",
     "first-answers": "",
     "two-turns": "No run was asked for second answers.",
     "reaching": "No run was evaluated on validation problems while it trained.",

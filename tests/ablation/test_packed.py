@@ -72,7 +72,7 @@ def test_packed_runs_are_those_that_run_alone(scrpo, tmp_path):
 
 def test_what_cannot_be_packed_is_refused_before_anything_runs(scrpo, tmp_path):
     for options, where in (
-        ("--vary model.lora.r=4,8", "model.lora: r=4"),
+        ("--vary model.lora.r=4,8", "model.lora.r: 4 and 8"),
         ("--vary rollout.engine=transformers,vllm_server", "rollout.engine: "),
         ("--gpus-per-run 1", "--executor"),
         ("--match seconds --set optim.max_seconds=5", "--match seconds"),

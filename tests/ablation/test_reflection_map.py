@@ -22,7 +22,7 @@ from scrpo_cli.pool.queries import finish_run, list_runs, start_run
 from scrpo_cli.recipe.load import load_recipe
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "reflection_map"
-MODULES = ("map_plan", "map_points", "map_rule", "map_page", "results_page")
+MODULES = ("map_plan", "map_points", "map_rule", "map_page", "results_page", "sittings")
 PLAN = """
 name: made-up
 recipes: [tiny-grpo, tiny]

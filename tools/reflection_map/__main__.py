@@ -24,42 +24,38 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from collections.abc import Sequence
-from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 from map_page import draw, tables
-from map_plan import Plan, read_plan, to_do
+from map_plan import Cell, Plan, read_plan, to_do
 from map_points import read_points
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 from results_page import fill, read_page
+from sittings import Part, reported, sit
 
-from scrpo_cli.ablation.executors.base import Executor, Finished, Job
+from scrpo_cli.ablation.executors.base import Executor
 from scrpo_cli.ablation.executors.local import LocalExecutor
-from scrpo_cli.ablation.grid import file_stem
-from scrpo_cli.errors import Interrupted, RunError, ScrpoError
+from scrpo_cli.errors import RunError
+from scrpo_cli.files import file_stem
 from scrpo_cli.pool.db import Database
 from scrpo_cli.signals import interrupting
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
-    try:
+
+    def work() -> None:
         plan = read_plan(options.plan)
         if options.action == "run":
             with interrupting():
                 run(plan, options.db, options.jobs, options.minutes, LocalExecutor(say=print))
         else:
             show(plan, options.db, options.output, options.figure)
-    except ScrpoError as error:
-        print(*error.lines(), sep="\n", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("Stopped; what was recorded is safe.", "Run the same command again.", sep="\n", file=sys.stderr)
-        return Interrupted.exit_code
-    return 0
+
+    return reported(work)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -80,31 +76,16 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def run(plan: Plan, db: str, jobs: int, minutes: float, executor: Executor) -> None:
-    """Complete cell after cell. One that fails is left for the next time, and the others go on."""
-    end, failed = time.monotonic() + 60 * minutes, []
-    for number, cell in enumerate(plan.cells, start=1):
-        with Database.open(db) as database:
-            commands, logs = to_do(database, plan, cell, jobs), database.home / "maps" / file_stem(plan.name)
-        for command in commands:
-            if time.monotonic() > end:
-                print(f"time is up before cell {number} of {len(plan.cells)} ({cell.name}); run it again")
-                return
-            print(f"cell {number} of {len(plan.cells)}, {cell.name}: scrpo {command[0]}", flush=True)
-            stem = f"{file_stem(cell.name)}-{command[0]}"
-            job = Job(cell.name, (*command, "--db", db, "--json"), logs / f"{stem}.json", logs / f"{stem}.log")
-            if ended := run_job(executor, job):
-                failed.append(f"{cell.name}: {ended} ({job.log})")
-                break
-    if failed:
-        raise RunError(f"{len(failed)} cells failed", "; ".join(failed), "Run the same command again.")
-    print(f"all {len(plan.cells)} cells are done")
+    with Database.open(db) as database:
+        logs = database.home / "maps" / file_stem(plan.name)
+    parts = [Part(cell.name, partial(of_cell, db, plan, cell, jobs)) for cell in plan.cells]
+    sit(parts, ("cell", "cells"), logs, db, minutes, executor)
 
 
-def run_job(executor: Executor, job: Job) -> str:
-    """What went wrong, or nothing. An interruption ends the job, which saves its state."""
-    with closing(executor.run([job])) as events:
-        (ended,) = [event for event in events if isinstance(event, Finished)]
-    return (ended.error or f"exit code {ended.exit_code}") if ended.exit_code else ""
+def of_cell(db: str, plan: Plan, cell: Cell, jobs: int) -> list[list[str]]:
+    """The commands that complete it."""
+    with Database.open(db) as database:
+        return to_do(database, plan, cell, jobs)
 
 
 def show(plan: Plan, db: str, output: Path, figure: Path | None) -> None:

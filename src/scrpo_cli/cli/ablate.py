@@ -360,7 +360,7 @@ class Place:
 
         if self.name == "packed":
             from scrpo_cli.ablation.executors.packed import PackedExecutor
-            from scrpo_cli.jobs.packed import check_packed
+            from scrpo_cli.recipe.shared import check_packed
 
             check_packed([arm.recipe for arm in sweep.arms])
             return PackedExecutor(sweep.directory / "packed", self.jobs)

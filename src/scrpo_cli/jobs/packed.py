@@ -9,18 +9,14 @@ from __future__ import annotations
 import json
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
 
-from pydantic import BaseModel
-
-from scrpo_cli.errors import UserError
-from scrpo_cli.recipe.models import Recipe
 from scrpo_cli.signals import NOTICES, Stopped, handled
 from scrpo_cli.streams import Routed, routed
 from scrpo_cli.threads import in_a_thread
@@ -50,30 +46,6 @@ class Event:
     name: str
     exit_code: int | None = None
     seconds: float = 0.0
-
-
-def check_packed(recipes: Sequence[Recipe]) -> None:
-    """UserError where runs under them cannot share a base model and an engine."""
-    for recipe in recipes:
-        for key, first, other in differences(recipes[0], recipe):
-            fix = "Put such arms into sweeps of their own, or take another executor."
-            raise UserError("Packed runs share their model and their engine.", f"{key}: {first} and {other}", fix)
-
-
-def differences(one: Recipe, other: Recipe) -> Iterator[tuple[str, Any, Any]]:
-    """(key, values) of what packed runs share."""
-    sections: list[tuple[str, BaseModel, BaseModel]] = [("model.", one.model, other.model)]
-    if {one.rollout.engine, other.rollout.engine} != {"transformers"}:
-        yield from differing("rollout.engine", one.rollout.engine, other.rollout.engine)
-        sections.append(("rollout.vllm.", one.rollout.vllm, other.rollout.vllm))
-    for prefix, ours, theirs in sections:
-        for key in type(ours).model_fields:
-            yield from differing(prefix + key, getattr(ours, key), getattr(theirs, key))
-
-
-def differing(key: str, one: Any, other: Any) -> Iterator[tuple[str, Any, Any]]:
-    if one != other:
-        yield key, one, other
 
 
 def write_commands(file: Path, commands: Sequence[Command]) -> None:

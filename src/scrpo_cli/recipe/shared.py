@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+from scrpo_cli.errors import UserError, shown
 from scrpo_cli.recipe.models import Recipe
 
 WHEN = ("every", "every_tokens")
@@ -26,6 +28,25 @@ def benchmark_of(recipe: Recipe) -> dict[str, Any] | None:
     """The problems that are evaluated before and after training."""
     problems = recipe.task.test or recipe.task.validation
     return problems.model_dump(mode="json") if problems else None
+
+
+def check_packed(recipes: Sequence[Recipe]) -> None:
+    """UserError where runs under them cannot share one base model and one engine in a process."""
+    first, *others = [_packed_keys(recipe) for recipe in recipes]
+    for other in others:
+        for key in sorted(first.keys() | other.keys()):
+            if first.get(key) != other.get(key):
+                where = f"{key}: {shown(first.get(key))} and {shown(other.get(key))}"
+                fix = "Put such arms into sweeps of their own, or take another executor."
+                raise UserError("Packed runs share their model and their engine.", where, fix)
+
+
+def _packed_keys(recipe: Recipe) -> dict[str, Any]:
+    """The model and, where it is not transformers', which is our own over any model, the engine."""
+    data = recipe.model_dump(mode="json")
+    rollout = {"engine": data["rollout"]["engine"], "vllm": data["rollout"]["vllm"]}
+    own = rollout["engine"] == "transformers"
+    return _flat({"model": data["model"], "rollout": {"engine": "transformers"} if own else rollout})
 
 
 def _flat(section: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scrpo_cli.jobs.packed import check_packed
 from scrpo_cli.recipe.models import Recipe, RolloutConfig, VllmConfig
+from scrpo_cli.recipe.shared import check_packed
 from scrpo_cli.rollout.base import Engine, Finished, RowKey, Sampling, Synced
 from scrpo_cli.rollout.engines import open_engine
 from scrpo_cli.signals import Stopped

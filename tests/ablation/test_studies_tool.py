@@ -1,0 +1,109 @@
+"""The tool that runs the shipped studies: over several sittings, and a page from the database."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from ablation_fakes import runs_in
+
+from scrpo_cli.ablation.executors.base import Finished
+from scrpo_cli.cli.app import main as scrpo_main
+from scrpo_cli.errors import RunError, UserError
+
+TOOL = Path(__file__).resolve().parents[2] / "tools" / "studies.py"
+STUDY = """
+question: Is one better?
+recipe: tiny
+set: {optim.max_generated_tokens: 1000}
+arms: {one: {set: {optim.lr: 1e-3}}, other: {recipe: tiny-grpo}}
+claims: [{arm: one, over: other}]
+seeds: {first: 5, most: 5}
+spread: 8
+effect: 5
+"""
+AHEAD = {"one": 0.8, "other": 0.3}
+
+
+@pytest.fixture(scope="module")
+def tool():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(TOOL.parent))
+        spec = importlib.util.spec_from_file_location("studies", TOOL)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        yield module
+        sys.path.remove(str(TOOL.parent))
+        for name in ("results_page", "sittings"):
+            sys.modules.pop(name)
+
+
+@pytest.fixture
+def studies(tool, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = {}
+    for name in ("first", "second"):
+        found[name] = tmp_path / f"{name}.yaml"
+        found[name].write_text(STUDY.replace("one better", f"one better ({name})"))
+    monkeypatch.setattr(tool, "shipped_studies", lambda: {f"studies/{name}": path for name, path in found.items()})
+    return found
+
+
+class InProcess:
+    """Runs `scrpo` here; the studies are files of the test."""
+
+    def __init__(self, studies):
+        self.studies, self.seen = studies, []
+
+    def run(self, jobs):
+        for job in jobs:
+            yield job
+            words = [str(self.studies.get(word.removeprefix("studies/"), word)) for word in job.arguments]
+            self.seen.append(words)
+            with pytest.raises(SystemExit) as ended:
+                scrpo_main(words)
+            yield Finished(job, ended.value.code, 1.0)
+
+
+def test_studies_over_several_sittings(tool, studies, executor, tmp_path, capsys):
+    here = InProcess(studies)
+    executor(after=AHEAD)
+    tool.run(tool.chosen(["first"]), "scrpo.db", 1, 60, here)
+    assert [words[1] for words in here.seen] == ["--study"]
+    executor(after=AHEAD, stop_after=2)
+    with pytest.raises(RunError, match="1 studies failed"):
+        tool.run(tool.chosen([]), "scrpo.db", 1, 60, here)
+    executor(after=AHEAD)
+    tool.run(tool.chosen([]), "scrpo.db", 1, 60, here)
+    assert [words[1] for words in here.seen] == ["--study", "--study", "--resume"]
+    assert len(runs_in(tmp_path, status="done")) == 2 * 2 * 5
+    capsys.readouterr()
+    tool.run(tool.chosen([]), "scrpo.db", 1, 60, here)
+    assert capsys.readouterr().out == "all 2 studies are done\n"
+    studies["first"].write_text(STUDY.replace("spread: 8", "spread: 9"))  # another study by now
+    tool.run(tool.chosen([]), "scrpo.db", 1, -1, here)
+    assert "time is up before study 1 of 2 (first)" in capsys.readouterr().out
+
+
+def test_the_page(tool, studies, executor, tmp_path, capsys):
+    executor(after=AHEAD)
+    tool.run(tool.chosen(["second"]), "scrpo.db", 1, 60, InProcess(studies))
+    page = tmp_path / "page.md"
+    page.write_text("Prose.\n<!-- begin table second-claims -->\n<!-- end table second-claims -->\n")
+    capsys.readouterr()
+    assert tool.main(["show", "--db", "scrpo.db", "-o", str(page)]) == 0
+    out, err = capsys.readouterr()
+    assert "second-claims" in out
+    assert err == "missing: first\n"
+    (results,) = (tmp_path / "sweeps").glob("*/results.json")
+    (claim,) = json.loads(results.read_text())["claims"]
+    (row,) = [line.split(" | ") for line in page.read_text().splitlines() if line.startswith("| first answers: one")]
+    assert row[1] == claim["verdict"]
+    assert row[2].startswith("+5")
+
+
+def test_no_such_study(tool, studies):
+    with pytest.raises(UserError, match="There is no study 'frist'") as refused:
+        tool.chosen(["frist"])
+    assert "first" in refused.value.fix
