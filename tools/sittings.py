@@ -4,6 +4,7 @@ done is read from a database each time, so that the same call goes on where the 
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -52,6 +53,20 @@ def run_job(executor: Executor, job: Job) -> str:
     with closing(executor.run([job])) as events:
         (ended,) = [event for event in events if isinstance(event, Finished)]
     return (ended.error or f"exit code {ended.exit_code}") if ended.exit_code else ""
+
+
+def parser(prog: str, doc: str | None, one: str) -> tuple[argparse.ArgumentParser, argparse._SubParsersAction]:
+    """With the actions `run` and `show` and what every such tool is told; `one` is the word for a part."""
+    found = argparse.ArgumentParser(prog=prog, description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    actions = found.add_subparsers(dest="action", required=True)
+    running = actions.add_parser("run", help="start what is missing, and go on with what was interrupted")
+    running.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    running.add_argument("--minutes", type=float, default=float("inf"), help=f"start no {one} after these")
+    showing = actions.add_parser("show", help="write the tables")
+    showing.add_argument("-o", dest="output", metavar="PAGE", type=Path, required=True, help="an existing page")
+    for action in actions.choices.values():
+        action.add_argument("--db", required=True, help="a path or an SQLAlchemy URL")
+    return found, actions
 
 
 def reported(work: Callable[[], None]) -> int:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parent))
 from results_page import fill, read_page, tables_of
-from sittings import Part, reported, sit
+from sittings import Part, parser, reported, sit
 
 from scrpo_cli.ablation.comparisons import Question
 from scrpo_cli.ablation.executors.base import Executor
@@ -47,19 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="studies", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    actions = parser.add_subparsers(dest="action", required=True)
-    running = actions.add_parser("run", help="start what is missing, and go on with what was interrupted")
-    running.add_argument("--jobs", type=int, default=1, help="runs at a time")
-    running.add_argument("--minutes", type=float, default=float("inf"), help="start no study after these")
-    showing = actions.add_parser("show", help="write the tables")
-    showing.add_argument("-o", dest="output", metavar="PAGE", type=Path, required=True, help="an existing page")
-    for action in (running, showing):
-        action.add_argument("--db", required=True, help="a path or an SQLAlchemy URL")
+    whole, actions = parser("studies", __doc__, "study")
+    for action in actions.choices.values():
         action.add_argument("--only", action="append", default=[], metavar="NAME", help="one of them; repeat")
-    return parser.parse_args(arguments)
+    return whole.parse_args(arguments)
 
 
 def chosen(only: Sequence[str]) -> dict[str, Path]:

@@ -34,7 +34,7 @@ from map_points import read_points
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 from results_page import fill, read_page
-from sittings import Part, reported, sit
+from sittings import Part, parser, reported, sit
 
 from scrpo_cli.ablation.executors.base import Executor
 from scrpo_cli.ablation.executors.local import LocalExecutor
@@ -59,20 +59,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="reflection_map", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    actions = parser.add_subparsers(dest="action", required=True)
-    running = actions.add_parser("run", help="measure and train what is missing")
-    running.add_argument("--jobs", type=int, default=1, help="runs at a time")
-    running.add_argument("--minutes", type=float, default=float("inf"), help="start no command after these")
-    showing = actions.add_parser("show", help="write tables and figure")
-    showing.add_argument("-o", dest="output", metavar="PAGE", type=Path, required=True, help="an existing page")
-    showing.add_argument("--figure", metavar="FILE", type=Path, help="also draw the map, .png or .svg")
-    for action in (running, showing):
+    whole, actions = parser("reflection_map", __doc__, "command")
+    actions.choices["show"].add_argument("--figure", metavar="FILE", type=Path, help="also draw the map, .png or .svg")
+    for action in actions.choices.values():
         action.add_argument("plan", type=Path, help="a YAML file")
-        action.add_argument("--db", required=True, help="a path or an SQLAlchemy URL")
-    return parser.parse_args(arguments)
+    return whole.parse_args(arguments)
 
 
 def run(plan: Plan, db: str, jobs: int, minutes: float, executor: Executor) -> None:

@@ -94,3 +94,32 @@ class Engine(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+class Around:
+    """An engine that does what the `inner` one does, but for what a subclass changes."""
+
+    def __init__(self, inner: Engine) -> None:
+        self.inner = inner
+        self.name, self.has_own_weights = inner.name, inner.has_own_weights
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        sampling: Sampling,
+        keys: Sequence[RowKey],
+        finished: Finished = lambda found: None,
+    ) -> list[Completion]:
+        return self.inner.generate(prompts, sampling, keys, finished)
+
+    def score(self, rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[np.ndarray]:
+        return self.inner.score(rows)
+
+    def sync(self) -> Synced:
+        return self.inner.sync()
+
+    def resting(self) -> AbstractContextManager[None]:
+        return self.inner.resting()
+
+    def close(self) -> None:
+        self.inner.close()

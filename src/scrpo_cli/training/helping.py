@@ -6,7 +6,6 @@ import io
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -20,7 +19,7 @@ from scrpo_cli import launch
 from scrpo_cli.errors import RunError, ScrpoError, first_line
 from scrpo_cli.methods.base import Credits
 from scrpo_cli.recipe.models import Recipe
-from scrpo_cli.rollout.base import Engine, Finished, RowKey, Sampling, Synced
+from scrpo_cli.rollout.base import Around, Engine, Finished, RowKey, Sampling, Synced
 from scrpo_cli.rollout.engines import chosen_engine, open_engine
 from scrpo_cli.signals import deaf
 from scrpo_cli.training.policy import Policy, load_policy, source_of
@@ -31,14 +30,14 @@ from scrpo_cli.types import Completion
 Stats = list[dict[str, torch.Tensor]]
 
 
-class SharedEngine:
+class SharedEngine(Around):
     """Samples on all processes, each whole groups. An engine with weights of its own is one of servers, which process 0
     asks for everything: that keeps them busy. Where a signal stops the sampling, only answers of process 0 are kept.
     """
 
     def __init__(self, engine: Engine, policy: Policy, team: Team) -> None:
-        self.engine, self.policy, self.team = engine, policy, team
-        self.name, self.has_own_weights = engine.name, engine.has_own_weights
+        super().__init__(engine)
+        self.policy, self.team = policy, team
 
     def generate(
         self,
@@ -48,17 +47,14 @@ class SharedEngine:
         finished: Finished = lambda found: None,
     ) -> list[Completion]:
         if self.has_own_weights:
-            return self.engine.generate(prompts, sampling, keys, finished)
+            return self.inner.generate(prompts, sampling, keys, finished)
         firsts = beginnings(prompts)
         shares = [
             (prompts[part.start : part.stop], sampling, keys[part.start : part.stop])
             for part in dealt([1.0] * len(prompts), firsts, self.team.size)
         ]
-        mine = partial(self.engine.generate, finished=finished)  # the first rows of all
+        mine = partial(self.inner.generate, finished=finished)  # the first rows of all
         return [c for part in self.team.everywhere("sampling", shares, mine, "generate") for c in part]
-
-    def score(self, rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[np.ndarray]:
-        return self.engine.score(rows)
 
     def sync(self) -> Synced:
         """Also sees that all processes hold the same adapter: they make the same steps, and send no weights."""
@@ -66,13 +62,7 @@ class SharedEngine:
         if other := [rank for rank, found in enumerate(hashes) if found != hashes[0]]:
             what = f"Process {other[0]} holds another adapter than process 0 after the same steps."
             raise RunError(what, f"process {other[0]} of {self.team.size}", f"Use GPUs of one kind. {self.team.again}")
-        return self.engine.sync()
-
-    def resting(self) -> AbstractContextManager[None]:
-        return self.engine.resting()
-
-    def close(self) -> None:
-        self.engine.close()
+        return self.inner.sync()
 
 
 class SharedUpdater(Updater):

@@ -13,16 +13,14 @@ import itertools
 import time
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from scrpo_cli.recipe.models import Recipe, RolloutConfig, VllmConfig
 from scrpo_cli.recipe.shared import check_packed
-from scrpo_cli.rollout.base import Engine, Finished, RowKey, Sampling, Synced
+from scrpo_cli.rollout.base import Around, Engine, Finished, RowKey, Sampling
 from scrpo_cli.rollout.engines import open_engine
 from scrpo_cli.signals import Stopped
 from scrpo_cli.threads import Turn
@@ -139,12 +137,12 @@ def twin(model: Any) -> Any:
     return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
 
 
-class TakingTurns:
+class TakingTurns(Around):
     """A run's engine. One that has the weights elsewhere, on a server, works while the others do."""
 
     def __init__(self, engine: Engine, policy: Policy, seat: Seat) -> None:
-        self.inner, self.policy, self.seat = engine, policy, seat
-        self.name, self.has_own_weights = engine.name, engine.has_own_weights
+        super().__init__(engine)
+        self.policy, self.seat = policy, seat
 
     def generate(
         self,
@@ -177,15 +175,3 @@ class TakingTurns:
     def stop_if_asked(self) -> None:
         if self.seat.stop.asked:
             raise Stopped
-
-    def score(self, rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[np.ndarray]:
-        return self.inner.score(rows)
-
-    def sync(self) -> Synced:
-        return self.inner.sync()
-
-    def resting(self) -> AbstractContextManager[None]:
-        return self.inner.resting()
-
-    def close(self) -> None:
-        self.inner.close()
