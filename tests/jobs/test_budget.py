@@ -150,7 +150,7 @@ def test_memory_by_hand(qwen: Path) -> None:
         "weights": 4 * sizes.parameters,
         "adapter": 16 * sizes.adapter_parameters,
         "activations": 1000 * 2 * (16 * 64 + 8 * 64 + 8 * 32 + 16 * 256),
-        "logits": 50 * 128 * 20,
+        "logits": 50 * 128 * 4 * 2,
         "kv_cache": 10 * 160 * 2 * 2 * 32 * 4,
         "sampling": 10 * 128 * 28,
     }

@@ -29,7 +29,7 @@ def recipe(*sets: str) -> Recipe:
         (["optim.tokens_per_microbatch=8192"], 100, {"rollout.batch_size", "optim.tokens_per_microbatch"}),
         (
             ["optim.logits_chunk=8192", "optim.tokens_per_microbatch=8192", "rollout.batch_size=2"],
-            80,
+            50,
             {"optim.logits_chunk", "optim.tokens_per_microbatch"},
         ),
         (["rollout.batch_size=2"], 24, {"optim.tokens_per_microbatch", "model.gradient_checkpointing"}),

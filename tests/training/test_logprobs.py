@@ -231,6 +231,7 @@ def test_a_trained_head_gets_its_gradient_too() -> None:
 
 
 def test_a_large_vocabulary_has_few_tokens_at_once_on_a_cpu() -> None:
-    assert tokens_at_once(2048, torch.empty(384, 8)) == 2048
-    assert tokens_at_once(2048, torch.empty(151_936, 1)) == 110
-    assert tokens_at_once(2048, torch.empty(CPU_LOGITS + 1, 0)) == 1
+    assert tokens_at_once(2048, 384, on_cuda=False) == 2048
+    assert tokens_at_once(2048, 151_936, on_cuda=False) == 110
+    assert tokens_at_once(2048, CPU_LOGITS + 1, on_cuda=False) == 1
+    assert tokens_at_once(2048, 151_936, on_cuda=True) == 2048

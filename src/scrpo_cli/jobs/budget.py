@@ -12,7 +12,8 @@ feed-forward, a = heads x head size, k = key-value heads x head size, V words:
     activations   N L (28 h + (2b+4) a + 2b k + (3b+4) f)  bytes that autograd keeps, b = 2: a LoRA layer keeps its own
                   float32 copy of its input; b = 4: N L (16 h + 8 a + 8 k + 16 f), as those inputs are shared
                   with gradient checkpointing: N L b h, and one layer of the above
-    logits        logits_chunk V x 4 x 5: the logits, their softmax and gradients in float32
+    logits        logits_chunk V x 4 x 2: two arrays of logits in float32 (on a CPU, of fewer tokens: `training.head`);
+                  where a divergence over the whole vocabulary is trained, as many as LOGITS says
     KV cache      rows (longest prompt + max_tokens) L 2 k b of one generate call, in training or in an evaluation
     sampling      rows V (3 x 4 + 2 x 8): scores in float32, the cumulative distribution in float64
 
@@ -37,6 +38,7 @@ from scrpo_cli.layout import Pairs, Prose
 from scrpo_cli.recipe.models import ModelConfig, Recipe
 from scrpo_cli.tasks import make_task
 from scrpo_cli.training.adapters import put_weights, read_config, read_shapes, refuse_other_base, with_empty_adapter
+from scrpo_cli.training.head import tokens_at_once
 from scrpo_cli.training.policy import add_adapter, check_trainable, pick_device, pick_dtype, source_of
 
 if TYPE_CHECKING:
@@ -45,6 +47,10 @@ if TYPE_CHECKING:
 DAY = 86_400.0
 """Seconds; a run that takes longer is said to."""
 ARITHMETIC = "This is arithmetic: nothing was run, and it says nothing of hours. --measure takes them on this machine."
+
+LOGITS = {"": 2, "reverse_kl": 5, "forward_kl": 5, "jsd": 8}
+"""Arrays (tokens, vocabulary) in float32 that an update holds at once, by the divergence that it trains; measured, and
+the same in bfloat16: `tests/bench/test_logits_memory.py`."""
 
 
 @dataclass(frozen=True)
@@ -190,7 +196,7 @@ def model_sizes(recipe: Recipe) -> Sizes:
     adapter = sum(p.numel() for p in model.parameters() if p.requires_grad)
     device = pick_device(cfg) if cfg.device == "auto" else cfg.device
     dtype = pick_dtype(cfg, device)
-    memory = memory_parts(recipe, config.get_text_config(), parameters, adapter, dtype.itemsize)
+    memory = memory_parts(recipe, config.get_text_config(), parameters, adapter, dtype.itemsize, device == "cuda")
     training = memory["activations"] + memory["logits"]
     generating = memory["kv_cache"] + memory["sampling"]
     return Sizes(
@@ -217,7 +223,7 @@ def with_adapter(base: Any, cfg: ModelConfig) -> Any:
     return add_adapter(base, cfg, seed=0)
 
 
-def memory_parts(recipe: Recipe, config: Any, parameters: int, adapter: int, b: int) -> dict[str, int]:
+def memory_parts(recipe: Recipe, config: Any, parameters: int, adapter: int, b: int, on_cuda: bool) -> dict[str, int]:
     """The lines of the module's table, in bytes. `config` is the language model's; b is bytes per weight."""
     heads = config.num_attention_heads
     head_size = getattr(config, "head_dim", None) or config.hidden_size // heads
@@ -238,10 +244,16 @@ def memory_parts(recipe: Recipe, config: Any, parameters: int, adapter: int, b: 
         "weights": parameters * b,
         "adapter": 16 * adapter,
         "activations": kept,
-        "logits": min(recipe.optim.logits_chunk, tokens) * config.vocab_size * 4 * 5,
+        "logits": logits_at_once(recipe, tokens, config.vocab_size, on_cuda) * config.vocab_size * 4,
         "kv_cache": cached * config.num_hidden_layers * 2 * k * b,
         "sampling": rows * config.vocab_size * (3 * 4 + 2 * 8),
     }
+
+
+def logits_at_once(recipe: Recipe, tokens: int, words: int, on_cuda: bool) -> int:
+    """Rows of logits that are alive at once, in all arrays together."""
+    kind, chunk = recipe.method.whole_vocabulary, recipe.optim.logits_chunk
+    return LOGITS[kind] * min(chunk if kind else tokens_at_once(chunk, words, on_cuda), tokens)
 
 
 def layer_activations(config: Any, a: int, k: int, b: int) -> int:

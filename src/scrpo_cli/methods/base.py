@@ -137,6 +137,13 @@ class MethodConfig(Section, ABC):
         """How its FIT steps use what was collected, for estimates of time; None without such steps."""
         return None
 
+    @property
+    def whole_vocabulary(self) -> str:
+        """The divergence over the whole vocabulary that its credits name (`Credits.estimator`), for estimates of
+        memory; empty without one.
+        """
+        return ""
+
 
 class KlConfig(Section):
     beta: NonNegative = 0.001

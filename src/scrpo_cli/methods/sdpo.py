@@ -74,6 +74,10 @@ class SdpoConfig(MethodConfig):
             raise ValueError("write {shown} where the right answer goes: the teacher would see nothing of it")
         return text
 
+    @property
+    def whole_vocabulary(self) -> str:
+        return "" if self.divergence == "sampled" else self.divergence
+
     def needs(self, setting: Setting) -> Needs:
         if not (self.example or self.wrong):
             raise ValueError("method.example and method.wrong are both empty: no answer would have a teacher")

@@ -58,6 +58,6 @@ def scaled_logits(
     return logits_CV.to(torch.promote_types(logits_CV.dtype, torch.float32)).div_(temperature)
 
 
-def tokens_at_once(chunk: int, weight_VH: torch.Tensor) -> int:
+def tokens_at_once(chunk: int, words: int, on_cuda: bool) -> int:
     """`chunk`, or fewer on a CPU where the vocabulary is large."""
-    return chunk if weight_VH.is_cuda else max(1, min(chunk, CPU_LOGITS // len(weight_VH)))
+    return chunk if on_cuda else max(1, min(chunk, CPU_LOGITS // words))

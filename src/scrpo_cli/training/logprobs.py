@@ -31,7 +31,7 @@ def completion_logprobs(
     """Log-prob and entropy (both (N,), at least float32) of every wanted token, of softmax(logits / temperature)."""
     hidden_NH, targets_N = completion_states(model, rows, wanted)
     weight_VH, bias_V = output_layer(model)
-    chunk = tokens_at_once(chunk, weight_VH)
+    chunk = tokens_at_once(chunk, len(weight_VH), weight_VH.is_cuda)
     parts = [
         chunk_logprobs(h, t, weight_VH, bias_V, temperature)
         for h, t in zip(hidden_NH.split(chunk), targets_N.split(chunk), strict=True)
