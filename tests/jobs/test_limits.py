@@ -28,8 +28,8 @@ def recipe(*sets: str) -> Recipe:
         (["optim.tokens_per_microbatch=8192", "rollout.batch_size=8"], 100, {"optim.tokens_per_microbatch"}),
         (["optim.tokens_per_microbatch=8192"], 100, {"rollout.batch_size", "optim.tokens_per_microbatch"}),
         (
-            ["optim.logits_chunk=8192", "optim.tokens_per_microbatch=8192", "rollout.batch_size=2"],
-            50,
+            ["optim.logits_chunk=32768", "optim.tokens_per_microbatch=32768", "rollout.batch_size=2"],
+            150,
             {"optim.logits_chunk", "optim.tokens_per_microbatch"},
         ),
         (["rollout.batch_size=2"], 24, {"optim.tokens_per_microbatch", "model.gradient_checkpointing"}),
