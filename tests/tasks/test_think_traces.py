@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.util
 import random
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-sys.path.append(str(Path(__file__).parents[2] / "tools" / "think_model"))
+TOOL = Path(__file__).parents[2] / "tools" / "think_model"
+sys.path.append(str(TOOL))
 from think_traces import (
     ASKED,
     DENSE,
@@ -25,12 +28,31 @@ from think_traces import (
     second_turn,
     solution,
 )
+from transformers import AutoModelForCausalLM
 
 from scrpo_cli.tasks.think import ThinkErrorKind, error_kind
 from scrpo_cli.tasks.tiny import Step, draw_chain, parse_chain
 from scrpo_cli.types import Problem
 
 SEEDS = st.integers(0, 10**9)
+
+
+def test_a_deeper_model_begins_as_the_same_function() -> None:
+    spec = importlib.util.spec_from_file_location("think_build", TOOL / "build.py")
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    model = AutoModelForCausalLM.from_pretrained(tool.TINY, dtype=torch.float32)
+    ids = torch.arange(2, 22)[None]
+    before, parameters = model(ids).logits, model.num_parameters()
+    tool.deepen(model, 14)
+    after = model(ids).logits
+    assert torch.equal(after, before)
+    assert model.num_parameters() > 3 * parameters
+    after.sum().backward()
+    assert all(layer.mlp.down_proj.weight.grad.any() for layer in model.model.layers)
+    assert model.generate(ids, max_new_tokens=2, do_sample=False).shape == (1, 22)  # every layer has a cache of its own
+    with pytest.raises(SystemExit, match="14 layers already"):
+        tool.deepen(model, 4)
 
 
 def chain_of(seed: int):
