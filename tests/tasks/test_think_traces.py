@@ -12,8 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-TOOL = Path(__file__).parents[2] / "tools" / "think_model"
-sys.path.append(str(TOOL))
+sys.path.append(str(Path(__file__).parents[2] / "tools" / "think_model"))
 from think_traces import (
     ASKED,
     DENSE,
@@ -34,6 +33,7 @@ from scrpo_cli.tasks.think import ThinkErrorKind, error_kind
 from scrpo_cli.tasks.tiny import Step, draw_chain, parse_chain
 from scrpo_cli.types import Problem
 
+TOOL = Path(__file__).parents[2] / "tools" / "think_model"
 SEEDS = st.integers(0, 10**9)
 
 
