@@ -39,6 +39,8 @@ def test_a_measurement_gives_hours_and_database(scrpo, monkeypatch):
     assert [arm["seconds"] for arm in cost["arms"]] == [[60.0, 80.0], [50.0, 50.0]]
     assert cost["seconds"] == [4 * 110 / 2, 4 * 130 / 2]
     assert cost["database"] == 4 * 4000
+    _, packed, _ = scrpo(f"{line} --executor packed")
+    assert packed["seconds"] == [4 * 110, 4 * 130], "they take turns"
 
 
 def test_a_study_costs_its_fewest_to_its_most_seeds(scrpo):

@@ -265,7 +265,7 @@ def ablate(
     if dry_run:
         count = seeds or DEFAULT_SEEDS
         runs = (settings.seeds, settings.seeds) if settings else asked.study.runs if asked else (count, count)
-        show_cost(settings.trials if settings else arms, runs, jobs or 1, measure, output)
+        show_cost(settings.trials if settings else arms, runs, place.at_once, measure, output)
         return
     with Database.open(db, create=ref is None and race is None and fork_from is None) as database:
         check_trainings(database, [arm.recipe for arm in arms])
@@ -354,6 +354,11 @@ class Place:
             from scrpo_cli.ablation.executors.local import gpu_slots
 
             gpu_slots(self.gpus_per_run, self.jobs)
+
+    @property
+    def at_once(self) -> int:
+        """How many runs work at the same time, for what it will cost: the packed take turns."""
+        return 1 if self.name == "packed" else self.jobs or 1
 
     def executor(self, sweep: Sweep, output: Output) -> Executor:
         from scrpo_cli.ablation.executors.children import program_of
