@@ -13,6 +13,9 @@ from scrpo_cli.evaluation.outcomes import FIRST, REPAIR
 from scrpo_cli.evaluation.runner import Start
 from scrpo_cli.types import Attempt, Problem
 
+QUEUED = 8
+"""Batches in a part of an engine that fills freed slots by itself."""
+
 
 @dataclass(frozen=True)
 class Part:
@@ -41,6 +44,8 @@ def repairs_in(attempts: Sequence[Attempt]) -> int:
     return sum(a.part == REPAIR for a in attempts)
 
 
-def part_size(batch_size: int, samples: int) -> int:
-    """Problems whose first answers fill a batch of `rollout.batch_size`."""
-    return max(1, batch_size // samples)
+def part_size(batch_size: int, samples: int, queues: bool = False) -> int:
+    """Problems whose first answers fill a batch of `rollout.batch_size`; several for an engine that `queues`: while the
+    last answers of a part come to their end, most of its slots are empty.
+    """
+    return max(1, (QUEUED if queues else 1) * batch_size // samples)

@@ -207,7 +207,8 @@ class BenchmarkRun:
         before, total = len(firsts), len(self.problems)
         if firsts:
             self.report(f"{self.name}: {before} of {total} problems were stored already")
-        size = part_size(self.run.recipe.rollout.batch_size, self.evaluator.protocol.samples)
+        batch, queues = self.run.recipe.rollout.batch_size, self.evaluator.engine.has_own_weights
+        size = part_size(batch, self.evaluator.protocol.samples, queues)
         for part in parts_left(self.problems, done, size, self.answer):
             stop_on_failures(self.evaluator.task, str(self.run.directory), self.run.again)
             record_answers(self.db, self.run.run_id, STEP, self.name, part.attempts)

@@ -257,7 +257,7 @@ def answer_in_parts(run: Session, problems: Sequence[Problem], evaluation: Store
         return run.evaluator.answer(batch, f"{run.run_id}:{step}:{evaluation.name}", name, start)[1]
 
     stored = attempts_of(run.db, run.run_id, phase=evaluation.phase)
-    size = part_size(run.recipe.rollout.batch_size, run.evaluator.protocol.samples)
+    size = part_size(run.recipe.rollout.batch_size, run.evaluator.protocol.samples, run.engine.has_own_weights)
     for part in parts_left(problems, stored, size, answer):
         stop_if_grader_fails(run)  # before it is stored: a resumed run grades it anew
         record_answers(run.db, run.run_id, step, evaluation.name, part.attempts)
