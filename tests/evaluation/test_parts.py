@@ -12,7 +12,7 @@ def test_first_answers_fill_a_batch_and_for_an_engine_with_a_queue_eight() -> No
 
 
 def test_parts_follow_on_each_other_and_the_last_is_what_is_left() -> None:
-    problems, asked = [Problem(str(i), "1+1=?", "2") for i in range(7)], []
+    problems, asked = [Problem(str(i), "tiny", "1+1=?", "2") for i in range(7)], []
 
     def answer(batch, start):
         asked.append((start.problems, [problem.id for problem in batch]))
