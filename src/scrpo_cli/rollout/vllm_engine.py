@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import wait
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from multiprocessing import resource_tracker
 from typing import Any
 
 import psutil
@@ -85,6 +86,7 @@ class Vllm:
     def start(self) -> None:
         from vllm import LLM
 
+        resource_tracker.ensure_running()  # Python's own: whoever uses it first starts it, and `kill` must not end it
         before = {child.pid for child in psutil.Process().children(recursive=True)}
         try:
             with stdout_on_stderr(), shielded():
