@@ -206,10 +206,11 @@ def test_points_table_and_figure(tool, trained, plan, tmp_path, capsys) -> None:
     assert (tmp_path / "map.svg").read_bytes().startswith(b"<?xml")
     regions = {row.split(" | ")[1]: row.split(" | ")[2:5] for row in page.splitlines() if row.startswith("| tiny | ")}
     assert regions["all cells"][:2] == ["2", "6"]
-    assert regions["right first answers 1% to 3%"][:2] == regions["right first answers 30% and more"][:2] == ["1", "3"]
-    assert regions["repairs 30% to 50%"][0] == "2"
-    assert regions["right first answers 1% to 3%"][2].startswith("+")
-    assert regions["right first answers 30% and more"][2].startswith("-")
+    hard, easy = (f"first answers check themselves, {base} right" for base in ("1% to 3%", "30% and more"))
+    assert regions[hard][:2] == regions[easy][:2] == ["1", "3"]
+    assert regions["first answers check themselves, repairs 30% to 50%"][0] == "2"
+    assert regions[hard][2].startswith("+")
+    assert regions[easy][2].startswith("-")
     assert "map, regions, rule of 2 points" in capsys.readouterr().out
 
 
@@ -232,14 +233,18 @@ def test_regions_are_of_cells_together(tool) -> None:
         point(tool, "d", False, base=0.1),
     ]
     found = {name: [cell.cell for cell in own] for name, own in tool.map_page.regions(cells)}
+    checking = "first answers check themselves"
     assert found == {
         "all cells": ["a", "b", "c", "d"],
-        "right first answers under 0.1%": ["c"],
-        "right first answers 0.1% to 0.3%": ["a", "b"],
-        "right first answers 10% to 30%": ["d"],
-        "right first answers 0.1% to 0.3%, that check themselves": ["b"],
-        "right first answers 0.1% to 0.3%, that do not": ["a"],
-        "repairs 30% to 50%": ["a", "b", "c", "d"],
+        checking: ["b", "c", "d"],
+        f"{checking}, under 0.1% right": ["c"],
+        f"{checking}, 0.1% to 0.3% right": ["b"],
+        f"{checking}, 10% to 30% right": ["d"],
+        f"{checking}, repairs 30% to 50%": ["b", "c", "d"],
+        "first answers do not": ["a"],
+        "first answers do not, 0.1% to 0.3% right": ["a"],
+        "the rule says likely": ["b", "c", "d"],
+        "the rule says unlikely": ["a"],
     }
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from map_points import Point
 from map_rule import HeldOut, fit, leave_one_out, said, score
 
-from scrpo_cli.evaluation.advice import LIKELY, Rule, conditions
+from scrpo_cli.evaluation.advice import LIKELY, UNDECIDED, UNLIKELY, Rule, conditions
 from scrpo_cli.evaluation.paired import flip_signs, holm
 from scrpo_cli.evaluation.stats import difference_estimate
 from scrpo_cli.numbers import NOTHING, estimate, p_value, percent, percents, points
@@ -25,6 +25,7 @@ TRUTHS = {None: "open", LIKELY: "ahead"}
 """Of a point's truth; the third is `behind`."""
 
 
+VERDICTS = (LIKELY, UNLIKELY, UNDECIDED)
 BASES, REPAIRS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3), (0.1, 0.3, 0.5)
 """Where regions of the map end: of right first answers, and of repaired errors."""
 
@@ -88,16 +89,18 @@ def pairs_of(cells: Sequence[Point]) -> list[float]:
 
 
 def regions(cells: Sequence[Point]) -> list[tuple[str, list[Point]]]:
-    """By base rate, by whether first answers check themselves at each of them, and by repair rate; none is empty."""
-    base = {name: between(cells, "first", low, high) for name, low, high in bands(BASES)}
-    found = {f"right first answers {name}": own for name, own in base.items()}
-    for name, own in base.items():
-        holding = [holds(cell) for cell in own]
-        if len(set(holding)) > 1:
-            for held, words in ((True, "that check themselves"), (False, "that do not")):
-                found[f"right first answers {name}, {words}"] = [c for c, h in zip(own, holding) if h is held]
-    found |= {f"repairs {name}": between(cells, "reflection", low, high) for name, low, high in bands(REPAIRS)}
-    return [(name, own) for name, own in {"all cells": [*cells], **found}.items() if own]
+    """All cells; those whose first answers check themselves and those whose do not, each by base rate, the former also
+    by repair rate; and by what the rule says. None is empty.
+    """
+    sides = {"first answers check themselves": True, "first answers do not": False}
+    found = {"all cells": [*cells]}
+    for side, held in sides.items():
+        own = found[side] = [cell for cell in cells if holds(cell) is held]
+        found |= {f"{side}, {name} right": between(own, "first", low, high) for name, low, high in bands(BASES)}
+        if held:
+            found |= {f"{side}, repairs {name}": between(own, "reflection", *ends) for name, *ends in bands(REPAIRS)}
+    found |= {f"the rule says {word}": [c for c in cells if said(c, Rule()) == word] for word in VERDICTS}
+    return [(name, own) for name, own in found.items() if own]
 
 
 def bands(ends: Sequence[float]) -> list[tuple[str, float, float]]:
