@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from processes import ENVIRONMENT, UNSET, Outcome, run_scrpo, start_server
 
+os.environ.pop("PYTHONUNBUFFERED", None)  # what a process printed and did not flush is lost to users, so also here
+
 
 @pytest.fixture(scope="session")
 def scrpo_server() -> None:

@@ -106,8 +106,9 @@ def leaving() -> list[int]:
     def leave() -> None:
         if decided and os.getpid() == process:  # not in a fork
             with suppress(OSError):  # Python says so
-                sys.stdout.flush()
-                sys.stderr.flush()
+                for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):  # ours, and Python's own
+                    if stream is not None:
+                        stream.flush()
                 os._exit(decided[0])
 
     atexit.register(leave)

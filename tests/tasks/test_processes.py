@@ -14,12 +14,12 @@ import pytest
 
 SECONDS = 60
 PARENT = """
-import os, signal, sys, time
+import functools, os, signal, sys, time
 from scrpo_cli.tasks.processes import KillableProcesses
 if __name__ == "__main__":
     for signum in (signal.SIGINT, signal.SIGHUP):
         signal.signal(signum, lambda *_: None)
-    workers = KillableProcesses(1, 600.0, print, ("started",))
+    workers = KillableProcesses(1, 600.0, functools.partial(print, flush=True), ("started",))
     print(workers.map(time.sleep, [(float(sys.argv[1]),)], ""), flush=True)
     workers.close()
 """
