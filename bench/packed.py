@@ -53,7 +53,7 @@ def measured(arms: int, rounds: int) -> dict[str, list[float]]:
 
 
 def grid(found: dict[str, Any], arms: int) -> Grid:
-    rows = [[name, shown(row, 1)] for name, row in found.items()]
+    rows = [[name, shown(row, 2)] for name, row in found.items()]
     return Grid(f"{arms} arms of the tiny world, seconds, medians (quartiles)", ["runs", "seconds"], rows)
 
 
