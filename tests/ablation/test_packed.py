@@ -14,8 +14,10 @@ from ablation_fakes import runs_in
 
 from scrpo_cli.ablation.executors.base import Finished, Job
 from scrpo_cli.ablation.executors.packed import PackedExecutor
+from scrpo_cli.ablation.sweep import start_sweep
+from scrpo_cli.cli.ablate import Varied
 from scrpo_cli.pool.db import Database
-from scrpo_cli.pool.queries import attempts_of, steps_of
+from scrpo_cli.pool.queries import attempts_of, list_runs, steps_of
 from scrpo_cli.recipe.load import load_recipe
 from scrpo_cli.rollout.base import RowKey, Sampling
 from scrpo_cli.threads import Turn
@@ -81,6 +83,49 @@ def test_what_cannot_be_packed_is_refused_before_anything_runs(scrpo, tmp_path):
         assert (code, answer["error"]["exit_code"]) == (2, 2), options
         assert where in answer["error"]["where"], answer
     assert not [r for r in runs_in(tmp_path) if r.arm]
+
+
+def sweeps_in(tmp_path):
+    with Database.open(str(tmp_path / "scrpo.db")) as database:
+        return [row.id for row in list_runs(database) if row.command == "ablate"]
+
+
+def test_a_refused_sweep_leaves_nothing(scrpo, tmp_path):
+    code, _, err = scrpo("ablate --executor packed --vary model.lora.r=4,8")
+    assert code == 2, err
+    assert sweeps_in(tmp_path) == []
+
+
+def refused(scrpo, options):
+    """Where a command line is refused, before it has started a run."""
+    code, answer, err = scrpo(f"ablate {options} --executor packed")
+    assert code == 2, err
+    return answer["error"]["where"]
+
+
+@pytest.fixture
+def interrupted_sweep(tmp_path):
+    """The id of a sweep that has started no run yet."""
+
+    def make(*words):
+        arms = Varied((), "5,never", (), words, matched="seconds" if words else "tokens")
+        with Database.open(str(tmp_path / "scrpo.db")) as database:
+            return start_sweep(database, arms.arms(None), 1, match=arms.match).id
+
+    return make
+
+
+def test_a_sweep_matched_by_seconds_is_not_packed_later_either(scrpo, interrupted_sweep, tmp_path):
+    sweep = interrupted_sweep("optim.max_seconds=5")
+    assert refused(scrpo, f"--resume {sweep}") == "--match seconds"
+    assert not runs_in(tmp_path)
+
+
+def test_what_is_added_to_a_packed_sweep_has_to_fit(scrpo, interrupted_sweep, tmp_path):
+    sweep = interrupted_sweep()
+    where = refused(scrpo, f"--extend {sweep} --recipe tiny --set rollout.engine=vllm_server --reflect-every 7")
+    assert where == "rollout.engine: 'auto' and 'vllm_server'"
+    assert not runs_in(tmp_path)
 
 
 def job(tmp_path, name, *arguments):

@@ -262,10 +262,12 @@ def ablate(
     arms = asked.arms if asked else [] if resume or tune or race or fork_from else varied.arms(extend)
     if arms and extend is None:
         question.check([arm.name for arm in arms])
+    trials = settings.trials if settings else arms
+    place.check_arms(trials, match)
     if dry_run:
         count = seeds or DEFAULT_SEEDS
         runs = (settings.seeds, settings.seeds) if settings else asked.study.runs if asked else (count, count)
-        show_cost(settings.trials if settings else arms, runs, place.at_once, measure, output)
+        show_cost(trials, runs, place.at_once, measure, output)
         return
     with Database.open(db, create=ref is None and race is None and fork_from is None) as database:
         check_trainings(database, [arm.recipe for arm in arms])
@@ -284,6 +286,7 @@ def ablate(
             sweep = start_sweep(database, arms, seeds or DEFAULT_SEEDS, match=varied.match)
         if own_files:
             sweep = with_own_files(sweep)
+        place.check_arms([*sweep.arms, *arms], sweep.match.name)
         more = (arms, seeds) if extend is not None else None
         report = run_sweep(database, sweep, more, question, place.executor(sweep, output), db, output)
     if report:
@@ -347,13 +350,21 @@ class Place:
             raise UserError(what, "--executor", f"`pip install 'scrpo-cli[{self.name}]'` brings it.")
         if self.name == "packed":
             refuse_idle(context, {}, {"--executor": (("--gpus-per-run",), "packed runs share one process")})
-            if given_options(context).get("--match") == "seconds":
-                what = "Packed runs are not matched by seconds: what one has sampled, another may have for nothing."
-                raise UserError(what, "--match seconds", "Match tokens or steps, or take another executor.")
         if self.name == "local":
             from scrpo_cli.ablation.executors.local import gpu_slots
 
             gpu_slots(self.gpus_per_run, self.jobs)
+
+    def check_arms(self, arms: Sequence[Arm], match: str) -> None:
+        """UserError where these arms cannot run here."""
+        if self.name != "packed":
+            return
+        from scrpo_cli.recipe.shared import check_packed
+
+        if match == "seconds":
+            what = "Packed runs are not matched by seconds: what one has sampled, another may have for nothing."
+            raise UserError(what, "--match seconds", "Match tokens or steps, or take another executor.")
+        check_packed([arm.recipe for arm in arms])
 
     @property
     def at_once(self) -> int:
@@ -365,9 +376,7 @@ class Place:
 
         if self.name == "packed":
             from scrpo_cli.ablation.executors.packed import PackedExecutor
-            from scrpo_cli.recipe.shared import check_packed
 
-            check_packed([arm.recipe for arm in sweep.arms])
             return PackedExecutor(sweep.directory / "packed", self.jobs)
         program = program_of(self.gpus_per_run)
         if self.name == "slurm":

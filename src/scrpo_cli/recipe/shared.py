@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 from scrpo_cli.errors import UserError, shown
@@ -32,8 +33,8 @@ def benchmark_of(recipe: Recipe) -> dict[str, Any] | None:
 
 def check_packed(recipes: Sequence[Recipe]) -> None:
     """UserError where runs under them cannot share one base model and one engine in a process."""
-    first, *others = [_packed_keys(recipe) for recipe in recipes]
-    for other in others:
+    keys = [_packed_keys(recipe) for recipe in recipes]
+    for first, other in pairwise(keys):
         for key in sorted(first.keys() | other.keys()):
             if first.get(key) != other.get(key):
                 where = f"{key}: {shown(first.get(key))} and {shown(other.get(key))}"

@@ -97,20 +97,11 @@ class Engine(Protocol):
 
 
 class Around:
-    """An engine that does what the `inner` one does, but for what a subclass changes."""
+    """What an engine has that samples in another way than the `inner` one, and leaves all else to it."""
 
     def __init__(self, inner: Engine) -> None:
         self.inner = inner
         self.name, self.has_own_weights = inner.name, inner.has_own_weights
-
-    def generate(
-        self,
-        prompts: Sequence[Sequence[int]],
-        sampling: Sampling,
-        keys: Sequence[RowKey],
-        finished: Finished = lambda found: None,
-    ) -> list[Completion]:
-        return self.inner.generate(prompts, sampling, keys, finished)
 
     def score(self, rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[np.ndarray]:
         return self.inner.score(rows)

@@ -305,6 +305,7 @@ def load_policy(cfg: ModelConfig, seed: int) -> Policy:
 
 
 def load_base(cfg: ModelConfig) -> Base:
+    """The base model, checked and on its device, with its tokenizer; policies are put over it."""
     check_threads(cfg)
     tokenizer = load_tokenizer(cfg)
     base = load_base_model(cfg)
