@@ -1,17 +1,18 @@
-"""Run the shipped studies, and write their page.
+"""Run the shipped studies and the audits of the embedded models, and write their page.
 
     python tools/studies.py run --db studies.db --jobs 2 --minutes 60      # again and again, until all are told
     python tools/studies.py show --db studies.db -o docs/results/studies.md
 
---only NAME (repeat) takes some of them. `show` fills the tables `STUDY-claims`, `STUDY-first-answers` and so on between
-`<!-- begin table NAME -->` and `<!-- end table NAME -->` of a page, from the database alone.
+--only NAME (repeat) takes some of them. `show` fills the tables `STUDY-claims`, `STUDY-first-answers`, `AUDIT-caused`
+and so on between `<!-- begin table NAME -->` and `<!-- end table NAME -->` of a page, from the database alone.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -27,21 +28,28 @@ from scrpo_cli.ablation.sweep import COMMAND, Sweep, find_sweep
 from scrpo_cli.ablation.table import read_result
 from scrpo_cli.errors import RunError, UserError, nearest
 from scrpo_cli.pool.db import Database
+from scrpo_cli.pool.models import RunRow
 from scrpo_cli.pool.queries import list_runs, resolve_run
 from scrpo_cli.recipe.load import STUDIES, shipped_studies
+from scrpo_cli.report.tables import audited, markdown
 from scrpo_cli.signals import interrupting
+
+AUDITS = {"audit-think": "think", "audit-tiny": "tiny"}
+"""Their names with the recipe of each."""
+PROBLEMS = 128
+"""First answers of each audit are to so many."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
 
     def work() -> None:
-        studies = chosen(options.only)
+        names = chosen(options.only)
         if options.action == "run":
             with interrupting():
-                run(studies, options.db, options.jobs, options.minutes, LocalExecutor(say=print))
+                run(names, options.db, options.jobs, options.minutes, LocalExecutor(say=print))
         else:
-            show(studies, options.db, options.output)
+            show(names, options.db, options.output)
 
     return reported(work)
 
@@ -53,55 +61,82 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return whole.parse_args(arguments)
 
 
-def chosen(only: Sequence[str]) -> dict[str, Path]:
+def studies() -> dict[str, Path]:
     """The files of the studies by their names, without `studies/`."""
-    shipped = {name.removeprefix(STUDIES): path for name, path in shipped_studies().items()}
-    if unknown := [name for name in only if name not in shipped]:
-        fix = f"{nearest(unknown[0], shipped)} They are {', '.join(shipped)}.".strip()
-        raise UserError(f"There is no study '{unknown[0]}'", "--only", fix)
-    return {name: path for name, path in shipped.items() if name in (only or shipped)}
+    return {name.removeprefix(STUDIES): path for name, path in shipped_studies().items()}
 
 
-def run(studies: Mapping[str, Path], db: str, jobs: int, minutes: float, executor: Executor) -> None:
+def chosen(only: Sequence[str]) -> list[str]:
+    """The names of studies and audits that are meant, in their own order."""
+    names = [*studies(), *AUDITS]
+    if unknown := [name for name in only if name not in names]:
+        fix = f"{nearest(unknown[0], names)} They are {', '.join(names)}.".strip()
+        raise UserError(f"There is no study or audit '{unknown[0]}'", "--only", fix)
+    return [name for name in names if name in (only or names)]
+
+
+def run(names: Sequence[str], db: str, jobs: int, minutes: float, executor: Executor) -> None:
     with Database.open(db) as database:
         logs = database.home / "studies"
-    parts = [Part(name, partial(to_do, db, name, path, jobs)) for name, path in studies.items()]
+    parts = [Part(name, partial(to_do, db, name, jobs)) for name in names]
     sit(parts, ("study", "studies"), logs, db, minutes, executor)
 
 
-def to_do(db: str, name: str, path: Path, jobs: int) -> list[list[str]]:
-    """The `scrpo` command that tells a study; none where it is told."""
-    at_a_time = ["--jobs", str(jobs)]
+def to_do(db: str, name: str, jobs: int) -> list[list[str]]:
+    """The `scrpo` command that completes a study or an audit; none where it is complete."""
     with Database.open(db) as database:
-        sweep = sweep_of(database, path)
-        if sweep is None:
-            return [[COMMAND, "--study", f"{STUDIES}{name}", *at_a_time]]
-        done = resolve_run(database, sweep.id).status == "done"
-    return [] if done else [[COMMAND, "--resume", sweep.id, *at_a_time]]
+        if name in AUDITS:
+            run = audit_of(database, name)
+            new = ["audit", "--recipe", AUDITS[name], "--problems", str(PROBLEMS)]
+            again = ["audit", "--resume", run.id] if run else []
+        else:
+            sweep = sweep_of(database, name)
+            run = resolve_run(database, sweep.id) if sweep else None
+            new = [COMMAND, "--study", f"{STUDIES}{name}", "--jobs", str(jobs)]
+            again = [COMMAND, "--resume", run.id, "--jobs", str(jobs)] if run else []
+    return [] if run and run.status == "done" else [again or new]
 
 
-def sweep_of(db: Database, path: Path) -> Sweep | None:
+def sweep_of(db: Database, name: str) -> Sweep | None:
     """The newest sweep of the study as its file is now: one that was changed is another study."""
-    study = read_study(path)
+    study = read_study(studies()[name])
     sweeps = (find_sweep(db, row.id) for row in list_runs(db) if row.command == COMMAND)
     return next((sweep for sweep in sweeps if sweep.study == study), None)
 
 
-def show(studies: Mapping[str, Path], db: str, output: Path) -> None:
+def audit_of(db: Database, name: str) -> RunRow | None:
+    """The newest audit of its recipe with as many problems."""
+    audits = (row for row in list_runs(db) if row.command == "audit" and row.recipe_name == AUDITS[name])
+    return next((row for row in audits if json.loads(row.summary_json)["problems"] == PROBLEMS), None)
+
+
+def show(names: Sequence[str], db: str, output: Path) -> None:
     page, written = read_page(output), []
     with Database.open(db, create=False) as database:
-        for name, path in studies.items():
-            sweep = sweep_of(database, path)
-            result = read_result(database, [sweep], Question())[0] if sweep else None
-            if result is None:
+        for name in names:
+            tables = audit_tables(database, name) if name in AUDITS else study_tables(database, name)
+            if not tables:
                 print(f"missing: {name}", file=sys.stderr)
                 continue
-            page, names = fill(page, tables_of(result), f"{name}-")
-            written += names
+            page, filled = fill(page, tables, f"{name}-")
+            written += filled
     if not written:
         raise RunError("No study has a result yet", db, "`run` them first, against the same database.")
     output.write_text(page, encoding="utf-8")
     print(f"{output}: {', '.join(written)}")
+
+
+def study_tables(db: Database, name: str) -> dict[str, str]:
+    sweep = sweep_of(db, name)
+    result = read_result(db, [sweep], Question())[0] if sweep else None
+    return tables_of(result) if result else {}
+
+
+def audit_tables(db: Database, name: str) -> dict[str, str]:
+    run = audit_of(db, name)
+    if run is None or run.status != "done":
+        return {}
+    return {sheet.name: markdown(sheet) for sheet in audited(json.loads(run.summary_json))}
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ from ablation_fakes import runs_in
 from scrpo_cli.ablation.executors.base import Finished
 from scrpo_cli.cli.app import main as scrpo_main
 from scrpo_cli.errors import RunError, UserError
+from scrpo_cli.pool.db import Database
+from scrpo_cli.pool.queries import finish_run, list_runs
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "studies.py"
 STUDY = """
@@ -46,6 +48,7 @@ def studies(tool, tmp_path, monkeypatch):
     for name in ("first", "second"):
         found[name] = tmp_path / f"{name}.yaml"
         found[name].write_text(STUDY.replace("one better", f"one better ({name})"))
+    monkeypatch.setattr(tool, "AUDITS", {})
     monkeypatch.setattr(tool, "shipped_studies", lambda: {f"studies/{name}": path for name, path in found.items()})
     return found
 
@@ -104,6 +107,25 @@ def test_the_page(tool, studies, executor, tmp_path, capsys):
 
 
 def test_no_such_study(tool, studies):
-    with pytest.raises(UserError, match="There is no study 'frist'") as refused:
+    with pytest.raises(UserError, match="There is no study or audit 'frist'") as refused:
         tool.chosen(["frist"])
     assert "first" in refused.value.fix
+
+
+def test_an_audit_is_taken_up_again_and_told(tool, studies, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(tool, "AUDITS", {"audit-tiny": "tiny"})
+    monkeypatch.setattr(tool, "PROBLEMS", 6)
+    here, names = InProcess({}), tool.chosen(["audit-tiny"])
+    tool.run(names, "scrpo.db", 1, 60, here)
+    with Database.open("scrpo.db") as database:
+        (row,) = list_runs(database)
+        finish_run(database, row.id, "interrupted", {"problems": 6})
+    tool.run(names, "scrpo.db", 1, 60, here)
+    assert [words[1] for words in here.seen] == ["--recipe", "--resume"]
+    tool.run(names, "scrpo.db", 1, 60, here)
+    assert len(here.seen) == 2
+    page = tmp_path / "page.md"
+    page.write_text("<!-- begin table audit-tiny-caused -->\n<!-- end table audit-tiny-caused -->\n")
+    assert tool.main(["show", "--db", "scrpo.db", "-o", str(page), "--only", "audit-tiny"]) == 0
+    (row,) = [line for line in page.read_text().splitlines() if line.startswith("| again - own")]
+    assert row.split(" | ")[1].startswith(("+", "-", "0"))

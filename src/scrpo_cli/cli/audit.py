@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -21,9 +20,6 @@ from scrpo_cli.cli.common import (
 )
 from scrpo_cli.numbers import LARGEST
 from scrpo_cli.tracking.activity import LIBRARIES, now
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
 
 
 def audit(
@@ -55,27 +51,7 @@ def audit(
     with start as run:
         now().stage(f"run {run.run_id}: {LIBRARIES}")
         from scrpo_cli.jobs.audit import sample_and_audit
+        from scrpo_cli.report.tables import audited, terminal
 
         run.summary |= sample_and_audit(database, run, output.say)
-    output.result(run.summary, *closing(run.summary))
-
-
-def closing(found: Mapping[str, Any]) -> Iterator[RenderableType]:
-    """A row for each condition, and one for each pair of them."""
-    from scrpo_cli.evaluation.audit import COMPARED, CONDITIONS
-    from scrpo_cli.layout import Column, Prose, Table
-    from scrpo_cli.numbers import change, estimate, p_value
-
-    title = f"one error of each of {found['errors']} problems; 95% intervals, clustered by problem"
-    table = Table(Column("corrected with", "words"), "right", "tokens", "right per 1,000 tokens", title=title)
-    for name, number in found["conditions"].items():
-        tokens, per = f"{number['tokens']:.0f}", f"{number['per_1000_tokens']:.2f}"
-        table.add_row(f"{name}: {CONDITIONS[name]}", estimate(number["right"]), tokens, per)
-    yield table
-    yield Prose("")
-    pairs = Table("less", "points", "p, corrected", Column("", "words"))
-    for row in found["compared"]:
-        pair = row["first"], row["second"]
-        words = COMPARED[pair] if row["told"] else f"cannot be told: {COMPARED[pair]}"
-        pairs.add_row(f"{pair[0]} - {pair[1]}", change(row), p_value(row["p_holm"]), words)
-    yield pairs
+    output.result(run.summary, *map(terminal, audited(run.summary)))

@@ -4,7 +4,7 @@ bought, warning signs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -13,8 +13,9 @@ from scrpo_cli.ablation.curves import Reached
 from scrpo_cli.ablation.study import Judged
 from scrpo_cli.ablation.table import ArmResult, Scores, SweepResult
 from scrpo_cli.ablation.tuning import Trial
+from scrpo_cli.evaluation.audit import COMPARED, CONDITIONS
 from scrpo_cli.evaluation.sequential import MOST
-from scrpo_cli.layout import Prose, Table
+from scrpo_cli.layout import Column, Prose, Table
 from scrpo_cli.numbers import NOTHING, change, estimate, in_points, p_equals, p_value, percents, point_interval, points
 
 if TYPE_CHECKING:
@@ -27,14 +28,15 @@ TUNING, PAIRS = "tuning", "pairs"
 
 @dataclass(frozen=True)
 class Sheet:
-    """A table by columns. `page_only` columns are left out on a terminal, which has 80 characters; `notes` stand below
-    it on a page.
+    """A table by columns. On a terminal, which has 80 characters, `page_only` columns are left out and those of `words`
+    may break between words; `notes` stand below it on a page.
     """
 
     name: str
     title: str
     columns: dict[str, list[str]]
     page_only: Sequence[str] = ()
+    words: Sequence[str] = ()
     notes: Sequence[str] = field(default_factory=tuple)
 
     def rows(self, columns: Iterable[str]) -> Iterable[tuple[str, ...]]:
@@ -47,7 +49,7 @@ def terminal(sheet: Sheet) -> Group:
     from rich.text import Text
 
     shown = [name for name in sheet.columns if name not in sheet.page_only]
-    table = Table(*shown)
+    table = Table(*(Column(name, "words") if name in sheet.words else name for name in shown))
     for row in sheet.rows(shown):
         table.add_row(*row)
     return Group(Prose(f"{sheet.title}:"), table, Text())
@@ -334,3 +336,26 @@ CORRECTED: dict[str, Callable[[dict[str, Any]], str]] = {
     "verdict": lambda number: number["verdict"],
 }
 """Columns of a paired difference; what is corrected is so for the number of comparisons of its kind (Holm)."""
+
+
+def audited(found: Mapping[str, Any]) -> list[Sheet]:
+    """What an audit found (`evaluation.audit.audit`): a row for each condition, and one for each pair of them."""
+    numbers, title = found["conditions"], f"one error of each of {found['errors']} problems; 95% intervals by problem"
+    conditions = {
+        "corrected with": [f"{name}: {CONDITIONS[name]}" for name in numbers],
+        "right": [estimate(number["right"]) for number in numbers.values()],
+        "tokens": [f"{number['tokens']:.0f}" for number in numbers.values()],
+        "right per 1,000 tokens": [f"{number['per_1000_tokens']:.2f}" for number in numbers.values()],
+    }
+    rows = found["compared"]
+    words = [COMPARED[row["first"], row["second"]] for row in rows]
+    pairs = {
+        "less": [f"{row['first']} - {row['second']}" for row in rows],
+        "points": [change(row) for row in rows],
+        "p, corrected": [p_value(row["p_holm"]) for row in rows],
+        "of": [said if row["told"] else f"cannot be told: {said}" for row, said in zip(rows, words, strict=True)],
+    }
+    return [
+        Sheet("conditions", title, conditions, words=["corrected with"]),
+        Sheet("caused", "the first condition less the second, in points", pairs, words=["of"]),
+    ]
