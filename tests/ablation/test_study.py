@@ -128,6 +128,17 @@ def test_the_result_says_it_in_words_and_a_table(scrpo, executor, tmp_path, stud
     assert findings(result)[0].startswith("first answers: other - one >= 2: yes. +")
 
 
+def test_arms_are_compared_with_what_the_claims_are_over(scrpo, executor, study):
+    study(("arm: other, over: one", "arm: one, over: other"))
+    executor(after={"one": 0.4, "other": 0.7})
+    code, answer, err = scrpo("ablate --study study.yaml")
+    assert code == 0, err
+    assert answer["reference"] == "other"
+    compared = {arm["arm"]: arm["difference"] for arm in answer["arms"]}
+    assert compared["other"] is None
+    assert compared["one"]["difference"] < 0
+
+
 def rows(differences):
     """Runs of two arms: 40 problems, of which the second arm solves so many more, by seed."""
     found = []

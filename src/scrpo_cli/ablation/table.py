@@ -133,7 +133,8 @@ def tabulate(
     study: Study | None = None,
     unit: str = TOKENS.unit,
 ) -> SweepResult:
-    """The result of the runs that finished; `arms` gives the order, arms without a finished run are noted.
+    """The result of the runs that finished; `arms` gives the order, arms without a finished run are noted. A study
+    compares with the arm that its first claim is over, unless the question says otherwise.
 
     Raises RunError when the runs have no evaluated problem in common, UserError for a question about other arms.
     """
@@ -141,6 +142,8 @@ def tabulate(
     by_arm = {arm: sorted((o for o in outcomes if o.arm == arm), key=lambda o: o.seed) for arm in arms}
     present = [arm for arm in arms if by_arm[arm]]
     question = question or Question()
+    if study and not question.against:
+        question = replace(question, against=study.claims[0].over)
     reference, pairs = question.reference(arms), _compared(by_arm, problems, question)
     of_arms = {pair.arm: pair for pair in pairs if pair.against == reference}
     results = [_arm_result(by_arm[arm], of_arms.get(arm), problems) for arm in present]
