@@ -3,8 +3,9 @@
     python tools/studies.py run --db studies.db --jobs 2 --minutes 60      # again and again, until all are told
     python tools/studies.py show --db studies.db -o docs/results/studies.md
 
---only NAME (repeat) takes some of them. `show` fills the tables `STUDY-claims`, `STUDY-first-answers`, `AUDIT-caused`
-and so on between `<!-- begin table NAME -->` and `<!-- end table NAME -->` of a page, from the database alone.
+--only NAME (repeat) takes some of them. `show` fills the tables `overview`, `STUDY-claims`, `STUDY-first-answers`,
+`AUDIT-caused` and so on between `<!-- begin table NAME -->` and `<!-- end table NAME -->` of a page, from the database
+alone; `overview` has all studies in any case.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -25,13 +26,14 @@ from scrpo_cli.ablation.executors.base import Executor
 from scrpo_cli.ablation.executors.local import LocalExecutor
 from scrpo_cli.ablation.study import read_study
 from scrpo_cli.ablation.sweep import COMMAND, Sweep, find_sweep
-from scrpo_cli.ablation.table import read_result
+from scrpo_cli.ablation.table import SweepResult, read_result
 from scrpo_cli.errors import RunError, UserError, nearest
+from scrpo_cli.numbers import points
 from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.models import RunRow
 from scrpo_cli.pool.queries import list_runs, resolve_run
 from scrpo_cli.recipe.load import STUDIES, shipped_studies
-from scrpo_cli.report.tables import audited, markdown
+from scrpo_cli.report.tables import Sheet, audited, markdown
 from scrpo_cli.signals import interrupting
 
 AUDITS = {"audit-think": "think", "audit-tiny": "tiny"}
@@ -111,29 +113,41 @@ def audit_of(db: Database, name: str) -> RunRow | None:
 
 
 def show(names: Sequence[str], db: str, output: Path) -> None:
-    page, written = read_page(output), []
+    page, tables = read_page(output), {}
     with Database.open(db, create=False) as database:
+        told = {name: result for name in studies() if (result := study_result(database, name))}
         for name in names:
-            tables = audit_tables(database, name) if name in AUDITS else study_tables(database, name)
-            if not tables:
+            found = tables_of(told[name]) if name in told else audit_tables(database, name)
+            tables |= {f"{name}-{table}": text for table, text in found.items()}
+            if not found:
                 print(f"missing: {name}", file=sys.stderr)
-                continue
-            page, filled = fill(page, tables, f"{name}-")
-            written += filled
-    if not written:
+    if not tables:
         raise RunError("No study has a result yet", db, "`run` them first, against the same database.")
+    page, written = fill(page, tables | {"overview": overview(told)})
     output.write_text(page, encoding="utf-8")
     print(f"{output}: {', '.join(written)}")
 
 
-def study_tables(db: Database, name: str) -> dict[str, str]:
+def study_result(db: Database, name: str) -> SweepResult | None:
     sweep = sweep_of(db, name)
-    result = read_result(db, [sweep], Question())[0] if sweep else None
-    return tables_of(result) if result else {}
+    return read_result(db, [sweep], Question())[0] if sweep else None
+
+
+def overview(told: Mapping[str, SweepResult]) -> str:
+    """A row for each claim."""
+    rows = [(name, claim) for name, result in told.items() for claim in result.claims]
+    columns = {
+        "study": [f"[{name}](#{name})" for name, _ in rows],
+        "claim": [claim.claim for _, claim in rows],
+        "verdict": [claim.verdict for _, claim in rows],
+        "difference": [points(claim.difference, claim.interval) for _, claim in rows],
+        "seeds": [str(len(claim.seeds)) for _, claim in rows],
+    }
+    return markdown(Sheet("overview", "all claims, in points, with the confidence sequence of each study", columns))
 
 
 def audit_tables(db: Database, name: str) -> dict[str, str]:
-    run = audit_of(db, name)
+    run = audit_of(db, name) if name in AUDITS else None
     if run is None or run.status != "done":
         return {}
     return {sheet.name: markdown(sheet) for sheet in audited(json.loads(run.summary_json))}

@@ -93,7 +93,8 @@ def test_the_page(tool, studies, executor, tmp_path, capsys):
     executor(after=AHEAD)
     tool.run(tool.chosen(["second"]), "scrpo.db", 1, 60, InProcess(studies))
     page = tmp_path / "page.md"
-    page.write_text("Prose.\n<!-- begin table second-claims -->\n<!-- end table second-claims -->\n")
+    names = ("overview", "second-claims")
+    page.write_text("Prose.\n" + "".join(f"<!-- begin table {n} -->\n<!-- end table {n} -->\n" for n in names))
     capsys.readouterr()
     assert tool.main(["show", "--db", "scrpo.db", "-o", str(page)]) == 0
     out, err = capsys.readouterr()
@@ -104,6 +105,8 @@ def test_the_page(tool, studies, executor, tmp_path, capsys):
     (row,) = [line.split(" | ") for line in page.read_text().splitlines() if line.startswith("| first answers: one")]
     assert row[1] == claim["verdict"]
     assert row[2].startswith("+5")
+    (row,) = [line.split(" | ") for line in page.read_text().splitlines() if line.startswith("| [second](#second)")]
+    assert row[2] == claim["verdict"]
 
 
 def test_no_such_study(tool, studies):
