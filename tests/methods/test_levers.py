@@ -279,10 +279,11 @@ def test_the_trigger_by_signal_goes_on_from_a_checkpoint(reflections):
         assert head + life(second, 20 - stop, reflections, start=stop) == undisturbed
 
 
-def test_a_trigger_that_nobody_asks_is_refused():
-    with pytest.raises(ValueError, match="reflect_every: 5 says when to reflect"):
-        ScrpoConfig(reflect_every=5, trigger={"mode": "signal"})
-    ScrpoConfig(reflect_every="never", trigger={"mode": "signal"})
+@pytest.mark.parametrize("mode", ["signal", "ratio"])
+def test_a_trigger_that_nobody_asks_is_refused(mode):
+    with pytest.raises(ValueError, match=f"reflect_every: 5 says when to reflect, and method.trigger.mode: {mode}"):
+        ScrpoConfig(reflect_every=5, trigger={"mode": mode})
+    ScrpoConfig(reflect_every="never", trigger={"mode": mode})
 
 
 # -- replay -----------------------------------------------------------------------------------------------------------

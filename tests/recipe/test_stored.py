@@ -57,6 +57,10 @@ def test_what_is_written_now_is_read_back() -> None:
             {"method": {"trigger": {"mode": "pool_size", "n": 7}, "reflect_every": 5}},
             lambda r: r.method.reflect_every == 5,
         ),
+        (
+            {"method": {"trigger": {"mode": "ratio", "n": 7}, "reflect_every": 5}},
+            lambda r: (r.method.reflect_every, r.method.trigger.mode) == (5, "pool_size"),
+        ),
     ],
 )
 def test_words_of_earlier_versions_are_read(sections, read) -> None:

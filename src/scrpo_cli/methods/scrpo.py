@@ -198,8 +198,9 @@ class ScrpoConfig(MethodConfig):
 
     @model_validator(mode="after")
     def _the_trigger_is_asked(self) -> ScrpoConfig:
-        if self.trigger.mode == "signal" and isinstance(self.reflect_every, int):
-            what = f"method.reflect_every: {self.reflect_every} says when to reflect, and method.trigger.mode: signal"
+        mode = self.trigger.mode
+        if mode != "pool_size" and isinstance(self.reflect_every, int):
+            what = f"method.reflect_every: {self.reflect_every} says when to reflect, and method.trigger.mode: {mode}"
             raise ValueError(f"{what} is not asked; set method.reflect_every to null, or leave out the trigger")
         return self
 

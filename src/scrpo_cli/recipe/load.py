@@ -112,6 +112,8 @@ def _renewed(data: dict[str, Any]) -> dict[str, Any]:
     if every is not None:  # `reflect_every` says it now, and said it before where it was given
         method["reflect_every"] = method.get("reflect_every") or every
         del trigger["mode"]
+    if trigger.get("mode") == "ratio" and isinstance(method.get("reflect_every"), int):
+        del trigger["mode"]  # it was not asked, and such recipes are refused now
     return data
 
 
