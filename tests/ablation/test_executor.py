@@ -8,8 +8,9 @@ import psutil
 import pytest
 
 from scrpo_cli.ablation.executors.base import Finished, Job
-from scrpo_cli.ablation.executors.local import LocalExecutor, gpu_slots
+from scrpo_cli.ablation.executors.local import LocalExecutor, gpu_slots, runs_at_once
 from scrpo_cli.errors import UserError
+from scrpo_cli.recipe.load import load_recipe
 
 DEADLINE = 60.0
 
@@ -161,7 +162,8 @@ SEEN = "import os, sys; print(os.environ.get('CUDA_VISIBLE_DEVICES'))" + MEET
         ("0,1,2,3", (2, None), ["0,1", "2,3"], 2),
         ("4,7,9", (2, None), ["4,7"], 1),
         ("0,1", (0, 8), [], 8),
-        ("", (None, None), [], 1),
+        ("0,1", (0, None), [], 1),
+        ("", (None, None), [], None),
         ("-1", (None, 3), [], 3),
         ("GPU-8932f937,MIG-GPU-1/2/0", (1, 1), ["GPU-8932f937", "MIG-GPU-1/2/0"], 1),
     ],
@@ -176,6 +178,39 @@ def test_gpus_that_are_not_there_are_refused(monkeypatch, visible, asked):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     with pytest.raises(UserError, match="are visible"):
         gpu_slots(*asked)
+
+
+@pytest.mark.parametrize(
+    ("sets", "gib", "at_a_time"),
+    [
+        ((), 100, 6),
+        ((), 4, 2),
+        ((), 0.5, 1),
+        (("model.threads=4",), 100, 1),
+        (("model.threads=2",), 100, 3),
+        (("rollout.engine=vllm",), 100, 1),
+        (("model.name=some/model",), 100, 1),
+    ],
+)
+def test_runs_without_a_gpu_share_cores_and_memory(monkeypatch, sets, gib, at_a_time):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(6)))
+    memory = psutil.virtual_memory()._replace(available=int(gib * 2**30))
+    monkeypatch.setattr("psutil.virtual_memory", lambda: memory)
+    recipe = load_recipe("tiny", sets)
+    assert runs_at_once([recipe]) == at_a_time
+    assert runs_at_once([load_recipe("tiny"), recipe]) == at_a_time, "what fits for every arm"
+
+
+@pytest.mark.parametrize(
+    ("options", "at_a_time"), [("", 6), ("--jobs 2", 2), ("--executor packed", 1), ("--match seconds", 1)]
+)
+def test_a_dry_run_tells_how_many_run_at_a_time(monkeypatch, scrpo, options, at_a_time):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr("scrpo_cli.ablation.executors.local.runs_at_once", lambda recipes: len([*recipes]) * 3)
+    sets = "--set optim.max_seconds=5" if "seconds" in options else ""
+    code, answer, err = scrpo(f"ablate --reflect-every 5,never --dry-run {options} {sets}")
+    assert code == 0, err
+    assert answer["jobs"] == at_a_time
 
 
 def test_each_child_sees_the_gpus_of_its_slot(job, tmp_path):

@@ -116,7 +116,7 @@ JobsOption = Annotated[
         min=1,
         max=MOST_JOBS,
         metavar="N",
-        show_default="as many as there are GPUs for, else 1",
+        show_default="as many as there are GPUs, else cores and memory, for",
         help="Runs at a time.",
     ),
 ]
@@ -267,7 +267,7 @@ def ablate(
     if dry_run:
         count = seeds or DEFAULT_SEEDS
         runs = (settings.seeds, settings.seeds) if settings else asked.study.runs if asked else (count, count)
-        show_cost(trials, runs, place.at_once, measure, output)
+        show_cost(trials, runs, place.at_once(trials, match), measure, output)
         return
     with Database.open(db, create=ref is None and race is None and fork_from is None) as database:
         check_trainings(database, [arm.recipe for arm in arms])
@@ -366,10 +366,16 @@ class Place:
             raise UserError(what, "--match seconds", "Match tokens or steps, or take another executor.")
         check_packed([arm.recipe for arm in arms])
 
-    @property
-    def at_once(self) -> int:
-        """How many runs work at the same time, for what it will cost: the packed take turns."""
-        return 1 if self.name == "packed" else self.jobs or 1
+    def at_once(self, arms: Sequence[Arm], match: str) -> int:
+        """How many runs work at the same time. The packed take turns; where seconds are matched, cores are not shared
+        unless the user says so.
+        """
+        if self.name != "local":
+            return 1 if self.name == "packed" else self.jobs or 1
+        from scrpo_cli.ablation.executors.local import gpu_slots, runs_at_once
+
+        _, jobs = gpu_slots(self.gpus_per_run, self.jobs)
+        return jobs or (1 if match == "seconds" else runs_at_once(arm.recipe for arm in arms))
 
     def executor(self, sweep: Sweep, output: Output) -> Executor:
         from scrpo_cli.ablation.executors.children import program_of
@@ -391,7 +397,8 @@ class Place:
             return RayExecutor(self.ray_address, self.jobs, self.gpus_per_run, program)
         from scrpo_cli.ablation.executors.local import LocalExecutor, gpu_slots
 
-        slots, jobs = gpu_slots(self.gpus_per_run, self.jobs)
+        slots, _ = gpu_slots(self.gpus_per_run, self.jobs)
+        jobs = self.at_once(sweep.arms, sweep.match.name)
         return LocalExecutor(jobs, program, say=output.say, slots=slots)
 
 

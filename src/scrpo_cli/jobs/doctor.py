@@ -165,12 +165,11 @@ def check_cores(checkup: Checkup) -> Iterator[Check]:
     """Several threads on a tiny model collapse as soon as another process is busy: by up to a hundred times."""
     import torch
 
-    from scrpo_cli.training.policy import SMALL_MODEL, check_threads
+    from scrpo_cli.training.policy import check_threads, threads_of
 
-    check_threads(checkup.recipe.model)
-    sizes, asked = checkup.budget.sizes, checkup.recipe.model.threads
-    small = sizes is not None and sizes.parameters < SMALL_MODEL
-    threads = asked or (1 if small else torch.get_num_threads())
+    model, sizes = checkup.recipe.model, checkup.budget.sizes
+    check_threads(model)
+    threads = threads_of(model, sizes.parameters) if sizes else model.threads or torch.get_num_threads()
     load, cores = os.getloadavg()[0], os.cpu_count() or 1
     detail = f"{threads} of {cores} cores, load {load:.1f}"
     if threads > 1 and load + threads > cores + 0.5:

@@ -1,4 +1,4 @@
-"""Runs on this machine: as many at a time as it has GPUs for, or as the user says."""
+"""Runs on this machine: as many at a time as it has GPUs for, else cores and memory, or as the user says."""
 
 from __future__ import annotations
 
@@ -7,15 +7,21 @@ import shutil
 import subprocess
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+
+import psutil
 
 from scrpo_cli.ablation.executors.base import POLL_SECONDS, Finished, Job
 from scrpo_cli.ablation.executors.children import PROGRAM, ended, let_go, start, stop
 from scrpo_cli.errors import UserError
 from scrpo_cli.jobs.runs import SAVE_SECONDS
+from scrpo_cli.recipe.models import Recipe
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+PROCESS = 2**30
+"""Bytes that a run takes beside the estimate of its model's: for Python, torch and their libraries (0.4 GiB with the
+tiny model), and room."""
 
 
 @dataclass
@@ -64,8 +70,9 @@ class LocalExecutor:
             stop(running, self.save_seconds)
 
 
-def gpu_slots(gpus_per_run: int | None, jobs: int | None) -> tuple[list[str], int]:
-    """(GPUs of each slot as CUDA_VISIBLE_DEVICES, runs at a time) of this machine.
+def gpu_slots(gpus_per_run: int | None, jobs: int | None) -> tuple[list[str], int | None]:
+    """(GPUs of each slot as CUDA_VISIBLE_DEVICES, runs at a time) of this machine; no number where neither the user
+    nor a GPU says one.
 
     Without a number of GPUs a run it is 1 where there are any; 0 lets all runs see all. UserError where fewer are here
     than are asked for: runs that share a GPU without being told to are slow or out of memory.
@@ -73,13 +80,30 @@ def gpu_slots(gpus_per_run: int | None, jobs: int | None) -> tuple[list[str], in
     devices = visible_gpus()
     each = (1 if devices else 0) if gpus_per_run is None else gpus_per_run
     if each == 0:
-        return [], jobs or 1
+        return [], jobs or (1 if devices else None)
     slots = [",".join(devices[i : i + each]) for i in range(0, len(devices) - each + 1, each)]
     if len(slots) < (jobs or 1):
         wanted = f"{jobs or 1} runs at a time with {each} GPUs each, and {len(devices)} are visible"
         fix = "Lower --jobs or --gpus-per-run; --gpus-per-run 0 lets runs share them."
         raise UserError(wanted, f"--jobs {jobs or 1} --gpus-per-run {each}", fix)
     return slots, jobs or len(slots)
+
+
+def runs_at_once(recipes: Iterable[Recipe]) -> int:
+    """How many runs under any of these recipes the cores and the memory of this machine take without a GPU."""
+    return max(1, min(map(_room, recipes), default=1))
+
+
+def _room(recipe: Recipe) -> int:
+    """1 where the model cannot be looked up, and for an engine that takes all cores there are."""
+    from scrpo_cli.jobs.budget import known_sizes
+    from scrpo_cli.training.policy import threads_of
+
+    sizes, _ = known_sizes(recipe)
+    if sizes is None or recipe.rollout.engine == "vllm":
+        return 1
+    cores = len(os.sched_getaffinity(0)) // threads_of(recipe.model, sizes.parameters)
+    return min(cores, psutil.virtual_memory().available // (sizes.peak + PROCESS))
 
 
 def visible_gpus() -> list[str]:
