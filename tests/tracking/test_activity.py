@@ -45,6 +45,19 @@ def test_a_stage_is_said_at_once_and_its_parts_when_a_line_is_due() -> None:
     ]
 
 
+def test_a_panel_tells_plain_lines_how_much_is_done() -> None:
+    screen, clock = console(), Clock()
+    shown = Activity(screen, clock)
+    shown.panel = lambda: shown.whole(clock.seconds / 100, 20)
+    shown.stage("runs done")
+    shown.progress(0, 20)
+    for _ in range(2):
+        clock.seconds += 60
+        shown.beat()
+    shown.clear()
+    assert lines(screen)[1:] == ["runs done: 0/20 (for 0:01:00)", "runs done: 0/20, about 0:31:20 left (for 0:02:00)"]
+
+
 def test_the_time_left_of_a_count_is_from_its_own_pace() -> None:
     clock = Clock()
     shown = Activity(clock=clock)

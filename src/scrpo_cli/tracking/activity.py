@@ -163,6 +163,8 @@ class Activity:
         """Say again what is being done if nothing has been said for SILENCE_S, or a tenth of its time by now."""
         time = self._clock()
         if time >= self._spoke_at + max(SILENCE_S, (time - self._changed_at) / 10):
+            if self.panel is not None:
+                self.panel()  # not for these lines, but it may know how much of everything is done by now
             self._say(self.lasting)
 
     def _start_beat(self) -> threading.Event:
