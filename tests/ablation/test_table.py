@@ -1,9 +1,11 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from ablation_fakes import PROBLEMS, N, attempt, first_solved, make_answers, run
 
-from scrpo_cli.ablation.outcomes import RunOutcome
-from scrpo_cli.ablation.table import FEW_SEEDS, UNEQUAL_STARTS, tabulate
+from scrpo_cli.ablation.outcomes import RunOutcome, Spending
+from scrpo_cli.ablation.table import FEW_SEEDS, NO_EFFECT, UNEQUAL_STARTS, tabulate
 from scrpo_cli.errors import RunError
 from scrpo_cli.evaluation.outcomes import Answers, side_by_side
 from scrpo_cli.evaluation.paired import UNDECIDED
@@ -146,6 +148,26 @@ def test_problems_are_matched_by_name():
     turned = make_answers(first_solved(10)[::-1], names=reversed(straight.after.problems))
     result = tabulate([straight, RunOutcome("b", 0, "r", 1000, straight.before, turned)], ["a", "b"], 1000)
     assert result.arms[1].difference["difference"] == 0
+
+
+def test_arms_that_did_the_same_in_every_run_are_named():
+    spent = {"first": Spending(3, 1000.0, 24.0, 0.5, 900.0)}
+    other = {"first": Spending(3, 1000.0, 24.0, 0.75, 900.0)}
+
+    def runs(a, b):
+        """Two seeds of two arms, the second with what differs."""
+        return [
+            replace(run(arm, seed, first_solved(10)), spent=s) for arm, s in (("a", a), ("b", b)) for seed in (0, 1)
+        ]
+
+    note = f"a and b: {NO_EFFECT}"
+    assert note in tabulate(runs(spent, spent), ["a", "b"], 1000).notes
+    assert note not in tabulate(runs(spent, other), ["a", "b"], 1000).notes
+    *same, last = runs(spent, spent)
+    changed = replace(run("b", 1, first_solved(11)), spent=spent)
+    assert last.seed == changed.seed
+    assert note not in tabulate([*same, changed], ["a", "b"], 1000).notes
+    assert note not in tabulate(same[:2], ["a", "b"], 1000).notes
 
 
 def test_notes_name_what_is_missing_or_not_at_equal_budget():

@@ -20,8 +20,11 @@ def plan(*problems: str, samples: int = 2, phase: str = "first") -> Plan:
     return Plan(phase, [SampleRequest(problem(name), (), samples) for name in problems])
 
 
+LONGEST = 50
+
+
 def kept(history: list[StepMetrics], left: float, *problems: str, **fields) -> list[str]:
-    return [r.problem.id for r in cut_to_fit(plan(*(problems or "abcd"), **fields), history, left).requests]
+    return [r.problem.id for r in cut_to_fit(plan(*(problems or "abcd"), **fields), history, left, LONGEST).requests]
 
 
 TEN = [step(1, 80)]
@@ -40,7 +43,7 @@ def test_nothing_is_cut_without_a_budget_a_measured_step_or_anything_left():
     older = [StepMetrics(1, "first", {"rollout/tokens": 80.0})]  # recorded before planned completions were
     assert kept(older, 1) == [*"abcd"]
     fit = Plan("fit")
-    assert cut_to_fit(fit, TEN, 1) is fit
+    assert cut_to_fit(fit, TEN, 1, LONGEST) is fit
 
 
 def test_the_requests_of_a_problem_stay_together():
@@ -58,15 +61,17 @@ def test_the_kinds_of_a_mixed_plan_keep_their_shares():
 def test_the_cost_is_that_of_the_last_steps_of_the_phase():
     """With all rounds: what a planned completion cost, however many completions that were."""
     history = [step(i, 8000) for i in range(1, 4)] + [step(i, 80) for i in range(4, 9)]
-    assert tokens_per_planned("first", history) == 10
+    assert tokens_per_planned("first", history, LONGEST) == 10
     reflected = [*history, step(9, 480, phase="reflect")]
-    assert tokens_per_planned("reflect", reflected) == 60
-    assert tokens_per_planned("first", reflected) == 10
+    assert tokens_per_planned("reflect", reflected, LONGEST) == 60
+    assert tokens_per_planned("first", reflected, LONGEST) == 10
 
 
-def test_a_phase_without_a_step_is_taken_to_cost_what_the_last_steps_did():
-    assert tokens_per_planned("reflect", TEN) == 10
-    assert tokens_per_planned("reflect", []) == 0
+def test_a_phase_without_a_step_is_taken_to_cost_the_most_it_can():
+    """A correction is longer than a first answer: the first reflection step as the last one went 8% over the budget."""
+    assert tokens_per_planned("reflect", TEN, LONGEST) == LONGEST
+    assert tokens_per_planned("reflect", [], LONGEST) == 0
+    assert kept(TEN, 3 * LONGEST, phase="reflect") == [*"ac"]
 
 
 def validated(monkeypatch, totals: list[float], **cfg) -> list[str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,7 @@ UNEQUAL_STARTS = (
     "The runs of a seed do not start from the same answers, so no row stands for all of them before training."
 )
 
+NO_EFFECT = "the same answers from the same steps in every run, so what tells their recipes apart had no effect."
 FEW_SEEDS = (
     f"Fewer than {ENOUGH_SEEDS} seeds give no usable interval over seeds: what is said holds for these runs, and "
     "perhaps not for the setting."
@@ -251,6 +253,13 @@ def _notes(by_arm: dict[str, list[RunOutcome]], tokens: int | None) -> list[str]
         if abs(share - 1) > BUDGET_SLACK:
             why = "it ran out of steps: raise optim.steps" if share < 1 else "one group is much of it: raise the budget"
             notes.append(f"{run.arm} seed {run.seed} used {share:.0%} of the token budget; {why}.")
+    notes += [f"{one} and {other}: {NO_EFFECT}" for one, other in combinations(by_arm, 2) if _same(by_arm, one, other)]
     if len(by_arm) > 1 and max(len(runs) for runs in by_arm.values()) < ENOUGH_SEEDS:
         notes.append(FEW_SEEDS)
     return notes
+
+
+def _same(by_arm: dict[str, list[RunOutcome]], one: str, other: str) -> bool:
+    """Whether the runs of two arms sampled alike and gave the same answers in all seeds that they have in common."""
+    pairs = [(a, b) for a in by_arm[one] for b in by_arm[other] if a.seed == b.seed and a.spent]
+    return bool(pairs) and all(a.spent == b.spent and a.after and b.after and a.after.same(b.after) for a, b in pairs)

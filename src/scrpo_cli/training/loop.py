@@ -55,7 +55,8 @@ def train(run: Session) -> dict[str, Any]:
         now().stage(f"step {step}", at_once=False)
         clock = Clock()
         pool = living_entries(run.db, run.pool)
-        plan = cut_to_fit(run.method.plan(step, pool), history, run.tokens_left)
+        longest = run.recipe.rollout.max_tokens
+        plan = cut_to_fit(run.method.plan(step, pool), history, run.tokens_left, longest)
         sampled = roll_out_or_stop(run, step, plan, clock)
         if plan.reference:
             run.updater.set_reference(plan.reference, plan.reference_share)
