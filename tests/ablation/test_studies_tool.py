@@ -11,6 +11,7 @@ from ablation_fakes import runs_in
 from scrpo_cli.ablation.executors.base import Finished
 from scrpo_cli.cli.app import main as scrpo_main
 from scrpo_cli.errors import RunError, UserError
+from scrpo_cli.evaluation.audit import CONDITIONS
 from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.queries import finish_run, list_runs
 
@@ -128,7 +129,10 @@ def test_an_audit_is_taken_up_again_and_told(tool, studies, tmp_path, monkeypatc
     tool.run(names, "scrpo.db", 1, 60, here)
     assert len(here.seen) == 2
     page = tmp_path / "page.md"
-    page.write_text("<!-- begin table audit-tiny-caused -->\n<!-- end table audit-tiny-caused -->\n")
+    names = ("audit-tiny-conditions", "audit-tiny-caused")
+    page.write_text("".join(f"<!-- begin table {n} -->\n<!-- end table {n} -->\n" for n in names))
     assert tool.main(["show", "--db", "scrpo.db", "-o", str(page), "--only", "audit-tiny"]) == 0
+    rows = [line.removeprefix("| ").split(":")[0] for line in page.read_text().splitlines()]
+    assert [name for name in rows if name in CONDITIONS] == [*CONDITIONS], "in their own order"
     (row,) = [line for line in page.read_text().splitlines() if line.startswith("| again - own")]
     assert row.split(" | ")[1].startswith(("+", "-", "0"))

@@ -340,12 +340,13 @@ CORRECTED: dict[str, Callable[[dict[str, Any]], str]] = {
 
 def audited(found: Mapping[str, Any]) -> list[Sheet]:
     """What an audit found (`evaluation.audit.audit`): a row for each condition, and one for each pair of them."""
-    numbers, title = found["conditions"], f"one error of each of {found['errors']} problems; 95% intervals by problem"
+    title = f"one error of each of {found['errors']} problems; 95% intervals by problem"
+    numbers = [found["conditions"][name] for name in CONDITIONS]
     conditions = {
-        "corrected with": [f"{name}: {CONDITIONS[name]}" for name in numbers],
-        "right": [estimate(number["right"]) for number in numbers.values()],
-        "tokens": [f"{number['tokens']:.0f}" for number in numbers.values()],
-        "right per 1,000 tokens": [f"{number['per_1000_tokens']:.2f}" for number in numbers.values()],
+        "corrected with": [f"{name}: {said}" for name, said in CONDITIONS.items()],
+        "right": [estimate(number["right"]) for number in numbers],
+        "tokens": [f"{number['tokens']:.0f}" for number in numbers],
+        "right per 1,000 tokens": [f"{number['per_1000_tokens']:.2f}" for number in numbers],
     }
     rows = found["compared"]
     words = [COMPARED[row["first"], row["second"]] for row in rows]
