@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -102,8 +103,9 @@ def _room(recipe: Recipe) -> int:
     sizes, _ = known_sizes(recipe)
     if sizes is None or recipe.rollout.engine == "vllm":
         return 1
-    cores = len(os.sched_getaffinity(0)) // threads_of(recipe.model, sizes.parameters)
-    return min(cores, psutil.virtual_memory().available // (sizes.peak + PROCESS))
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    threads = threads_of(recipe.model, sizes.parameters)
+    return min(cores // threads, psutil.virtual_memory().available // (sizes.peak + PROCESS))
 
 
 def visible_gpus() -> list[str]:
