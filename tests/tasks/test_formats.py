@@ -167,6 +167,7 @@ def test_thoughts_conversations_and_numbered_samples() -> None:
         ("[]", "no samples"),
         ("not JSON", "no Inspect log"),
         (LOG | {"samples": None}, "no samples"),
+        (LOG | {"samples": 1}, "no samples"),
         (LOG | {"status": "cancelled"}, "status 'cancelled'"),
         (changed(output={"choices": []}), "no output"),
         (changed(output=None), "no sample of an Inspect log"),

@@ -36,8 +36,8 @@ class Sheet:
     title: str
     columns: dict[str, list[str]]
     page_only: Sequence[str] = ()
-    words: Sequence[str] = ()
     notes: Sequence[str] = field(default_factory=tuple)
+    words: Sequence[str] = ()
 
     def rows(self, columns: Iterable[str]) -> Iterable[tuple[str, ...]]:
         return zip(*(self.columns[name] for name in columns), strict=True)

@@ -138,7 +138,7 @@ def _json_log(path: Path) -> tuple[dict[str, Any], Sequence[dict[str, Any]]]:
         what = f"the file is no Inspect log (.json or .eval): {error}"
         raise UserError(what, name_of(path), "check the file") from None
     samples = log.get("samples") if isinstance(log, dict) else None
-    if not samples or not all(isinstance(sample, dict) for sample in samples):
+    if not isinstance(samples, list) or not samples or not all(isinstance(sample, dict) for sample in samples):
         fix = "Inspect keeps them unless it is told --no-log-samples."
         raise UserError("the log has no samples", name_of(path), fix)
     return log, samples

@@ -207,7 +207,7 @@ def load_base_model(cfg: ModelConfig) -> Any:
     model, found = loaded
     refuse_other_weights(found, where)
     refuse_scaled_logits(model)
-    torch.set_num_threads(threads_of(cfg, sum(p.numel() for p in model.parameters())))
+    set_threads(cfg, sum(p.numel() for p in model.parameters()))
     model.requires_grad_(False)
     model.to(device)
     refuse_infinite(model, where)
@@ -287,6 +287,10 @@ def check_threads(cfg: ModelConfig) -> None:
 def threads_of(cfg: ModelConfig, parameters: int) -> int:
     """CPU threads for a model of so many parameters; torch's own number where nothing speaks for another one."""
     return cfg.threads or (1 if parameters < SMALL_MODEL else torch.get_num_threads())
+
+
+def set_threads(cfg: ModelConfig, parameters: int) -> None:
+    torch.set_num_threads(threads_of(cfg, parameters))
 
 
 @dataclass(frozen=True)

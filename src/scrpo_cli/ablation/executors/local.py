@@ -9,6 +9,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import psutil
@@ -96,11 +97,13 @@ def runs_at_once(recipes: Iterable[Recipe]) -> int:
 
 
 def _room(recipe: Recipe) -> int:
-    """1 where the model cannot be looked up, and for an engine that takes all cores there are."""
+    """1 where model or adapter cannot be read, as the run itself will say, and for an engine that takes all cores."""
     from scrpo_cli.jobs.budget import known_sizes
     from scrpo_cli.training.policy import threads_of
 
-    sizes, _ = known_sizes(recipe)
+    sizes = None
+    with suppress(UserError):
+        sizes, _ = known_sizes(recipe)
     if sizes is None or recipe.rollout.engine == "vllm":
         return 1
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
