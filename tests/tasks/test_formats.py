@@ -182,6 +182,19 @@ def test_a_log_that_cannot_be_read_is_refused(tmp_path, log, says) -> None:
     assert "log.json" in error.value.where
 
 
+@pytest.mark.parametrize(
+    ("name", "holds"), [("header.json", []), ("samples/a.json", 1), ("samples/a.json", {"epoch": "1"})]
+)
+def test_a_zipped_log_with_a_part_that_is_none_is_refused(tmp_path, name, holds) -> None:
+    parts = {"header.json": {}, "samples/a.json": {"epoch": 1}, "samples/b.json": {"epoch": 2}} | {name: holds}
+    with zipfile.ZipFile(tmp_path / "log.eval", "w") as archive:
+        for part, content in parts.items():
+            archive.writestr(part, json.dumps(content))
+    with pytest.raises(UserError, match="no finished Inspect log") as error:
+        read(tmp_path / "log.eval", "inspect")
+    assert "log.eval" in error.value.where
+
+
 def paths(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     """Of everything inside."""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()

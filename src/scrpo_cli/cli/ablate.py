@@ -372,10 +372,14 @@ class Place:
         """
         if self.name != "local":
             return 1 if self.name == "packed" else self.jobs or 1
+        return self.local_slots(arms, match)[1]
+
+    def local_slots(self, arms: Sequence[Arm], match: str) -> tuple[list[str], int]:
+        """The GPUs of each slot of this machine, and how many runs work at the same time."""
         from scrpo_cli.ablation.executors.local import gpu_slots, runs_at_once
 
-        _, jobs = gpu_slots(self.gpus_per_run, self.jobs)
-        return jobs or (1 if match == "seconds" else runs_at_once(arm.recipe for arm in arms))
+        slots, jobs = gpu_slots(self.gpus_per_run, self.jobs)
+        return slots, jobs or (1 if match == "seconds" else runs_at_once(arm.recipe for arm in arms))
 
     def executor(self, sweep: Sweep, output: Output) -> Executor:
         from scrpo_cli.ablation.executors.children import program_of
@@ -395,10 +399,9 @@ class Place:
             from scrpo_cli.ablation.executors.ray_tasks import RayExecutor
 
             return RayExecutor(self.ray_address, self.jobs, self.gpus_per_run, program)
-        from scrpo_cli.ablation.executors.local import LocalExecutor, gpu_slots
+        from scrpo_cli.ablation.executors.local import LocalExecutor
 
-        slots, _ = gpu_slots(self.gpus_per_run, self.jobs)
-        jobs = self.at_once(sweep.arms, sweep.match.name)
+        slots, jobs = self.local_slots(sweep.arms, sweep.match.name)
         return LocalExecutor(jobs, program, say=output.say, slots=slots)
 
 

@@ -150,15 +150,27 @@ def _zipped_log(path: Path) -> tuple[dict[str, Any], Sequence[dict[str, Any]]]:
         with zipfile.ZipFile(path) as archive:
             names = sorted(name for name in archive.namelist() if name.startswith("samples/"))
             log, *samples = (json.loads(archive.read(name)) for name in ("header.json", *names))
+        if not all(isinstance(part, dict) for part in (log, *samples)):
+            raise ValueError("a part of it is no object")
+        samples.sort(key=lambda sample: sample.get("epoch", 1))
     except NotImplementedError:  # Zstandard, which zipfile reads from Python 3.14 on
         fix = "convert it: inspect log convert LOG.eval --to json --output-dir DIR"
         raise UserError("the log is compressed in a way that this Python cannot read", str(path), fix) from None
-    except (OSError, EOFError, ValueError, KeyError, RecursionError, zipfile.BadZipFile, zlib.error) as error:
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        KeyError,
+        TypeError,
+        RecursionError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
         what = f"the file is no finished Inspect log: {error}"
         raise UserError(what, str(path), f"finish it with `inspect eval-retry`; {WHOLE_LOG}") from None
     if not samples:
         raise UserError("the log has no samples", str(path), "Inspect keeps them unless it is told --no-log-samples.")
-    return log, sorted(samples, key=lambda sample: sample.get("epoch", 1))
+    return log, samples
 
 
 def _sample(raw: Mapping[str, Any]) -> dict[str, Any]:
