@@ -142,7 +142,10 @@ def measured(
         drawn = rng.integers(1, vocabulary - 1, (groups, prompt)).tolist()  # new ones: no cache knows them
         prompts = [ids for ids in drawn for _ in range(SIZE)]
         start = clock()
-        return sample(prompts, tokens) / (clock() - start)
+        sampled, seconds = sample(prompts, tokens), clock() - start
+        if sampled != len(prompts) * tokens:  # answers that end early leave a smaller batch, which is slower
+            raise RuntimeError(f"{sampled} tokens were sampled and not {len(prompts) * tokens}")
+        return sampled / seconds
 
     with contenders(recipe, directory) as sides:
         return [

@@ -127,6 +127,18 @@ def test_greedy_and_cut_off(engine, policy, prompts) -> None:
         assert logits.argmax(-1).tolist() == c.ids
 
 
+def test_answers_end_at_our_stop_ids_alone(engine, prompts, monkeypatch) -> None:
+    """vLLM knows the end token of the model's own files too."""
+    (end,) = engine.stop_ids
+    usual = engine.generate(prompts, Sampling(1.0, 48), KEYS)
+    assert "stop" in {c.finish for c in usual}
+    monkeypatch.setattr(engine, "stop_ids", [])
+    endless = engine.generate(prompts, Sampling(1.0, 48), KEYS)
+    assert {(c.finish, len(c.ids)) for c in endless} == {("length", 48)}
+    assert any(end in c.ids[:-1] for c in endless)
+    assert [c.ids[: len(u.ids)] for c, u in zip(endless, usual, strict=True)] == [u.ids for u in usual]
+
+
 def test_each_sync_is_a_new_version_and_the_old_ones_go(engine, policy) -> None:
     for _ in range(4):
         moved(policy, 0.02)

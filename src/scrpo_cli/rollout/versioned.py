@@ -159,6 +159,8 @@ PLAIN = {
     "repetition_penalty": 1.0,
     "presence_penalty": 0.0,
     "frequency_penalty": 0.0,
+    "ignore_eos": True,
     "detokenize": False,
 }
-"""Said outright: a server takes what is not said from the model's own generation config."""
+"""Said outright: vLLM takes what is not said from the model's own files. `ignore_eos`: an answer ends at our stop ids,
+which the transformers engine has too, and not also at those that vLLM finds there."""
