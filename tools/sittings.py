@@ -60,13 +60,20 @@ def parser(prog: str, doc: str | None, one: str) -> tuple[argparse.ArgumentParse
     found = argparse.ArgumentParser(prog=prog, description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     actions = found.add_subparsers(dest="action", required=True)
     running = actions.add_parser("run", help="start what is missing, and go on with what was interrupted")
-    running.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    where = running.add_mutually_exclusive_group()
+    where.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    where.add_argument("--packed", action="store_true", help="all runs of a sweep in one process")
     running.add_argument("--minutes", type=float, default=float("inf"), help=f"start no {one} after these")
     showing = actions.add_parser("show", help="write the tables")
     showing.add_argument("-o", dest="output", metavar="PAGE", type=Path, required=True, help="an existing page")
     for action in actions.choices.values():
         action.add_argument("--db", required=True, help="a path or an SQLAlchemy URL")
     return found, actions
+
+
+def place_of(options: argparse.Namespace) -> list[str]:
+    """Where the runs of a sweep work, as options of `scrpo ablate`."""
+    return ["--executor", "packed"] if options.packed else ["--jobs", str(options.jobs)]
 
 
 def reported(work: Callable[[], None]) -> int:

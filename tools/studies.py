@@ -19,7 +19,7 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parent))
 from results_page import fill, read_page, tables_of
-from sittings import Part, parser, reported, sit
+from sittings import Part, parser, place_of, reported, sit
 
 from scrpo_cli.ablation.comparisons import Question
 from scrpo_cli.ablation.executors.base import Executor
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         names = chosen(options.only)
         if options.action == "run":
             with interrupting():
-                run(names, options.db, options.jobs, options.minutes, LocalExecutor(say=print))
+                run(names, options.db, place_of(options), options.minutes, LocalExecutor(say=print))
         else:
             show(names, options.db, options.output)
 
@@ -77,14 +77,14 @@ def chosen(only: Sequence[str]) -> list[str]:
     return [name for name in names if name in (only or names)]
 
 
-def run(names: Sequence[str], db: str, jobs: int, minutes: float, executor: Executor) -> None:
+def run(names: Sequence[str], db: str, place: Sequence[str], minutes: float, executor: Executor) -> None:
     with Database.open(db) as database:
         logs = database.home / "studies"
-    parts = [Part(name, partial(to_do, db, name, jobs)) for name in names]
+    parts = [Part(name, partial(to_do, db, name, place)) for name in names]
     sit(parts, ("study", "studies"), logs, db, minutes, executor)
 
 
-def to_do(db: str, name: str, jobs: int) -> list[list[str]]:
+def to_do(db: str, name: str, place: Sequence[str]) -> list[list[str]]:
     """The `scrpo` command that completes a study or an audit; none where it is complete."""
     with Database.open(db) as database:
         if name in AUDITS:
@@ -94,8 +94,8 @@ def to_do(db: str, name: str, jobs: int) -> list[list[str]]:
         else:
             sweep = sweep_of(database, name)
             run = resolve_run(database, sweep.id) if sweep else None
-            new = [COMMAND, "--study", f"{STUDIES}{name}", "--jobs", str(jobs)]
-            again = [COMMAND, "--resume", run.id, "--jobs", str(jobs)] if run else []
+            new = [COMMAND, "--study", f"{STUDIES}{name}", *place]
+            again = [COMMAND, "--resume", run.id, *place] if run else []
     return [] if run and run.status == "done" else [again or new]
 
 

@@ -32,6 +32,7 @@ set: {optim.max_generated_tokens: 1000}
 models: {one: tiny}
 difficulties: {easy: {task.train.limit: 50}, hard: {task.train.limit: 60}}
 """
+PLACE = ["--jobs", "1"]
 BEHIND, AHEAD = {"tiny-grpo": 0.8, "tiny": 0.4}, {"tiny-grpo": 0.3, "tiny": 0.8}
 PAGE = "Prose.\n<!-- begin table map -->\n<!-- end table map -->\n<!-- begin table rule -->\n<!-- end table rule -->\n"
 PAGE += "<!-- begin table regions -->\n<!-- end table regions -->\n"
@@ -116,9 +117,9 @@ def trained(tool, plan, executor, tmp_path):
     found = {"easy": measured(practising=2.0, base=0.3), "hard": measured()}
     here = InProcess(found)
     run = tool.main.run
-    run(plan(PLAN.replace(", hard: {task.train.limit: 60}", "")), "scrpo.db", 1, 60, here)
+    run(plan(PLAN.replace(", hard: {task.train.limit: 60}", "")), "scrpo.db", PLACE, 60, here)
     executor(after=AHEAD)
-    run(plan(), "scrpo.db", 1, 60, here)
+    run(plan(), "scrpo.db", PLACE, 60, here)
     return here
 
 
@@ -158,10 +159,10 @@ def test_what_is_no_plan(plan, text, what) -> None:
 def test_it_goes_on_where_it_was(tool, trained, plan, tmp_path, capsys) -> None:
     assert [words[0] for words in trained.seen] == ["advise", "ablate"] * 2  # the easy cell was not done again
     assert len(runs_in(tmp_path)) == 2 * 2 * 3
-    tool.main.run(plan(), "scrpo.db", 1, 60, trained)
+    tool.main.run(plan(), "scrpo.db", PLACE, 60, trained)
     assert len(trained.seen) == 4
     assert "all 2 cells are done" in capsys.readouterr().out
-    tool.main.run(plan(PLAN.replace("seeds: 3", "seeds: 4")), "scrpo.db", 1, 60, trained)
+    tool.main.run(plan(PLAN.replace("seeds: 3", "seeds: 4")), "scrpo.db", PLACE, 60, trained)
     assert [words[:2] for words in trained.seen[4:]] == [["ablate", "--extend"]] * 2
     assert len(runs_in(tmp_path)) == 2 * 2 * 4
 
@@ -170,9 +171,9 @@ def test_an_interrupted_sweep_is_resumed(tool, plan, executor, tmp_path) -> None
     executor(after=AHEAD, stop_after=2)
     here = InProcess({"easy": measured(), "hard": measured()})
     with pytest.raises(Exception, match="failed"):
-        tool.main.run(plan(), "scrpo.db", 1, 60, here)
+        tool.main.run(plan(), "scrpo.db", PLACE, 60, here)
     executor(after=AHEAD)
-    tool.main.run(plan(), "scrpo.db", 1, 60, here)
+    tool.main.run(plan(), "scrpo.db", PLACE, 60, here)
     assert sum(words[:2] == ["ablate", "--resume"] for words in here.seen) == 2
     assert len(runs_in(tmp_path, status="done")) == 2 * 2 * 3
     with Database.open("scrpo.db") as db:
@@ -181,7 +182,7 @@ def test_an_interrupted_sweep_is_resumed(tool, plan, executor, tmp_path) -> None
 
 def test_no_command_starts_when_time_is_up(tool, plan, capsys) -> None:
     here = InProcess({})
-    tool.main.run(plan(), "scrpo.db", 1, -1, here)
+    tool.main.run(plan(), "scrpo.db", PLACE, -1, here)
     assert here.seen == []
     assert "time is up before cell 1 of 2 (one easy)" in capsys.readouterr().out
 
@@ -212,6 +213,19 @@ def test_points_table_and_figure(tool, trained, plan, tmp_path, capsys) -> None:
     assert regions[hard][2].startswith("+")
     assert regions[easy][2].startswith("-")
     assert "map, regions, rule of 2 points" in capsys.readouterr().out
+    (tmp_path / "two.md").write_text(PAGE + PAGE.replace(" table ", " table later-"))
+    assert tool.main.main([*line[:4], "-o", "two.md", "--prefix", "later-"]) == 0
+    first, later = (tmp_path / "two.md").read_text().split("<!-- begin table later-map -->")
+    assert ("| one hard |" in first, "| one hard |" in later) == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("words", "place"),
+    [([], ["--jobs", "1"]), (["--jobs", "2"], ["--jobs", "2"]), (["--packed"], ["--executor", "packed"])],
+)
+def test_where_runs_work(tool, words, place) -> None:
+    options = tool.main.parse(["run", "plan.yaml", "--db", "map.db", *words])
+    assert tool.sittings.place_of(options) == place
 
 
 def test_what_is_missing_is_said(tool, trained, plan, capsys, tmp_path) -> None:
@@ -303,7 +317,7 @@ def test_a_real_cell(tool, tmp_path, monkeypatch) -> None:
     cell = {"recipes": ["tiny-grpo", "tiny"], "models": {"m": "tiny"}, "difficulties": {"d": {"task.train.limit": 40}}}
     (tmp_path / "plan.yaml").write_text(json.dumps({"name": "real", "seeds": 1, "problems": 4, "set": small, **cell}))
     (tmp_path / "page.md").write_text(PAGE)
-    assert tool.main.main(["run", "plan.yaml", "--db", "map.db"]) == 0
+    assert tool.main.main(["run", "plan.yaml", "--db", "map.db", "--packed"]) == 0
     assert tool.main.main(["show", "plan.yaml", "--db", "map.db", "-o", "page.md", "--figure", "map.png"]) == 0
     (row,) = [line for line in (tmp_path / "page.md").read_text().splitlines() if line.startswith("| m d |")]
     assert " | tiny | " in row

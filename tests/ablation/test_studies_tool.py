@@ -26,6 +26,7 @@ seeds: {first: 5, most: 5}
 spread: 8
 effect: 5
 """
+PLACE = ["--jobs", "1"]
 AHEAD = {"one": 0.8, "other": 0.3}
 
 
@@ -73,26 +74,26 @@ class InProcess:
 def test_studies_over_several_sittings(tool, studies, executor, tmp_path, capsys):
     here = InProcess(studies)
     executor(after=AHEAD)
-    tool.run(tool.chosen(["first"]), "scrpo.db", 1, 60, here)
+    tool.run(tool.chosen(["first"]), "scrpo.db", PLACE, 60, here)
     assert [words[1] for words in here.seen] == ["--study"]
     executor(after=AHEAD, stop_after=2)
     with pytest.raises(RunError, match="1 studies failed"):
-        tool.run(tool.chosen([]), "scrpo.db", 1, 60, here)
+        tool.run(tool.chosen([]), "scrpo.db", PLACE, 60, here)
     executor(after=AHEAD)
-    tool.run(tool.chosen([]), "scrpo.db", 1, 60, here)
+    tool.run(tool.chosen([]), "scrpo.db", PLACE, 60, here)
     assert [words[1] for words in here.seen] == ["--study", "--study", "--resume"]
     assert len(runs_in(tmp_path, status="done")) == 2 * 2 * 5
     capsys.readouterr()
-    tool.run(tool.chosen([]), "scrpo.db", 1, 60, here)
+    tool.run(tool.chosen([]), "scrpo.db", PLACE, 60, here)
     assert capsys.readouterr().out == "all 2 studies are done\n"
     studies["first"].write_text(STUDY.replace("spread: 8", "spread: 9"))  # another study by now
-    tool.run(tool.chosen([]), "scrpo.db", 1, -1, here)
+    tool.run(tool.chosen([]), "scrpo.db", PLACE, -1, here)
     assert "time is up before study 1 of 2 (first)" in capsys.readouterr().out
 
 
 def test_the_page(tool, studies, executor, tmp_path, capsys):
     executor(after=AHEAD)
-    tool.run(tool.chosen(["second"]), "scrpo.db", 1, 60, InProcess(studies))
+    tool.run(tool.chosen(["second"]), "scrpo.db", PLACE, 60, InProcess(studies))
     page = tmp_path / "page.md"
     names = ("overview", "second-claims")
     page.write_text("Prose.\n" + "".join(f"<!-- begin table {n} -->\n<!-- end table {n} -->\n" for n in names))
@@ -120,13 +121,13 @@ def test_an_audit_is_taken_up_again_and_told(tool, studies, tmp_path, monkeypatc
     monkeypatch.setattr(tool, "AUDITS", {"audit-tiny": "tiny"})
     monkeypatch.setattr(tool, "PROBLEMS", 6)
     here, names = InProcess({}), tool.chosen(["audit-tiny"])
-    tool.run(names, "scrpo.db", 1, 60, here)
+    tool.run(names, "scrpo.db", PLACE, 60, here)
     with Database.open("scrpo.db") as database:
         (row,) = list_runs(database)
         finish_run(database, row.id, "interrupted", {"problems": 6})
-    tool.run(names, "scrpo.db", 1, 60, here)
+    tool.run(names, "scrpo.db", PLACE, 60, here)
     assert [words[1] for words in here.seen] == ["--recipe", "--resume"]
-    tool.run(names, "scrpo.db", 1, 60, here)
+    tool.run(names, "scrpo.db", PLACE, 60, here)
     assert len(here.seen) == 2
     page = tmp_path / "page.md"
     names = ("audit-tiny-conditions", "audit-tiny-caused")

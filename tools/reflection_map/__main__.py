@@ -34,7 +34,7 @@ from map_points import read_points
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 from results_page import fill, read_page
-from sittings import Part, parser, reported, sit
+from sittings import Part, parser, place_of, reported, sit
 
 from scrpo_cli.ablation.executors.base import Executor
 from scrpo_cli.ablation.executors.local import LocalExecutor
@@ -51,42 +51,44 @@ def main(arguments: Sequence[str] | None = None) -> int:
         plan = read_plan(options.plan)
         if options.action == "run":
             with interrupting():
-                run(plan, options.db, options.jobs, options.minutes, LocalExecutor(say=print))
+                run(plan, options.db, place_of(options), options.minutes, LocalExecutor(say=print))
         else:
-            show(plan, options.db, options.output, options.figure)
+            show(plan, options.db, options.output, options.prefix, options.figure)
 
     return reported(work)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     whole, actions = parser("reflection_map", __doc__, "command")
-    actions.choices["show"].add_argument("--figure", metavar="FILE", type=Path, help="also draw the map, .png or .svg")
+    showing = actions.choices["show"]
+    showing.add_argument("--prefix", default="", help="of the tables' names, where a page has several maps")
+    showing.add_argument("--figure", metavar="FILE", type=Path, help="also draw the map, .png or .svg")
     for action in actions.choices.values():
         action.add_argument("plan", type=Path, help="a YAML file")
     return whole.parse_args(arguments)
 
 
-def run(plan: Plan, db: str, jobs: int, minutes: float, executor: Executor) -> None:
+def run(plan: Plan, db: str, place: Sequence[str], minutes: float, executor: Executor) -> None:
     with Database.open(db) as database:
         logs = database.home / "maps" / file_stem(plan.name)
-    parts = [Part(cell.name, partial(of_cell, db, plan, cell, jobs)) for cell in plan.cells]
+    parts = [Part(cell.name, partial(of_cell, db, plan, cell, place)) for cell in plan.cells]
     sit(parts, ("cell", "cells"), logs, db, minutes, executor)
 
 
-def of_cell(db: str, plan: Plan, cell: Cell, jobs: int) -> list[list[str]]:
+def of_cell(db: str, plan: Plan, cell: Cell, place: Sequence[str]) -> list[list[str]]:
     """The commands that complete it."""
     with Database.open(db) as database:
-        return to_do(database, plan, cell, jobs)
+        return to_do(database, plan, cell, place)
 
 
-def show(plan: Plan, db: str, output: Path, figure: Path | None) -> None:
+def show(plan: Plan, db: str, output: Path, prefix: str, figure: Path | None) -> None:
     with Database.open(db, create=False) as database:
         points, missing = read_points(database, plan)
     for line in missing:
         print(f"missing: {line}", file=sys.stderr)
     if not points:
         raise RunError("No cell has a result yet", plan.name, "`run` it first, against the same database.")
-    text, written = fill(read_page(output), tables(points))
+    text, written = fill(read_page(output), tables(points), prefix)
     output.write_text(text, encoding="utf-8")
     if figure:
         draw(points, figure)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -92,10 +93,11 @@ def newest(db: Database, command: str, mark: str) -> RunRow | None:
     return rows[0] if rows else None
 
 
-def to_do(db: Database, plan: Plan, cell: Cell, jobs: int) -> list[list[str]]:
-    """The `scrpo` commands, without the database, that complete a cell; none where it is complete."""
+def to_do(db: Database, plan: Plan, cell: Cell, place: Sequence[str]) -> list[list[str]]:
+    """The `scrpo` commands, without the database, that complete a cell; none where it is complete. `place`:
+    where its runs work, as options of `scrpo ablate`.
+    """
     sets = [word for item in cell.sets for word in ("--set", item)]
-    at_a_time = ["--jobs", str(jobs)]
     found: list[list[str]] = []
     advised = newest(db, ADVISE, cell.mark)
     if advised is None:
@@ -105,10 +107,10 @@ def to_do(db: Database, plan: Plan, cell: Cell, jobs: int) -> list[list[str]]:
     row = newest(db, ABLATE, cell.mark)
     if row is None:
         recipes = [word for recipe in plan.arms for word in ("--recipe", recipe)]
-        return [*found, [ABLATE, *recipes, *sets, "--seeds", str(plan.seeds), *at_a_time]]
+        return [*found, [ABLATE, *recipes, *sets, "--seeds", str(plan.seeds), *place]]
     sweep = find_sweep(db, row.id)
     if len(sweep.seeds) < plan.seeds:
-        found.append([ABLATE, "--extend", row.id, "--seeds", str(plan.seeds), *at_a_time])
+        found.append([ABLATE, "--extend", row.id, "--seeds", str(plan.seeds), *place])
     elif cells_to_do(db, sweep):
-        found.append([ABLATE, "--resume", row.id, *at_a_time])
+        found.append([ABLATE, "--resume", row.id, *place])
     return found
