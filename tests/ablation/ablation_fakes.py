@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from scrpo_cli.ablation.executors.base import Finished
+from scrpo_cli.ablation.executors.base import Executor, Finished
 from scrpo_cli.ablation.outcomes import RunOutcome
 from scrpo_cli.evaluation.outcomes import Outcomes
 from scrpo_cli.pool.db import Database
@@ -47,7 +47,7 @@ def option(arguments, name):
 
 
 @dataclass
-class FakeExecutor:
+class FakeExecutor(Executor):
     """`after` maps an arm's name to its accuracy after training; `fails` names jobs that end with exit code 1;
     `warning` is a monitor that fires on all steps but the first.
     """

@@ -77,10 +77,27 @@ def run_until_started(executor, jobs, *paths):
 def test_output_and_threads(job, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     one = job("one")
-    ends = finished(python(WRITE), [one])
+    ends = finished(python(WRITE, jobs=1000), [one])
     assert (ends["one"].exit_code, ends["one"].error) == (0, "")
     assert one.result.read_text() == "{}\n"
     assert one.log.read_text() == "1\n"
+
+
+@pytest.mark.parametrize(("jobs", "threads"), [(1, 6), (2, 3), (4, 1)])
+def test_runs_share_the_cores(job, monkeypatch, jobs, threads):
+    """A small model takes one thread of them whatever there are (`training.policy.threads_of`)."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr("scrpo_cli.ablation.executors.local.cores", lambda: 6)
+    one = job("one")
+    finished(python(WRITE, jobs=jobs), [one])
+    assert one.log.read_text() == f"{threads}\n"
+
+
+def test_the_users_number_of_threads_stands(job, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    one = job("one")
+    finished(python(WRITE), [one])
+    assert one.log.read_text() == "5\n"
 
 
 def test_failures_say_why_and_do_not_stop_the_others(job):

@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,8 @@ def test_methods_are_arms_too():
         (["optim.max_generated_tokens=null"], "optim.lr=1e-3,2e-3", "no budget"),
         ([], "optim.max_generated_tokens=1000,2000", "differ in optim.max_generated_tokens: 1000 and 2000"),
         ([], "optim.max_generated_tokens=1000,null", "no budget"),
+        ([], "task.grader=null,my:own", "differ in task.grader: None and my:own"),
+        ([], "task.grading.deadline=1,2", "differ in task.grading.deadline: 1.0 and 2.0"),
         (["task.test=null", "task.validation=null"], "optim.lr=1e-3,2e-3", "evaluates nothing"),
         ([], "optim.lrr=1,2", "lrr"),
         ([], "optim.lr=fast,2", "lr"),
@@ -136,7 +139,9 @@ def test_arms_that_cannot_be_compared_are_refused(sets, vary, what):
         ("eval: {top_p: 0.5}", "differ in eval.top_p: 1.0 and 0.5"),
         ("eval: {benchmarks: [gsm8k]}", "differ in eval.benchmarks"),
         ("eval: {limit: 3}", "differ in eval.limit: 100 and 3"),
-        ("task: {check_prompt: Look again}", "differ in task.check_prompt"),
+        ("task: {system: Be brief}", "differ in task.system"),
+        ("task: {reflect_prompt: Look again}", "differ in task.reflect_prompt"),  # repairs are asked for
+        ("task: {reflection: {show: tail}}", "differ in task.reflection.show"),
         ("task: {test: {source: tiny, split: validation}}", "differ in task.test"),
         ("optim: {max_generated_tokens: 5}", "differ in optim.max_generated_tokens: 300000 and 5"),
     ],
@@ -146,6 +151,35 @@ def test_recipes_that_cannot_be_compared_name_the_arms_and_the_key(tmp_path, lin
     other.write_text(f"extends: tiny\n{lines}\n")
     with pytest.raises(UserError, match=what):
         check_arms(make_arms(recipes=["tiny", str(other)]))
+
+
+@pytest.mark.parametrize(
+    ("eval", "own", "key"),
+    [
+        ("turns: 2", "check_prompt", "check_prompt"),
+        ("turns: 2, second_turn: retry", "retry_prompt", "retry_prompt"),
+        ("turns: 3, second_turn: self_refine", "refine_prompt", "refine_prompt"),
+        ("turns: 2, second_turn: reflect", "reflect_prompt", "reflect_prompt"),
+        ("turns: 2, gate: {signal: verdict}", "verdict_prompt", "verdict_prompt"),
+        ("turns: 2", "retry_prompt", None),
+        ("turns: 1", "check_prompt", None),
+        ("turns: 1, repair: false", "reflect_prompt", None),
+        ("turns: 1, repair: true", "reflect_prompt", "reflect_prompt"),
+    ],
+)
+def test_arms_share_the_prompts_that_an_evaluation_asks(tmp_path, eval, own, key):
+    for name, more in (("a", ""), ("b", f"task: {{{own}: Look again}}\n")):
+        (tmp_path / f"{name}.yaml").write_text(f"extends: tiny\neval: {{{eval}}}\n{more}")
+    arms = make_arms(recipes=[str(tmp_path / f"{name}.yaml") for name in "ab"])
+    if key is None:
+        return check_arms(arms)
+    with pytest.raises(UserError, match=f"differ in task.{key}"):
+        check_arms(arms)
+
+
+def test_a_sweep_over_difficulty_has_no_common_problems():
+    with pytest.raises(UserError, match=re.escape("differ in task.think.lines: 3 and 4")):
+        check_arms(make_arms(vary=["task.think.lines=3,4"], recipes=["think"]))
 
 
 def test_what_belongs_to_the_method_may_differ(tmp_path):

@@ -1,15 +1,17 @@
 """Sweeps whose runs write databases of their own: the sweep's has everything in the end, and the same."""
 
 import pytest
-from ablation_fakes import runs_in
+from ablation_fakes import PROBLEMS, attempt, option, runs_in
 from processes import run_scrpo, small
 from run_rows import assert_same_rows, execute, rows_of
 
 from scrpo_cli.ablation.executors.base import Job
-from scrpo_cli.ablation.own_files import own_file
+from scrpo_cli.ablation.own_files import bring, own_file
 from scrpo_cli.ablation.sweep import find_sweep, runs_by_cell
 from scrpo_cli.pool.db import Database
-from scrpo_cli.pool.queries import list_runs
+from scrpo_cli.pool.queries import list_runs, record_step, rewind, start_run, tokens_of_steps
+from scrpo_cli.pool.records import StepRecord
+from scrpo_cli.recipe.load import load_recipe
 
 SWEEP = "ablate --recipe tiny --vary optim.lr=1e-4,2e-4 --seeds 2"
 AFTER = {"optim.lr=1e-4": 0.3, "optim.lr=2e-4": 0.4}
@@ -66,6 +68,40 @@ def test_what_a_sweep_left_behind_that_was_killed_is_gathered(scrpo, executor, t
     assert code == 0, err
     assert len(fake.seen) == 2, "one was done, and one that was left behind"
     assert "left" in [row.id for row in runs_in(tmp_path)]
+
+
+def test_a_run_that_went_on_from_an_earlier_checkpoint_is_right_in_its_own_file(tmp_path):
+    """What the sweep took of it when it crashed went further than the checkpoint from which it was taken up."""
+    with Database.open(str(tmp_path / "sweep.db")) as db, Database.open(str(tmp_path / "own.db")) as own:
+        run = start_run(own, command="train", recipe=load_recipe("tiny"), directory="d", model="tiny")
+        for step in (1, 2, 3):
+            record_step(own, run, StepRecord(step, "first", answered(f"{run}:{step}", 4)))
+        bring(db, tmp_path / "own.db")
+        rewind(own, run, 1)
+        record_step(own, run, StepRecord(2, "first", answered(f"{run}:2", 3)))
+        bring(db, tmp_path / "own.db")
+        assert tokens_of_steps(db, run) == tokens_of_steps(own, run) == {1: 8, 2: 6}
+
+
+def answered(prefix, count):
+    return [attempt(prefix, "first", n, PROBLEMS[n], True) for n in range(count)]
+
+
+def test_files_of_runs_that_are_at_work_are_left_alone(scrpo, executor, tmp_path, monkeypatch):
+    """An executor that takes over goes on with runs that outlived the one before it: each writes its own file."""
+    executor(after=AFTER, stop_after=3)
+    assert scrpo(f"{SWEEP} --own-files")[0] == 130
+    with Database.open(str(tmp_path / "scrpo.db")) as db:
+        sweep = find_sweep(db, "last")
+        (left,) = [cell for cell in sweep.cells if runs_by_cell(db, sweep).get(cell) is None]
+    path = own_file(sweep, left.name)
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("written elsewhere, and not to be opened")
+    fake = executor(after=AFTER, takes_over=True)
+    monkeypatch.setattr(type(fake), "at_work", lambda self: {left.name})
+    monkeypatch.setattr(type(fake), "train", lambda self, job: path.unlink() or Database.open(str(path)).close())
+    scrpo("ablate --resume last")
+    assert [option(arguments, "--db") for arguments in fake.seen] == [str(path)]
 
 
 @pytest.mark.parametrize("line", ["ablate --resume last --own-files", "ablate --extend last --seeds 3 --own-files"])

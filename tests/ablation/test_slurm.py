@@ -1,5 +1,6 @@
 """The SLURM executor under submitit's own local mode, and (`make test-clusters`) under a real SLURM of one node."""
 
+import json
 import os
 import signal
 import subprocess
@@ -14,7 +15,7 @@ from slurm_node import slurm_node, why_not
 submitit = pytest.importorskip("submitit")
 
 from scrpo_cli.ablation.executors.base import Job  # noqa: E402
-from scrpo_cli.ablation.executors.slurm import Command, SlurmExecutor, slurm_options  # noqa: E402
+from scrpo_cli.ablation.executors.slurm import Command, SlurmExecutor, refuse_living, slurm_options  # noqa: E402
 from scrpo_cli.errors import UserError  # noqa: E402
 
 REAL = pytest.param("slurm", marks=pytest.mark.clusters)
@@ -67,6 +68,45 @@ def test_stopping_lets_the_runs_save(make, tmp_path):
     events.close()
     wait_until(lambda: not running(job), "the program goes on")
     assert saved(job)
+
+
+def test_nobody_else_begins_runs_that_may_still_work(tmp_path):
+    refuse_living(tmp_path)  # there were none
+    (tmp_path / "jobs.json").write_text(json.dumps({"cluster": "slurm", "ids": {"a": "7"}}))
+    with pytest.raises(UserError, match="1 runs of this sweep") as refused:
+        refuse_living(tmp_path)
+    assert "--executor slurm" in refused.value.fix
+    submitit.SlurmJob(tmp_path, "7").paths.result_pickle.touch()
+    refuse_living(tmp_path)
+
+
+@pytest.mark.clusters
+def test_runs_that_wait_or_work_are_known(make, tmp_path, cluster):
+    if cluster == "local":
+        pytest.skip("submitit's local mode knows its own jobs alone")
+    job = make_job(tmp_path, "a")
+    executor = make(WORK)
+    events = events_until_started(executor, job)
+    assert executor.at_work() == {"a"}
+    with pytest.raises(UserError, match="1 runs of this sweep") as refused:
+        refuse_living(tmp_path / "slurm")
+    assert "jobs.json" in refused.value.where
+    release(job)
+    assert ends(events)["a"].exit_code == 0
+    assert executor.at_work() == set()
+    refuse_living(tmp_path / "slurm")
+
+
+@pytest.mark.parametrize(
+    ("options", "delay"),
+    [({}, 180), ({"timeout_min": 60}, 180), ({"timeout_min": 4}, 60), ({"slurm_signal_delay_s": 300}, 300)],
+)
+def test_jobs_are_told_early_enough_to_save(tmp_path, monkeypatch, options, delay):
+    """submitit's own 90 seconds are less than a run may take to save."""
+    monkeypatch.setattr("submitit.slurm.slurm.SlurmExecutor.affinity", classmethod(lambda _: 1))
+    executor = SlurmExecutor(tmp_path, options=options)._executor(submitit)
+    assert executor._executor.parameters["signal_delay_s"] == delay
+    assert executor._executor.max_num_timeout > 100
 
 
 KILLED = """

@@ -233,6 +233,8 @@ def test_power_that_the_seeds_do_not_have_is_said(study):
             "optim.max_generated_tokens",
             "no budget",
         ),
+        (("over: one", "over: one, of: second answers"), "eval.turns: 1", "No run is asked for second answers"),
+        (("over: one", "over: one, of: second - first"), "eval.turns: 1", "No run is asked for second answers"),
         (("mine.yaml", "nothing.yaml"), "nothing.yaml", "No such recipe file"),
     ],
 )
@@ -244,6 +246,13 @@ def test_a_study_with_a_mistake_is_refused_with_its_place(scrpo, executor, tmp_p
     assert said in err, err
     assert where in err
     assert not runs_in(tmp_path) if (tmp_path / "scrpo.db").exists() else True
+
+
+def test_a_claim_about_repairs_that_no_run_is_asked_for_is_refused(scrpo, tmp_path, study):
+    study(("tokens: 1000}", "tokens: 1000, eval.repair: false}"), ("over: one", "over: one, of: repairs"))
+    code, _, err = scrpo("ablate --study study.yaml")
+    assert (code, "No run is asked for repairs" in err, "eval.repair: false" in err) == (2, True, True)
+    assert not (tmp_path / "scrpo.db").exists()
 
 
 @pytest.mark.parametrize("options", ["--seeds 3", "--recipe tiny", "--vary seed=1,2", "--against one"])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import sqlite3
 from contextlib import closing
 
@@ -10,6 +11,7 @@ from ablation_fakes import runs_in
 from filelock import FileLock
 
 from scrpo_cli.ablation.table import FEW_SEEDS
+from scrpo_cli.cli.ablate import Place
 
 AFTER = {"reflect_every=5": 0.35, "reflect_every=10": 0.4, "reflect_every=never": 0.8}
 TWO_SEEDS = "--reflect-every 5,10,never --seeds 2 --set optim.max_generated_tokens=1000"
@@ -55,6 +57,7 @@ def test_interrupted_and_resumed(scrpo, executor, tmp_path):
     assert code == 130
     again = answer["error"]["fix"]
     assert again.startswith("scrpo ablate --resume ")
+    assert "--executor" not in again
     before = {row.id for row in runs_in(tmp_path)}
     fake = executor(after=AFTER)
     code, answer, err = scrpo(again.removeprefix("scrpo "))
@@ -62,6 +65,22 @@ def test_interrupted_and_resumed(scrpo, executor, tmp_path):
     assert len(fake.seen) == 2  # only what is missing
     assert before < {row.id for row in runs_in(tmp_path)}
     assert [arm["seeds"] for arm in answer["arms"]] == [[0, 1]] * 3
+
+
+def test_what_is_said_to_go_on_names_the_executor(scrpo, executor):
+    executor(after=AFTER, stop_after=1)
+    _, answer, _ = scrpo(f"ablate {TWO_SEEDS} --jobs 3 --gpus-per-run 0")
+    assert " --jobs 3 --gpus-per-run 0 --db " in answer["error"]["fix"]
+    place = Place("slurm", None, 2, ("partition=gpu", "mem=8G"), None)
+    assert shlex.join(place.words) == "--executor slurm --gpus-per-run 2 --slurm partition=gpu --slurm mem=8G"
+    assert Place("local", None, None, (), None).words == []
+
+
+def test_options_of_slurm_are_read_before_anything_is_written(scrpo, tmp_path):
+    pytest.importorskip("submitit")
+    code, _, err = scrpo(f"ablate {TWO_SEEDS} --executor slurm --slurm gpu")
+    assert (code, "--slurm takes KEY=VALUE" in err) == (2, True)
+    assert not (tmp_path / "scrpo.db").exists()
 
 
 def test_failed_runs_are_reported_and_taken_up_again(scrpo, executor, tmp_path):

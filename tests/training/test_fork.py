@@ -114,6 +114,7 @@ def test_a_fork_that_goes_on_after_the_end_of_its_run_is_evaluated_at_its_own_en
         (("--at", "3"), ("There is no intact checkpoint of step 3", "2, 4, 6, 8")),
         (("--at", AT, "--set", "model.lora.r=4"), ("A fork keeps model.lora.r", "scrpo train")),
         (("--at", AT, "--set", "eval.samples=3"), ("A fork keeps eval.samples", "scrpo train")),
+        (("--at", AT, "--set", "task.grader=my:lenient"), ("A fork keeps task.grader", "scrpo train")),
         (("--at", "8"), ("Nothing is left to train: optim.steps is 8", "--set optim.steps=")),
         (("--at", AT, "--set", "optim.max_generated_tokens=10"), ("Nothing is left", "max_generated_tokens")),
     ],

@@ -15,7 +15,7 @@ from scrpo_cli.files import file_stem
 from scrpo_cli.numbers import LARGEST
 from scrpo_cli.recipe.load import find_recipe, load_recipe
 from scrpo_cli.recipe.models import Recipe
-from scrpo_cli.recipe.shared import benchmark_of, shared_keys
+from scrpo_cli.recipe.shared import PROBLEMS, benchmark_of, shared_keys
 
 REFLECT_EVERY = "method.reflect_every"
 BUDGET = "optim.max_generated_tokens"
@@ -183,7 +183,7 @@ def check_size(arms: Sequence[Arm], first_seed: int, seeds: int, match: Match = 
 def check_arms(arms: Sequence[Arm], match: Match = TOKENS) -> None:
     """UserError when arms cannot be told apart, evaluate nothing, have no limit by which they are matched or another
     one beside it, or do not share what makes them comparable (`shared_keys`, and that limit). A key of it that is
-    varied on purpose may differ, but not the limit and the evaluation.
+    varied on purpose may differ, but not the limit, the problems, how they are graded and how answers are sampled.
     """
     stems = [arm.file_stem for arm in arms]
     if twice := [arm.name for arm in arms if stems.count(arm.file_stem) > 1]:
@@ -213,5 +213,5 @@ def _check_pair(first: Arm, other: Arm, match: Match) -> None:
 
 
 def _is_varied(key: str, varied: Iterable[str]) -> bool:
-    fixed = key.startswith(("eval.", "task.test"))
+    fixed = key.startswith(("eval.", "task.test", "task.grading", *(f"task.{name}" for name in PROBLEMS)))
     return not fixed and any(key == name or key.startswith(f"{name}.") for name in varied)

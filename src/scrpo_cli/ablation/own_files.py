@@ -6,6 +6,7 @@ the sweep the one that it was started with. What a run needs of others is put in
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 from scrpo_cli.ablation.executors.base import Finished
@@ -42,15 +43,18 @@ def give(db: Database, sweep: Sweep, cell: Cell, run: RunRow | None) -> Path:
     return path
 
 
-def gather(db: Database, sweep: Sweep) -> None:
-    """Bring over what lies in all files: whoever wrote them may be gone."""
-    for path in sorted((sweep.directory / FOLDER).glob("*.db")):
-        bring(db, path)
+def gather(db: Database, sweep: Sweep, at_work: Collection[str] = ()) -> None:
+    """Bring over what lies in all files but those of runs that are `at_work`: whoever wrote the others may be gone."""
+    for cell in sweep.cells:
+        path = own_file(sweep, cell.name)
+        if cell.name not in at_work and path.exists():
+            bring(db, path)
 
 
 def bring(db: Database, path: Path) -> None:
     with Database.open(str(path), create=False) as own:
-        merge(db, own)
+        # a run that was taken up where its last checkpoint was has another history since than the one we had taken
+        merge(db, own, replace=True)
 
 
 def take(db: Database, sweep: Sweep, event: Finished) -> None:

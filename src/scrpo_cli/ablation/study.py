@@ -36,6 +36,7 @@ from scrpo_cli.evaluation.outcomes import Key, Outcomes, side_by_side
 from scrpo_cli.evaluation.sequential import interval, normal_outlook, spread_of, values_needed
 from scrpo_cli.recipe.document import read_document
 from scrpo_cli.recipe.load import find_recipe, load_recipe, shipped_studies
+from scrpo_cli.recipe.models import Recipe
 from scrpo_cli.section import Name, Number, Positive, PositiveInt, Section
 
 LOOKED_AHEAD = 200
@@ -170,7 +171,18 @@ def arms_of(study: Study, folder: Path, sets: Sequence[str] = ()) -> list[Arm]:
         except UserError as error:
             raise UserError(error.what, f"arm '{name}' of the study: {error.where}", error.fix) from None
     check_arms(arms)
+    check_claims(study.claims, arms[0].recipe)
     return arms
+
+
+def check_claims(claims: Sequence[Claim], recipe: Recipe) -> None:
+    """UserError where the evaluation, which all arms share, never asks for what a claim is about."""
+    pairs, reflects = (recipe.protocol().turns or 1) > 1, recipe.eval.second_turn == "reflect"
+    for claim in claims:
+        if claim.of == "repairs" and not (recipe.eval.repair or (pairs and reflects)):
+            raise UserError(f"No run is asked for repairs: {claim}", "eval.repair: false", "Set eval.repair: true.")
+        if claim.of.startswith("second") and not pairs:
+            raise UserError(f"No run is asked for second answers: {claim}", "eval.turns: 1", "Set eval.turns: 2.")
 
 
 def forecast(study: Study, budget: int) -> list[str]:

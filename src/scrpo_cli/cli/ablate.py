@@ -288,7 +288,7 @@ def ablate(
             sweep = with_own_files(sweep)
         place.check_arms([*sweep.arms, *arms], sweep.match.name)
         more = (arms, seeds) if extend is not None else None
-        report = run_sweep(database, sweep, more, question, place.executor(sweep, output), db, output)
+        report = run_sweep(database, sweep, more, question, place.executor(sweep, output), place.words, db, output)
     if report:
         output.result({"sweep": sweep.id, "directory": str(sweep.directory), **report.answer}, report.tables)
 
@@ -340,6 +340,10 @@ class Place:
         """
         if self.name not in EXECUTORS:
             raise UserError(f"There is no executor '{self.name}'", "--executor", f"One of: {', '.join(EXECUTORS)}.")
+        if self.name == "slurm":
+            from scrpo_cli.ablation.executors.slurm import slurm_options
+
+            slurm_options(self.slurm)
         for option, name in (("--slurm", "slurm"), ("--ray-address", "ray")):
             if option in given_options(context) and self.name != name:
                 what = f"{option} has no effect with the executor '{self.name}'."
@@ -366,6 +370,14 @@ class Place:
             raise UserError(what, "--match seconds", "Match tokens or steps, or take another executor.")
         check_packed([arm.recipe for arm in arms])
 
+    @property
+    def words(self) -> list[str]:
+        """As options, for the command that goes on with the sweep."""
+        given: list[tuple[str, object]] = [("--executor", self.name if self.name != "local" else None)]
+        given += [("--jobs", self.jobs), ("--gpus-per-run", self.gpus_per_run), ("--ray-address", self.ray_address)]
+        given += [("--slurm", each) for each in self.slurm]
+        return [word for option, value in given if value is not None for word in (option, str(value))]
+
     def at_once(self, arms: Sequence[Arm], match: str) -> int:
         """How many runs work at the same time. The packed take turns; where seconds are matched, cores are not shared
         unless the user says so.
@@ -383,18 +395,17 @@ class Place:
 
     def executor(self, sweep: Sweep, output: Output) -> Executor:
         from scrpo_cli.ablation.executors.children import program_of
+        from scrpo_cli.ablation.executors.slurm import SlurmExecutor, refuse_living, slurm_options
 
+        program, folder = program_of(self.gpus_per_run), sweep.directory / "slurm"
+        if self.name == "slurm":
+            options = slurm_options(self.slurm)
+            return SlurmExecutor(folder, options, self.jobs, self.gpus_per_run, program=program)
+        refuse_living(folder)
         if self.name == "packed":
             from scrpo_cli.ablation.executors.packed import PackedExecutor
 
             return PackedExecutor(sweep.directory / "packed", self.jobs)
-        program = program_of(self.gpus_per_run)
-        if self.name == "slurm":
-            from scrpo_cli.ablation.executors.slurm import SlurmExecutor, slurm_options
-
-            folder = sweep.directory / "slurm"
-            options = slurm_options(self.slurm)
-            return SlurmExecutor(folder, options, self.jobs, self.gpus_per_run, program=program)
         if self.name == "ray":
             from scrpo_cli.ablation.executors.ray_tasks import RayExecutor
 

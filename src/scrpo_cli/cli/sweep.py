@@ -44,10 +44,13 @@ def run_sweep(
     more: tuple[Sequence[Arm], int | None] | None,
     question: Question,
     executor: Executor,
+    place: Sequence[str],
     db: str | None,
     output: Output,
 ) -> Report | None:
-    """Run what is to do of a sweep, to which `more` arms and seeds may be added, once nobody else works on it."""
+    """Run what is to do of a sweep, to which `more` arms and seeds may be added, once nobody else works on it. `place`:
+    options that name the executor again.
+    """
     from scrpo_cli.ablation.comparisons import Question
     from scrpo_cli.ablation.own_files import gather
     from scrpo_cli.ablation.sweep import extend_sweep, find_sweep, wait_for_strays
@@ -55,7 +58,7 @@ def run_sweep(
     from scrpo_cli.pool.queries import reopen_run, resolve_run
 
     with locked(sweep.directory, f"sweep {sweep.id}"):
-        gather(database, sweep)
+        gather(database, sweep, executor.at_work())
         if not executor.takes_over:
             wait_for_strays(database, sweep, output.say, SAVE_SECONDS)
             gather(database, sweep)
@@ -65,7 +68,7 @@ def run_sweep(
             raise UserError("A tuning sweep compares no arms", ", ".join(COMPARED), "Give these options to its race.")
         question.check([arm.name for arm in sweep.arms])  # before anything runs
         reopen_run(database, resolve_run(database, sweep.id))
-        again = database.command("ablate", "--resume", sweep.id)
+        again = database.command("ablate", "--resume", sweep.id, *place)
         row = ActiveRun(sweep.id, sweep.directory, sweep.arms[0].recipe, again)
         with closed_at_end(database, row):
             report = finish(database, sweep, question, executor, db, row, output)
@@ -86,12 +89,16 @@ def finish(
     output: Output,
 ) -> Report | None:
     """Run what is to do, report on what is done into the sweep's `row`, and fail when a run failed."""
-    from scrpo_cli.ablation.own_files import give, take
+    from scrpo_cli.ablation.own_files import give, own_file, take
     from scrpo_cli.ablation.standing import shown_live
     from scrpo_cli.ablation.sweep import jobs_to_do
 
+    at_work = executor.at_work()
+
     def place(cell: Cell, run: RunRow | None) -> str | None:
-        return str(give(database, sweep, cell, run)) if sweep.own_files else db
+        if not sweep.own_files:
+            return db
+        return str(own_file(sweep, cell.name) if cell.name in at_work else give(database, sweep, cell, run))
 
     def ended(event: Finished) -> None:
         if sweep.own_files:

@@ -13,19 +13,11 @@ from typing import Any
 
 from scrpo_cli.errors import UserError
 from scrpo_cli.recipe.benchmark import Benchmark
-from scrpo_cli.recipe.models import GateConfig, Recipe, TaskConfig
+from scrpo_cli.recipe.models import SECOND_TURNS, GateConfig, Recipe, TaskConfig
 from scrpo_cli.rollout.base import Sampling
 from scrpo_cli.rollout.chat import Chat
 from scrpo_cli.tasks.base import Task
 from scrpo_cli.types import Problem
-
-PROMPTS = {
-    "check": ("check_prompt",),
-    "retry": ("retry_prompt",),
-    "reflect": ("reflect_prompt",),
-    "self_refine": ("feedback_prompt", "refine_prompt"),
-}
-"""The keys of `task` that hold what a second turn asks."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +64,7 @@ class Protocol:
     @property
     def second_turn_prompts(self) -> dict[str, str]:
         """What is asked after a first answer, by key; empty where nothing is."""
-        return {key: getattr(self.task, key) for key in PROMPTS[self.second_turn]} if self.turns > 1 else {}
+        return {key: getattr(self.task, key) for key in SECOND_TURNS[self.second_turn]} if self.turns > 1 else {}
 
     @property
     def in_a_row(self) -> int:

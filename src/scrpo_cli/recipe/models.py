@@ -28,6 +28,15 @@ MOST_ROLLOUTS = 1_000_000
 """Completions of one step, likewise."""
 
 
+SECOND_TURNS = {
+    "check": ("check_prompt",),
+    "retry": ("retry_prompt",),
+    "reflect": ("reflect_prompt",),
+    "self_refine": ("feedback_prompt", "refine_prompt"),
+}
+"""What `eval.second_turn` may be, and the keys of `task` that hold what it asks."""
+
+
 def _greedy_or_not(temperature: float) -> float:
     if 0 < temperature < COLDEST:
         raise PydanticCustomError("temperature", f"Input should be 0 (greedy) or at least {COLDEST:g}")

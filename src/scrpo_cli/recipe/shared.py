@@ -7,22 +7,37 @@ from itertools import pairwise
 from typing import Any
 
 from scrpo_cli.errors import UserError, shown
-from scrpo_cli.recipe.models import Recipe
+from scrpo_cli.recipe.models import SECOND_TURNS, Recipe
 
 WHEN = ("every", "every_tokens")
 """Keys of `eval` that say when, not what."""
+PROBLEMS = ("name", "think", "grader", "options", "sandbox")
+"""Keys of `task` that say what the problems are and which answers are right."""
 
 
 def shared_keys(recipe: Recipe) -> dict[str, Any]:
-    """Dotted keys with their values: the model, what is asked of it in an evaluation and how it samples then.
-    `eval.every` and `eval.every_tokens` are left out: they measure during training.
+    """Dotted keys with their values: the model, what is asked of it in an evaluation, how it samples then and how that
+    is graded. `eval.every` and `eval.every_tokens` are left out: they measure during training.
     """
     data = recipe.model_dump(mode="json")
-    task = {key: data["task"][key] for key in ("name", "system", "prompt", "check_prompt")}
-    task["test"] = benchmark_of(recipe)
+    task = {key: data["task"][key] for key in (*PROBLEMS, *asked(recipe))}
+    task |= {"test": benchmark_of(recipe), "grading": {"deadline": recipe.task.grading.deadline}}
     evaluation = {key: value for key, value in data["eval"].items() if key not in WHEN}
     evaluation |= recipe.protocol().model_dump()
     return _flat({"model": data["model"], "task": task, "eval": evaluation})
+
+
+def asked(recipe: Recipe) -> list[str]:
+    """Keys of `task` that say what an evaluation asks, turn by turn."""
+    cfg, keys = recipe.eval, ["system", "prompt", "shots"]
+    further = (recipe.protocol().turns or 1) > 1
+    if further:
+        keys += SECOND_TURNS[cfg.second_turn]
+    if further and cfg.gate.signal == "verdict":
+        keys += ["verdict_prompt"]
+    if cfg.repair or (further and cfg.second_turn == "reflect"):
+        keys += ["reflection", "reflect_prompt" if recipe.task.reflection.reveal_wrong else "check_prompt"]
+    return keys
 
 
 def benchmark_of(recipe: Recipe) -> dict[str, Any] | None:

@@ -7,7 +7,7 @@ its checkpoint left it, so that a scheduler can repeat on another machine what w
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Sequence
+from collections.abc import Collection, Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -41,6 +41,10 @@ class Executor(Protocol):
 
     takes_over: bool
     """Whether it goes on with jobs that outlived an executor before it, instead of starting them again."""
+
+    def at_work(self) -> Collection[str]:
+        """Names of jobs that outlived an executor before it and still wait or run."""
+        return ()
 
     def run(self, jobs: Sequence[Job]) -> Generator[Job | Finished, None, None]: ...
 

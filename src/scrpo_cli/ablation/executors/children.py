@@ -30,9 +30,14 @@ def program_of(gpus: int | None) -> tuple[str, ...]:
 
 
 def start(
-    job: Job, program: tuple[str, ...] = PROGRAM, environment: Mapping[str, str] | None = None
+    job: Job,
+    program: tuple[str, ...] = PROGRAM,
+    environment: Mapping[str, str] | None = None,
+    threads: int | str = 1,
 ) -> subprocess.Popen:
-    """The job's process, with one CPU thread unless OMP_NUM_THREADS says otherwise; `environment` goes before ours."""
+    """The job's process, which has so many CPU threads unless OMP_NUM_THREADS says otherwise (a small model takes one
+    of them); `environment` goes before ours.
+    """
     job.log.parent.mkdir(parents=True, exist_ok=True)
     with job.result.open("wb") as out, job.log.open("ab") as err:
         return subprocess.Popen(
@@ -41,7 +46,7 @@ def start(
             stdin=subprocess.PIPE,
             stdout=out,
             stderr=err,
-            env={"OMP_NUM_THREADS": "1", **os.environ, **(environment or {}), FOLLOW: "1"},
+            env={"OMP_NUM_THREADS": str(threads), **os.environ, **(environment or {}), FOLLOW: "1"},
             start_new_session=True,
         )
 

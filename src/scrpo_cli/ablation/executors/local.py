@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import psutil
 
-from scrpo_cli.ablation.executors.base import POLL_SECONDS, Finished, Job
+from scrpo_cli.ablation.executors.base import POLL_SECONDS, Executor, Finished, Job
 from scrpo_cli.ablation.executors.children import PROGRAM, ended, let_go, start, stop
 from scrpo_cli.errors import UserError
 from scrpo_cli.jobs.runs import SAVE_SECONDS
@@ -27,7 +27,7 @@ tiny model), and room."""
 
 
 @dataclass
-class LocalExecutor:
+class LocalExecutor(Executor):
     """Subprocesses, `jobs` at a time. With `slots`, each of them sees the GPUs of one slot and no others."""
 
     jobs: int = 1
@@ -48,7 +48,8 @@ class LocalExecutor:
                 while waiting and len(self._running) < self.jobs:
                     job, slot = waiting.popleft(), free.popleft()
                     environment = {VISIBLE: slot} if slot else None
-                    self._running[job] = (start(job, self.program, environment), time.monotonic(), slot)
+                    process = start(job, self.program, environment, max(1, cores() // self.jobs))
+                    self._running[job] = (process, time.monotonic(), slot)
                     yield job
                 for end, slot in self._reap():
                     free.append(slot)
@@ -106,9 +107,13 @@ def _room(recipe: Recipe) -> int:
         sizes, _ = known_sizes(recipe)
     if sizes is None or recipe.rollout.engine == "vllm":
         return 1
-    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     threads = threads_of(recipe.model, sizes.parameters)
-    return min(cores // threads, psutil.virtual_memory().available // (sizes.peak + PROCESS))
+    return min(cores() // threads, psutil.virtual_memory().available // (sizes.peak + PROCESS))
+
+
+def cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def visible_gpus() -> list[str]:

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
-from scrpo_cli.ablation.executors.base import POLL_SECONDS, Finished, Job, error_of
+from scrpo_cli.ablation.executors.base import POLL_SECONDS, Executor, Finished, Job, error_of
 from scrpo_cli.ablation.executors.children import PROGRAM, let_go, start, stop
+from scrpo_cli.ablation.executors.local import cores
 from scrpo_cli.jobs.packed import EVENTS, Command, Event, write_commands
 from scrpo_cli.jobs.runs import SAVE_SECONDS
 
@@ -19,7 +20,7 @@ COMMANDS, RESULT, LOG = "commands.json", "packed.json", "packed.log"
 
 
 @dataclass
-class PackedExecutor:
+class PackedExecutor(Executor):
     """`folder` takes what the process is told and says; `jobs` runs go forward at a time, or all."""
 
     folder: Path
@@ -39,7 +40,7 @@ class PackedExecutor:
         arguments = ["train", "--packed", str(self.folder / COMMANDS)]
         arguments += ["--at-a-time", str(self.jobs)] if self.jobs else []
         all_of_them = Job("packed", tuple(arguments), self.folder / RESULT, self.folder / LOG, jobs[0].directory)
-        process = start(all_of_them, PROGRAM)
+        process = start(all_of_them, PROGRAM, threads=cores())
         try:
             yield from self._events(process, {job.name: job for job in jobs})
         finally:

@@ -16,7 +16,7 @@ from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from typing import Any
 
-from scrpo_cli.ablation.executors.base import Finished, Job
+from scrpo_cli.ablation.executors.base import Executor, Finished, Job
 from scrpo_cli.ablation.executors.children import PROGRAM, run_to_end
 from scrpo_cli.jobs.runs import SAVE_SECONDS
 
@@ -28,7 +28,7 @@ CARRIED = ("SCRPO_", "WANDB_", "HF_", "HUGGINGFACE_", "OMP_", "TOKENIZERS_", "PY
 
 
 @dataclass
-class RayExecutor:
+class RayExecutor(Executor):
     """`jobs` at a time (none: as many as the cluster has CPUs or GPUs for)."""
 
     address: str | None = None

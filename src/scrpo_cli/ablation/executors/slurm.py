@@ -7,6 +7,7 @@ the sweep's directory, and whoever takes the sweep up again goes on waiting for 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import time
 from collections import Counter
@@ -15,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from scrpo_cli.ablation.executors.base import POLL_SECONDS, Finished, Job, error_of
+from scrpo_cli.ablation.executors.base import POLL_SECONDS, Executor, Finished, Job, error_of
 from scrpo_cli.ablation.executors.children import PROGRAM, start, stop, waited_for
 from scrpo_cli.errors import UserError
 from scrpo_cli.files import write_atomically
@@ -28,6 +29,14 @@ MISSED = 3
 """Looks at the queue without a job after which it is lost, if it has left no result: files of nodes come late."""
 OURS = ("timeout_min", "mem_gb", "nodes", "cpus_per_task", "gpus_per_node", "tasks_per_node")
 """What submitit names by itself; the rest are options of sbatch."""
+MOST_TIMES = 10_000
+"""That a job whose time is up is queued again; submitit's own is 3, and a long run may have a short limit."""
+DAY = 24 * 60
+"""Minutes that a job may take unless said otherwise."""
+WARNED = int(SAVE_SECONDS) + 60
+"""Seconds before its end at which a job is told, unless said otherwise: to end its step, be saved and be queued again.
+At most a quarter of its time.
+"""
 JOBS_FILE, STOPPING_FILE = "jobs.json", "stopping"
 INTERRUPTED = 130
 """The exit code of a run that was stopped and has saved."""
@@ -43,7 +52,7 @@ class Command:
         self.process: subprocess.Popen | None = None
 
     def __call__(self) -> Finished:
-        self.process = start(self.job, self.program)
+        self.process = start(self.job, self.program, threads=os.environ.get("SLURM_CPUS_PER_TASK", 1))
         end = waited_for(self.job, self.process)
         if end.exit_code == INTERRUPTED:  # by SIGTERM, which a preempted job gets before it is told to go
             deadline = time.monotonic() + SAVE_SECONDS
@@ -60,7 +69,7 @@ class Command:
 
 
 @dataclass
-class SlurmExecutor:
+class SlurmExecutor(Executor):
     """`jobs` at a time (none: as many as SLURM lets run), under the user's `options` of sbatch."""
 
     folder: Path
@@ -84,7 +93,7 @@ class SlurmExecutor:
                     if job not in began and job.result.exists():  # its process opens the file
                         began[job] = time.monotonic()
                         yield job
-                    missed[job] += queued is not None and handle.job_id not in queued
+                    missed[job] = missed[job] + 1 if queued is not None and handle.job_id not in queued else 0
                     if self._has_ended(handle) or missed[job] >= MISSED:
                         del submitted[job]
                         yield _end(job, handle, time.monotonic() - began.get(job, time.monotonic()))
@@ -96,6 +105,10 @@ class SlurmExecutor:
     def _stopping(self) -> Path:
         """There while the user stops the sweep, so that its jobs do not wait for SLURM to queue them again."""
         return self.folder.absolute() / STOPPING_FILE
+
+    def at_work(self) -> set[str]:
+        queued = self._queued()
+        return {name for name, handle in self._known().items() if self._lives(handle, queued)}
 
     def _submitted(self, jobs: Sequence[Job]) -> dict[Job, Any]:
         """A submitit job for each job: one that is still queued or running, or a new one."""
@@ -119,7 +132,7 @@ class SlurmExecutor:
 
     def _executor(self, submitit: Any) -> Any:
         self.folder.mkdir(parents=True, exist_ok=True)
-        executor = submitit.AutoExecutor(folder=self.folder, cluster=self.cluster)
+        executor = submitit.AutoExecutor(self.folder, self.cluster, slurm_max_num_timeout=MOST_TIMES)
         given = {
             key if key in OURS or key.startswith("slurm_") else f"slurm_{key}": v for key, v in self.options.items()
         }
@@ -127,8 +140,9 @@ class SlurmExecutor:
             given["gpus_per_node"] = self.gpus_per_run
         if self.jobs is not None:
             given["slurm_array_parallelism"] = self.jobs
+        warned = min(WARNED, int(15 * given.get("timeout_min", DAY)))
         try:
-            executor.update_parameters(name="scrpo", **{"timeout_min": 24 * 60, **given})
+            executor.update_parameters(name="scrpo", **{"timeout_min": DAY, "slurm_signal_delay_s": warned, **given})
         except (NameError, TypeError, AssertionError) as error:
             what = f"submitit does not take these options: {error}"
             raise UserError(
@@ -184,6 +198,17 @@ def _end(job: Job, handle: Any, seconds: float) -> Finished:
         return handle.result()
     what = f"{error_of(job)}; SLURM job {handle.job_id} left the queue without a result ({handle.paths.stderr})"
     return Finished(job, 1, seconds, what)
+
+
+def refuse_living(folder: Path) -> None:
+    """UserError while jobs wait or run that an executor here has submitted: they would train the same runs."""
+    if not (folder / JOBS_FILE).exists():
+        return
+    living = SlurmExecutor(folder).at_work()
+    if living:
+        what = f"{len(living)} runs of this sweep wait or run as jobs of SLURM"
+        fix = "Add --executor slurm, which takes them over; or `scancel` them and remove that file."
+        raise UserError(what, str(folder / JOBS_FILE), fix)
 
 
 def slurm_options(given: Sequence[str]) -> dict[str, Any]:
