@@ -114,6 +114,30 @@ class SignalInStep:
 
 
 @dataclass(frozen=True)
+class FailureInStep:
+    """The engine gives up when the nth batch that step `step` samples is finished."""
+
+    step: int
+    batch: int
+
+    def __call__(self) -> None:
+        from scrpo_cli.errors import RunError
+        from scrpo_cli.rollout.transformers_engine import TransformersEngine
+
+        original, batches = TransformersEngine.generate, count(1)
+
+        def generate(engine: Any, prompts: Any, sampling: Any, keys: Any, finished: Any = lambda found: None) -> Any:
+            def heard(found: Any) -> None:
+                finished(found)
+                if keys[0].step == self.step and next(batches) == self.batch:
+                    raise RunError("The engine is gone.", "rollout.engine", "Start it again.")
+
+            return original(engine, prompts, sampling, keys, heard)
+
+        TransformersEngine.generate = generate  # type: ignore[method-assign]
+
+
+@dataclass(frozen=True)
 class FileSizeLimit:
     """Writing a file beyond `size` bytes fails, which is as near to a full disk as an ordinary user can get."""
 

@@ -12,6 +12,7 @@ from rich.console import Console
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, Qwen2Config, Qwen3Config
 
 from scrpo_cli.jobs.budget import Budget, estimate, layer_activations, model_sizes, render, size
+from scrpo_cli.jobs.limits import memory_settings
 from scrpo_cli.recipe.load import load_recipe
 from scrpo_cli.recipe.models import LoraConfig, ModelConfig, Recipe
 from scrpo_cli.training.logprobs import completion_states
@@ -140,6 +141,30 @@ def test_an_adapter_to_start_from_gives_its_own_shape(qwen: Path, tmp_path: Path
     assert sizes.adapter_parameters == sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
+def test_memory_is_that_of_the_engine(qwen: Path) -> None:
+    sets = ["model.dtype=float32", "method.reflect_every=never", "eval.repair=false", "rollout.max_tokens=60"]
+    ours, inside, server = (
+        model_sizes(recipe(qwen, *sets, f"rollout.engine={engine}"))
+        for engine in ("transformers", "vllm", "vllm_server")
+    )
+    for theirs in (inside.memory, server.memory):
+        assert (theirs["kv_cache"], theirs["sampling"]) == (0, 0)
+        assert "merged_adapter" not in theirs
+        assert theirs["activations"] == ours.memory["activations"]
+    assert inside.peak - server.peak == inside.memory["vllm_weights"] == 4 * inside.parameters
+    large = [*sets, "rollout.batch_size=100000", "optim.tokens_per_microbatch=100"]
+    for engine, setting in (("transformers", ["rollout.batch_size"]), ("vllm_server", [])):
+        made = recipe(qwen, *large, f"rollout.engine={engine}")
+        found = memory_settings(made, model_sizes(made), 10**9)
+        assert [each.partition("=")[0] for each in found] == setting
+
+
+def test_a_merged_copy_of_the_weights_has_no_memory(qwen: Path) -> None:
+    sizes = model_sizes(made := recipe(qwen, "model.dtype=float32", "method.reflect_every=never"))
+    between = sizes.memory["weights"] + sizes.memory["adapter"] + sizes.memory["merged_adapter"] // 2
+    assert "model.dtype=bfloat16" in memory_settings(made, sizes, between)
+
+
 def test_memory_by_hand(qwen: Path) -> None:
     """hidden 64, feed-forward 256, 2 layers, 4 heads and 2 key-value heads of 16, 128 words; float32."""
     sets = ["model.dtype=float32", "task.max_prompt_tokens=100", "rollout.max_tokens=60", "rollout.batch_size=10"]
@@ -153,6 +178,7 @@ def test_memory_by_hand(qwen: Path) -> None:
         "logits": 50 * 128 * 4 * 2,
         "kv_cache": 10 * 160 * 2 * 2 * 32 * 4,
         "sampling": 10 * 128 * 28,
+        "merged_adapter": 4 * 2 * (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 256),
     }
     memory = sizes.memory
     assert sizes.peak == memory["weights"] + memory["adapter"] + memory["activations"] + memory["logits"]

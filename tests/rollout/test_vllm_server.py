@@ -126,6 +126,17 @@ def test_every_server_gets_every_version_and_rows_are_dealt_in_turn(policy, fake
     assert not engine.publisher.home.exists()
 
 
+def test_a_version_that_one_server_does_not_take_stays_on_none(policy, fakes) -> None:
+    engine = engine_of(policy, *fakes)
+    engine.sync()
+    fakes[1].loads = False
+    with pytest.raises(UserError, match="does not load adapters"):
+        engine.sync()
+    assert [*fakes[0].adapters] == [engine.known[-1].name]
+    engine.close()
+    assert not fakes[0].adapters
+
+
 def test_a_stop_keeps_what_has_come_and_waits_for_nothing(policy, fakes, monkeypatch) -> None:
     engine = engine_of(policy, fakes[0])
     whole = engine.generate(PROMPTS, Sampling(0.8, 8), KEYS)

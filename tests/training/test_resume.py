@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from filelock import FileLock
-from processes import Outcome, SignalAt, SignalInStep, run_scrpo, small
+from processes import FailureInStep, Outcome, SignalAt, SignalInStep, run_scrpo, small
 from run_rows import Rows, all_rows, assert_same_rows, execute, lines
 
 from scrpo_cli.training import half_step
@@ -166,6 +166,27 @@ def test_a_stop_in_the_middle_of_a_step_keeps_the_answers_that_are_finished(scrp
     assert_finishes(resumed, 3)
     assert not kept.exists()
     assert_same(remains(tmp_path), in_parts)
+
+
+def test_what_an_engine_had_answered_before_it_failed_is_kept(scrpo_process, tmp_path, in_parts):
+    failed = scrpo_process(*TRAIN_IN_PARTS, hooks=(FailureInStep(2, 1),))
+    assert (failed.code, status(tmp_path)) == (1, "failed"), failed.err
+    assert "The engine is gone." in failed.err
+    resumed = scrpo_process("train", "--resume", "last", "--json")
+    assert "Step 2 goes on with the 8 answers" in resumed.err
+    assert_finishes(resumed, 3)
+    assert_same(remains(tmp_path), in_parts)
+
+
+def test_a_resumed_run_keeps_its_engine(scrpo_process, tmp_path):
+    """`auto` takes what is there, and that may have changed."""
+    assert scrpo_process(*TRAIN_IN_PARTS, hooks=(SignalInStep(1, 1),)).code == 130
+    ((summary,),) = execute(tmp_path, "SELECT summary_json FROM run")
+    assert json.loads(summary)["engine"] == "transformers"
+    execute(tmp_path, "UPDATE run SET summary_json = ?", json.dumps(json.loads(summary) | {"engine": "vllm"}))
+    refused = scrpo_process("train", "--resume", "last", "--json")
+    assert refused.code == 2, refused.err
+    assert "began with the engine vllm, and now there is transformers" in refused.err
 
 
 @pytest.mark.parametrize(

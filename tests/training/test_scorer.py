@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from scrpo_cli.training import logprobs
 from scrpo_cli.training.logprobs import completion_divergences, completion_logprobs, completion_states
 from scrpo_cli.training.loss import EXACT, TokenBatch, policy_gradient_loss
 from scrpo_cli.training.policy import Policy
+from scrpo_cli.training.scorer import sampled_otherwise
 from scrpo_cli.training.update import Updater, microbatches, weighted_rows
 from scrpo_cli.types import Completion, FinishReason
 
@@ -138,6 +140,22 @@ def test_old_log_probs_are_those_that_the_loss_uses(counter: Counter, level: str
     updater.update(1, sampled(), credited([0.0] * 4))
     assert counter.headed == {"policy": 2 * tokens, "reference": 0}
     assert counter.read == {"policy": 2 * READ, "reference": 0}
+
+
+@pytest.mark.parametrize(
+    ("engine", "dtype", "otherwise"),
+    [
+        ("transformers", torch.float32, False),
+        ("transformers", torch.bfloat16, True),
+        ("transformers", torch.float16, True),
+        ("vllm", torch.float32, True),
+        ("vllm_server", torch.bfloat16, True),
+    ],
+)
+def test_whose_log_probs_differ_from_the_trainers(engine, dtype, otherwise):
+    """Rounded to 8 or 11 bits, they depend on what shares a batch."""
+    policy = SimpleNamespace(model=SimpleNamespace(dtype=dtype))
+    assert sampled_otherwise(engine, policy) is otherwise
 
 
 @pytest.mark.parametrize("minibatches", [1, 2])

@@ -16,26 +16,31 @@ feed-forward, a = heads x head size, k = key-value heads x head size, V words:
                   where a divergence over the whole vocabulary is trained, as many as LOGITS says
     KV cache      rows (longest prompt + max_tokens) L 2 k b of one generate call, in training or in an evaluation
     sampling      rows V (3 x 4 + 2 x 8): scores in float32, the cumulative distribution in float64
+    merged adapter  4 bytes of each weight that has an adapter, while sampling in float32
 
 The longest prompt holds the answers that it shows: earlier turns, or the one that is reflected on. Generating and
-training do not overlap: the peak is weights + adapter + the larger of the two.
+training do not overlap: the peak is weights + adapter + the larger of the two. vLLM in this program has the weights
+once more and a cache of its own, which is what its share of the GPU leaves (`rollout.vllm.gpu_memory`, not counted: it
+is given back for the update); vLLM servers have all of that elsewhere.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
+from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from scrpo_cli.errors import ScrpoError, UserError, first_line
 from scrpo_cli.evaluation.protocol import Protocol
 from scrpo_cli.layout import Pairs, Prose
 from scrpo_cli.recipe.models import ModelConfig, Recipe
+from scrpo_cli.rollout.engines import chosen_engine
 from scrpo_cli.tasks import make_task
 from scrpo_cli.training.adapters import put_weights, read_config, read_shapes, refuse_other_base, with_empty_adapter
 from scrpo_cli.training.head import tokens_at_once
@@ -197,15 +202,14 @@ def model_sizes(recipe: Recipe) -> Sizes:
     device = pick_device(cfg) if cfg.device == "auto" else cfg.device
     dtype = pick_dtype(cfg, device)
     memory = memory_parts(recipe, config.get_text_config(), parameters, adapter, dtype.itemsize, device == "cuda")
-    training = memory["activations"] + memory["logits"]
-    generating = memory["kv_cache"] + memory["sampling"]
+    memory |= memory_of_engine(recipe, memory, merged_parameters(model) if dtype.itemsize == 4 else 0, device)
     return Sizes(
         parameters,
         adapter,
         checkpoint=12 * adapter,
         disk=12 * adapter * (recipe.checkpoint.keep + 1),  # the next one is complete before the oldest goes
         memory=memory,
-        peak=memory["weights"] + memory["adapter"] + max(training, generating),
+        peak=standing(memory) + max(training(memory), generating(memory)),
         dtype=str(dtype).removeprefix("torch."),
         device=device,
         positions=getattr(config.get_text_config(), "max_position_embeddings", None),
@@ -248,6 +252,38 @@ def memory_parts(recipe: Recipe, config: Any, parameters: int, adapter: int, b: 
         "kv_cache": cached * config.num_hidden_layers * 2 * k * b,
         "sampling": rows * config.vocab_size * (3 * 4 + 2 * 8),
     }
+
+
+def memory_of_engine(recipe: Recipe, memory: Mapping[str, int], merged: int, device: str) -> dict[str, int]:
+    """What depends on who samples: ours has a key-value cache, and in float32 a second copy of the `merged` weights;
+    vLLM in this program has the base model once more, and its cache is what its share of the GPU leaves; a server has
+    all of it elsewhere.
+    """
+    engine: str = recipe.rollout.engine
+    with suppress(UserError):  # what is missing is said where it is opened
+        engine = chosen_engine(recipe.rollout, device)
+    if engine == "transformers":
+        return {"merged_adapter": merged * 4}
+    return {"kv_cache": 0, "sampling": 0} | ({"vllm_weights": memory["weights"]} if engine == "vllm" else {})
+
+
+def merged_parameters(model: Any) -> int:
+    """Weights that have an adapter, which is merged into a copy of them for sampling."""
+    layers = [module.get_base_layer() for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    return sum(p.numel() for layer in layers for p in layer.parameters())
+
+
+def standing(memory: Mapping[str, int]) -> int:
+    """Bytes that are taken all the time."""
+    return memory["weights"] + memory["adapter"] + memory.get("vllm_weights", 0)
+
+
+def training(memory: Mapping[str, int]) -> int:
+    return memory["activations"] + memory["logits"]
+
+
+def generating(memory: Mapping[str, int]) -> int:
+    return memory["kv_cache"] + memory["sampling"] + memory.get("merged_adapter", 0)
 
 
 def logits_at_once(recipe: Recipe, tokens: int, words: int, on_cuda: bool) -> int:

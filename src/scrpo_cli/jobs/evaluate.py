@@ -30,7 +30,7 @@ from scrpo_cli.evaluation.protocol import Protocol, fingerprint
 from scrpo_cli.evaluation.runner import Evaluator, Start
 from scrpo_cli.jobs.checks import load
 from scrpo_cli.jobs.compare import compare_runs, earlier_run
-from scrpo_cli.jobs.runs import ActiveRun, is_alive, resumed_run, started_run
+from scrpo_cli.jobs.runs import ActiveRun, is_alive, note_engine, resumed_run, started_run
 from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.queries import (
     attempts_of,
@@ -133,6 +133,7 @@ def evaluate_plan(db: Database, run: ActiveRun, plan: EvalPlan, report: Report) 
         runtime = stack.enter_context(open_runtime(run.recipe))
         identity = model_identity(runtime)
         pin(db, run, identity, problems)
+        note_engine(db, run, runtime.engine.name)
         evaluators = {
             name: Evaluator(Protocol.of(run.recipe, b), runtime.engine, runtime.chat, tasks[name])
             for name, b in plan.benchmarks.items()

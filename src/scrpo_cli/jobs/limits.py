@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from scrpo_cli.jobs.budget import DAY, Budget, Sizes, duration, known_sizes, size
+from scrpo_cli.jobs.budget import DAY, Budget, Sizes, duration, generating, known_sizes, size, standing, training
 from scrpo_cli.jobs.extrapolate import Measured, Part, Total, eval_cap
 from scrpo_cli.recipe.models import Recipe
 
@@ -63,14 +63,16 @@ def has(device: str) -> bool:
 def memory_settings(recipe: Recipe, sizes: Sizes, free: int) -> list[str]:
     """The settings with which the estimate would fit into `free` bytes; empty where it does."""
     memory = sizes.memory
-    room = free - memory["weights"] - memory["adapter"]
-    if room <= 0:
+    room = free - standing(memory)
+    if room - memory.get("merged_adapter", 0) <= 0:
         smaller = ["model.dtype=bfloat16"] if sizes.dtype == "float32" else []
         return [*smaller, "model.name=(a smaller model)"]
     found = []
-    if (generating := memory["kv_cache"] + memory["sampling"]) >= room:
-        found.append(f"rollout.batch_size={max(1, int(recipe.rollout.batch_size * room / generating))}")
-    if memory["activations"] + memory["logits"] >= room:
+    if generating(memory) >= room:
+        merged = memory.get("merged_adapter", 0)
+        share = (room - merged) / (generating(memory) - merged)
+        found.append(f"rollout.batch_size={max(1, int(recipe.rollout.batch_size * share))}")
+    if training(memory) >= room:
         found += training_settings(recipe, memory, room)
     return found
 

@@ -156,6 +156,18 @@ def note_fingerprint(db: Database, run: ActiveRun, chat: Chat) -> None:
     note_run(db, run.run_id, run.summary)
 
 
+def note_engine(db: Database, run: ActiveRun, engine: str) -> None:
+    """Store what samples for this run. UserError where it began with another engine (`auto` takes what is there), whose
+    answers would not go together with these.
+    """
+    before = run.summary.setdefault("engine", engine)
+    if before != engine:
+        what = f"Run {run.run_id} began with the engine {before}, and now there is {engine}."
+        fix = f"Go on where {before} can be had, or start a new run with --set rollout.engine={engine}."
+        raise UserError(what, "rollout.engine: auto", fix)
+    note_run(db, run.run_id, run.summary)
+
+
 @contextmanager
 def closed_at_end(db: Database, run: ActiveRun) -> Iterator[ActiveRun]:
     """Whatever happens, the database says how the run ended."""

@@ -10,7 +10,7 @@ from scrpo_cli.evaluation.held_out import check_held_out, held_out, warnings
 from scrpo_cli.jobs.compare import changes_by_training
 from scrpo_cli.jobs.limits import warning_before
 from scrpo_cli.jobs.published import of_training
-from scrpo_cli.jobs.runs import ActiveRun, note_fingerprint
+from scrpo_cli.jobs.runs import ActiveRun, note_engine, note_fingerprint
 from scrpo_cli.methods.parts.pool import reasons
 from scrpo_cli.methods.scrpo import pool_rules
 from scrpo_cli.pool.db import Database
@@ -37,6 +37,7 @@ def run_training(db: Database, run: ActiveRun, console: HasConsole | None) -> di
         ) as session,
     ):
         note_fingerprint(db, run, session.chat)
+        note_engine(db, run, session.engine.name)
         with session.tracker, session.stop.on_signals():
             evaluations = train(session)
             session.mend(session.progress.step)

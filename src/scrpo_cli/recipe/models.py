@@ -247,7 +247,7 @@ class VllmConfig(Section):
     rest: bool = True
     """Give back the memory of keys and values during the update (CUDA)."""
     timeout: Annotated[float, Field(gt=0, le=LONGEST_DEADLINE)] = 3600.0
-    """Seconds of one call, after which vLLM is ended."""
+    """Seconds without a step of vLLM, after which it is ended, or without an answer of a server."""
     urls: list[str] = Field(default_factory=list)
     """Servers for vllm_server, each a single replica: http://host:8000."""
     adapters: str | None = None
@@ -256,7 +256,7 @@ class VllmConfig(Section):
 
 class CorrectionConfig(Section):
     """Importance weights between the engine that samples and the trainer, whose log-probs differ where the engine
-    computes them in another way (vLLM). Without effect where both are one (transformers)."""
+    computes them in another way (vLLM; transformers in 16 bits). Without effect where both are one."""
 
     level: Literal["token", "sequence", "none"] = "token"
     """Whether a token has its own weight, or that of its whole row; none: no correction."""

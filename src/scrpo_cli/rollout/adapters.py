@@ -9,14 +9,15 @@ from __future__ import annotations
 import atexit
 import hashlib
 import itertools
-import os
+import secrets
 import shutil
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
+from filelock import FileLock, Timeout
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
 
 from scrpo_cli.errors import UserError
@@ -51,11 +52,12 @@ class Publisher:
         self.policy, self.run, self.versions = policy, run, 0
         size = sum(p.numel() * p.element_size() for p in policy.model.parameters() if p.requires_grad)
         root = Path(folder or (MEMORY if fits(MEMORY, ROOM * size) else tempfile.gettempdir()))
-        if not folder:  # elsewhere, a process of another machine may have the same number
+        if not folder:
             sweep(root)
-        self.home = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=root))
-        if folder:  # servers may be another user's
-            self.home.chmod(0o755)
+        self.home = root / f"{PREFIX}{secrets.token_hex(8)}"
+        self.lock = lock_of(self.home)
+        self.lock.acquire()
+        self.home.mkdir(mode=0o755 if folder else 0o700)  # servers may be another user's
         atexit.register(self.close)
 
     def publish(self) -> AdapterVersion:
@@ -73,15 +75,31 @@ class Publisher:
         shutil.rmtree(version.directory, ignore_errors=True)
 
     def close(self) -> None:
-        shutil.rmtree(self.home, ignore_errors=True)
+        remove(self.home, self.lock)
+
+
+def lock_of(home: Path) -> FileLock:
+    """Held while the directory is in use. A process id would say it in one container alone, and several may share the
+    memory of a machine.
+    """
+    return FileLock(home.with_name(f"{home.name}.lock"), thread_local=False)
 
 
 def sweep(root: Path) -> None:
     """Delete what processes of ours that were killed have left: in memory it would stay until the machine restarts."""
-    for home in root.glob(f"{PREFIX}*-*"):
-        pid = home.name.removeprefix(PREFIX).partition("-")[0]
-        if pid.isdigit() and not psutil.pid_exists(int(pid)):
-            shutil.rmtree(home, ignore_errors=True)
+    for home in root.glob(f"{PREFIX}*"):
+        if not home.is_dir():
+            continue
+        lock = lock_of(home)
+        with suppress(Timeout, OSError):  # in use, or another user's
+            lock.acquire(timeout=0)
+            remove(home, lock)
+
+
+def remove(home: Path, lock: FileLock) -> None:
+    shutil.rmtree(home, ignore_errors=True)
+    Path(lock.lock_file).unlink(missing_ok=True)
+    lock.release()
 
 
 def fits(folder: Path, size: int) -> bool:

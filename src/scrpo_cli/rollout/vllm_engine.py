@@ -58,6 +58,8 @@ class Vllm:
 
     def __init__(self, model: Any, source: Mapping[str, Any], cfg: VllmConfig, runs: int = 1) -> None:
         self.cfg, self.restarts, self.restarting = cfg, 0, threading.Lock()
+        self.stepped = 0.0
+        """When vLLM made its last step (time.monotonic)."""
         on_cuda = model.device.type == "cuda"
         self.rests = on_cuda and cfg.rest and runs == 1  # while one of several trains, the others sample
         self.arguments = {
@@ -129,6 +131,7 @@ class Vllm:
             with turn:
                 if not rows.keys() & self.finished.keys():
                     self.finished |= {out.request_id: out for out in self.engine.step() if out.finished}
+                    self.stepped = time.monotonic()
                 mine = {number: self.finished.pop(number) for number in rows.keys() & self.finished.keys()}
             for number, out in mine.items():
                 used = out.lora_request.lora_name if out.lora_request else "the base model"
@@ -141,7 +144,7 @@ class Vllm:
 
     def surviving(self, work: Callable[[], Any], what: str) -> Any:
         """`work`; where the engine dies in it, again after one restart, with the same draws, since each row has a seed
-        of its own. RunError where it dies again, and where it takes longer than `cfg.timeout` seconds.
+        of its own. RunError where it dies again, and where it makes no step for `cfg.timeout` seconds.
         """
         from vllm.v1.engine.exceptions import EngineDeadError
 
@@ -164,13 +167,13 @@ class Vllm:
         """
         from vllm.v1.engine.exceptions import EngineDeadError
 
-        began, done = self.restarts, in_a_thread(work)
-        end = time.monotonic() + self.cfg.timeout
+        began, done, start = self.restarts, in_a_thread(work), time.monotonic()
         while not wait([done], WATCH_SECONDS).done:
-            if time.monotonic() > end:
+            if time.monotonic() > max(start, self.stepped) + self.cfg.timeout:
                 self.kill()
-                fix = "Raise rollout.vllm.timeout, or ask for less at a time (optim.prompts_per_step)."
-                raise RunError(f"vLLM did not end {what} in {self.cfg.timeout:g} s.", "rollout.vllm.timeout", fix)
+                told = f"vLLM made no step in {self.cfg.timeout:g} s while {what}."
+                fix = "Resume it; a longer rollout.vllm.timeout takes a new run, or `scrpo fork` from a checkpoint."
+                raise RunError(told, "rollout.vllm.timeout", fix)
             if self.restarts != began:
                 raise EngineDeadError
             if not self.alive() and not wait([done], LAST_WORDS_SECONDS).done:

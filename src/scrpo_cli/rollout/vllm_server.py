@@ -48,8 +48,13 @@ class VllmServers(VersionedEngine):
 
     def load(self, version: AdapterVersion) -> None:
         body = {"lora_name": version.name, "lora_path": str(version.directory)}
-        for server in self.servers:
-            call(server, "POST", "/v1/load_lora_adapter", body)
+        try:
+            for server in self.servers:
+                call(server, "POST", "/v1/load_lora_adapter", body)
+        except (RunError, UserError):
+            with suppress(RunError):  # those that have it are not to keep what nobody will unload
+                self.forget(version)
+            raise
 
     def forget(self, version: AdapterVersion) -> None:
         for server in self.servers:

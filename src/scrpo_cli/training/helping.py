@@ -23,6 +23,7 @@ from scrpo_cli.rollout.base import Around, Engine, Finished, RowKey, Sampling, S
 from scrpo_cli.rollout.engines import chosen_engine, open_engine
 from scrpo_cli.signals import deaf
 from scrpo_cli.training.policy import Policy, load_policy, source_of
+from scrpo_cli.training.scorer import sampled_otherwise
 from scrpo_cli.training.team import Team, dealt, join, outcome, receive, send, sum_gradients, take_device
 from scrpo_cli.training.update import TrainRow, Updater
 from scrpo_cli.types import Completion
@@ -136,7 +137,7 @@ class Helper:
         self.engine = None
         if kind == "transformers":
             self.engine = open_engine(recipe.rollout, self.policy, source_of(recipe.model))
-        self.updater = Updater(self.policy, recipe, corrects=self.engine is None)
+        self.updater = Updater(self.policy, recipe, sampled_otherwise(kind, self.policy))
 
     def take_over(self, state: bytes) -> None:
         """What `SharedUpdater.announce` sends."""

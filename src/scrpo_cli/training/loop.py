@@ -122,7 +122,8 @@ def stop_if_grader_fails(run: Session) -> None:
 
 def roll_out_or_stop(run: Session, step: int, plan: Plan, clock: Clock) -> list[Group]:
     """The step's graded groups. A signal is not waited for: the answers that are finished are kept beside the database,
-    which holds whole steps, and a resumed run samples the rest with the same draws. Raises Interrupted then.
+    which holds whole steps, and a resumed run samples the rest with the same draws. Raises Interrupted then. So they
+    are where the engine fails.
     """
     answers = half_step.take_up(run.half_step, run.stamp)
     if answers:
@@ -130,11 +131,13 @@ def roll_out_or_stop(run: Session, step: int, plan: Plan, clock: Clock) -> list[
     try:
         with run.stop.at_once():
             return roll_out(run, step, plan, clock, answers)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, RunError) as error:
         if run.progress.step:
             run.save()
         kept = dict(answers)  # a thread of the engine may still add to the other
         half_step.put_down(run.half_step, run.stamp(), kept, run.again)
+        if isinstance(error, RunError):
+            raise
         what = f"Stopped in step {step}: {len(kept)} finished answers of it are kept, and all steps before are saved."
         raise Interrupted(what, str(run.directory), run.again) from None
 

@@ -159,7 +159,7 @@ class TakingTurns(Around):
 
         if self.has_own_weights:
             with self.seat.away():
-                answer = self.inner.generate(prompts, sampling, keys, finished)
+                answer = self.inner.generate(prompts, sampling, keys, heard)
             self.stop_if_asked()
             return answer
         self.seat.let_others()

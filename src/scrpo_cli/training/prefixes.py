@@ -35,6 +35,10 @@ UNEVEN = 1.25
 """How much longer than the shortest segment of a family the longest may be; some tokens more do not matter."""
 CHANGES = ("sliding_window", "softcap", "s_aux", "position_bias")
 """By which attention would be another function than the one below."""
+WINDOWS = ("layer_types", "sliding_window", "attention_chunk_size")
+"""Keys of a config by which a token attends to some of those before it alone. Some models say so in the mask and
+nowhere else, and rows longer than the probe's would show it.
+"""
 CLOSE = {torch.float64: 1e-5, torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 """How far hidden states may be from those of plain rows, as a share of the largest; norms compute in float32."""
 
@@ -177,6 +181,8 @@ def enable(model: Any) -> str:
         return ""
     if model.config._attn_implementation != "sdpa":
         return f"model.attn is {model.config._attn_implementation}"
+    if limited := [name for name in WINDOWS if limits(model.config.get_text_config(), name)]:
+        return f"its attention is limited by {limited[0]}"
     try:
         model.set_attn_implementation(ATTENTION)
         gap, largest = probe(model.get_decoder())
@@ -186,6 +192,14 @@ def enable(model: Any) -> str:
     if reason:
         model.set_attn_implementation("sdpa")
     return reason
+
+
+def limits(config: Any, name: str) -> bool:
+    """Whether this key is there and in use."""
+    value = getattr(config, name, None)
+    if name == "layer_types":
+        return any(kind != "full_attention" for kind in value or ())
+    return bool(value) and not (name == "sliding_window" and getattr(config, "use_sliding_window", None) is False)
 
 
 def disable(model: Any) -> None:

@@ -52,6 +52,13 @@ class TrainRow:
         return [*prompt, *self.completion.ids]
 
 
+def sampled_otherwise(engine: str, policy: Policy) -> bool:
+    """Whether the log-probs of an engine differ from the trainer's by more than the last digits of float32: those of
+    other engines, and in 16 bits those of other batches.
+    """
+    return engine != "transformers" or policy.model.dtype.itemsize < 4
+
+
 class Scorer:
     """Scores rows with the policy and with its reference.
 

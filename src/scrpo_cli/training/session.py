@@ -33,6 +33,7 @@ from scrpo_cli.training.helping import SharedEngine, SharedUpdater
 from scrpo_cli.training.packing import seat
 from scrpo_cli.training.resume import Start, restore_metrics
 from scrpo_cli.training.runtime import Runtime, open_runtime
+from scrpo_cli.training.scorer import sampled_otherwise
 from scrpo_cli.training.stop import Stop
 from scrpo_cli.training.team import Team
 from scrpo_cli.training.update import Updater
@@ -190,7 +191,7 @@ def open_session(
     problems, unread = checked_problems(runtime, protocol, positions)
     library = RunLibrary(db, run_id, runtime.chat.fingerprint)
     method = make_method(recipe.method, method_context(runtime, problems, library))
-    parts = (runtime.policy, recipe, runtime.engine.has_own_weights)
+    parts = (runtime.policy, recipe, sampled_otherwise(runtime.engine.name, runtime.policy))
     updater = Updater(*parts) if team is None else SharedUpdater(*parts, team)
     progress = Progress()
     if start and start.checkpoint:
