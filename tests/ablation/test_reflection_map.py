@@ -250,6 +250,7 @@ def test_regions_are_of_cells_together(tool) -> None:
     checking = "first answers check themselves"
     assert found == {
         "all cells": ["a", "b", "c", "d"],
+        "5% of groups and more have signal": ["a", "b", "c", "d"],
         checking: ["b", "c", "d"],
         f"{checking}, under 0.1% right": ["c"],
         f"{checking}, 0.1% to 0.3% right": ["b"],

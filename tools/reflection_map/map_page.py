@@ -28,6 +28,8 @@ TRUTHS = {None: "open", LIKELY: "ahead"}
 VERDICTS = (LIKELY, UNLIKELY, UNDECIDED)
 BASES, REPAIRS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3), (0.1, 0.3, 0.5)
 """Where regions of the map end: of right first answers, and of repaired errors."""
+SIGNAL = 0.05
+"""And of groups that are not all right or all wrong, so that practice has a gradient."""
 
 
 def tables(found: Sequence[Point]) -> dict[str, str]:
@@ -89,11 +91,13 @@ def pairs_of(cells: Sequence[Point]) -> list[float]:
 
 
 def regions(cells: Sequence[Point]) -> list[tuple[str, list[Point]]]:
-    """All cells; those whose first answers check themselves and those whose do not, each by base rate, the former also
-    by repair rate; and by what the rule says. None is empty.
+    """All cells; those with little signal for practice, and with more; those whose first answers check themselves and
+    those whose do not, each by base rate, the former also by repair rate; and by what the rule says. None is empty.
     """
     sides = {"first answers check themselves": True, "first answers do not": False}
     found = {"all cells": [*cells]}
+    found["under 5% of groups have signal"] = [cell for cell in cells if signal(cell) < SIGNAL]
+    found["5% of groups and more have signal"] = [cell for cell in cells if signal(cell) >= SIGNAL]
     for side, held in sides.items():
         own = found[side] = [cell for cell in cells if holds(cell) is held]
         found |= {f"{side}, {name} right": between(own, "first", low, high) for name, low, high in bands(BASES)}
@@ -118,6 +122,10 @@ def rate_of(cell: Point, kind: str) -> float | None:
     """Of first answers, or reflections, that are right."""
     found = cell.measured[kind]
     return found["right"]["value"] if found and found["right"] else None
+
+
+def signal(cell: Point) -> float:
+    return float(cell.measured["first"]["signal"]["value"])
 
 
 def holds(cell: Point) -> bool:
