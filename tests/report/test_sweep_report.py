@@ -9,6 +9,7 @@ from processes import run_scrpo
 from report.conftest import SETS, page_data
 from run_rows import DATABASE
 
+from scrpo_cli.ablation.comparisons import Question
 from scrpo_cli.ablation.grid import make_arms
 from scrpo_cli.ablation.study import arms_of, read_study
 from scrpo_cli.cli.app import main
@@ -76,6 +77,14 @@ def test_the_commands_make_the_same_arms(scrpo, tmp_path):
     assert tuple(arm.name for arm in arms) == ARMS
     assert {arm.recipe.description for arm in arms} == {"a", EVIL, "$x$"}
     assert arms[0].recipe == recipe
+
+
+def test_the_command_asks_what_the_report_says(scrpo, tmp_path):
+    sweep = ablate(scrpo)["sweep"]
+    with Database.open(str(tmp_path / "scrpo.db")) as db:
+        subject = find_subject(db, [sweep], Question("description=$x$", ("desc*",), 0.025))
+    words = shlex.split(subject.commands[0])
+    assert words[-6:] == ["--against", "description=$x$", "--pairs", "desc*", "--margin", "2.5"]
 
 
 def test_sweeps_and_runs_do_not_mix(scrpo):

@@ -44,6 +44,13 @@ class Question:
         """As the command line says it."""
         return cls(against or "", tuple(pairs or ()), None if margin_points is None else margin_points / 100)
 
+    @property
+    def words(self) -> list[str]:
+        """As the command line says it."""
+        margin = [] if self.margin is None else ["--margin", f"{100 * self.margin:g}"]
+        pairs = [word for pattern in self.pairs for word in ("--pairs", pattern)]
+        return [*(["--against", self.against] if self.against else []), *pairs, *margin]
+
     def reference(self, arms: Sequence[str]) -> str:
         if self.against and self.against not in arms:
             raise UserError(f"There is no arm '{self.against}'", "--against", f"Arms: {', '.join(arms)}.")

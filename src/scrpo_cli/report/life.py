@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 EVENTS = ("added", "used", "repaired", "retired")
 """What happens to errors: each is a sum over the run; used and repaired count corrections."""
 MOST_ROWS = 30
-"""Lines of the figure of warning signs."""
+"""Lines of the figure of warning signs, at most."""
 TOP_MISTAKES = 10
 
 
@@ -212,7 +212,7 @@ def draw_warnings(axes: Axes, lives: Sequence[Life]) -> None:
     """A line for each arm and monitor that fired, a mark for each step of each of its runs; runs are laid over each
     other, so that a dark mark is one that many seeds share.
     """
-    rows = warning_rows(lives)
+    rows = warning_rows(lives)[:MOST_ROWS]
     for y, (name, sign) in enumerate(rows):
         for life in lives:
             if life.name == name and sign in life.fired:
@@ -226,8 +226,8 @@ def draw_warnings(axes: Axes, lives: Sequence[Life]) -> None:
 
 
 def warning_rows(lives: Sequence[Life]) -> list[tuple[str, str]]:
-    """(arm, monitor) pairs that fired, in the order of the arms, MOST_ROWS at most."""
-    return [*dict.fromkeys((life.name, sign) for life in lives for sign in life.fired)][:MOST_ROWS]
+    """(arm, monitor) pairs that fired, in the order of the arms."""
+    return [*dict.fromkeys((life.name, sign) for life in lives for sign in life.fired)]
 
 
 def common_tokens(lives: Sequence[Life]) -> np.ndarray:

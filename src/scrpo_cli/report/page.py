@@ -89,6 +89,7 @@ def make_page(db: Database, subject: Subject, command: str, options: Options) ->
         pool_sheets=sheets,
         repeated=any(each.has_repeated for each in lives),
         signs=signs(lives),
+        signs_left=max(0, len(life.warning_rows(lives)) - life.MOST_ROWS),
         signs_sheet=life.warnings_sheet(lives),
         files={file: yaml_of(section) for file, section in subject.files.items()},
         commands=[*subject.commands, command],
@@ -160,19 +161,22 @@ def arms(subject: Subject) -> list[Figure]:
 def pools(lives: Sequence[Life]) -> list[Figure]:
     """What happened to the errors of each arm's pools, and their repeated mistakes."""
     filled = [each for each in lives if each.has_pool and len(each.tokens_T)]
-    by_name = [*life.by_name(filled).items()][:ARMS_OF_A_FIGURE]
+    by_name = [*life.by_name(filled).items()]
     found = [
         figure(f"Pool of {name}", partial(life.draw_events, lives=runs, title=name), f"pool{n}", 3.0)
         for n, (name, runs) in enumerate(by_name)
     ]
-    shown = [each for _, runs in by_name for each in runs]
-    repeated = figure("Repeated mistakes", partial(life.draw_repeated, lives=shown), "mistakes", 3.0) if shown else None
-    return [*found, repeated] if repeated and any(each.has_repeated for each in shown) else found
+    for start in range(0, len(by_name), ARMS_OF_A_FIGURE):
+        part = [each for _, runs in by_name[start : start + ARMS_OF_A_FIGURE] for each in runs]
+        if any(each.has_repeated for each in part):
+            draw = partial(life.draw_repeated, lives=part)
+            found.append(figure("Repeated mistakes", draw, f"mistakes{start}", 3.0))
+    return found
 
 
 def signs(lives: Sequence[Life]) -> list[Figure]:
     """Warning signs on a time line."""
-    rows = len(life.warning_rows(lives))
+    rows = min(len(life.warning_rows(lives)), life.MOST_ROWS)
     draw = partial(life.draw_warnings, lives=lives)
     return [figure("Warning signs", draw, "signs", 0.9 + 0.28 * rows, 8.0)] if rows else []
 

@@ -107,7 +107,7 @@ def of_sweeps(db: Database, sweeps: Sequence[Sweep], question: Question) -> Subj
         result, outcomes = read_result(db, sweeps, question)
         sheets = sheets_of(result) if result else []
     recipes = {f"{arm.file_stem}.yaml": without_group(arm.recipe, sweeps) for arm in arms}
-    files, commands = repeated(db, sweeps, recipes)
+    files, commands = repeated(db, sweeps, recipes, question)
     return Subject(
         title=title_of([arm.name for arm in arms]),
         asked=asked_of_sweeps(sweeps, len(runs), bool(result)),
@@ -161,7 +161,7 @@ def without_group(recipe: Recipe, sweeps: Sequence[Sweep]) -> Recipe:
 
 
 def repeated(
-    db: Database, sweeps: Sequence[Sweep], recipes: Mapping[str, Recipe]
+    db: Database, sweeps: Sequence[Sweep], recipes: Mapping[str, Recipe], question: Question
 ) -> tuple[Mapping[str, Section], list[str]]:
     """Files, and the commands that make the runs again from them."""
     first = sweeps[0]
@@ -171,10 +171,10 @@ def repeated(
         return {**left, **recipes}, [*map(train_command, left), *forks]
     if len(sweeps) == 1 and first.study:
         return study_again(first.study, first.arms, recipes)
-    if len(sweeps) == 1 and (short := as_one_recipe(first, recipes)):
+    if len(sweeps) == 1 and (short := as_one_recipe(first, recipes, question)):
         return short
     named = [word for file in recipes for word in ("--recipe", file)]
-    seeds = ["--set", f"seed={first.seeds[0]}", "--seeds", str(len(first.seeds)), *matched(first)]
+    seeds = ["--set", f"seed={first.seeds[0]}", "--seeds", str(len(first.seeds)), *matched(first), *question.words]
     return recipes, [shlex.join(["scrpo", "ablate", *named, *seeds])]
 
 
@@ -205,7 +205,9 @@ def train_command(file: str) -> str:
     return shlex.join(["scrpo", "train", "--recipe", file])
 
 
-def as_one_recipe(sweep: Sweep, recipes: Mapping[str, Recipe]) -> tuple[dict[str, Recipe], list[str]] | None:
+def as_one_recipe(
+    sweep: Sweep, recipes: Mapping[str, Recipe], question: Question
+) -> tuple[dict[str, Recipe], list[str]] | None:
     """One file and the keys that are varied, where that makes the very same arms; else None."""
     base, *_ = recipes.values()
     axes: dict[str, dict[str, None]] = {}
@@ -221,7 +223,7 @@ def as_one_recipe(sweep: Sweep, recipes: Mapping[str, Recipe]) -> tuple[dict[str
         return None
     file = f"{file_stem(base.name)}.yaml"
     varied = [word for key, values in axes.items() for word in ("--vary", f"{key}={','.join(values)}")]
-    seeds = ["--seeds", str(len(sweep.seeds)), *matched(sweep)]
+    seeds = ["--seeds", str(len(sweep.seeds)), *matched(sweep), *question.words]
     return {file: base}, [shlex.join(["scrpo", "ablate", "--recipe", file, *varied, *seeds])]
 
 
