@@ -94,7 +94,8 @@ def executed(file: Path) -> ModuleType:
         raise UserError(f"there is no file {file}", "", "Put it back, or change the recipe.")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
+    # what was compiled before would be taken for a file of the same length that was changed within a second
+    exec(compile(file.read_bytes(), str(file), "exec"), module.__dict__)
     return module
 
 

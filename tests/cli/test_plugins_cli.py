@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from processes import small
 from run_rows import execute
 
 COUNTED = """
+from scrpo_cli.plugins import load_plugin
 from scrpo_cli.types import Grade, Verdict
 calls = 0
 
@@ -268,3 +270,12 @@ def test_corrections_stop_and_go_on_too(scrpo, tmp_path) -> None:
     again = scrpo(*command.split(), "--json")
     assert again.code == 0, again.err
     assert (again.json["corrections"], again.json["repair_rate"]["value"]) == (24, 0)
+
+
+def test_a_file_that_was_changed_within_a_second_is_read_anew(tmp_path) -> None:
+    """Python takes a compiled file for that of a source of the same length and second."""
+    file = tmp_path / "mine.py"
+    for answer in ("1", "2"):
+        file.write_text(f"grade = {answer}\n")
+        os.utime(file, (1, 1))
+        assert load_plugin(f"{file}:grade", "task.grader").target == int(answer)

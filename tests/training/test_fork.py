@@ -139,7 +139,9 @@ def test_arms_that_branch_from_a_run(scrpo_process, database):
     arms = ("ablate", "--fork-from", "last", "--at", "6", "--reflect-every", "2,1", "--seeds", "1", *budget)
     done = scrpo_process(*arms, "--json")
     assert done.code == 0, done.err
-    source, _, as_it_was, changed = ids(database)
+    source = ids(database)[0]
+    arms = dict(execute(database, "SELECT arm, id FROM run WHERE command = 'train' AND arm IS NOT NULL"))
+    as_it_was, changed = arms["reflect_every=2"], arms["reflect_every=1"]  # which were started together
     assert_same_end(database, as_it_was, source)
     assert {arm["arm"]: arm["steps"] for arm in done.json["arms"]} == {
         "reflect_every=2": [8],

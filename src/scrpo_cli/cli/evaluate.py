@@ -57,7 +57,7 @@ IDLE = {
     "--from-jsonl": (SAMPLING, "the answers of a file are there already"),
     "--run": (("--adapter",), "the run has an adapter"),
 }
-HIDDEN = ("options", "pinned")
+HIDDEN = ("options", "pinned", "engine")
 """Of a run's summary: what a resumed run has to know."""
 
 RecipeOrRun = Annotated[
