@@ -11,8 +11,9 @@ import pytest
 from processes import small
 from run_rows import execute
 
-COUNTED = """
 from scrpo_cli.plugins import load_plugin
+
+COUNTED = """
 from scrpo_cli.types import Grade, Verdict
 calls = 0
 
