@@ -273,8 +273,9 @@ def test_corrections_stop_and_go_on_too(scrpo, tmp_path) -> None:
     assert (again.json["corrections"], again.json["repair_rate"]["value"]) == (24, 0)
 
 
-def test_a_file_that_was_changed_within_a_second_is_read_anew(tmp_path) -> None:
+def test_a_file_that_was_changed_within_a_second_is_read_anew(tmp_path, monkeypatch) -> None:
     """Python takes a compiled file for that of a source of the same length and second."""
+    monkeypatch.setattr("sys.dont_write_bytecode", False)
     file = tmp_path / "mine.py"
     for answer in ("1", "2"):
         file.write_text(f"grade = {answer}\n")
