@@ -11,6 +11,8 @@ from typing import Any
 from measuring import Grid
 
 MODELS = {"update": "tiny", "update-25m": "25m", "update-vocabulary": "vocabulary"}
+OF_GOALS = (*MODELS, "engines")
+"""Sections that goals are about."""
 PROPORTIONS = ("1:4", "1:1", "4:1", "16:1")
 OVER_FLOOR, MEMORY, BARE = 1.15, 0.50, 0.97
 OF_TRL = {"1:4": 0.70, "4:1": 0.30, "16:1": 0.20}
@@ -77,5 +79,5 @@ def engine_rows(document: Mapping[str, Any] | None, columns: int) -> list[list[s
 
 
 def read(directory: Path, newest: Callable[[Path, str], Path | None]) -> dict[str, Any]:
-    paths = {name: newest(directory, name) for name in (*MODELS, "engines")}
+    paths = {name: newest(directory, name) for name in OF_GOALS}
     return {name: json.loads(path.read_text()) for name, path in paths.items() if path}

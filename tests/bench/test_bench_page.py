@@ -55,3 +55,9 @@ def test_goals_take_what_was_measured() -> None:
 def test_sections_are_scripts() -> None:
     scripts = {script for script, *_ in SECTIONS.values()}
     assert [script for script in scripts if not (HERE / script).is_file()] == []
+
+
+def test_goals_keep_their_figures_where_a_section_was_not_measured(tmp_path) -> None:
+    text = "<!-- bench: goals -->\nwhat stood there\n<!-- end -->\n"
+    (tmp_path / "engines-20261123-000000.json").write_text('{"loads": []}')
+    assert filled(text, tmp_path) == (text, ["goals"])
