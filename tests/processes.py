@@ -106,35 +106,23 @@ class SignalInStep:
             def heard(found: Any) -> None:
                 finished(found)
                 if keys[0].step == self.step and next(batches) == self.batch:
-                    os.kill(os.getpid(), signal.SIGTERM)
+                    self.strike()
 
             return original(engine, prompts, sampling, keys, heard)
 
         TransformersEngine.generate = generate  # type: ignore[method-assign]
 
+    def strike(self) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
 
-@dataclass(frozen=True)
-class FailureInStep:
-    """The engine gives up when the nth batch that step `step` samples is finished."""
 
-    step: int
-    batch: int
+class FailureInStep(SignalInStep):
+    """The engine gives up then."""
 
-    def __call__(self) -> None:
+    def strike(self) -> None:
         from scrpo_cli.errors import RunError
-        from scrpo_cli.rollout.transformers_engine import TransformersEngine
 
-        original, batches = TransformersEngine.generate, count(1)
-
-        def generate(engine: Any, prompts: Any, sampling: Any, keys: Any, finished: Any = lambda found: None) -> Any:
-            def heard(found: Any) -> None:
-                finished(found)
-                if keys[0].step == self.step and next(batches) == self.batch:
-                    raise RunError("The engine is gone.", "rollout.engine", "Start it again.")
-
-            return original(engine, prompts, sampling, keys, heard)
-
-        TransformersEngine.generate = generate  # type: ignore[method-assign]
+        raise RunError("The engine is gone.", "rollout.engine", "Start it again.")
 
 
 @dataclass(frozen=True)
