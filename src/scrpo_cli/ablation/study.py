@@ -177,7 +177,7 @@ def arms_of(study: Study, folder: Path, sets: Sequence[str] = ()) -> list[Arm]:
 
 def check_claims(claims: Sequence[Claim], recipe: Recipe) -> None:
     """UserError where the evaluation, which all arms share, never asks for what a claim is about."""
-    pairs, reflects = (recipe.protocol().turns or 1) > 1, recipe.eval.second_turn == "reflect"
+    pairs, reflects = recipe.protocol().turns > 1, recipe.eval.second_turn == "reflect"
     for claim in claims:
         if claim.of == "repairs" and not (recipe.eval.repair or (pairs and reflects)):
             raise UserError(f"No run is asked for repairs: {claim}", "eval.repair: false", "Set eval.repair: true.")

@@ -30,7 +30,7 @@ def shared_keys(recipe: Recipe) -> dict[str, Any]:
 def asked(recipe: Recipe) -> list[str]:
     """Keys of `task` that say what an evaluation asks, turn by turn."""
     cfg, keys = recipe.eval, ["system", "prompt", "shots"]
-    further = (recipe.protocol().turns or 1) > 1
+    further = recipe.protocol().turns > 1
     if further:
         keys += SECOND_TURNS[cfg.second_turn]
     if further and cfg.gate.signal == "verdict":

@@ -107,16 +107,19 @@ class SlurmExecutor(Executor):
         return self.folder.absolute() / STOPPING_FILE
 
     def at_work(self) -> set[str]:
+        return {*self._living()}
+
+    def _living(self) -> dict[str, Any]:
+        """Jobs that an executor before this one has submitted, and that wait or run."""
         queued = self._queued()
-        return {name for name, handle in self._known().items() if self._lives(handle, queued)}
+        return {name: handle for name, handle in self._known().items() if self._lives(handle, queued)}
 
     def _submitted(self, jobs: Sequence[Job]) -> dict[Job, Any]:
         """A submitit job for each job: one that is still queued or running, or a new one."""
         import submitit
 
         self._stopping.unlink(missing_ok=True)
-        queued = self._queued()
-        living = {name: each for name, each in self._known().items() if self._lives(each, queued)}
+        living = self._living()
         handles = {job: living[job.name] for job in jobs if job.name in living}
         new = [job for job in jobs if job not in handles]
         for job in new:
