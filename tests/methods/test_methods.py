@@ -109,6 +109,35 @@ def test_a_grader_failure_is_left_out_of_its_group():
     assert not credits.rows[2].mask_T.any()
 
 
+def test_successes_alone_and_errors_alone_add_up_to_both():
+    """Hand-computed: one right answer of four, population std sqrt(3)/4. The denominator stays that of both."""
+
+    def credits(signs):
+        return Grpo(GrpoConfig(loss={"signs": signs}), context(FakePrompts(), group_size=4)).credit([group])
+
+    group = first_group([1, 0, 0, 0])
+    found = {signs: [row.advantage_T[0] for row in credits(signs).rows] for signs in ("both", "positive", "negative")}
+    assert found["positive"] == pytest.approx([3**0.5, 0, 0, 0], rel=1e-3)
+    assert found["negative"] == pytest.approx([0, *[-(3**-0.5)] * 3], rel=1e-3)
+    assert np.add(found["positive"], found["negative"]) == pytest.approx(found["both"])
+    masks = [[row.mask_T.tolist() for row in credits(signs).rows] for signs in found]
+    assert masks[0] == masks[1] == masks[2]
+
+
+@pytest.mark.parametrize("signs", ["positive", "negative"])
+def test_a_grader_failure_earns_nothing_with_one_sign_either(signs):
+    group = first_group([1, 0])
+    broken = first_group([0], verdict=Verdict.GRADER_ERROR).attempts[0]
+    method = Grpo(GrpoConfig(loss={"signs": signs}), context(FakePrompts(), group_size=3))
+    row = method.credit([replace(group, attempts=[*group.attempts, broken])]).rows[2]
+    assert not row.mask_T.any() and not row.advantage_T.any()
+
+
+def test_nothing_is_below_a_baseline_that_is_not_there():
+    with pytest.raises(ValueError, match="no baseline to be below"):
+        GrpoConfig(loss={"advantage": "raw", "signs": "negative"})
+
+
 # -- ScRPO's reflection credit --------------------------------------------------------------------------------------
 
 

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from typing import Literal, TypeVar
 
 import numpy as np
+from pydantic import model_validator
 
 from scrpo_cli.methods.base import (
     ClipConfig,
@@ -33,7 +34,7 @@ from scrpo_cli.methods.base import (
     no_credit,
     outcome_rewards,
 )
-from scrpo_cli.methods.parts.advantages import ADVANTAGES, has_signal
+from scrpo_cli.methods.parts.advantages import ADVANTAGES, SIGNS, has_signal
 from scrpo_cli.methods.parts.kl import LogRatios, in_reward, with_kl
 from scrpo_cli.methods.parts.rewards import RewardConfig, with_length_penalty
 from scrpo_cli.section import Count, Section
@@ -51,6 +52,15 @@ class GrpoLoss(Section):
     tokens (DAPO); over all generated tokens; or the constant rows x max_tokens (Dr. GRPO)."""
     overlong: Literal["mask", "keep"] = "mask"
     """Truncated completions: no loss (DAPO's overlong filtering) or an ordinary wrong answer."""
+    signs: Literal["both", "positive", "negative"] = "both"
+    """positive, negative: the answers above, or below, their group's baseline alone; the others earn nothing and stay
+    in the denominator, so that the two halves add up to the whole (Zhu et al., arXiv 2506.01347)."""
+
+    @model_validator(mode="after")
+    def _there_is_such_a_sign(self) -> GrpoLoss:
+        if self.advantage == "raw" and self.signs == "negative":
+            raise ValueError("signs: negative with advantage: raw: there is no baseline to be below; use another advantage")
+        return self
 
 
 class GrpoConfig(MethodConfig):
@@ -132,8 +142,9 @@ def group_credit(group: Group, loss: GrpoLoss, kl_beta: float, reward: RewardCon
     if not has_signal(outcomes_G, loss.advantage):
         return [no_credit(n) for n in lengths]
     advantages_G = ADVANTAGES[loss.advantage](with_length_penalty(outcomes_G, np.array(lengths), reward, max_tokens))
+    kept_G = SIGNS[loss.signs](advantages_G)
     dropped_G = np.isnan(outcomes_G) | [loss.overlong == "mask" and a.truncated for a in group.attempts]
     return [
         no_credit(n) if dropped else flat_credit(n, advantage, kl_beta)
-        for n, advantage, dropped in zip(lengths, advantages_G, dropped_G, strict=True)
+        for n, advantage, dropped in zip(lengths, kept_G, dropped_G, strict=True)
     ]

@@ -5,7 +5,7 @@ Shapes: G completions of one prompt; rows are completions, T their tokens.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -47,6 +47,12 @@ def raw(rewards_G: np.ndarray) -> np.ndarray:
 
 
 ADVANTAGES = {"group_norm": group_norm, "group_mean": group_mean, "raw": raw, "leave_one_out": leave_one_out}
+SIGNS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "both": lambda advantages_G: advantages_G,
+    "positive": lambda advantages_G: np.maximum(advantages_G, 0.0),
+    "negative": lambda advantages_G: np.minimum(advantages_G, 0.0),
+}
+"""What is left of advantages where answers of one sign alone earn credit; NaN stays NaN."""
 
 
 def token_weights(credits: Sequence[Credit], normalizer: str, max_tokens: int) -> list[np.ndarray]:
