@@ -44,7 +44,7 @@ def test_a_measurement_gives_hours_and_database(scrpo, monkeypatch):
 
 
 def test_a_study_costs_its_fewest_to_its_most_seeds(scrpo):
-    code, cost, _ = scrpo("ablate --study studies/failed --dry-run")
+    code, cost, _ = scrpo("ablate --study studies/failed-tiny --dry-run")
     assert code == 0
     assert cost["seeds"] == [5, 16]
     assert cost["generated_tokens"] == 16 * sum(arm["generated_tokens"] for arm in cost["arms"])

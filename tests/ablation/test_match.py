@@ -69,7 +69,7 @@ def test_how_much_of_it_is_spent(scrpo, executor, tmp_path):
         (f"{SWEEP} --match seconds", "has no budget of them"),
         (f"{SWEEP} --match steps --set optim.max_generated_tokens=500", "no effect: arms are matched by steps"),
         ("ablate --recipe tiny --vary optim.steps=10,20 --match steps", "differ in optim.steps"),
-        ("ablate --study studies/failed --match steps", "Write that into its file"),
+        ("ablate --study studies/failed-tiny --match steps", "Write that into its file"),
         ("ablate --resume last --match steps", "keeps the recipes and options of its start"),
     ],
 )

@@ -59,7 +59,8 @@ class GrpoLoss(Section):
     @model_validator(mode="after")
     def _there_is_such_a_sign(self) -> GrpoLoss:
         if self.advantage == "raw" and self.signs == "negative":
-            raise ValueError("signs: negative with advantage: raw: there is no baseline to be below; use another advantage")
+            what = "signs: negative with advantage: raw: there is no baseline to be below"
+            raise ValueError(f"{what}; use another advantage")
         return self
 
 
