@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -32,7 +33,7 @@ from scrpo_cli.recipe.models import VllmConfig
 from scrpo_cli.rollout.base import RowKey, Sampling
 from scrpo_cli.rollout.chat import Chat, user
 from scrpo_cli.rollout.engines import open_engine
-from scrpo_cli.rollout.vllm_engine import VllmEngine, rank_slot
+from scrpo_cli.rollout.vllm_engine import Vllm, VllmEngine, rank_slot
 from scrpo_cli.threads import in_a_thread
 from scrpo_cli.training.packing import Packing, Seat
 from scrpo_cli.training.policy import Policy, load_policy, source_of
@@ -90,7 +91,7 @@ def test_log_probs_are_those_of_what_was_sampled_from(engine, policy, prompts, t
     sampled = engine.generate(prompts, Sampling(temperature, 64), KEYS)
     rows = [(c.prompt_ids, c.ids) for c in sampled]
     assert np.concatenate([c.logprobs for c in sampled]) == pytest.approx(trainers(policy, rows, temperature), abs=1e-4)
-    scored = np.concatenate(engine.score(rows[:3]))
+    scored = np.concatenate(engine.score(rows[:3]), axis=1)[0]
     assert scored == pytest.approx(trainers(policy, rows[:3], 1.0), abs=1e-4)
     assert {c.policy_version for c in sampled} == {policy.version}
     ends = engine.stop_ids
@@ -220,6 +221,74 @@ def test_a_call_may_take_long_but_not_stand_still(engine, prompts, monkeypatch) 
     gone(engine.vllm.processes)
 
 
+class Sleeper:
+    """An LLM that has one sleep in it; this machine's vLLM has none (sleep mode is CUDA's)."""
+
+    def __init__(self, told: list[Any], wakes: bool = True, dies: bool = False) -> None:
+        self.told, self.wakes, self.dies = told, wakes, dies
+
+    def sleep(self, level: int) -> None:
+        self.told.append(("sleep", level))
+        if self.dies:
+            from vllm.v1.engine.exceptions import EngineDeadError
+
+            raise EngineDeadError
+
+    def release_kv_cache_memory(self) -> None:
+        self.told.append("release")
+
+    def wake_up(self, tags: list[str]) -> None:
+        self.told.append(("wake", *tags))
+        if not self.wakes:
+            threading.Event().wait(60)
+
+
+class Bed(Vllm):
+    def __init__(self, *sleepers: Sleeper) -> None:
+        self.cfg, self.restarts, self.restarting, self.stepped = VllmConfig(timeout=1.5), 0, threading.Lock(), 0.0
+        self.sleepers, self.killed = list(sleepers), 0
+        self.start()
+
+    def start(self) -> None:
+        self.llm, self.processes = self.sleepers.pop(0), []
+
+    def kill(self) -> None:
+        self.killed += 1
+
+
+def test_it_sleeps_through_the_update() -> None:
+    told: list[Any] = []
+    with Bed(Sleeper(told)).asleep():
+        told.append("update")
+    assert told == [("sleep", 0), "release", "update", ("wake", "kv_cache", "scheduling")]
+
+
+def test_one_that_does_not_wake_is_given_up() -> None:
+    bed = Bed(Sleeper([], wakes=False))
+    with pytest.raises(RunError, match="while waking up"), bed.asleep():
+        pass
+    assert bed.killed == 1
+
+
+def test_one_that_dies_going_to_sleep_is_started_again() -> None:
+    told: list[Any] = []
+    bed = Bed(Sleeper(told, dies=True), Sleeper(told))
+    with pytest.warns(UserWarning, match="died while going to sleep"), bed.asleep():
+        assert bed.restarts == 1
+    assert told == [("sleep", 0), ("sleep", 0), "release", ("wake", "kv_cache", "scheduling")]
+
+
+def test_a_start_has_a_deadline(policy, monkeypatch) -> None:
+    def slow(**_: Any) -> None:
+        raise TimeoutError("Timed out waiting for engine core processes to start.")
+
+    monkeypatch.setattr("vllm.LLM", slow)
+    recipe = load_recipe("tiny", SETS)
+    with pytest.raises(RunError, match="vLLM did not start in") as error:
+        open_engine(recipe.rollout, policy, source_of(recipe.model))
+    assert error.value.where == "rollout.vllm.timeout"
+
+
 @pytest.mark.parametrize(("rank", "slot"), [(1, 1), (4, 8), (16, 16), (65, 128)])
 def test_slots_of_ranks(rank: int, slot: int) -> None:
     assert rank_slot(rank) == slot
@@ -279,7 +348,8 @@ def test_servers_sample_what_the_trainer_computes(servers, policy, prompts) -> N
     sampled = servers.generate(prompts, Sampling(0.7, 48), KEYS)
     rows = [(c.prompt_ids, c.ids) for c in sampled]
     assert np.concatenate([c.logprobs for c in sampled]) == pytest.approx(trainers(policy, rows, 0.7), abs=1e-4)
-    assert np.concatenate(servers.score(rows[:2])) == pytest.approx(trainers(policy, rows[:2], 1.0), abs=1e-4)
+    scored = np.concatenate(servers.score(rows[:2]), axis=1)[0]
+    assert scored == pytest.approx(trainers(policy, rows[:2], 1.0), abs=1e-4)
     assert servers.generate(prompts[::-1], Sampling(0.7, 48), KEYS[::-1])[::-1] == sampled
 
 

@@ -77,6 +77,34 @@ def test_an_update_too_small_to_be_seen_stops_nothing(policy: Policy) -> None:
     assert synced(engine, probe)["sync/moved"] == 0
 
 
+def test_updates_too_small_to_be_seen_are_seen_together(policy: Policy) -> None:
+    """Each moves less than the tolerance; an engine that missed all of them is found out when their sum does."""
+    engine = Copy(policy)
+    probe = Probe(engine, policy)
+    synced(engine, probe)
+    engine.works = False
+    for _ in range(3):
+        moved(policy, 1e-5)
+        synced(engine, probe)
+
+    def onwards() -> None:
+        for _ in range(50):
+            moved(policy, 1e-5)
+            synced(engine, probe)
+
+    with pytest.raises(RunError, match="samples from old weights"):
+        onwards()
+
+
+def test_what_an_engine_follows_does_not_add_up(policy: Policy) -> None:
+    engine = Copy(policy)
+    probe = Probe(engine, policy)
+    synced(engine, probe)
+    for _ in range(20):
+        moved(policy, 1e-3)
+        assert synced(engine, probe)["sync/moved"] > 0
+
+
 @pytest.mark.parametrize("scale", [2.0, 0.0, 0.5])
 def test_an_adapter_that_is_scaled_twice_or_is_not_there_stops(policy: Policy, scale: float) -> None:
     engine = Copy(policy)
@@ -99,7 +127,7 @@ def test_another_adapter_stops(policy: Policy) -> None:
 
 def test_the_score_of_an_engine_is_the_trainers(policy: Policy) -> None:
     probe = Probe(TransformersEngine(policy), policy)
-    scores_N = np.concatenate(probe.engine.score(probe.rows))
+    scores_N = np.concatenate(probe.engine.score(probe.rows), axis=1)[0]
     assert scores_N == pytest.approx(probe.trainer(probe.rows, 1.0), abs=1e-5)
 
 
@@ -109,7 +137,7 @@ class Raw(Copy):
     def generate(self, prompts: Any, sampling: Any, keys: Any) -> Any:
         sampled = super().generate(prompts, sampling, keys)
         scores = self.score([(c.prompt_ids, c.ids) for c in sampled])
-        return [dataclasses.replace(c, logprobs=list(own)) for c, own in zip(sampled, scores, strict=True)]
+        return [dataclasses.replace(c, logprobs=list(own)) for c, (own,) in zip(sampled, scores, strict=True)]
 
 
 def test_log_probs_of_another_distribution_stop(policy: Policy) -> None:

@@ -81,8 +81,15 @@ class Engine(Protocol):
         """
         ...
 
+    @property
+    def copies(self) -> Sequence[str]:
+        """Names of the C copies of the weights that it samples with."""
+        ...
+
     def score(self, rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[np.ndarray]:
-        """(T,) log-probs at temperature 1 of the given tokens of each row (prompt ids, completion ids)."""
+        """(C, T) log-probs by every copy, at temperature 1, of the T given tokens of each row (prompt ids, completion
+        ids).
+        """
         ...
 
     def sync(self) -> Synced:
@@ -102,6 +109,10 @@ class Around:
     def __init__(self, inner: Engine) -> None:
         self.inner = inner
         self.name, self.has_own_weights = inner.name, inner.has_own_weights
+
+    @property
+    def copies(self) -> Sequence[str]:
+        return self.inner.copies
 
     def score(self, rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[np.ndarray]:
         return self.inner.score(rows)

@@ -17,6 +17,7 @@ class FakeEngine:
 
     name = "fake"
     has_own_weights = False
+    copies = (name,)
 
     def __init__(self, tokenizer: Any, answer: Callable[[str, RowKey], str], version: int = 0) -> None:
         self.tokenizer, self.answer, self.version = tokenizer, answer, version
@@ -49,7 +50,7 @@ class FakeEngine:
         )
 
     def score(self, rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[np.ndarray]:
-        return [np.full(len(ids), -1.0) for _, ids in rows]
+        return [np.full((1, len(ids)), -1.0) for _, ids in rows]
 
     def sync(self) -> Synced:
         return Synced()

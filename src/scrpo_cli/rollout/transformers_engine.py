@@ -28,6 +28,7 @@ class TransformersEngine:
 
     name = "transformers"
     has_own_weights = False
+    copies = (name,)
 
     def __init__(self, policy: Policy, batch_size: int = 128) -> None:
         self.policy, self.batch_size = policy, batch_size
@@ -50,7 +51,7 @@ class TransformersEngine:
                 row_1L = torch.tensor([[*prompt, *ids]], device=self.model.device)
                 logits_LV = self.model(input_ids=row_1L, use_cache=False).logits[0, len(prompt) - 1 : -1].float()
                 logp_TV = torch.log_softmax(logits_LV, dim=-1)
-                found.append(logp_TV.gather(1, row_1L[0, len(prompt) :, None])[:, 0].cpu().numpy())
+                found.append(logp_TV.gather(1, row_1L[0, len(prompt) :, None]).T.cpu().numpy())
         return found
 
     def generate(

@@ -70,6 +70,11 @@ class VersionedEngine(ABC):
         """
 
     @property
+    def copies(self) -> Sequence[str]:
+        """Row i of a batch goes to copy i modulo their number."""
+        return (self.name,)
+
+    @property
     def current(self) -> AdapterVersion:
         if not self.known:
             self.sync()
@@ -123,17 +128,18 @@ class VersionedEngine(ABC):
         )
 
     def score(self, rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[np.ndarray]:
-        """One request a token, so it is for few of them. The log-probs of a whole prompt (`prompt_logprobs`) come from
-        a path of their own that ignores the temperature and, with an adapter, ends vLLM 0.32 on a CPU.
+        """One request a token and copy, so it is for few of them. The log-probs of a whole prompt (`prompt_logprobs`)
+        come from a path of their own that ignores the temperature and, with an adapter, ends vLLM 0.32 on a CPU.
         """
-        asked = [([*prompt, *ids[:t]], token) for prompt, ids in rows for t, token in enumerate(ids)]
+        every = range(len(self.copies))
+        asked = [([*prompt, *ids[:t]], token) for prompt, ids in rows for t, token in enumerate(ids) for _ in every]
         plain = {**PLAIN, "temperature": 1.0, "top_p": 1.0, "max_tokens": 1}
         # two at least: the sampled one comes first in a server's list, which is cut at as many as were asked for
         params = [{**plain, "logprobs": 2, "logprob_token_ids": [token, int(token == 0)]} for _, token in asked]
         answers: dict[int, Answer] = {}
         self.checked([prompt for prompt, _ in asked], params, "scoring", answers.__setitem__)
         found = (answers[row].asked[token] for row, (_, token) in enumerate(asked))
-        return [np.array([next(found) for _ in ids]) for _, ids in rows]
+        return [np.array([[next(found) for _ in every] for _ in ids]).T for _, ids in rows]
 
     def checked(
         self, prompts: Sequence[Sequence[int]], params: Sequence[dict[str, Any]], what: str, heard: Heard

@@ -7,6 +7,7 @@ process; so the version before last is forgotten, and its files are deleted one 
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import threading
@@ -33,6 +34,8 @@ RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What `max_lora_rank` may be."""
 FITS = -1
 """As `max_model_len`: as long as the model can and the memory allows."""
+READY = "VLLM_ENGINE_READY_TIMEOUT_S"
+"""vLLM's own name for the seconds in which it has to start."""
 WATCH_SECONDS = 1.0
 LAST_WORDS_SECONDS = 10.0
 """In which an engine whose process is gone may still say so by itself."""
@@ -86,13 +89,17 @@ class Vllm:
         self.start()
 
     def start(self) -> None:
-        from vllm import LLM
+        os.environ.setdefault(READY, str(math.ceil(self.cfg.timeout)))
+        from vllm import LLM  # takes the deadline of its start from there
 
         resource_tracker.ensure_running()  # Python's own: whoever uses it first starts it, and `kill` must not end it
         before = {child.pid for child in psutil.Process().children(recursive=True)}
         try:
             with stdout_on_stderr(), shielded():
                 self.llm = LLM(**self.arguments)
+        except TimeoutError as error:
+            fix = f"Raise it, or {READY} where that is set, if the model is large and its files are slow to read."
+            raise RunError(f"vLLM did not start in {os.environ[READY]} s.", "rollout.vllm.timeout", fix) from error
         except (ValueError, RuntimeError, OSError) as error:
             fix = "Lower rollout.vllm.gpu_memory or raise it, or set rollout.engine=transformers."
             where = f"model: {self.arguments['model']}"
@@ -200,17 +207,28 @@ class Vllm:
     def asleep(self) -> Iterator[None]:
         """Keys and values are given back, and the frozen base stays where vLLM can do that (from 0.32 on): it is needed
         unchanged after the update. Before, level 1 moves it to the host; the sync after the update loads the adapter
-        anew in any case.
+        anew in any case. One that dies here is started again: awake, with nothing to wake it from.
         """
-        if keeps_base := hasattr(self.llm, "release_kv_cache_memory"):
+        self.surviving(self.lie_down, "going to sleep")
+        sleeper = self.llm
+        try:
+            yield
+        finally:
+            self.surviving(lambda: self.get_up() if self.llm is sleeper else None, "waking up")
+
+    def lie_down(self) -> None:
+        if self.keeps_base:
             self.llm.sleep(level=0)
             self.llm.release_kv_cache_memory()
         else:
             self.llm.sleep(level=1)
-        try:
-            yield
-        finally:
-            self.llm.wake_up(["kv_cache", "scheduling"] if keeps_base else None)
+
+    def get_up(self) -> None:
+        self.llm.wake_up(["kv_cache", "scheduling"] if self.keeps_base else None)
+
+    @property
+    def keeps_base(self) -> bool:
+        return hasattr(self.llm, "release_kv_cache_memory")
 
     def close(self) -> None:
         with suppress(Exception):  # whatever it says on its way out, its processes are ended below

@@ -43,6 +43,10 @@ class VllmServers(VersionedEngine):
         self.longest = min(map(longest, self.servers))
 
     @property
+    def copies(self) -> Sequence[str]:
+        return [str(server.base_url) for server in self.servers]
+
+    @property
     def room(self) -> int:
         return self.longest
 

@@ -32,7 +32,9 @@ class Probe:
     temperature: float = 1.0
     rows: list[tuple[list[int], list[int]]] = field(init=False)
     last: tuple[np.ndarray, np.ndarray] | None = None
-    """The scores of engine and trainer after the last sync."""
+    """(C, N) scores by each copy of the engine's weights after the last sync, and the trainer's when they last changed:
+    what a copy misses adds up from sync to sync until it shows, however small each update is.
+    """
 
     def __post_init__(self) -> None:
         vocabulary = self.policy.model.get_input_embeddings().weight.shape[0]
@@ -40,36 +42,46 @@ class Probe:
         self.rows = [(row[:PROMPT], row[PROMPT:]) for row in ids]
 
     def check(self) -> dict[str, float]:
-        """`sync/gap`: mean |engine - trainer| in nats; `sync/moved`, `sync/trainer_moved`: the largest change since the
-        last sync. RunError where the gap is above tolerance, or where the trainer has moved and the engine has not.
+        """`sync/gap`: mean |engine - trainer| in nats; `sync/moved`: the largest change of a score since the last sync;
+        `sync/trainer_moved`: that of the trainer's since the engine's last changed. Of several copies, those of the
+        worst. RunError where a gap is above tolerance, or where the trainer has moved and a copy has not.
         """
-        engine_N, trainer_N = np.concatenate(self.engine.score(self.rows)), self.trainer(self.rows, 1.0)
-        gap = float(np.abs(engine_N - trainer_N).mean())
-        metrics = {"sync/gap": gap}
+        engine_CN, trainer_N = np.concatenate(self.engine.score(self.rows), axis=1), self.trainer(self.rows, 1.0)
+        gap_C = np.abs(engine_CN - trainer_N).mean(axis=1)
+        metrics = {"sync/gap": float(gap_C.max())}
         tolerance = TOLERANCE[self.policy.model.dtype]
-        moved = trainer_moved = None
+        first, last_trainer_CN = self.last is None, np.broadcast_to(trainer_N, engine_CN.shape)
         if self.last is not None:
-            moved, trainer_moved = (
-                float(np.abs(now - then).max()) for now, then in zip((engine_N, trainer_N), self.last, strict=True)
-            )
-            metrics |= {"sync/moved": moved, "sync/trainer_moved": trainer_moved}
-        self.last = engine_N, trainer_N
-        if moved == 0 and trainer_moved is not None and trainer_moved > tolerance:
+            last_CN, anchor_CN = self.last
+            moved_C = np.abs(engine_CN - last_CN).max(axis=1)
+            missed_C = np.abs(trainer_N - anchor_CN).max(axis=1)
+            metrics |= {"sync/moved": float(moved_C.min()), "sync/trainer_moved": float(missed_C.max())}
+            self.refuse_stale(np.where(moved_C == 0, missed_C, 0), tolerance)
+            last_trainer_CN = np.where(moved_C[:, None] == 0, anchor_CN, last_trainer_CN)
+        self.last = engine_CN, last_trainer_CN
+        if metrics["sync/gap"] > tolerance:
             raise RunError(
-                f"The engine samples from old weights: the update moved the trainer's log-probs by {trainer_moved:.3g} "
-                "nats, and the engine's not at all.",
-                f"rollout.engine: {self.engine.name}",
-                "The adapter does not reach it. Restart the servers, or set rollout.engine=transformers.",
-            )
-        if gap > tolerance:
-            raise RunError(
-                f"The engine's log-probs are {gap:.3g} nats from the trainer's on average; {tolerance:g} are allowed.",
-                f"rollout.engine: {self.engine.name}",
+                f"The engine's log-probs are {gap_C.max():.3g} nats from the trainer's on average; "
+                f"{tolerance:g} are allowed.",
+                self.place(gap_C),
                 "Another base model, adapter, scaling or number format? Set rollout.engine=transformers to see.",
             )
-        if moved is None:
+        if first:
             self.check_sampling()
         return metrics
+
+    def refuse_stale(self, missed_C: np.ndarray, tolerance: float) -> None:
+        if missed_C.max() > tolerance:
+            raise RunError(
+                f"The engine samples from old weights: updates moved the trainer's log-probs by {missed_C.max():.3g} "
+                "nats, and the engine's not at all.",
+                self.place(missed_C),
+                "The adapter does not reach it. Restart the servers, or set rollout.engine=transformers.",
+            )
+
+    def place(self, worst_C: np.ndarray) -> str:
+        name, copy = self.engine.name, self.engine.copies[int(worst_C.argmax())]
+        return f"rollout.engine: {name}" + (f", {copy}" if copy != name else "")
 
     def check_sampling(self) -> None:
         """RunError where sampled log-probs are not those of the distribution at the recipe's temperature."""
