@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,8 +20,10 @@ from scrpo_cli.jobs.forecast import forecast
 from scrpo_cli.jobs.meter import Meter
 from scrpo_cli.recipe.load import load_recipe
 from scrpo_cli.recipe.models import Recipe
+from scrpo_cli.rollout.base import Around, Engine
 from scrpo_cli.training.policy import Policy
 from scrpo_cli.training.session import Session
+from scrpo_cli.types import Completion
 
 SMALL = [
     "model.threads=1",
@@ -89,6 +94,51 @@ def test_a_step_of_each_kind_and_an_evaluation(policies: list[tuple[Policy, str]
     run = forecast(cfg, budget, found)
     assert run.slowest.generated_tokens == 2000
     assert run.at_cap.all_seconds >= run.slowest.all_seconds > 0
+
+
+class Queues(Around):
+    """An engine that fills freed slots by itself, and takes a while to rest and to go on."""
+
+    seconds = 0.2
+
+    def __init__(self, inner: Engine, happened: list[str]) -> None:
+        super().__init__(inner)
+        self.has_own_weights, self.happened = True, happened
+
+    def generate(self, *asked: Any) -> list[Completion]:
+        self.happened.append(f"sampling {len(asked[0])}")
+        return self.inner.generate(*asked)
+
+    @contextmanager
+    def resting(self) -> Iterator[None]:
+        time.sleep(self.seconds)
+        self.happened.append("resting")
+        yield
+        self.happened.append("awake")
+        time.sleep(self.seconds)
+
+
+def test_an_engine_with_a_queue_gets_all_rows_and_rests_during_the_update(monkeypatch: pytest.MonkeyPatch) -> None:
+    happened: list[str] = []
+    open_session = measure.open_session
+
+    @contextmanager
+    def opened(*args: Any, **options: Any) -> Iterator[Session]:
+        with open_session(*args, **options) as session:
+            session.engine = Queues(session.engine, happened)
+            update = session.updater.update
+            monkeypatch.setattr(session.updater, "update", lambda *a: happened.append("update") or update(*a))
+            yield session
+
+    monkeypatch.setattr(measure, "open_session", opened)
+    found, _ = measured(recipe("tiny", "optim.max_generated_tokens=2000"))
+    first, reflect = found.phases
+    assert (first.rows, first.whole, reflect.whole) == (8, 1, 1)  # the whole step: 4 problems x 2 answers
+    assert "sampling 8" in happened
+    resting, awake = happened.index("resting"), happened.index("awake")
+    assert set(happened[resting:awake]) == {"resting", "update"}
+    assert "update" not in happened[:resting] + happened[awake:]
+    assert found.sync > 2 * Queues.seconds
 
 
 def test_a_conversation_is_measured_with_its_turns() -> None:

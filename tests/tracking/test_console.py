@@ -106,6 +106,19 @@ def test_a_limit_of_seconds_counts_from_the_start():
     assert paced(recipe, 2, tokens=10, start=6) == "about 0:03:04 left (steps)"
 
 
+def test_more_than_a_day_is_said_once_when_the_pace_is_known():
+    screen, hours = console(terminal=False), 3600.0
+    recipe = Recipe(name="tiny", optim=OptimConfig(steps=30, max_generated_tokens=None))
+    for seconds in (hours, hours / 2):  # 27 hours are left after three steps, or 13
+        sink = ConsoleSink(screen, recipe)
+        for step in range(1, 8):
+            sink.log(step, {"seconds/step": seconds})
+            sink.log(step, {"eval/accuracy": 0.5})
+    said = [line for line in screen.file.getvalue().splitlines() if line.startswith("Over a day")]
+    assert len(said) == 1
+    assert said[0].startswith("Over a day: about 1 day, 3:00:00 left at the pace of 3 steps, evaluations not counted.")
+
+
 def test_a_method_that_fits_what_it_sampled_does_not_end_with_the_tokens():
     sets = ["method.name=sft", "optim.steps=10", "optim.max_generated_tokens=5000"]
     assert paced(load_recipe("tiny", sets), 2, tokens=1000) == "at most 0:00:16 left (steps)"

@@ -72,8 +72,9 @@ class Part:
 class Measured:
     """One micro-step of everything on this machine. Memory is in bytes, times are in seconds.
 
-    `update_token`: of a trained token of the longest rows. `batch_size` and `microbatch_tokens` are those of the
-    recipe, or what was left of them when the memory did not hold them.
+    `update_token`: of a trained token of the longest rows. `sync`: of all that a step asks of the engine beside
+    sampling; where it gives back memory during the update, that too. `batch_size` and `microbatch_tokens` are those of
+    the recipe, or what was left of them when the memory did not hold them.
     """
 
     device: str

@@ -11,7 +11,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +20,7 @@ import torch
 
 from scrpo_cli.errors import UserError
 from scrpo_cli.evaluation.outcomes import Answers
-from scrpo_cli.evaluation.parts import part_size
+from scrpo_cli.evaluation.parts import QUEUED, part_size
 from scrpo_cli.jobs.budget import Budget
 from scrpo_cli.jobs.checks import method_runs
 from scrpo_cli.jobs.extrapolate import Long, Measured, Part
@@ -88,6 +88,8 @@ class Micro:
     def __init__(self, run: Session, budget: Budget) -> None:
         self.run, self.budget = run, budget
         self.recipe, self.meter = run.recipe, Meter(run.policy.device.type)
+        self.at_once = self.recipe.rollout.batch_size * (QUEUED if run.engine.has_own_weights else 1)
+        """Rows of one generate call: an engine that fills freed slots by itself is slow while it has few."""
         self.attempts: list[Attempt] = []
 
     def measure(self, start: float) -> Measured:
@@ -105,9 +107,11 @@ class Micro:
             evaluation_long = self.long(work.context, samples, work.rollouts, pace) if longer else long
             evaluation = self.evaluation()
         now().stage("measuring: the update")
-        with self.weights_kept():
+        with self.weights_kept(), ExitStack() as resting:
+            _, lying_down = self.meter(lambda: resting.enter_context(self.run.engine.resting()))
             phases = [self.updated(part, groups, pace) for part, groups in sampled] + self.fits(sampled)
             update_token = self.longest_update(pace)
+            _, getting_up = self.meter(resting.close)
         _, sync = self.meter(self.run.sync)
         _, checkpoint = self.meter(self.run.save)
         return Measured(
@@ -119,7 +123,7 @@ class Micro:
             evaluation=evaluation,
             evaluation_long=evaluation_long,
             update_token=update_token,
-            sync=sync,
+            sync=lying_down + getting_up + sync,
             checkpoint=checkpoint,
             row_bytes=0.0,
             peaks=self.meter.peaks,
@@ -139,7 +143,7 @@ class Micro:
     def long(self, context: int, group: int, most_rows: int, pace: float) -> Long:
         """Random prompts of the longest context, each shared by a group as in a real step, and a few more tokens."""
         context = self.context(context)
-        rows = min(self.recipe.rollout.batch_size, most_rows)
+        rows = min(self.at_once, most_rows)
         length = max(1, context - MORE)
         groups = max(1, min(-(-rows // group), int(SECONDS / (pace * length))))
         rows = min(rows, groups * group)
@@ -201,7 +205,7 @@ class Micro:
         """As much of a plan as one generate call holds, with the rounds that the method asks for after it. `planned`:
         answers that a whole step plans.
         """
-        requests = spread(plan.requests, self.recipe.rollout.batch_size)
+        requests = spread(plan.requests, self.at_once)
         here, groups, round = sum(r.samples for r in requests), list[Group](), 0
         seconds = {"sampling": 0.0, "grading": 0.0}
         cap = self.recipe.rollout.max_tokens
@@ -234,7 +238,7 @@ class Micro:
         if found is None:
             return None
         name, problems = found
-        some = problems[: part_size(self.recipe.rollout.batch_size, protocol.samples)]
+        some = problems[: part_size(self.at_once, protocol.samples)]
         first = [SampleRequest(p, run.task.messages(p), protocol.samples) for p in some]
         limit = self.limit(first, protocol.max_tokens)
         evaluator = replace(run.evaluator, protocol=replace(protocol, max_tokens=limit))

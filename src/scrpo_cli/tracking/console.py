@@ -37,6 +37,8 @@ FIELDS = (
 SECONDS = ("seconds/sample", "seconds/grade", "seconds/train")
 BARS = "▁▂▃▄▅▆▇█"
 SPARK_STEPS = 40
+ENOUGH = 3
+"""Steps that show the pace of a run [I]."""
 IN_A_ROW = 4  # numbers side by side, which 80 columns can hold
 
 
@@ -68,6 +70,8 @@ class ConsoleSink:
             self._progress.update(self._bars["tokens"], completed=metrics["tokens/total"])
         if not self._panel:
             self._say("  ".join(filter(None, (describe_step(step, self._steps, shown), self._pace.left()))))
+        if "seconds/step" in metrics and (line := self._pace.over_a_day()):
+            self._say(line)
 
     def event(self, text: str) -> None:
         self._say(text)
@@ -122,8 +126,21 @@ class Pace:
 
     def left(self) -> str:
         """`about 0:04:10 left (steps)`; empty before the first step and after the last."""
-        if not self._seen:
+        left, limit = self.reckoned()
+        return f"{'at most' if self._fits else 'about'} {left} left ({limit})" if limit else ""
+
+    def over_a_day(self) -> str:
+        """Said once, when a few steps have shown the pace; empty otherwise."""
+        left, _ = self.reckoned()
+        if self._seen != ENOUGH or self._fits or left <= timedelta(days=1):
             return ""
+        what = f"Over a day: about {left} left at the pace of {ENOUGH} steps, evaluations not counted"
+        return f"{what}. `scrpo train --dry-run --measure` with its recipe says what would change that."
+
+    def reckoned(self) -> tuple[timedelta, str]:
+        """The time, and the limit that is reached then; no limit before the first step and after the last."""
+        if not self._seen:
+            return timedelta(), ""
         steps, limit = self._steps - self._done, "steps"
         if self._tokens and self._sampled:
             by_tokens = math.ceil((self._tokens - self._total) / (self._sampled / self._seen))
@@ -131,8 +148,7 @@ class Pace:
         if self._limit:
             by_seconds = math.ceil((self._limit - self._seconds) * self._seen / self._seconds)
             steps, limit = min((steps, limit), (by_seconds, "seconds"))
-        left = timedelta(seconds=round(steps * self._seconds / self._seen))
-        return f"{'at most' if self._fits else 'about'} {left} left ({limit})" if steps > 0 else ""
+        return (timedelta(seconds=round(steps * self._seconds / self._seen)), limit) if steps > 0 else (timedelta(), "")
 
 
 def describe_step(step: int, steps: int, metrics: Mapping[str, float]) -> str:
