@@ -117,11 +117,46 @@ def test_pairs_are_compared_and_corrected_together():
     said = audit(found)
     assert said["errors"] == 30
     assert said["conditions"]["own"]["tokens"] == 10
-    assert said["conditions"]["own"]["per_1000_tokens"] == pytest.approx(100 * found["own"].outcome_NK.mean())
+    assert said["conditions"]["own"]["per_1000_tokens"]["value"] == pytest.approx(100 * found["own"].outcome_NK.mean())
     alone = [compare(found[second].outcome_NK, found[first].outcome_NK) for first, second in COMPARED]
     assert [row["difference"] for row in said["compared"]] == [row["difference"] for row in alone]
     assert [row["p_holm"] for row in said["compared"]] == holm([row["p"] for row in alone])
     assert all(row["told"] == (row["p_holm"] < 0.05) for row in said["compared"])
+
+
+def test_what_equal_tokens_buy():
+    """The dearer condition is right more often, and the cheaper one buys more: by hand, and by a bootstrap."""
+    rng = np.random.default_rng(1)
+    n = 400
+    own = Condition((rng.random((n, 4)) < 0.6).astype(float), rng.integers(90, 111, (n, 4)).astype(float))
+    retry = Condition((rng.random((n, 4)) < 0.4).astype(float), rng.integers(35, 46, (n, 4)).astype(float))
+    said = audit(dict.fromkeys(CONDITIONS, own) | {"retry": retry})
+    row = next(row for row in said["compared"] if (row["first"], row["second"]) == ("own", "retry"))
+    assert row["difference"] > 0
+    assert row["told"]
+    number = row["per_1000_tokens"]
+    own_rate, retry_rate = (1000 * c.outcome_NK.sum() / c.tokens_NK.sum() for c in (own, retry))
+    assert (number["b"], number["a"]) == pytest.approx((own_rate, retry_rate))
+    assert number["difference"] == pytest.approx(own_rate - retry_rate)
+    assert number["difference"] < 0
+    assert number["told"]
+    drawn = rng.integers(0, n, (2000, n))
+    rates = [1000 * c.outcome_NK.sum(1)[drawn].sum(1) / c.tokens_NK.sum(1)[drawn].sum(1) for c in (own, retry)]
+    for ci95, values in [
+        (number["ci95"], rates[0] - rates[1]),
+        (said["conditions"]["own"]["per_1000_tokens"]["ci95"], rates[0]),
+        (said["conditions"]["retry"]["per_1000_tokens"]["ci95"], rates[1]),
+    ]:
+        assert ci95 == pytest.approx(np.quantile(values, [0.025, 0.975]), rel=0.03)
+    same = said["compared"][0]["per_1000_tokens"]  # again - own, the same numbers here
+    assert (same["difference"], same["told"]) == (0, False)
+
+
+def test_a_condition_that_is_never_right_has_a_rate_of_0_and_an_end():
+    found = {name: Condition(np.zeros((50, 4)), np.full((50, 4), 20.0)) for name in CONDITIONS}
+    number = audit(found)["conditions"]["own"]["per_1000_tokens"]
+    assert number["value"] == number["ci95"][0] == 0
+    assert 0 < number["ci95"][1] < 50
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,16 @@ def ratio_estimate(numerator_N: np.ndarray, denominator_N: np.ndarray) -> Estima
     return Estimate(value, (min(max(low, floor), unseen[0]), max(min(high, ceiling), unseen[1])))
 
 
+def rate_estimate(numerator_N: np.ndarray, denominator_N: np.ndarray, most: float) -> Estimate:
+    """Sum of numerators over sum of denominators, a rate in [0, most] such as right answers a token, with problems as
+    clusters: Student's t on the problems' residuals, as in `ratio_estimate`.
+    """
+    value = float(numerator_N.sum() / denominator_N.sum())
+    residual_N = (numerator_N - value * denominator_N) / denominator_N.mean()
+    _, (low, high) = difference_estimate((value + residual_N) / most)
+    return Estimate(value, (max(0.0, most * low), most * high))
+
+
 def difference_estimate(differences_N: np.ndarray) -> Estimate:
     """Mean over problems of a difference in [-1, 1]: Student's t on the problems (Miller 2024, arXiv 2411.00640).
 

@@ -346,9 +346,10 @@ def audited(found: Mapping[str, Any]) -> list[Sheet]:
         "corrected with": [f"{name}: {said}" for name, said in CONDITIONS.items()],
         "right": [estimate(number["right"]) for number in numbers],
         "tokens": [f"{number['tokens']:.0f}" for number in numbers],
-        "right per 1,000 tokens": [f"{number['per_1000_tokens']:.2f}" for number in numbers],
+        "right per 1,000 tokens": [rate(number["per_1000_tokens"]) for number in numbers],
     }
     rows = found["compared"]
+    equal = [row["per_1000_tokens"] for row in rows]
     words = [COMPARED[row["first"], row["second"]] for row in rows]
     pairs = {
         "less": [f"{row['first']} - {row['second']}" for row in rows],
@@ -356,7 +357,21 @@ def audited(found: Mapping[str, Any]) -> list[Sheet]:
         "p, corrected": [p_value(row["p_holm"]) for row in rows],
         "of": [said if row["told"] else f"cannot be told: {said}" for row, said in zip(rows, words, strict=True)],
     }
+    at_equal_tokens = {
+        "less": pairs["less"],
+        "right per 1,000 tokens": [rate(number, "+") for number in equal],
+        "p, corrected": [p_value(number["p_holm"]) for number in equal],
+        "of": [said if n["told"] else f"cannot be told: {said}" for n, said in zip(equal, words, strict=True)],
+    }
     return [
         Sheet("conditions", title, conditions, words=["corrected with"]),
         Sheet("caused", "the first condition less the second, in points", pairs, words=["of"]),
+        Sheet("at-equal-tokens", "the first less the second in what 1,000 tokens buy", at_equal_tokens, words=["of"]),
     ]
+
+
+def rate(number: Mapping[str, Any], sign: str = "") -> str:
+    """Right answers per 1,000 tokens, or with `sign` a difference of them, with the interval."""
+    low, high = number["ci95"]
+    value = number["difference" if sign else "value"]
+    return f"{value:{sign}.2f} [{low:{sign}.2f}, {high:{sign}.2f}]"
