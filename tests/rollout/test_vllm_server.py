@@ -170,6 +170,20 @@ def test_the_probe_passes_and_finds_a_replica_that_lags(policy, fakes) -> None:
     assert fakes[1].url in error.value.where, "the one that lags"
 
 
+def named(answer: dict[str, Any]) -> dict[str, Any]:
+    """As vLLM 0.31 says it."""
+    for choice in answer["choices"]:
+        for at in choice["logprobs"]["content"]:
+            for each in (at, *at["top_logprobs"]):
+                each["token"] = f"token_id:{each.pop('token_id')}"
+    return answer
+
+
+def test_scores_are_the_trainers_of_vllm_0_31_too(policy, fakes) -> None:
+    fakes[0].spoil = named
+    test_scores_are_the_trainers(policy, fakes)
+
+
 def test_scores_are_the_trainers(policy, fakes) -> None:
     engine = engine_of(policy, fakes[0])
     rows = [([5, 6, 7], [0, 3, 9]), ([8], [1])]

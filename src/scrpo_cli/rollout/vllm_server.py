@@ -167,7 +167,12 @@ def said(response: httpx.Response) -> str:
 def answer_of(choice: Mapping[str, Any]) -> Answer:
     content = ((choice.get("logprobs") or {}).get("content")) or []
     ids = [int(token) for token in choice["token_ids"]]
-    if len(content) != len(ids) or any(at["token_id"] != token for at, token in zip(content, ids, strict=True)):
+    if [token_of(at) for at in content] != ids:
         raise RunError("A server's log-probs are not those of its tokens.", "/inference/v1/generate", "Update vLLM.")
-    first = {at["token_id"]: at["logprob"] for at in [content[0], *content[0]["top_logprobs"]]} if content else {}
+    first = {token_of(at): at["logprob"] for at in [content[0], *content[0]["top_logprobs"]]} if content else {}
     return Answer(ids, [float(at["logprob"]) for at in content], first, choice["finish_reason"] == "stop")
+
+
+def token_of(at: Mapping[str, Any]) -> int:
+    """vLLM 0.31 has the id in the token's name alone, `token_id:17`."""
+    return int(at["token_id"] if "token_id" in at else at["token"].removeprefix("token_id:"))
