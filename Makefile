@@ -47,7 +47,7 @@ $(VLLM)/.installed: pyproject.toml
 	touch $@
 
 test-vllm: $(VLLM)/.installed
-	OMP_NUM_THREADS=1 VLLM_CPU_KVCACHE_SPACE=1 HF_HUB_OFFLINE=1 $(VLLM)/bin/python -m pytest -m vllm tests/rollout/test_vllm.py tests/rollout/test_vllm_exports.py
+	OMP_NUM_THREADS=1 VLLM_CPU_KVCACHE_SPACE=1 HF_HUB_OFFLINE=1 $(VLLM)/bin/python -m pytest -m vllm tests/rollout/test_vllm.py tests/rollout/test_vllm_exports.py tests/training/test_team.py
 
 # Ray's cluster of two nodes on this machine, and a SLURM of one node where Debian's packages (slurmctld, slurmd,
 # slurm-client, munge) and root are there; what is missing is skipped with a reason.

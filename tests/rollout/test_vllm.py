@@ -119,6 +119,10 @@ def test_each_row_is_told_of_when_it_is_finished(engine, prompts) -> None:
     assert rows != sorted(rows), "in the order in which they end"
 
 
+def test_nothing_asked_is_nothing_answered(engine) -> None:
+    assert engine.generate([], Sampling(1.0, 8), []) == []
+
+
 def test_greedy_and_cut_off(engine, policy, prompts) -> None:
     cut = engine.generate(prompts[:2], Sampling(0.0, 3), KEYS[:2])
     assert [c.finish for c in cut] == ["length", "length"]

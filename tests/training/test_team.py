@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,11 +23,15 @@ from processes import ENVIRONMENT, Hook, Outcome, SignalAt, SignalInStep, ended,
 from run_rows import all_rows, execute
 from safetensors.torch import load_file
 
+from scrpo_cli import launch
 from scrpo_cli.errors import UserError
 from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.queries import attempts_of
 from scrpo_cli.recipe.models import Recipe
+from scrpo_cli.rollout.fake import FakeEngine
 from scrpo_cli.training import team, update
+from scrpo_cli.training.helping import SharedEngine
+from scrpo_cli.training.policy import Policy
 from scrpo_cli.training.team import dealt, gathered
 
 SIZES = {
@@ -260,13 +266,106 @@ def test_mistakes_are_said_once(scrpo_server, tmp_path) -> None:
     assert "Error: " in long.err
 
 
-def test_vllm_in_the_program_is_refused_in_several_processes(monkeypatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+def test_an_engine_that_is_not_there_is_said_before_anybody_is_waited_for(monkeypatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     for name, value in {"RANK": "0", "WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
     recipe = Recipe.model_validate({"model": {"device": "cpu"}, "rollout": {"engine": "vllm"}})
-    with pytest.raises(UserError, match="in one process only"), gathered(recipe):
+    with pytest.raises(UserError, match="vLLM is not installed"), gathered(recipe):
         pass
+
+
+@pytest.mark.parametrize(("visible", "own"), [(None, "1"), ("", "1"), ("4,6", "6"), ("GPU-a,GPU-b", "GPU-b")])
+def test_what_an_engine_starts_sees_the_gpu_of_its_process_and_no_launcher(monkeypatch, visible, own) -> None:
+    given = dict.fromkeys(launch.NAMES, "2") | {"LOCAL_RANK": "1", "RANK": "1"}
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    if visible is None:
+        monkeypatch.delenv(launch.VISIBLE, raising=False)
+    else:
+        monkeypatch.setenv(launch.VISIBLE, visible)
+    with launch.alone():
+        assert os.environ[launch.VISIBLE] == own
+        assert not os.environ.keys() & {*launch.NAMES}
+    assert {name: os.environ.get(name) for name in launch.NAMES} == given
+    assert os.environ.get(launch.VISIBLE) == visible
+
+
+def test_without_a_launcher_nothing_is_hidden(monkeypatch) -> None:
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.setenv(launch.VISIBLE, "0,1")
+    with launch.alone():
+        assert os.environ[launch.VISIBLE] == "0,1"
+
+
+class Rests(FakeEngine):
+    """An engine that says when it rests."""
+
+    name, has_own_weights = "vllm", True
+
+    def __init__(self, told: list[str]) -> None:
+        self.told = told
+
+    @contextmanager
+    def resting(self) -> Iterator[None]:
+        self.told.append("lies down")
+        try:
+            yield
+        finally:
+            self.told.append("gets up")
+
+
+class Written(team.Team):
+    """Process 0 of two, whose other is asked on paper."""
+
+    def __init__(self, told: list[str]) -> None:
+        super().__init__(2)
+        self.told = told
+
+    def everywhere(self, what: str, shares: Any, mine: Any, task: str = "") -> Any:
+        self.told.append(task)
+        return [mine(*shares[0])]
+
+
+def test_all_engines_rest_during_an_update_and_wake_after_it_and_after_an_error() -> None:
+    told: list[str] = []
+    engine = SharedEngine(Rests(told), Policy(None, None), Written(told))
+    with engine.resting():
+        told.append("update")
+    assert told == ["rest", "lies down", "update", "wake", "gets up"]
+    del told[:]
+    with pytest.raises(ZeroDivisionError), engine.resting():
+        raise ZeroDivisionError
+    assert told == ["rest", "lies down", "wake", "gets up"]
+
+
+VLLM = {"rollout__engine": "vllm", "rollout__vllm__eager": "true", "rollout__vllm__timeout": 300}
+
+
+@pytest.mark.vllm
+def test_each_process_samples_with_a_vllm_of_its_own(scrpo_server, tmp_path) -> None:
+    """As one process does; the adapter goes to both engines, and the probe asks both."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.mkdir()
+    two.mkdir()
+    outcome = run_scrpo(train(QUICK, **VLLM), one)
+    assert outcome.code == 0, outcome.err
+    first, other = run_team(train(QUICK, **VLLM), two)
+    assert (first.code, other.code) == (0, 0), first.err + other.err
+    found, expected = left(two), left(one)
+    assert found.attempts == expected.attempts
+    assert found.logprobs == pytest.approx(expected.logprobs, abs=1e-4)
+    torch.testing.assert_close(found.weights, expected.weights, rtol=0, atol=1e-5)
+    alone, together = (lines(directory) for directory in (one, two))
+    assert [line["sync/bytes"] for line in together] == [2 * line["sync/bytes"] for line in alone]
+    assert all(0 < line["sync/gap"] < 1e-4 for line in together)
+    assert max(line["sync/moved"] for line in together) > 1e-3
+
+
+def lines(directory: Path) -> list[dict[str, Any]]:
+    """The metrics of the steps."""
+    file = directory / ".scrpo/runs" / RUN / "metrics.jsonl"
+    return [found for text in file.read_text().splitlines() if "sync/bytes" in (found := json.loads(text))]
 
 
 @given(

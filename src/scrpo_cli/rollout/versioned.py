@@ -145,6 +145,8 @@ class VersionedEngine(ABC):
         self, prompts: Sequence[Sequence[int]], params: Sequence[dict[str, Any]], what: str, heard: Heard
     ) -> None:
         """Refuses what vLLM would cut off at its longest sequence and call too long."""
+        if not prompts:
+            return
         longest = max(len(prompt) + each["max_tokens"] for prompt, each in zip(prompts, params, strict=True))
         if longest > self.room:
             told = f"A prompt and its answer may take {longest} tokens, and vLLM has room for {self.room}."

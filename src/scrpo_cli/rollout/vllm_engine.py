@@ -21,6 +21,7 @@ from typing import Any
 
 import psutil
 
+from scrpo_cli import launch
 from scrpo_cli.errors import RunError, UserError, first_line
 from scrpo_cli.recipe.models import VllmConfig
 from scrpo_cli.rollout.adapters import AdapterVersion, Publisher
@@ -95,7 +96,7 @@ class Vllm:
         resource_tracker.ensure_running()  # Python's own: whoever uses it first starts it, and `kill` must not end it
         before = {child.pid for child in psutil.Process().children(recursive=True)}
         try:
-            with stdout_on_stderr(), shielded():
+            with stdout_on_stderr(), shielded(), launch.alone():
                 self.llm = LLM(**self.arguments)
         except TimeoutError as error:
             fix = f"Raise it, or {READY} where that is set, if the model is large and its files are slow to read."

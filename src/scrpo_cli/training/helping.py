@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -32,13 +33,26 @@ Stats = list[dict[str, torch.Tensor]]
 
 
 class SharedEngine(Around):
-    """Samples on all processes, each whole groups. An engine with weights of its own is one of servers, which process 0
-    asks for everything: that keeps them busy. Where a signal stops the sampling, only answers of process 0 are kept.
+    """Samples on all processes, each whole groups with an engine of its own; but servers are asked for everything by
+    process 0, which keeps them busy. Where a signal stops the sampling, only answers of process 0 are kept.
     """
 
     def __init__(self, engine: Engine, policy: Policy, team: Team) -> None:
         super().__init__(engine)
         self.policy, self.team = policy, team
+        self.everywhere = everywhere(engine.name)
+
+    @property
+    def copies(self) -> Sequence[str]:
+        if not self.everywhere:
+            return self.inner.copies
+        return [f"process {rank}" for rank in range(self.team.size)]
+
+    def score(self, rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[np.ndarray]:
+        if not self.everywhere:
+            return self.inner.score(rows)
+        found = self.team.everywhere("scoring by the engines", self.team.same(rows), self.inner.score, "engine_score")
+        return [np.concatenate(each) for each in zip(*found, strict=True)]
 
     def generate(
         self,
@@ -47,7 +61,7 @@ class SharedEngine(Around):
         keys: Sequence[RowKey],
         finished: Finished = lambda found: None,
     ) -> list[Completion]:
-        if self.has_own_weights:
+        if not self.everywhere:
             return self.inner.generate(prompts, sampling, keys, finished)
         firsts = beginnings(prompts)
         shares = [
@@ -63,7 +77,29 @@ class SharedEngine(Around):
         if other := [rank for rank, found in enumerate(hashes) if found != hashes[0]]:
             what = f"Process {other[0]} holds another adapter than process 0 after the same steps."
             raise RunError(what, f"process {other[0]} of {self.team.size}", f"Use GPUs of one kind. {self.team.again}")
-        return self.inner.sync()
+        if not (self.everywhere and self.has_own_weights):
+            return self.inner.sync()
+        done = self.team.everywhere("giving the engines the adapter", self.team.same(), self.inner.sync, "sync")
+        return Synced(sum(each.bytes for each in done), max(each.seconds for each in done))
+
+    @contextmanager
+    def resting(self) -> Iterator[None]:
+        with ExitStack() as rest:
+            if not (self.everywhere and self.has_own_weights):
+                rest.enter_context(self.inner.resting())
+                yield
+                return
+            self.tell("putting the engines to rest", lambda: rest.enter_context(self.inner.resting()), "rest")
+            try:
+                yield
+            except BaseException:
+                with suppress(ScrpoError):  # what went wrong first is what is said
+                    self.tell("waking the engines", rest.close, "wake")
+                raise
+            self.tell("waking the engines", rest.close, "wake")
+
+    def tell(self, what: str, mine: Callable[[], Any], task: str) -> None:
+        self.team.everywhere(what, self.team.same(), mine, task)
 
 
 class SharedUpdater(Updater):
@@ -134,8 +170,8 @@ class Helper:
         device = take_device(recipe.model)
         kind = chosen_engine(recipe.rollout, device)
         self.policy = load_policy(recipe.model, recipe.seed)
-        self.engine = None
-        if kind == "transformers":
+        self.engine, self.resting = None, ExitStack()
+        if everywhere(kind):
             self.engine = open_engine(recipe.rollout, self.policy, source_of(recipe.model))
         self.updater = Updater(self.policy, recipe, sampled_otherwise(kind, self.policy))
 
@@ -153,6 +189,25 @@ class Helper:
     ) -> list[Completion]:
         assert self.engine is not None
         return self.engine.generate(prompts, sampling, keys)
+
+    def engine_score(self, rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[np.ndarray]:
+        assert self.engine is not None
+        return self.engine.score(rows)
+
+    def sync(self) -> Synced:
+        assert self.engine is not None
+        return self.engine.sync()
+
+    def rest(self) -> None:
+        assert self.engine is not None
+        self.resting.enter_context(self.engine.resting())
+
+    def wake(self) -> None:
+        self.resting.close()
+
+    def close(self) -> None:
+        if self.engine is not None:
+            self.engine.close()
 
     def adapter_hash(self) -> str:
         return self.policy.adapter_hash()
@@ -178,6 +233,11 @@ class Helper:
         return self.updater.step(step)
 
 
+def everywhere(engine: str) -> bool:
+    """Whether each process has an engine of this name."""
+    return engine != "vllm_server"
+
+
 def beginnings(prompts: Sequence[Sequence[int]]) -> list[int]:
     """Where another prompt begins than the row before has."""
     return [i for i, prompt in enumerate(prompts) if not i or list(prompt) != list(prompts[i - 1])]
@@ -188,6 +248,7 @@ def help_out() -> None:
     and once it has loaded it hears no signals, since process 0 decides when to stop. RunError when process 0 has gone.
     """
     warnings.simplefilter("ignore")
+    helper: Helper | Exception | None = None
     try:
         join()
         recipe = receive(0)
@@ -199,6 +260,9 @@ def help_out() -> None:
         if launch.rank() > 1:  # one is enough to say so
             sys.exit(RunError.exit_code)
         raise RunError("Process 0 of this run has gone, and so the others end.", "", "See its output.") from error
+    finally:
+        if isinstance(helper, Helper):
+            helper.close()
     dist.destroy_process_group()
 
 

@@ -36,6 +36,11 @@ class Runtime:
             return {}
         return {"sync/bytes": done.bytes, "sync/seconds": done.seconds} | self.probe.check()
 
+    def sample_with(self, engine: Engine) -> None:
+        """With this engine from here on, once it is seen to have the policy's weights."""
+        self.engine, self.probe = engine, probe_of(engine, self.policy, self.recipe)
+        self.sync()
+
     @property
     def sampling(self) -> Sampling:
         """How training (and `collect`, which feeds it) samples."""
@@ -60,11 +65,14 @@ def open_runtime(recipe: Recipe) -> Runtime:
     policy = packed.policy(recipe) if packed else load_policy(recipe.model, recipe.seed)
     opened = packed.engine if packed else open_engine
     engine = opened(recipe.rollout, policy, source_of(recipe.model))
-    probe = Probe(engine, policy, recipe.rollout.temperature) if engine.has_own_weights else None
-    runtime = Runtime(recipe, policy, engine, Chat(policy.tokenizer), task, probe)
+    runtime = Runtime(recipe, policy, engine, Chat(policy.tokenizer), task, probe_of(engine, policy, recipe))
     try:
         runtime.sync()
     except BaseException:
         runtime.__exit__()
         raise
     return runtime
+
+
+def probe_of(engine: Engine, policy: Policy, recipe: Recipe) -> Probe | None:
+    return Probe(engine, policy, recipe.rollout.temperature) if engine.has_own_weights else None

@@ -199,8 +199,8 @@ def open_session(
         take_up_state(method, recipe, progress, start.checkpoint)
     if isinstance(updater, SharedUpdater):
         updater.announce()
-        runtime.engine = SharedEngine(runtime.engine, runtime.policy, updater.team)
-    if progress.step:
+        runtime.sample_with(SharedEngine(runtime.engine, runtime.policy, updater.team))
+    elif progress.step:
         runtime.sync()
     progress.method = copy.deepcopy(method.state)
     reached = progress.step if start else -1  # without a checkpoint, what was evaluated before the first step stays

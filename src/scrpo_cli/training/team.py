@@ -112,10 +112,7 @@ def gathered(recipe: Recipe, again: str = "") -> Iterator[Team | None]:
     if launch.processes() == 1:
         yield None
         return
-    if chosen_engine(recipe.rollout, take_device(recipe.model)) == "vllm":
-        what = "vLLM inside of this program samples in one process only."
-        fix = "Set rollout.engine=vllm_server and rollout.vllm.urls (a server a GPU), or rollout.engine=transformers."
-        raise UserError(what, f"{launch.processes()} processes", fix)
+    chosen_engine(recipe.rollout, take_device(recipe.model))  # says what is not there before it waits for anybody
     team = Team(launch.processes(), again)
     now().stage(f"waiting for the other {team.size - 1} of {team.size} processes")
     try:
