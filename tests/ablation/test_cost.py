@@ -5,8 +5,9 @@ from types import SimpleNamespace
 import pytest
 
 from scrpo_cli.ablation.cost import ArmCost, SweepCost, render
+from scrpo_cli.errors import RunError
 from scrpo_cli.jobs import forecast
-from scrpo_cli.jobs.budget import estimate
+from scrpo_cli.jobs.budget import estimate, size
 from scrpo_cli.recipe.load import load_recipe
 
 ARMS = "ablate --recipe tiny --vary optim.max_generated_tokens=1000 --seeds 3"
@@ -41,6 +42,24 @@ def test_a_measurement_gives_hours_and_database(scrpo, monkeypatch):
     assert cost["database"] == 4 * 4000
     _, packed, _ = scrpo(f"{line} --executor packed")
     assert packed["seconds"] == [4 * 110, 4 * 130], "they take turns"
+
+
+def test_it_is_said_before_anything_runs_and_so_is_a_disk_that_is_too_small(scrpo, monkeypatch):
+    """A disk of 1 MiB: the sweep is stopped by its first run, and had said why before it."""
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=2**20))
+    began = []
+
+    def run_sweep(*_):
+        began.append(True)
+        raise RunError("Stopped here.", "", "")
+
+    monkeypatch.setattr("scrpo_cli.cli.ablate.run_sweep", run_sweep)
+    code, _, err = scrpo(ARMS)
+    assert (code, began) == (1, [True])
+    one = estimate(load_recipe("tiny", ["optim.max_generated_tokens=1000"]))
+    assert f"All 3 runs, at most: {3 * one.generated_tokens:,} generated tokens" in err
+    assert "Over the disk there is: 1.0 MiB are free in " in err
+    assert f"checkpoints may take {size(3 * one.sizes.disk)}" in err
 
 
 def test_a_study_costs_its_fewest_to_its_most_seeds(scrpo):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scrpo_cli.ablation.grid import Arm
@@ -92,12 +94,7 @@ def render(cost: SweepCost) -> list[RenderableType]:
         disk, database = (NOTHING if n is None else size(n) for n in (arm.checkpoints, arm.database))
         tokens, evaluated = f"{arm.generated_tokens:,}", f"{arm.evaluation_tokens:,}"
         table.add_row(arm.arm, tokens, evaluated, disk, between(arm.seconds), database)
-    fewest, most = (len(cost.arms) * seeds for seeds in cost.seeds)
-    runs = f"{most}" if fewest == most else f"{fewest} to {most}"
-    whole = cost.as_dict()
-    parts = [f"{whole['generated_tokens']:,} generated tokens", f"{whole['evaluation_tokens']:,} of evaluations"]
-    parts += [f"{size(whole[what])} of {what}" for what in DISK if whole[what] is not None]
-    lines = [f"Of one run, at most. All {runs} runs, at most: {', '.join(parts)}."]
+    lines = [f"Of one run, at most. {whole(cost)}"]
     if cost.seconds:
         beside = f"with {cost.jobs} at a time, each as fast as alone" if cost.jobs > 1 else "one after the other"
         lines.append(f"Time of all, {beside}: {between(cost.seconds)}.")
@@ -107,6 +104,25 @@ def render(cost: SweepCost) -> list[RenderableType]:
 
 
 DISK = ("checkpoints", "database")
+
+
+def whole(cost: SweepCost) -> str:
+    """What all runs come to, in a sentence."""
+    fewest, most = (len(cost.arms) * seeds for seeds in cost.seeds)
+    runs = f"{most}" if fewest == most else f"{fewest} to {most}"
+    found = cost.as_dict()
+    parts = [f"{found['generated_tokens']:,} generated tokens", f"{found['evaluation_tokens']:,} of evaluations"]
+    parts += [f"{size(found[what])} of {what}" for what in DISK if found[what] is not None]
+    return f"All {runs} runs, at most: {', '.join(parts)}."
+
+
+def over_the_disk(cost: SweepCost, folder: Path) -> str:
+    """A sentence where all checkpoints may take more than is free; empty otherwise."""
+    needed, free = cost.as_dict()["checkpoints"] or 0, shutil.disk_usage(folder).free
+    if needed <= free:
+        return ""
+    fix = "Lower checkpoint.keep, or put the database (--db) where there is more"
+    return f"Over the disk there is: {size(free)} are free in {folder}, and checkpoints may take {size(needed)}. {fix}."
 
 
 def between(seconds: tuple[float, float] | None) -> str:

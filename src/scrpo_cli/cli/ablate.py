@@ -286,6 +286,8 @@ def ablate(
             sweep = start_sweep(database, arms, seeds or DEFAULT_SEEDS, match=varied.match)
         if own_files:
             sweep = with_own_files(sweep)
+        if not ref:
+            say_cost(sweep, asked.study.runs if asked else (len(sweep.seeds),) * 2, output)
         place.check_arms([*sweep.arms, *arms], sweep.match.name)
         more = (arms, seeds) if extend is not None else None
         report = run_sweep(database, sweep, more, question, place.executor(sweep, output), place.words, db, output)
@@ -298,6 +300,16 @@ def show_cost(arms: Sequence[Arm], seeds: tuple[int, int], jobs: int, measured: 
 
     cost = cost_of(arms, seeds, jobs, measured)
     output.result(cost.as_dict(), *render(cost))
+
+
+def say_cost(sweep: Sweep, seeds: tuple[int, int], output: Output) -> None:
+    """Before anything runs: tokens and disk of all runs, and whether there is as much."""
+    from scrpo_cli.ablation.cost import cost_of, over_the_disk, whole
+
+    cost = cost_of(sweep.arms, seeds, jobs=1, measured=False)
+    for line in (whole(cost), over_the_disk(cost, sweep.directory)):
+        if line:
+            output.say(line)
 
 
 def refuse_options(context: typer.Context) -> None:
