@@ -6,7 +6,7 @@ from ablation_fakes import first_solved, run
 
 from scrpo_cli.ablation.outcomes import Curve
 from scrpo_cli.ablation.table import tabulate
-from scrpo_cli.report.figures import _draw_first_answers, on_one_grid, plot_arms, plot_sweep, smooth
+from scrpo_cli.report.figures import _draw_deltas, _draw_first_answers, on_one_grid, plot_arms, plot_sweep, smooth
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -66,3 +66,17 @@ def test_the_arms_are_sorted_by_effect_and_keep_their_colours():
     after = [container.lines[0] for container in axes.containers][1::2]
     assert [float(line.get_xdata()[0]) for line in after] == sorted([line.get_xdata()[0] for line in after])[::-1]
     assert [line.get_color() for line in after] == ["C1", "C2", "C0"]
+
+
+def test_second_less_first_answers_are_sorted_by_their_own_effect():
+    """The arm with the best first answers has the worst second ones; one has none."""
+    from matplotlib.figure import Figure
+
+    solved = {"a": (25, 5), "b": (10, 20), "c": (20, None)}
+    runs = [
+        run(arm, 0, first_solved(first), second_NK=None if second is None else first_solved(second))
+        for arm, (first, second) in solved.items()
+    ]
+    axes = Figure().subplots()
+    _draw_deltas(axes, tabulate(runs, [*solved], 1000))
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["b", "a", "c"]

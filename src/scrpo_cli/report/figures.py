@@ -4,6 +4,7 @@ scaling. The same numbers give the same file. `inline` makes one for a page of H
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scrpo_cli.ablation.outcomes import Curve, RunOutcome
-from scrpo_cli.ablation.table import ArmResult, SweepResult
+from scrpo_cli.ablation.table import ArmResult, Scores, SweepResult
 from scrpo_cli.errors import RunError
 from scrpo_cli.files import write_atomically
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     Panel = Callable[[Axes], None]
+    Number = Callable[[Scores], dict[str, Any] | None]
+    """A value with its interval, where the evaluation has it."""
 
 SCALING = {
     "parallel": "2K answers, majority",
@@ -188,27 +191,36 @@ def smooth(value_T: np.ndarray) -> np.ndarray:
     return np.convolve(value_T, window_T, "same") / np.convolve(np.ones_like(value_T), window_T, "same")
 
 
-def by_effect(result: SweepResult) -> list[tuple[int, ArmResult]]:
-    """The arms from the best first answers after training on, each with its place in the grid, which is its colour."""
-    return sorted(enumerate(result.arms), key=lambda placed: -placed[1].after.first["value"])
+def by_effect(result: SweepResult, number: Number) -> list[tuple[int, ArmResult]]:
+    """The arms from the highest number after training on, each with its place in the grid, which is its colour."""
+
+    def effect(placed: tuple[int, ArmResult]) -> float:
+        found = number(placed[1].after)
+        return found["value"] if found else -math.inf
+
+    return sorted(enumerate(result.arms), key=effect, reverse=True)
 
 
 def _draw_first_answers(axes: Axes, result: SweepResult) -> None:
-    """Before (hollow) and after (filled) of every arm."""
-    for row, (place, arm) in enumerate(by_effect(result)):
-        _dot(axes, row - 0.12, arm.before.first, place, hollow=True)
-        _dot(axes, row + 0.12, arm.after.first, place)
-    _label(axes, result, "first-answer accuracy, test (%)")
+    _draw_numbers(axes, result, lambda scores: scores.first, "first-answer accuracy, test (%)")
 
 
 def _draw_deltas(axes: Axes, result: SweepResult) -> None:
-    """Second less first answers, before (hollow) and after (filled)."""
     axes.axvline(0, color="0.7", linewidth=1)
-    for row, (place, arm) in enumerate(by_effect(result)):
+    _draw_numbers(axes, result, lambda s: s.two_turn and s.two_turn["delta"], "second less first answers (points)")
+
+
+def _draw_numbers(axes: Axes, result: SweepResult, number: Number, measured: str) -> None:
+    """Before (hollow) and after (filled) of every arm, the highest after training first."""
+    ordered = by_effect(result, number)
+    for row, (place, arm) in enumerate(ordered):
         for offset, scores in ((-0.12, arm.before), (0.12, arm.after)):
-            if scores.two_turn:
-                _dot(axes, row + offset, scores.two_turn["delta"], place, hollow=offset < 0)
-    _label(axes, result, "second less first answers (points)")
+            if found := number(scores):
+                _dot(axes, row + offset, found, place, hollow=offset < 0)
+    axes.set_yticks(range(len(ordered)), [arm.arm for _, arm in ordered])
+    axes.invert_yaxis()
+    axes.set(xlabel=measured, title="before (hollow) and after, 95% intervals")
+    axes.margins(y=0.1)
 
 
 def _dot(axes: Axes, y: float, number: dict[str, Any], place: int, *, hollow: bool = False) -> None:
@@ -216,10 +228,3 @@ def _dot(axes: Axes, y: float, number: dict[str, Any], place: int, *, hollow: bo
     color = f"C{place % 10}"
     error, face = [[value - low], [high - value]], axes.get_facecolor() if hollow else color
     axes.errorbar(value, y, xerr=error, fmt="o", color=color, markerfacecolor=face, capsize=3)
-
-
-def _label(axes: Axes, result: SweepResult, measured: str) -> None:
-    axes.set_yticks(range(len(result.arms)), [arm.arm for _, arm in by_effect(result)])
-    axes.invert_yaxis()
-    axes.set(xlabel=measured, title="before (hollow) and after, 95% intervals")
-    axes.margins(y=0.1)
