@@ -40,16 +40,16 @@ class SharedEngine(Around):
     def __init__(self, engine: Engine, policy: Policy, team: Team) -> None:
         super().__init__(engine)
         self.policy, self.team = policy, team
-        self.everywhere = everywhere(engine.name)
+        self.one_each = one_each(engine.name)
 
     @property
     def copies(self) -> Sequence[str]:
-        if not self.everywhere:
+        if not self.one_each:
             return self.inner.copies
         return [f"process {rank}" for rank in range(self.team.size)]
 
     def score(self, rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[np.ndarray]:
-        if not self.everywhere:
+        if not self.one_each:
             return self.inner.score(rows)
         found = self.team.everywhere("scoring by the engines", self.team.same(rows), self.inner.score, "engine_score")
         return [np.concatenate(each) for each in zip(*found, strict=True)]
@@ -61,7 +61,7 @@ class SharedEngine(Around):
         keys: Sequence[RowKey],
         finished: Finished = lambda found: None,
     ) -> list[Completion]:
-        if not self.everywhere:
+        if not self.one_each:
             return self.inner.generate(prompts, sampling, keys, finished)
         firsts = beginnings(prompts)
         shares = [
@@ -77,7 +77,7 @@ class SharedEngine(Around):
         if other := [rank for rank, found in enumerate(hashes) if found != hashes[0]]:
             what = f"Process {other[0]} holds another adapter than process 0 after the same steps."
             raise RunError(what, f"process {other[0]} of {self.team.size}", f"Use GPUs of one kind. {self.team.again}")
-        if not (self.everywhere and self.has_own_weights):
+        if not (self.one_each and self.has_own_weights):
             return self.inner.sync()
         done = self.team.everywhere("giving the engines the adapter", self.team.same(), self.inner.sync, "sync")
         return Synced(sum(each.bytes for each in done), max(each.seconds for each in done))
@@ -85,7 +85,7 @@ class SharedEngine(Around):
     @contextmanager
     def resting(self) -> Iterator[None]:
         with ExitStack() as rest:
-            if not (self.everywhere and self.has_own_weights):
+            if not (self.one_each and self.has_own_weights):
                 rest.enter_context(self.inner.resting())
                 yield
                 return
@@ -171,7 +171,7 @@ class Helper:
         kind = chosen_engine(recipe.rollout, device)
         self.policy = load_policy(recipe.model, recipe.seed)
         self.engine, self.resting = None, ExitStack()
-        if everywhere(kind):
+        if one_each(kind):
             self.engine = open_engine(recipe.rollout, self.policy, source_of(recipe.model))
         self.updater = Updater(self.policy, recipe, sampled_otherwise(kind, self.policy))
 
@@ -233,7 +233,7 @@ class Helper:
         return self.updater.step(step)
 
 
-def everywhere(engine: str) -> bool:
+def one_each(engine: str) -> bool:
     """Whether each process has an engine of this name."""
     return engine != "vllm_server"
 
