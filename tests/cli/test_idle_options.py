@@ -67,6 +67,15 @@ def test_an_option_goes_before_its_key_and_that_is_said(scrpo, args, option, key
     assert said not in scrpo(*args.split(), "--quiet").err
 
 
+@pytest.mark.parametrize("key", ["optim.lr", "checkpoint.every", "monitors.window"])
+def test_keys_of_training_have_no_effect_on_an_evaluation_and_that_is_said(scrpo, key) -> None:
+    args = f"eval --set {key}=1 --set rollout.batch_size=2 --set model.name=./none".split()
+    said = "has no effect: an evaluation trains nothing\n"
+    assert scrpo(*args).err.count(said) == 1
+    assert f"--set {key} {said}" in scrpo(*args).err
+    assert said not in scrpo(*args, "--quiet").err
+
+
 def test_a_key_that_is_varied_and_set(scrpo) -> None:
     error = scrpo(*["ablate", "--vary", "optim.lr=1e-3,2e-3", "--set", "optim.lr=1e-4", "--json"]).json["error"]
     assert error["what"] == "--set optim.lr has no effect: the key is varied"

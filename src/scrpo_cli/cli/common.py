@@ -9,7 +9,7 @@ import errno
 import shlex
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
@@ -225,6 +225,14 @@ def warn_of_idle_sets(context: typer.Context, keys: Mapping[str, str]) -> None:
     for name, key in keys.items():
         if name in given and key in set_keys and "--quiet" not in given:
             typer.echo(f"--set {key} has no effect: {name} goes before it", err=True)
+
+
+def warn_of_unread_sets(context: typer.Context, sections: Collection[str], why: str) -> None:
+    """Say which --set has no effect because the command reads nothing of its section of the recipe."""
+    given = given_options(context)
+    for key in (item.partition("=")[0].strip() for item in given.get("--set", ())):
+        if key.partition(".")[0] in sections and "--quiet" not in given:
+            typer.echo(f"--set {key} has no effect: {why}", err=True)
 
 
 def refuse_with_resume(context: typer.Context, resume: str | None, *fine: str) -> None:

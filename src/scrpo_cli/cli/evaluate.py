@@ -33,6 +33,7 @@ from scrpo_cli.cli.common import (
     refuse_with_resume,
     sets_of,
     warn_of_idle_sets,
+    warn_of_unread_sets,
 )
 from scrpo_cli.errors import UserError
 from scrpo_cli.numbers import LARGEST, MOST_SAMPLES
@@ -41,6 +42,8 @@ from scrpo_cli.tracking.activity import now
 if TYPE_CHECKING:
     from scrpo_cli.recipe.models import Recipe
 
+TRAINING = ("optim", "checkpoint", "monitors")
+"""Sections of a recipe of which an evaluation reads nothing."""
 KEYS = {
     "--samples": "eval.samples",
     "--turns": "eval.turns",
@@ -150,6 +153,7 @@ def evaluate(
     refuse_with_resume(context, resume)
     refuse_idle(context, READS_A_FILE, IDLE)
     sets = sets_of(context, KEYS)
+    warn_of_unread_sets(context, TRAINING, "an evaluation trains nothing")
     if benchmarks is not None:
         warn_of_idle_sets(context, {"--benchmarks": "eval.benchmarks"})
         sets.append(f"eval.benchmarks={names_of(benchmarks)}")
