@@ -126,6 +126,28 @@ class FailureInStep(SignalInStep):
 
 
 @dataclass(frozen=True)
+class RowsAsked:
+    """Adds to `file` what the engine is asked for: a line `step purpose row` for each answer."""
+
+    file: Path
+
+    def __call__(self) -> None:
+        from scrpo_cli.rollout.transformers_engine import TransformersEngine
+
+        original = TransformersEngine.generate
+
+        def generate(engine: Any, prompts: Any, sampling: Any, keys: Any, *finished: Any) -> Any:
+            with self.file.open("a") as file:
+                file.writelines(f"{key.step} {key.purpose} {key.index}\n" for key in keys)
+            return original(engine, prompts, sampling, keys, *finished)
+
+        TransformersEngine.generate = generate  # type: ignore[method-assign]
+
+    def read(self) -> list[str]:
+        return self.file.read_text().splitlines() if self.file.exists() else []
+
+
+@dataclass(frozen=True)
 class FileSizeLimit:
     """Writing a file beyond `size` bytes fails, which is as near to a full disk as an ordinary user can get."""
 

@@ -96,6 +96,7 @@ def test_a_broken_grader_stops_a_collection(scrpo, tmp_path, value, reason) -> N
     again = scrpo(*command.split(), "--json")
     assert again.code == 0, again.err
     assert again.json["verdicts"] == {"wrong": 48}  # the step on which it stopped is graded again
+    assert "Step 1 goes on with the 24 answers" in again.err  # and not sampled again
 
 
 def test_more_may_fail_where_the_recipe_says_so(scrpo, tmp_path) -> None:
@@ -271,6 +272,7 @@ def test_corrections_stop_and_go_on_too(scrpo, tmp_path) -> None:
     again = scrpo(*command.split(), "--json")
     assert again.code == 0, again.err
     assert (again.json["corrections"], again.json["repair_rate"]["value"]) == (24, 0)
+    assert "Step 1 goes on with the 24 answers" in again.err
 
 
 def test_a_file_that_was_changed_within_a_second_is_read_anew(tmp_path, monkeypatch) -> None:

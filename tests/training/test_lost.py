@@ -307,7 +307,7 @@ def test_a_database_that_is_deleted_under_way_ends_the_run_and_is_rescued(
 
 
 def test_other_commands_say_it_too_when_their_database_is_deleted(scrpo_process, tmp_path) -> None:
-    hook = RemoveAt("scrpo_cli.rollout.groups:grade_groups", 1, "scrpo.db*")
+    hook = RemoveAt("scrpo_cli.training.runtime:grade_groups", 1, "scrpo.db*")
     failed = scrpo_process("collect", "--limit", 4, *SIZES, hooks=(hook,))
     assert failed.code == 1, failed.err
     assert "deleted or replaced" in failed.err

@@ -14,13 +14,13 @@ from scrpo_cli.evaluation.metrics import by_turn, repair_rate, summarize, two_tu
 from scrpo_cli.evaluation.outcomes import FIRST, REPAIR, VERDICT, Answers, flat, left_out, repairable
 from scrpo_cli.evaluation.protocol import Protocol
 from scrpo_cli.evaluation.voting import scaling_metrics, vote_classes
-from scrpo_cli.rollout.base import Engine, Sampling
+from scrpo_cli.rollout.base import Engine, RowKey, Sampling
 from scrpo_cli.rollout.chat import Chat, next_turn
 from scrpo_cli.rollout.groups import Origin, grade_groups, sample_requests
 from scrpo_cli.rollout.prompts import reflection_request
 from scrpo_cli.tasks.base import Task
 from scrpo_cli.tracking.activity import now
-from scrpo_cli.types import Attempt, AttemptKind, Group, PoolEntry, Problem, SampleRequest
+from scrpo_cli.types import Attempt, AttemptKind, Completion, Group, PoolEntry, Problem, SampleRequest
 
 SHOWN = {FIRST: "first answers", "second": "second answers", REPAIR: "repairs", VERDICT: "verdicts"}
 """How the progress of a part is headed."""
@@ -54,6 +54,8 @@ class Evaluator:
     engine: Engine
     chat: Chat
     task: Task
+    known: dict[RowKey, Completion] | None = None
+    """Of a step that may be stopped: what of it is answered (`sample_requests`)."""
 
     def run(self, problems: Sequence[Problem], prefix: str, name: str) -> Evaluation:
         """Answers to all problems and what they come to. Attempt ids start with `prefix`."""
@@ -91,7 +93,8 @@ class Evaluator:
         row = before * requests[0].samples
         origin = Origin(prefix, self.protocol.seed, 0, f"eval:{name}:{part}", before, row, part)
         with now().doing(SHOWN.get(part, part)):
-            completions = sample_requests(self.engine, self.chat, requests, sampling or self.protocol.sampling, origin)
+            sampling = sampling or self.protocol.sampling
+            completions = sample_requests(self.engine, self.chat, requests, sampling, origin, self.known)
             cfg = self.protocol.task.reflection
             return grade_groups(self.task, cfg, requests, completions, origin, self.chat.prefill)
 

@@ -2,7 +2,8 @@
 whether reflecting is likely to pay.
 
 Each batch is one transaction, and what is sampled depends on the seed and the number of its step, so an interrupted
-sampling goes on with the first batch that is not in the database. All numbers are functions of the stored attempts.
+sampling goes on with the first batch that is not in the database, and with what of it was answered
+(`training.half_step`). All numbers are functions of the stored attempts.
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.queries import attempts_of, record_step, steps_of
 from scrpo_cli.pool.records import StepRecord
 from scrpo_cli.recipe.models import Recipe
-from scrpo_cli.rollout.groups import Origin, grade_groups, sample_requests
+from scrpo_cli.rollout.groups import Origin
 from scrpo_cli.rollout.prompts import TaskPrompts, check_prompt_budget
 from scrpo_cli.tasks.guard import stop_on_failures, unreadable_references
 from scrpo_cli.tracking.activity import now
+from scrpo_cli.training import half_step
 from scrpo_cli.training.runtime import Runtime, open_runtime
 from scrpo_cli.types import KEPT, Attempt, AttemptKind, Group, PoolEntry, Problem, SampleRequest
 
@@ -106,15 +108,15 @@ def sample_all(
         what = f"{of}, problems {start + 1} to {start + len(batch)} of {len(requests)}"
         now().whole(start, len(requests))
         now().stage(f"sampling {what}")
-        origin = Origin(f"{run.run_id}:{step}", recipe.seed, step, phase, part=part)
-        completions = sample_requests(runtime.engine, runtime.chat, batch, runtime.sampling, origin)
-        groups = grade_groups(runtime.task, recipe.task.reflection, batch, completions, origin, runtime.chat.prefill)
-        attempts = [a for group in groups for a in group.attempts]
-        stop_on_failures(runtime.task, str(run.directory), run.again)
-        right = sum(a.reward for a in attempts)
-        graded = sum(not np.isnan(a.outcome) for a in attempts)
-        metrics = {f"{phase}/accuracy": right / graded} if graded else {}
-        record_step(db, run.run_id, StepRecord(step, phase, attempts, metrics=metrics))
+        with half_step.keeping(run.directory, step, runtime.stamp, run.again, report) as answers:
+            origin = Origin(f"{run.run_id}:{step}", recipe.seed, step, phase, part=part)
+            attempts = [a for group in runtime.answer(batch, origin, answers) for a in group.attempts]
+            stop_on_failures(runtime.task, str(run.directory), run.again)
+            right = sum(a.reward for a in attempts)
+            graded = sum(not np.isnan(a.outcome) for a in attempts)
+            metrics = {f"{phase}/accuracy": right / graded} if graded else {}
+            record_step(db, run.run_id, StepRecord(step, phase, attempts, metrics=metrics))
+        half_step.drop(run.directory)
         failed = f", {len(attempts) - graded} not graded" if graded < len(attempts) else ""
         report(f"{what}: {right:.0f} of {len(attempts)} right{failed}")
 

@@ -1,7 +1,7 @@
 """`scrpo collect`: sample a policy on problems, or take external responses, grade, and keep the wrong ones.
 
 Each step is one transaction and its problems are a pure function of its number, so an interrupted collection goes on
-with the first step that is not in the database.
+with the first step that is not in the database, and with what of it was answered (`training.half_step`).
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.entries import list_entries
 from scrpo_cli.pool.queries import attempts_of, decisions_of, record_step, refuse_changed, steps_of
 from scrpo_cli.pool.records import StepRecord
-from scrpo_cli.rollout.groups import Origin, grade_groups, sample_requests
+from scrpo_cli.rollout.groups import Origin
 from scrpo_cli.rollout.prompts import check_prompt_budget
 from scrpo_cli.tasks import make_task
 from scrpo_cli.tasks.base import Task
 from scrpo_cli.tasks.external import ResponseRow, attempts_of_rows, rows_by_problem
 from scrpo_cli.tasks.guard import stop_on_failures, unreadable_references
 from scrpo_cli.tracking.activity import now
+from scrpo_cli.training import half_step
 from scrpo_cli.types import Group, SampleRequest, Verdict
 
 if TYPE_CHECKING:
@@ -105,12 +106,13 @@ def collect_samples(db: Database, run: ActiveRun, runtime: Runtime, report: Repo
             SampleRequest(p, runtime.task.messages(p), recipe.rollout.group_size)
             for p in problems[start : start + size]
         ]
-        origin = Origin(f"{run.run_id}:{step}", recipe.seed, step, "collect")
-        completions = sample_requests(runtime.engine, runtime.chat, requests, runtime.sampling, origin)
-        groups = grade_groups(runtime.task, recipe.task.reflection, requests, completions, origin, runtime.chat.prefill)
-        decided = decisions(groups, pool_rules(recipe.method), recipe.rollout.max_tokens, recipe.seed, step)
-        stop_on_failures(runtime.task, str(run.directory), run.again)  # a resumed collection grades this step again
-        store(db, run, step, groups, decided)
+        with half_step.keeping(run.directory, step, runtime.stamp, run.again, report) as answers:
+            origin = Origin(f"{run.run_id}:{step}", recipe.seed, step, "collect")
+            groups = runtime.answer(requests, origin, answers)
+            decided = decisions(groups, pool_rules(recipe.method), recipe.rollout.max_tokens, recipe.seed, step)
+            stop_on_failures(runtime.task, str(run.directory), run.again)  # a resumed collection grades this step again
+            store(db, run, step, groups, decided)
+        half_step.drop(run.directory)
         report("\n".join(glance(g) for g in groups[:SHOWN]))
         report(f"{batch}: {describe(groups, decided)}")
 

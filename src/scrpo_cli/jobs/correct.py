@@ -1,4 +1,8 @@
-"""`scrpo correct`: show the model its pooled errors, have it reflect and solve again, and measure what it repairs."""
+"""`scrpo correct`: show the model its pooled errors, have it reflect and solve again, and measure what it repairs.
+
+Each step is one transaction, and an interrupted correction goes on with the errors that are not in the database and
+with what of their first step was answered (`training.half_step`).
+"""
 
 from __future__ import annotations
 
@@ -20,10 +24,11 @@ from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.queries import attempts_by_id, attempts_of, living_entries, record_step, steps_of
 from scrpo_cli.pool.records import StepRecord
 from scrpo_cli.recipe.models import Recipe
-from scrpo_cli.rollout.groups import Origin, grade_groups, sample_requests
+from scrpo_cli.rollout.groups import Origin
 from scrpo_cli.rollout.prompts import reflection_request
 from scrpo_cli.tasks.guard import stop_on_failures
 from scrpo_cli.tracking.activity import now
+from scrpo_cli.training import half_step
 from scrpo_cli.training.runtime import Runtime, open_runtime
 from scrpo_cli.types import Attempt, AttemptKind, PoolEntry
 
@@ -66,13 +71,16 @@ def correct_entries(
         errors = f"errors {start + 1} to {start + len(batch)} of {len(rest)}"
         now().whole(start, len(rest))
         now().stage(f"correcting {errors}")
-        chosen, asked = let_through(db, evaluator, batch, threshold, f"{run.run_id}:{step}")
-        attempts = correct_batch(run, runtime, chosen, step) if chosen else []
-        fixed = sum(a.reward for a in attempts)
-        graded = sum(not np.isnan(a.outcome) for a in attempts)
-        metrics = {"correct/fix_rate": fixed / graded} if graded else {}
-        stop_on_failures(runtime.task, str(run.directory), run.again)
-        record_step(db, run.run_id, StepRecord(step, "correct", [*asked, *attempts], metrics=metrics))
+        with half_step.keeping(run.directory, step, runtime.stamp, run.again, report) as answers:
+            asking = replace(evaluator, known=answers)
+            chosen, asked = let_through(db, asking, batch, threshold, f"{run.run_id}:{step}")
+            attempts = correct_batch(run, runtime, chosen, step, answers) if chosen else []
+            fixed = sum(a.reward for a in attempts)
+            graded = sum(not np.isnan(a.outcome) for a in attempts)
+            metrics = {"correct/fix_rate": fixed / graded} if graded else {}
+            stop_on_failures(runtime.task, str(run.directory), run.again)
+            record_step(db, run.run_id, StepRecord(step, "correct", [*asked, *attempts], metrics=metrics))
+        half_step.drop(run.directory)
         failed = f", {len(attempts) - graded} not graded" if graded < len(attempts) else ""
         report(f"{errors}: {fixed:.0f} of {len(attempts)} repaired{failed}")
     corrections = attempts_of(db, run.run_id, phase="correct", kind=AttemptKind.CORRECTION.value)
@@ -97,16 +105,14 @@ def let_through(
     return [e for e, requests in zip(entries, reflects(confidence_E, threshold), strict=True) if requests], asked
 
 
-def correct_batch(run: ActiveRun, runtime: Runtime, entries: Sequence[PoolEntry], step: int) -> list[Attempt]:
+def correct_batch(
+    run: ActiveRun, runtime: Runtime, entries: Sequence[PoolEntry], step: int, answers: half_step.Answers
+) -> list[Attempt]:
     requests = [
         reflection_request(runtime.task, runtime.chat, runtime.recipe.task, e, run.summary["samples"]) for e in entries
     ]
     origin = Origin(f"{run.run_id}:{step}", runtime.recipe.seed, step, "correct")
-    completions = sample_requests(runtime.engine, runtime.chat, requests, runtime.sampling, origin)
-    groups = grade_groups(
-        runtime.task, runtime.recipe.task.reflection, requests, completions, origin, runtime.chat.prefill
-    )
-    return [a for g in groups for a in g.attempts]
+    return [a for group in runtime.answer(requests, origin, answers) for a in group.attempts]
 
 
 def gate_summary(

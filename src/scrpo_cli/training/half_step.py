@@ -1,4 +1,4 @@
-"""What is kept of a step that a signal stopped while it sampled: its finished answers, in a file of its own.
+"""What is kept of a step that a signal or a failing engine stopped: its finished answers, in a file of its own.
 
 They are no rows of the run, which a step adds whole or not at all. A step that samples them anew draws the same, so the
 file saves time and decides nothing: where it is not of this step, policy and recipe, or damaged, it is dropped.
@@ -9,13 +9,15 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from scrpo_cli.errors import RunError
+from scrpo_cli.errors import Interrupted, RunError
 from scrpo_cli.files import write_atomically
 from scrpo_cli.rollout.base import RowKey
 from scrpo_cli.types import Completion, FinishReason
@@ -26,6 +28,35 @@ DIGEST = hashlib.sha256().digest_size
 Answers = dict[RowKey, Completion]
 Stamp = Mapping[str, Any]
 """Of which step, policy and recipe they are, as JSON values."""
+
+
+@contextmanager
+def keeping(
+    directory: Path, step: int, stamp: Callable[[int], Stamp], again: str, say: Callable[[str], None]
+) -> Iterator[Answers]:
+    """The answers that the step had when the run of this directory was stopped in it. Those that join them inside are
+    kept where a signal ends it, which becomes Interrupted, or a RunError. Once the step is recorded, `drop` them.
+    """
+    file, of_step = directory / FILE, partial(stamp, step)
+    answers = take_up(file, of_step)
+    if answers:
+        say(f"Step {step} goes on with the {len(answers)} answers that it had when it was stopped.")
+    try:
+        yield answers
+    except RunError:
+        with suppress(RunError):  # what failed first is what has to be mended
+            put_down(file, of_step(), dict(answers), again)
+        raise
+    except KeyboardInterrupt:
+        kept = dict(answers)  # a thread of the engine may still add to the other
+        put_down(file, of_step(), kept, again)
+        what = f"Stopped in step {step}: {len(kept)} finished answers of it are kept, and all steps before are saved."
+        raise Interrupted(what, str(directory), again) from None
+
+
+def drop(directory: Path) -> None:
+    """What was kept, if anything: its step is recorded."""
+    (directory / FILE).unlink(missing_ok=True)
 
 
 def put_down(file: Path, stamp: Stamp, answers: Answers, again: str) -> None:

@@ -30,8 +30,9 @@ from scrpo_cli.rollout.groups import Origin, grade_groups, sample_requests
 from scrpo_cli.tasks.guard import too_many_failures
 from scrpo_cli.tracking.activity import now
 from scrpo_cli.tracking.jsonl import read_metrics
-from scrpo_cli.training import half_step, health
+from scrpo_cli.training import health
 from scrpo_cli.training.budget import cut_to_fit
+from scrpo_cli.training.half_step import Answers, keeping
 from scrpo_cli.training.monitors import watch
 from scrpo_cli.training.packing import own_time
 from scrpo_cli.training.session import Session
@@ -125,26 +126,17 @@ def roll_out_or_stop(run: Session, step: int, plan: Plan, clock: Clock) -> list[
     which holds whole steps, and a resumed run samples the rest with the same draws. Raises Interrupted then. So they
     are where the engine fails.
     """
-    answers = half_step.take_up(run.half_step, run.stamp)
-    if answers:
-        run.tracker.event(f"Step {step} goes on with the {len(answers)} answers that it had when it was stopped.")
-    try:
-        with run.stop.at_once():
-            return roll_out(run, step, plan, clock, answers)
-    except (KeyboardInterrupt, RunError) as error:
-        if run.progress.step:
-            run.save()
-        kept = dict(answers)  # a thread of the engine may still add to the other
-        half_step.put_down(run.half_step, run.stamp(), kept, run.again)
-        if isinstance(error, RunError):
+    with keeping(run.directory, step, run.stamp, run.again, run.tracker.event) as answers:
+        try:
+            with run.stop.at_once():
+                return roll_out(run, step, plan, clock, answers)
+        except (KeyboardInterrupt, RunError):
+            if run.progress.step:
+                run.save()
             raise
-        what = f"Stopped in step {step}: {len(kept)} finished answers of it are kept, and all steps before are saved."
-        raise Interrupted(what, str(run.directory), run.again) from None
 
 
-def roll_out(
-    run: Session, step: int, plan: Plan, clock: Clock, answers: half_step.Answers | None = None
-) -> list[Group]:
+def roll_out(run: Session, step: int, plan: Plan, clock: Clock, answers: Answers | None = None) -> list[Group]:
     """Sample and grade what the plan asks, and what the method asks on top once it has seen the verdicts. Of all that
     it asks, what is among `answers` is not sampled again; new ones join them.
     """

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from importlib.metadata import version
 from typing import Any
 
 from scrpo_cli.recipe.models import Recipe
-from scrpo_cli.rollout.base import Engine, Sampling
+from scrpo_cli.rollout.base import Engine, RowKey, Sampling
 from scrpo_cli.rollout.chat import Chat
 from scrpo_cli.rollout.engines import open_engine
+from scrpo_cli.rollout.groups import Origin, grade_groups, sample_requests
 from scrpo_cli.tasks import make_task
 from scrpo_cli.tasks.base import Task
 from scrpo_cli.tracking.activity import now
 from scrpo_cli.training.packing import seat
 from scrpo_cli.training.policy import Policy, load_policy, source_of
 from scrpo_cli.training.probe import Probe
+from scrpo_cli.types import Completion, Group, SampleRequest
 
 
 @dataclass
@@ -45,6 +50,23 @@ class Runtime:
     def sampling(self) -> Sampling:
         """How training (and `collect`, which feeds it) samples."""
         return Sampling(self.recipe.rollout.temperature, self.recipe.rollout.max_tokens)
+
+    def answer(self, requests: Sequence[SampleRequest], origin: Origin, known: dict[RowKey, Completion]) -> list[Group]:
+        """Sampled and graded as in training, but for what is `known` (`sample_requests`)."""
+        completions = sample_requests(self.engine, self.chat, requests, self.sampling, origin, known)
+        cfg = self.recipe.task.reflection
+        return grade_groups(self.task, cfg, requests, completions, origin, self.chat.prefill)
+
+    def stamp(self, step: int) -> dict[str, Any]:
+        """What the answers of a step that is now sampled depend on, beside their row keys and prompts."""
+        return {
+            "step": step,
+            "policy_version": self.policy.version,
+            "adapter_sha256": self.policy.adapter_hash(),
+            "recipe_sha256": hashlib.sha256(self.recipe.model_dump_json().encode()).hexdigest(),
+            "engine": self.engine.name,
+            "scrpo_version": version("scrpo-cli"),
+        }
 
     def parts(self) -> dict[str, Any]:
         return {f.name: getattr(self, f.name) for f in fields(Runtime)}

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from scrpo_cli.errors import UserError
 from scrpo_cli.evaluation.protocol import Protocol
@@ -122,28 +119,12 @@ class Session(Runtime):
     def problems_of(self, split: str) -> tuple[str, Sequence[Problem]] | None:
         return held_out_problems(self, split)
 
-    @property
-    def half_step(self) -> Path:
-        """Where the answers of a step are that was stopped while it sampled."""
-        return self.directory / half_step.FILE
-
-    def stamp(self) -> dict[str, Any]:
-        """What the answers of the next step depend on, beside their row keys and prompts."""
-        return {
-            "step": self.progress.step + 1,
-            "policy_version": self.policy.version,
-            "adapter_sha256": self.policy.adapter_hash(),
-            "recipe_sha256": hashlib.sha256(self.recipe.model_dump_json().encode()).hexdigest(),
-            "engine": self.engine.name,
-            "scrpo_version": version("scrpo-cli"),
-        }
-
     def step_is_done(self, step: int, generated_tokens: int, seconds: float) -> None:
         """The state of the method is that at the end of a step: planning the next one may change it."""
         self.progress.step, self.progress.generated_tokens = step, generated_tokens
         self.seconds += seconds
         self.progress.method = copy.deepcopy(self.method.state)
-        self.half_step.unlink(missing_ok=True)
+        half_step.drop(self.directory)
 
     def save(self) -> Path:
         self.progress.policy_version = self.policy.version
