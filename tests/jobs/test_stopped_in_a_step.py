@@ -17,11 +17,12 @@ from scrpo_cli.training import half_step
 
 BATCH = 8
 SIZES = small(rollout__batch_size=BATCH, method__filter__mode="none")  # a step has two batches
-CORRECT = ("correct", "--limit", 10, "--samples", 4, *SIZES)
+CORRECT = ("correct", "--limit", 14, "--samples", 4, *SIZES)
 COMMANDS = {
     "collect": ("collect", "--limit", 20, *SIZES),
     "correct": CORRECT,
     "gated": (*CORRECT, "--gate", "verdict", "--gate-threshold", 0.75),
+    "unsure": (*CORRECT, "--gate", "mean_logprob", "--gate-threshold", -0.02),
     "advise": ("advise", "--problems", 8, *SIZES),
     "audit": ("audit", "--problems", 8, *SIZES),
 }
@@ -147,9 +148,9 @@ def test_a_stop_among_the_questions_of_a_gate_keeps_their_answers(stop) -> None:
     assert stopped.resume()[0] == stopped.expected.asked[len(stopped.asked) :]
 
 
-@pytest.mark.parametrize("name", ["collect", "correct"])
+@pytest.mark.parametrize("name", ["collect", "correct", "unsure"])
 def test_a_stop_before_a_step_is_stored_leaves_nothing_of_it_to_be_sampled(stop, name) -> None:
-    stopped = stop(name, SignalAt(f"scrpo_cli.jobs.{name}:record_step", 2, "before", signal.SIGTERM))
+    stopped = stop(name, SignalAt(f"scrpo_cli.jobs.{COMMANDS[name][0]}:record_step", 2, "before", signal.SIGTERM))
     assert (stopped.outcome.code, *stopped.run[1:]) == (130, "interrupted", 1), stopped.outcome.err
     assert stopped.resume()[0] == stopped.expected.asked[len(stopped.asked) :]
 

@@ -1,7 +1,7 @@
 """`scrpo correct`: show the model its pooled errors, have it reflect and solve again, and measure what it repairs.
 
-Each step is one transaction, and an interrupted correction goes on with the errors that are not in the database and
-with what of their first step was answered (`training.half_step`).
+Each step is one transaction, and an interrupted correction goes on with the errors that the database has no row about,
+and with what of their first step was answered (`training.half_step`).
 """
 
 from __future__ import annotations
@@ -64,6 +64,9 @@ def correct_entries(
     threshold = gate_threshold(db, run, evaluator, [[e.problem for e in entries]], report)
     tried = {a.parent for a in attempts_of(db, run.run_id, phase="correct")}
     rest = [e for e in entries if e.attempt_id not in tried]
+    asks = evaluator.protocol.gate.signal == "verdict"
+    if not asks:  # no row would tell a resumed run which errors were held back, and its steps would be others
+        rest, _ = let_through(db, evaluator, rest, threshold, run.run_id)
     size = runtime.recipe.optim.prompts_per_step
     first_step = len(steps_of(db, run.run_id)) + 1
     for step, start in enumerate(range(0, len(rest), size), start=first_step):
@@ -72,8 +75,8 @@ def correct_entries(
         now().whole(start, len(rest))
         now().stage(f"correcting {errors}")
         with half_step.keeping(run.directory, step, runtime.stamp, run.again, report) as answers:
-            asking = replace(evaluator, known=answers)
-            chosen, asked = let_through(db, asking, batch, threshold, f"{run.run_id}:{step}")
+            asking, limit = replace(evaluator, known=answers), threshold if asks else None
+            chosen, asked = let_through(db, asking, batch, limit, f"{run.run_id}:{step}")
             attempts = correct_batch(run, runtime, chosen, step, answers) if chosen else []
             fixed = sum(a.reward for a in attempts)
             graded = sum(not np.isnan(a.outcome) for a in attempts)
