@@ -145,11 +145,15 @@ def no_wandb(monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "disabled")
 
 
-def test_one_that_fails_fails_alone(tmp_path):
+@pytest.mark.parametrize("forced", ["FORCE_COLOR", "TTY_COMPATIBLE"])
+def test_one_that_fails_fails_alone_also_where_logs_are_to_be_terminals(tmp_path, monkeypatch, forced):
+    """With these variables set, as they are by many a CI, the process once wrote to itself for ever."""
+    monkeypatch.setenv(forced, "1")
     jobs = [train(tmp_path, "good"), train(tmp_path, "bad", "--set", "task.train.path=/nowhere.jsonl")]
     ended = {e.job.name: e for e in PackedExecutor(tmp_path / "packed").run(jobs) if isinstance(e, Finished)}
     assert (ended["good"].exit_code, ended["bad"].exit_code) == (0, 2)
     assert "nowhere" in ended["bad"].error or "nowhere" in (tmp_path / "logs" / "bad.json").read_text()
+    assert "\x1b" not in (tmp_path / "logs" / "good.log").read_text()
     assert json.loads((tmp_path / "logs" / "good.json").read_text())["status"] == "done"
 
 

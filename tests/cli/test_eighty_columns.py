@@ -21,12 +21,22 @@ from scrpo_cli.cli.app import main
 ANSI = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 LONG = "A train leaves with {} passengers, and at each of seven stations two leave it while three enter; how many?"
 ENDLESS = "x^2+" * 60
+SWEPT = small(optim__steps=2, optim__max_generated_tokens=500, checkpoint__every=1)
 MADE = {
-    "train": ["train", *small(optim__steps=2, method__reflect_every=2)],
+    "train": ["train", *small(optim__steps=2, method__reflect_every=2, checkpoint__every=1, checkpoint__keep=3)],
     "eval": ["eval", "--run", "last", "--turns", "2", "--scaling", *small(eval__samples=4)],
     "collect": ["collect", "--pool", "mine", *small(task__train__limit=8)],
     "correct": ["correct", "--pool", "mine", *small()],
     "advise": ["advise", "--problems", "8", *small()],
+    "audit": ["audit", "--problems", "8", *small()],
+    "fork": ["fork", "TRAIN", "--at", "1", "--set", "optim.lr=1e-4", "--set", "optim.steps=2"],
+    "ablate": ["ablate", "--vary", "optim.lr=1e-3,2e-3", "--seeds", "2", "--executor", "packed", *SWEPT],
+    "report": ["report", "SWEEP", "-o", "out/report-of-the-sweep.html"],
+    "export": ["export", "TRAIN", "-o", "out/adapter-of-the-run"],
+    "runs export": ["runs", "export", "EVAL", "-o", "out/answers.jsonl"],
+    "pool export": ["pool", "export", "-o", "out/errors.jsonl"],
+    "pool import": ["pool", "import", "out/errors.jsonl", "--pool", "again"],
+    "db merge": ["db", "merge", ".scrpo/scrpo.db", "--db", "out/merged.db"],
     "eval external": ["eval", "--from-jsonl", "rows.jsonl"],
     "collect external": ["collect", "--from-jsonl", "rows.jsonl", "--set", "task.name=math", "--pool", "theirs"],
 }
@@ -50,7 +60,16 @@ TABLES = (
     "grade --from-jsonl rows.jsonl --task math",
     "overlap rows.jsonl --task math",
     "train --dry-run",
+    "audit --resume AUDIT",
+    "ablate --resume SWEEP",
+    "ablate --recipe tiny,tiny-grpo --seeds 2 --set optim.max_generated_tokens=2000 --dry-run",
+    "ablate --study studies/learn-from-tiny --dry-run",
+    "fork TRAIN --at 1 --set optim.lr=1e-4 --dry-run",
+    "recipe check tiny",
+    "pool prune --older-than-steps 1 --dry-run",
+    "runs show SWEEP",
 )
+NO_TABLE = {"recipe show": "YAML as it is written", "recipe schema": "JSON"}
 
 
 @dataclass(frozen=True)
@@ -85,7 +104,8 @@ def made() -> Iterator[dict[str, Shown]]:
             for i, answer in enumerate(("7", "three", ENDLESS, "10"))
         ]
         Path("rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
-        yield {name: scrpo(*args) for name, args in MADE.items()}
+        Path("out").mkdir()
+        yield {name: scrpo(*map(named, args)) for name, args in MADE.items()}
 
 
 def check(shown: Shown) -> None:
@@ -101,11 +121,27 @@ def test_what_a_command_says_at_its_end(made: dict[str, Shown], name: str) -> No
 
 @pytest.mark.parametrize("command", TABLES)
 def test_a_table(made: dict[str, Shown], command: str) -> None:
+    check(scrpo(*map(named, command.split())))
+
+
+def named(word: str) -> str:
+    """ATTEMPT is an error of the pool, SWEEP the sweep, another word in capitals the oldest run of the command."""
+    if word == "ATTEMPT":
+        return json.loads(scrpo("pool", "ls", "--pool", "mine", "--json").out)["entries"][0]["attempt_id"]
+    if not word.isupper() or not word.isalpha():
+        return word
+    command = {"SWEEP": "ablate"}.get(word, word.lower())
     runs = json.loads(scrpo("runs", "ls", "--json").out)["runs"]
-    oldest = {run["command"].upper(): run["id"] for run in runs}
-    attempt = json.loads(scrpo("pool", "ls", "--pool", "mine", "--json").out)["entries"][0]["attempt_id"]
-    named = oldest | {"ATTEMPT": attempt}
-    check(scrpo(*(named.get(word, word) for word in command.split())))
+    return [run["id"] for run in runs if run["command"] == command][-1]
+
+
+def test_no_command_is_left_out() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
+    every = set(re.findall(r"^## `scrpo ([a-z ]+)`$", page, re.MULTILINE))
+    shown = {" ".join(words[:2]) for words in (*MADE.values(), *map(str.split, TABLES))}
+    shown |= {words.split()[0] for words in shown} | NO_TABLE.keys()
+    assert every
+    assert every - shown == set()
 
 
 def test_paths_can_be_copied(made: dict[str, Shown]) -> None:

@@ -106,8 +106,7 @@ def of_sweeps(db: Database, sweeps: Sequence[Sweep], question: Question) -> Subj
     else:
         result, outcomes = read_result(db, sweeps, question)
         sheets = sheets_of(result) if result else []
-    recipes = {f"{arm.file_stem}.yaml": without_group(arm.recipe, sweeps) for arm in arms}
-    files, commands = repeated(db, sweeps, recipes, question)
+    files, commands = repeated(db, sweeps, question)
     return Subject(
         title=title_of([arm.name for arm in arms]),
         asked=asked_of_sweeps(sweeps, len(runs), bool(result)),
@@ -160,21 +159,38 @@ def without_group(recipe: Recipe, sweeps: Sequence[Sweep]) -> Recipe:
     return recipe.model_copy(update={"tracking": ungrouped})
 
 
-def repeated(
-    db: Database, sweeps: Sequence[Sweep], recipes: Mapping[str, Recipe], question: Question
-) -> tuple[Mapping[str, Section], list[str]]:
-    """Files, and the commands that make the runs again from them."""
-    first = sweeps[0]
-    if fork := first.fork:
-        forks = [fork_command(fork.of, fork.at, file, seed) for file in recipes for seed in first.seeds]
+Again = tuple[Mapping[str, Section], list[str]]
+"""Files, and the commands that make runs again from them."""
+
+
+def repeated(db: Database, sweeps: Sequence[Sweep], question: Question) -> Again:
+    """Sweeps that one command can make, by one; others each by its own."""
+    recipes = [{f"{arm.file_stem}.yaml": without_group(arm.recipe, sweeps) for arm in sweep.arms} for sweep in sweeps]
+    plain = all(not (sweep.fork or sweep.study or sweep.bases) for sweep in sweeps)
+    if len(sweeps) > 1 and plain and len({(tuple(sweep.seeds), sweep.match) for sweep in sweeps}) == 1:
+        return ablation_again(sweeps[0], {file: recipe for each in recipes for file, recipe in each.items()}, question)
+    alone = question if len(sweeps) == 1 else Question()  # arms that are compared may be another sweep's
+    studies = [STUDY_FILE] if len(sweeps) == 1 else [f"study-{sweep.id}.yaml" for sweep in sweeps]
+    parts = [sweep_again(db, *each, alone) for each in zip(sweeps, recipes, studies, strict=True)]
+    files = {name: file for found, _ in parts for name, file in found.items()}
+    return files, [command for _, commands in parts for command in commands]
+
+
+def sweep_again(db: Database, sweep: Sweep, recipes: Mapping[str, Recipe], study: str, question: Question) -> Again:
+    """`study`: the file of its study, if it is one."""
+    if fork := sweep.fork:
+        forks = [fork_command(fork.of, fork.at, file, seed) for file in recipes for seed in sweep.seeds]
         left = runs_left(db, [fork.of])
         return {**left, **recipes}, [*map(train_command, left), *forks]
-    if len(sweeps) == 1 and first.study:
-        return study_again(first.study, first.arms, recipes)
-    if len(sweeps) == 1 and (short := as_one_recipe(first, recipes, question)):
-        return short
+    if sweep.study:
+        return study_again(sweep.study, sweep.arms, recipes, study)
+    return as_one_recipe(sweep, recipes, question) or ablation_again(sweep, recipes, question)
+
+
+def ablation_again(sweep: Sweep, recipes: Mapping[str, Recipe], question: Question) -> Again:
+    """All recipes as arms, over the seeds of the sweep."""
     named = [word for file in recipes for word in ("--recipe", file)]
-    seeds = ["--set", f"seed={first.seeds[0]}", "--seeds", str(len(first.seeds)), *matched(first), *question.words]
+    seeds = ["--set", f"seed={sweep.seeds[0]}", "--seeds", str(len(sweep.seeds)), *matched(sweep), *question.words]
     return recipes, [shlex.join(["scrpo", "ablate", *named, *seeds])]
 
 
@@ -182,13 +198,11 @@ def matched(sweep: Sweep) -> list[str]:
     return [] if sweep.match == TOKENS else ["--match", sweep.match.name]
 
 
-def study_again(
-    study: Study, arms: Sequence[Arm], recipes: Mapping[str, Recipe]
-) -> tuple[Mapping[str, Section], list[str]]:
+def study_again(study: Study, arms: Sequence[Arm], recipes: Mapping[str, Recipe], file: str) -> Again:
     """The study with the resolved recipes of its arms."""
     of_arms = {arm.name: StudyArm(recipe=file) for arm, file in zip(arms, recipes, strict=True)}
     whole = study.model_copy(update={"recipe": None, "set": {}, "arms": of_arms})
-    return {STUDY_FILE: whole, **recipes}, [shlex.join(["scrpo", "ablate", "--study", STUDY_FILE])]
+    return {file: whole, **recipes}, [shlex.join(["scrpo", "ablate", "--study", file])]
 
 
 def runs_left(db: Database, ids: Iterable[str]) -> dict[str, Recipe]:
@@ -205,9 +219,7 @@ def train_command(file: str) -> str:
     return shlex.join(["scrpo", "train", "--recipe", file])
 
 
-def as_one_recipe(
-    sweep: Sweep, recipes: Mapping[str, Recipe], question: Question
-) -> tuple[dict[str, Recipe], list[str]] | None:
+def as_one_recipe(sweep: Sweep, recipes: Mapping[str, Recipe], question: Question) -> Again | None:
     """One file and the keys that are varied, where that makes the very same arms; else None."""
     base, *_ = recipes.values()
     axes: dict[str, dict[str, None]] = {}

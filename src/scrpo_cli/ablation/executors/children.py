@@ -21,6 +21,11 @@ from scrpo_cli.streams import FOLLOW
 
 PROGRAM = (sys.executable, "-m", "scrpo_cli")
 
+TERMINALS = ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE")
+"""By these rich takes any file for a terminal; what a child says goes to a log, and packed runs have one live display
+between them, whose redirection of stderr would never end.
+"""
+
 
 def program_of(gpus: int | None) -> tuple[str, ...]:
     """What runs a job: with several GPUs, one process for each of them (docs/gpus.md)."""
@@ -39,6 +44,7 @@ def start(
     of them); `environment` goes before ours.
     """
     job.log.parent.mkdir(parents=True, exist_ok=True)
+    given = {name: value for name, value in os.environ.items() if name not in TERMINALS}
     with job.result.open("wb") as out, job.log.open("ab") as err:
         return subprocess.Popen(
             [*program, *job.arguments],
@@ -46,7 +52,7 @@ def start(
             stdin=subprocess.PIPE,
             stdout=out,
             stderr=err,
-            env={"OMP_NUM_THREADS": str(threads), **os.environ, **(environment or {}), FOLLOW: "1"},
+            env={"OMP_NUM_THREADS": str(threads), **given, **(environment or {}), FOLLOW: "1"},
             start_new_session=True,
         )
 
