@@ -64,7 +64,6 @@ TABLES = (
     "ablate --resume SWEEP",
     "ablate --recipe tiny,tiny-grpo --seeds 2 --set optim.max_generated_tokens=2000 --dry-run",
     "ablate --study studies/learn-from-tiny --dry-run",
-    "fork TRAIN --at 1 --set optim.lr=1e-4 --dry-run",
     "recipe check tiny",
     "pool prune --older-than-steps 1 --dry-run",
     "runs show SWEEP",

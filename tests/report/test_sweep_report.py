@@ -13,6 +13,7 @@ from scrpo_cli.ablation.comparisons import Question
 from scrpo_cli.ablation.grid import make_arms
 from scrpo_cli.ablation.study import arms_of, read_study
 from scrpo_cli.cli.app import main
+from scrpo_cli.errors import UserError
 from scrpo_cli.pool.db import Database
 from scrpo_cli.report.page import yaml_of
 from scrpo_cli.report.subject import find_subject
@@ -24,7 +25,8 @@ ARMS = ("description=a", f"description={EVIL}", "description=$x$")
 @pytest.fixture
 def scrpo(tmp_path, capsys, monkeypatch):
     """Runs a command line against one database; the JSON document that it answers."""
-    fake = FakeExecutor(after=dict(zip(ARMS, (0.3, 0.7, 0.32))), warning="truncation")
+    after = dict(zip(ARMS, (0.3, 0.7, 0.32))) | {f"description={name}": 0.4 for name in "bcdef"}
+    fake = FakeExecutor(after=after, warning="truncation")
     monkeypatch.setattr("scrpo_cli.ablation.executors.local.LocalExecutor", lambda *_, **__: fake)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SCRPO_DB", str(tmp_path / "scrpo.db"))
@@ -87,6 +89,21 @@ def test_the_command_asks_what_the_report_says(scrpo, tmp_path):
     assert words[-6:] == ["--against", "description=$x$", "--pairs", "desc*", "--margin", "2.5"]
 
 
+def test_several_sweeps_are_made_again_by_one_command_only_where_that_makes_them(scrpo, tmp_path):
+    one, two, three = (
+        scrpo("ablate", "--recipe", "tiny", "--vary", f"description={arms}", "--seeds", seeds)["sweep"]
+        for arms, seeds in (("a,b", "2"), ("c,d", "2"), ("e,f", "3"))
+    )
+    with Database.open(str(tmp_path / "scrpo.db")) as db:
+        alike, other = (find_subject(db, sweeps) for sweeps in ([one, two], [one, three]))
+    (command,) = map(shlex.split, alike.commands)
+    assert command.count("--recipe") == len(alike.files) == 4
+    first, second = map(shlex.split, other.commands)
+    assert [words[words.index("--seeds") + 1] for words in (first, second)] == ["2", "3"]
+    assert {words[words.index("--vary") + 1] for words in (first, second)} == {"description=a,b", "description=e,f"}
+    assert {words[words.index("--recipe") + 1] for words in (first, second)} <= other.files.keys()
+
+
 def test_sweeps_and_runs_do_not_mix(scrpo):
     result = ablate(scrpo)
     error = scrpo("report", result["sweep"], result["arms"][0]["runs"][0], "-o", "no.html", code=2)["error"]
@@ -145,7 +162,12 @@ effect: 5
     assert "Is the second arm better?" in html
     assert f"- description=a &gt;= 0: {answer['claims'][0]['verdict']}." in html
     with Database.open(str(tmp_path / "scrpo.db")) as db:
-        subject = find_subject(db, [answer["sweep"]])
+        subject = find_subject(db, ["mine.yaml"])
+        with pytest.raises(UserError, match="No sweep of this study"):
+            find_subject(db, ["studies/failed-tiny"])
+        with pytest.raises(UserError, match="There is no such study"):
+            find_subject(db, ["studies/failed-tin"])
+    assert subject.protocol["sweep"] == answer["sweep"]
     assert subject.commands == ["scrpo ablate --study study.yaml"]
     again = tmp_path / "again"
     again.mkdir()

@@ -146,7 +146,7 @@ def find_study(ref: str) -> Path:
         return shipped[ref]
     if not (path := Path(ref).expanduser()).is_file():
         fix = f"{nearest(ref, shipped)} Shipped: {', '.join(shipped)}; or name a .yaml file.".strip()
-        raise UserError("There is no such study", f"--study {ref}", fix)
+        raise UserError("There is no such study", ref, fix)
     return path
 
 

@@ -165,6 +165,12 @@ def _recipe_file(directory: Path, arm: str, folder: str) -> Path:
     return directory / folder / f"{file_stem(arm)}.yaml"
 
 
+def sweep_of_study(db: Database, study: Study) -> Sweep | None:
+    """The newest sweep of the study as it is now: one that was changed is another study."""
+    sweeps = (find_sweep(db, row.id) for row in list_runs(db) if row.command == COMMAND)
+    return next((sweep for sweep in sweeps if sweep.study == study), None)
+
+
 def find_sweep(db: Database, ref: str) -> Sweep:
     """The sweep that `ref` names: an id, a unique prefix, or `last`. Where it was moved, its files are mended."""
     row = resolve_run(db, ref, command=COMMAND)

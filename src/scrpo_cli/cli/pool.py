@@ -324,7 +324,7 @@ def prune(
         done = entries.prune(database, pool=pool, older_than_steps=older_than_steps, retired=retired, dry_run=dry_run)
     would = "would be " if dry_run else ""
     text = f"{done.retired} living entries {would}retired, {done.deleted} retired ones {would}deleted"
-    Output(json, quiet).result({**asdict(done), "dry_run": dry_run}, f"{text}; no attempt {would}touched")
+    Output(json, quiet).result({**asdict(done), "dry_run": dry_run}, Prose(f"{text}; no attempt {would}touched"))
 
 
 def _heading(text: str) -> Text:

@@ -23,9 +23,9 @@ def report(
     refs: Annotated[
         list[str],
         typer.Argument(
-            metavar="RUN|SWEEP...",
+            metavar="RUN|SWEEP|STUDY...",
             autocompletion=completion.runs,
-            help="Ids, beginnings of them, or `last`: runs, or sweeps, whose arms are compared together.",
+            help="Ids, beginnings of them, or `last`: runs, or sweeps, whose arms are compared together; or a study.",
         ),
     ],
     output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="The HTML file to write.")],

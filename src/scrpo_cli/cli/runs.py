@@ -288,6 +288,9 @@ def _section(title: str, data: Mapping[str, Any]) -> Iterator[RenderableType]:
 
 
 def _written(value: Any) -> str:
+    """Sentences, such as the notes of a sweep, stand below each other."""
+    if isinstance(value, list) and value and all(isinstance(each, str) for each in value):
+        return "\n".join(value)
     return f"{value:.6g}" if isinstance(value, float) else value if isinstance(value, str) else jsonlib.dumps(value)
 
 

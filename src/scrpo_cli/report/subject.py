@@ -7,13 +7,14 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 from scrpo_cli.ablation.comparisons import Question
 from scrpo_cli.ablation.grid import TOKENS, Arm
 from scrpo_cli.ablation.outcomes import RunOutcome, read_outcome
-from scrpo_cli.ablation.study import Study, StudyArm
-from scrpo_cli.ablation.sweep import COMMAND, Sweep, done_runs, find_sweep
+from scrpo_cli.ablation.study import Study, StudyArm, find_study, read_study
+from scrpo_cli.ablation.sweep import COMMAND, Sweep, done_runs, find_sweep, sweep_of_study
 from scrpo_cli.ablation.table import SweepResult, read_result
 from scrpo_cli.ablation.tuning import read_trials
 from scrpo_cli.errors import UserError
@@ -25,7 +26,7 @@ from scrpo_cli.numbers import NOTHING, estimate, in_points, p_equals, p_value, p
 from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.models import RunRow
 from scrpo_cli.pool.queries import StoredEvaluation, evaluations_of, resolve_run
-from scrpo_cli.recipe.load import recipe_json, stored_recipe
+from scrpo_cli.recipe.load import STUDIES, recipe_json, stored_recipe
 from scrpo_cli.recipe.models import Recipe
 from scrpo_cli.report.tables import Sheet, findings, sheets_of, tuning
 from scrpo_cli.section import Section
@@ -78,7 +79,14 @@ def find_subject(db: Database, refs: Sequence[str], question: Question | None = 
 
 
 def row_of(db: Database, ref: str) -> RunRow:
-    """A run or a sweep; where the `last` run is one of a sweep, the sweep."""
+    """A run, a sweep, or the newest sweep of a study; where the `last` run is one of a sweep, the sweep."""
+    if ref.startswith(STUDIES) or Path(ref).suffix in (".yaml", ".yml"):
+        sweep = sweep_of_study(db, read_study(find_study(ref)))
+        if sweep is None:
+            what = "No sweep of this study, as its file is now, is in the database"
+            fix = f"Begin one with `scrpo ablate --study {ref}`, or name a sweep by its id."
+            raise UserError(what, f"{db.where}: {ref}", fix)
+        ref = sweep.id
     row = resolve_run(db, ref)
     return resolve_run(db, row.sweep) if ref == "last" and row.arm and row.sweep else row
 
