@@ -9,7 +9,7 @@ WHEELS := $(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null)
 TORCH_INDEX ?= $(if $(NO_GPU),$(if $(WHEELS),,https://download.pytorch.org/whl/cpu))
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: setup demo test test-slow test-kill test-vllm test-clusters test-postgres lint studies bench bench-setup tiny-model think-model docs crosscheck clean bench-page
+.PHONY: setup demo test test-slow test-kill test-vllm test-clusters test-postgres test-inspect lint studies bench bench-setup tiny-model think-model docs crosscheck clean bench-page
 
 setup: $(VENV)/.installed
 
@@ -54,6 +54,11 @@ test-vllm: $(VLLM)/.installed
 test-clusters: setup
 	$(BIN)/python -m pip install -q -e '.[ray,slurm]'
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m clusters tests/ablation -rs
+
+# Exports as inspect-ai reads them, and `inspect view` over them (its page in Chromium, where Debian's package is there).
+test-inspect: setup
+	$(BIN)/python -m pip install -q -e '.[inspect]' playwright
+	$(BIN)/python -m pytest tests/jobs/test_exports.py -k inspect -rs
 
 # The tests of the database once more on a PostgreSQL server that they start (Debian: postgresql).
 test-postgres: setup

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
+import httpx
 import pytest
 import torch
 import yaml
@@ -134,6 +141,62 @@ def test_in_inspect_samples_are_epochs_and_later_turns_are_messages(log: Any) ->
     assert HOSTILE in wrong.output.completion == wrong.messages[1].text
     assert {name: score.value for name, score in wrong.scores.items()} == {"first": "I", "second": "C", "repair": "C"}
     assert (log.eval.model, log.eval.task, log.eval.config.epochs) == ("tiny", "test:after", 4)
+
+
+@pytest.fixture
+def viewer(log: Any, tmp_path: Path) -> Iterator[str]:
+    """The address of `inspect view` over the exported logs."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    program = [sys.executable, "-m", "inspect_ai", "view", "start", "--log-dir", "logs", "--port", str(port)]
+    with (tmp_path / "view.txt").open("wb") as said:
+        server = subprocess.Popen([*program, "--host", "127.0.0.1"], cwd=tmp_path, stdout=said, stderr=said)
+    try:
+        address, end = f"http://127.0.0.1:{port}", time.monotonic() + 120
+        while True:
+            try:
+                httpx.get(address)
+                break
+            except httpx.TransportError:
+                assert server.poll() is None, (tmp_path / "view.txt").read_text()
+                assert time.monotonic() < end, (tmp_path / "view.txt").read_text()
+                time.sleep(0.2)
+        yield address
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+def test_inspect_view_lists_the_log_and_opens_it(viewer: str, log: Any, db: Database, run: RunRow) -> None:
+    (evaluation,) = jobs.evaluations_of(db, run.id)
+    (listed,) = httpx.get(f"{viewer}/api/logs").json()["files"]
+    shown = httpx.get(f"{viewer}/api/logs/{quote(listed['name'], safe='')}").json()
+    assert shown["status"] == "success"
+    scores = {score["name"]: score["metrics"] for score in shown["results"]["scores"]}
+    assert scores["first"]["accuracy"]["value"] == evaluation.metrics["avg"]
+    assert scores["first"]["accuracy"]["metadata"]["ci95"] == evaluation.metrics["ci95"]
+    samples = {(sample["id"], sample["epoch"]): sample for sample in shown["samples"]}
+    assert samples.keys() == {(name, epoch) for name in OUTCOMES for epoch in (1, 2, 3, 4)}
+    assert [message["role"] for message in samples["train-1", 2]["messages"]] == ["user", "assistant"] * 3
+
+
+def test_inspect_view_shows_a_sample_in_a_browser(viewer: str, log: Any) -> None:
+    """Its text as text: a model's answer is hostile, and `HOSTILE` is a script."""
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if chromium is None:
+        pytest.skip("no Chromium on this machine (Debian: apt-get install chromium)")
+    playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_page()
+        errors: list[str] = []
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.goto(viewer)
+        page.get_by_text(log.eval.task).first.click(timeout=60_000)
+        page.get_by_text("train-1").first.wait_for(timeout=60_000)
+        assert errors == []
+        browser.close()
 
 
 def test_our_reader_takes_the_log_back(log: Any, tmp_path: Path) -> None:
