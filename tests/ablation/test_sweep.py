@@ -12,6 +12,8 @@ from filelock import FileLock
 
 from scrpo_cli.ablation.table import FEW_SEEDS
 from scrpo_cli.cli.ablate import Place
+from scrpo_cli.recipe.load import load_recipe
+from scrpo_cli.training.policy import load_policy
 
 AFTER = {"reflect_every=5": 0.35, "reflect_every=10": 0.4, "reflect_every=never": 0.8}
 TWO_SEEDS = "--reflect-every 5,10,never --seeds 2 --set optim.max_generated_tokens=1000"
@@ -148,6 +150,17 @@ def test_resuming_what_is_not_there(scrpo, executor):
     assert "nosuch" in answer["error"]["what"]
 
 
+def test_an_adapter_that_cannot_be_read_leaves_no_sweep(scrpo, executor, tmp_path):
+    fake = executor(after=AFTER)
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter/adapter_config.json").write_text("{}")
+    code, answer, _ = scrpo(f"ablate {TWO_SEEDS} --set model.adapter={tmp_path / 'adapter'}")
+    assert code == 2
+    assert "peft_type" in answer["error"]["what"]
+    assert fake.seen == []
+    assert not (tmp_path / "sweeps").exists()
+
+
 def test_a_sweep_runs_once_at_a_time(scrpo, executor):
     executor(after=AFTER)
     _, answer, _ = scrpo(f"ablate {TWO_SEEDS}")
@@ -160,8 +173,7 @@ def test_a_sweep_runs_once_at_a_time(scrpo, executor):
 def test_a_sweep_that_was_moved_goes_on_where_it_is(scrpo, executor, tmp_path, monkeypatch):
     first, new = tmp_path / "first", tmp_path / "new"
     adapter = first / "runs/a/checkpoints/step-000001"
-    adapter.mkdir(parents=True)
-    (adapter / "adapter_config.json").write_text("{}")
+    load_policy(load_recipe("tiny").model, 0).model.save_pretrained(adapter, save_embedding_layers=False)
     executor(after=AFTER, stop_after=4)
     code, _, _ = scrpo(f"ablate {TWO_SEEDS} --set model.adapter={adapter} --db {first}/scrpo.db")
     assert code == 130

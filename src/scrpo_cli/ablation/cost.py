@@ -68,7 +68,7 @@ class SweepCost:
         }
 
 
-def cost_of(arms: Sequence[Arm], seeds: tuple[int, int], jobs: int, measured: bool) -> SweepCost:
+def cost_of(arms: Sequence[Arm], seeds: tuple[int, int], jobs: int = 1, measured: bool = False) -> SweepCost:
     """Of all arms; `measured`: a micro-step of each is taken on this machine."""
     return SweepCost([*_costs(arms, measured)], seeds, jobs)
 

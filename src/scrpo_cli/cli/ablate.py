@@ -30,6 +30,7 @@ from scrpo_cli.errors import UserError, nearest
 
 if TYPE_CHECKING:
     from scrpo_cli.ablation.comparisons import Question
+    from scrpo_cli.ablation.cost import SweepCost
     from scrpo_cli.ablation.executors.base import Executor
     from scrpo_cli.ablation.grid import Arm, Match
     from scrpo_cli.ablation.study import Study
@@ -249,6 +250,7 @@ def ablate(
     output.begin("scrpo ablate: " + (f"sweep {ref or race}" if ref or race else "checking the arms"))
     place.check(context)
     from scrpo_cli.ablation.comparisons import Question
+    from scrpo_cli.ablation.cost import cost_of
     from scrpo_cli.ablation.plan import read_settings
     from scrpo_cli.ablation.sweep import find_sweep, start_sweep, with_own_files
     from scrpo_cli.ablation.tuning import start_race, start_tuning
@@ -264,30 +266,31 @@ def ablate(
         question.check([arm.name for arm in arms])
     trials = settings.trials if settings else arms
     place.check_arms(trials, match)
+    count = seeds or DEFAULT_SEEDS
+    runs = (settings.seeds, settings.seeds) if settings else asked.study.runs if asked else (count, count)
     if dry_run:
-        count = seeds or DEFAULT_SEEDS
-        runs = (settings.seeds, settings.seeds) if settings else asked.study.runs if asked else (count, count)
         show_cost(trials, runs, place.at_once(trials, match), measure, output)
         return
     with Database.open(db, create=ref is None and race is None and fork_from is None) as database:
         check_trainings(database, [arm.recipe for arm in arms])
+        cost = cost_of(trials, runs) if trials and not ref else None  # of a broken adapter, before there is a sweep
         if ref:
             sweep = find_sweep(database, ref)
         elif settings:
             sweep = start_tuning(database, settings)
         elif race:
-            sweep = start_race(database, race, seeds or DEFAULT_SEEDS, question)
+            sweep = start_race(database, race, count, question)
         elif asked:
             asked.announce(output)
             sweep = start_sweep(database, arms, asked.study.seeds.first, study=asked.study)
         elif fork_from and at:
-            sweep = varied.forks(database, fork_from, at, seeds or DEFAULT_SEEDS, question)
+            sweep = varied.forks(database, fork_from, at, count, question)
         else:
-            sweep = start_sweep(database, arms, seeds or DEFAULT_SEEDS, match=varied.match)
+            sweep = start_sweep(database, arms, count, match=varied.match)
         if own_files:
             sweep = with_own_files(sweep)
         if not ref:
-            say_cost(sweep, asked.study.runs if asked else (len(sweep.seeds),) * 2, output)
+            say_cost(cost or cost_of(sweep.arms, (len(sweep.seeds),) * 2), sweep.directory, output)
         place.check_arms([*sweep.arms, *arms], sweep.match.name)
         more = (arms, seeds) if extend is not None else None
         report = run_sweep(database, sweep, more, question, place.executor(sweep, output), place.words, db, output)
@@ -302,12 +305,11 @@ def show_cost(arms: Sequence[Arm], seeds: tuple[int, int], jobs: int, measured: 
     output.result(cost.as_dict(), *render(cost))
 
 
-def say_cost(sweep: Sweep, seeds: tuple[int, int], output: Output) -> None:
+def say_cost(cost: SweepCost, folder: Path, output: Output) -> None:
     """Before anything runs: tokens and disk of all runs, and whether there is as much."""
-    from scrpo_cli.ablation.cost import cost_of, over_the_disk, whole
+    from scrpo_cli.ablation.cost import over_the_disk, whole
 
-    cost = cost_of(sweep.arms, seeds, jobs=1, measured=False)
-    for line in (whole(cost), over_the_disk(cost, sweep.directory)):
+    for line in (whole(cost), over_the_disk(cost, folder)):
         if line:
             output.say(line)
 
