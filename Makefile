@@ -9,7 +9,7 @@ WHEELS := $(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null)
 TORCH_INDEX ?= $(if $(NO_GPU),$(if $(WHEELS),,https://download.pytorch.org/whl/cpu))
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: setup demo test test-slow test-kill test-vllm test-clusters test-postgres lint studies bench bench-setup tiny-model think-model docs crosscheck clean bench-page
+.PHONY: setup demo test test-slow test-kill test-vllm test-clusters test-postgres test-inspect lint studies bench bench-setup tiny-model think-model docs crosscheck clean bench-page
 
 setup: $(VENV)/.installed
 
@@ -57,6 +57,11 @@ test-clusters: setup
 test-postgres: setup
 	$(BIN)/python -m pip install -q -e '.[postgres]'
 	SCRPO_TEST_POSTGRES=start $(BIN)/python -m pytest tests/pool -rs
+
+# Our logs in inspect-ai and its viewer; as a page where Chromium is there (Debian: chromium).
+test-inspect: setup
+	$(BIN)/python -m pip install -q -e '.[inspect]'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/jobs/test_inspect_log.py -rs
 
 lint: setup
 	$(BIN)/ruff check .

@@ -1,9 +1,8 @@
-"""What leaves a database, read back by those who are meant to read it: inspect-ai, datasets, transformers and peft."""
+"""What leaves a database, read back by those who are meant to read it: datasets, transformers and peft."""
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,154 +10,22 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from exported_run import HOSTILE
 from huggingface_hub import DatasetCard, ModelCard
 from markdown_it import MarkdownIt
 
 from scrpo_cli.assets import embedded_model_dir
 from scrpo_cli.errors import UserError
-from scrpo_cli.evaluation.outcomes import Answers
-from scrpo_cli.evaluation.protocol import Protocol
-from scrpo_cli.evaluation.runner import measure
 from scrpo_cli.jobs import cards
 from scrpo_cli.jobs import export as jobs
 from scrpo_cli.jobs.adapter import export_adapter
 from scrpo_cli.jobs.dataset import COLUMNS, export_dataset
 from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.models import RunRow
-from scrpo_cli.pool.queries import finish_run, record_evaluation, record_step, resolve_run, start_run
-from scrpo_cli.pool.records import StepRecord
 from scrpo_cli.recipe.load import load_recipe
 from scrpo_cli.recipe.models import Recipe
-from scrpo_cli.tasks import make_task
 from scrpo_cli.training import checkpoint
 from scrpo_cli.training.policy import Policy, load_policy
-from scrpo_cli.types import Attempt, AttemptKind, Completion, FinishReason, Grade, Problem, Verdict
-
-HOSTILE = "</script><img src=x onerror=alert(1)>`|```"
-RUN = "20261120-141503-k3f9"
-OUTCOMES = {"train-1": "CWCW", "train-2": "CCWF"}
-"""Of the first answers: correct, wrong, and one that the grader failed on."""
-VERDICTS = {"C": Verdict.CORRECT, "W": Verdict.WRONG, "F": Verdict.GRADER_ERROR}
-
-
-def attempt(problem: Problem, part: str, sample: int, mark: str, kind: AttemptKind, parent: str | None) -> Attempt:
-    name = f"{RUN}:2:test:after:{part}:{problem.id}:{sample}"
-    text = f"{HOSTILE} {part} {sample} \\boxed{{{'2' if mark == 'C' else '3'}}}"
-    completion = Completion([1, 2], [3, 4, 5], [-0.1] * 3, text, FinishReason.STOP)
-    grade = Grade(VERDICTS[mark], "2" if mark == "C" else "3", "broken" if mark == "F" else None, "tiny/1")
-    turn = 1 if parent is None else 2
-    group = int(problem.id[-1])
-    return Attempt(name, problem, completion, grade, kind, turn, sample, parent, part, group)
-
-
-def answers() -> list[Attempt]:
-    """Two problems, four samples each with a second turn, and a repair of every wrong first answer."""
-    found = []
-    for name, marks in OUTCOMES.items():
-        problem = Problem(name, "tiny", f"1+1=? {HOSTILE}", "2", {"level": 1})
-        for sample, mark in enumerate(marks):
-            first = attempt(problem, "first", sample, mark, AttemptKind.FIRST, None)
-            found += [first, attempt(problem, "second", sample, "C", AttemptKind.CHECK, first.id)]
-            if mark == "W":
-                found.append(attempt(problem, "repair", sample, "C", AttemptKind.CORRECTION, first.id))
-    return found
-
-
-@pytest.fixture
-def recipe() -> Recipe:
-    return load_recipe("tiny").model_copy(update={"name": HOSTILE})
-
-
-@pytest.fixture
-def db(tmp_path: Path, recipe: Recipe) -> Any:
-    """A training run of two steps, evaluated at its end."""
-    with Database.open(str(tmp_path / "runs.db")) as database:
-        given = {"recipe": recipe, "model": "tiny", "directory": str(tmp_path / "run"), "sweep": "s1", "arm": HOSTILE}
-        start_run(database, command="train", run_id=RUN, **given)
-        for step in (1, 2):
-            record_step(database, RUN, StepRecord(step, "first", [], metrics={"tokens/total": 10.0 * step}))
-        task = make_task(recipe.task)
-        metrics = measure(Answers.of(answers()), task, Protocol.of(recipe))
-        record_evaluation(database, RUN, 2, "test", metrics, answers(), "after")
-        finish_run(database, RUN, "done", {})
-        yield database
-
-
-@pytest.fixture
-def run(db: Database) -> RunRow:
-    return resolve_run(db, RUN)
-
-
-# --- Inspect ------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def log(db: Database, run: RunRow, tmp_path: Path) -> Any:
-    logs = pytest.importorskip("inspect_ai.log", reason="pip install 'scrpo-cli[inspect]'")
-    assert jobs.export_inspect(db, run, tmp_path / "logs") == (1, 8)
-    (info,) = logs.list_eval_logs(str(tmp_path / "logs"))
-    return logs.read_eval_log(info.name)
-
-
-def test_inspect_reads_the_scores_that_we_have(log: Any, db: Database, run: RunRow) -> None:
-    from inspect_ai.scorer import value_to_float
-
-    (evaluation,) = jobs.evaluations_of(db, run.id)
-    to_float = value_to_float()
-    by_problem: dict[str, list[float]] = {}
-    for sample in log.samples:
-        score = sample.scores["first"]
-        if not (isinstance(score.value, float) and math.isnan(score.value)):
-            by_problem.setdefault(sample.id, []).append(to_float(score.value))
-    means = [sum(values) / len(values) for values in by_problem.values()]
-    assert by_problem == {"train-1": [1, 0, 1, 0], "train-2": [1, 1, 0]}
-    assert sum(means) / 2 == pytest.approx(evaluation.metrics["avg"])
-    accuracy = {score.name: score for score in log.results.scores}
-    first = accuracy["first"].metrics["accuracy"]
-    assert (first.value, first.metadata) == (evaluation.metrics["avg"], {"ci95": evaluation.metrics["ci95"]})
-    assert (accuracy["first"].scored_samples, accuracy["first"].unscored_samples) == (7, 1)
-    assert accuracy["second"].metrics["accuracy"].value == evaluation.metrics["t2"]["value"] == 1
-    assert accuracy["repair"].metrics["repair_rate"].metadata["ci95"] == evaluation.metrics["repair_rate"]["ci95"]
-    assert log.eval.metadata["metrics"] == json.loads(json.dumps(evaluation.metrics))
-
-
-def test_in_inspect_samples_are_epochs_and_later_turns_are_messages(log: Any) -> None:
-    by_epoch = {(sample.id, sample.epoch): sample for sample in log.samples}
-    assert by_epoch.keys() == {(name, epoch) for name in OUTCOMES for epoch in (1, 2, 3, 4)}
-    wrong = by_epoch["train-1", 2]
-    task = load_recipe("tiny").task
-    assert [message.role for message in wrong.messages] == ["user", "assistant"] * 3
-    asked = [message.text for message in wrong.messages[::2]]
-    assert asked == [wrong.input, task.check_prompt, task.reflect_prompt]
-    assert [m.metadata["part"] for m in wrong.messages[1::2]] == ["first", "second", "repair"]
-    assert HOSTILE in wrong.output.completion == wrong.messages[1].text
-    assert {name: score.value for name, score in wrong.scores.items()} == {"first": "I", "second": "C", "repair": "C"}
-    assert (log.eval.model, log.eval.task, log.eval.config.epochs) == ("tiny", "test:after", 4)
-
-
-def test_our_reader_takes_the_log_back(log: Any, tmp_path: Path) -> None:
-    from inspect_ai.log import write_eval_log
-
-    from scrpo_cli.tasks.formats import read_records
-
-    write_eval_log(log, str(tmp_path / "log.json"), format="json")
-    rows = [record.row for record in read_records(tmp_path / "log.json", "inspect")]
-    firsts = [a for a in answers() if a.part == "first"]
-    assert sorted((r["id"], r["sample"], r["response"]) for r in rows) == [
-        (a.problem.id, a.sample, a.completion.text) for a in firsts
-    ]
-
-
-def test_inspect_is_asked_for_where_it_is_not_installed(
-    db: Database, run: RunRow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(jobs, "find_spec", lambda name: None)
-    with pytest.raises(UserError) as caught:
-        jobs.export_inspect(db, run, tmp_path / "logs")
-    assert "scrpo-cli[inspect]" in caught.value.fix
-    with pytest.raises(UserError, match="writes a directory"):
-        jobs.export_inspect(db, run, Path("-"))
-
 
 # --- Parquet ------------------------------------------------------------------------------------------------------
 
