@@ -53,5 +53,5 @@ def merge(
             output.say("{}: {} runs added, {} went further, {} unchanged".format(file, *counts))
             if merged.conflicts:
                 output.say(f"warning: {len(merged.conflicts)} errors were retired in both; what was here first stays")
-    text = f"{sum(len(each['added']) for each in documents)} runs were added to {database.where}."
+    text = f"{sum(len(each['added']) for each in documents)} runs were added to {database.where}"
     output.result({"database": str(database.where), "files": documents}, Prose(text))

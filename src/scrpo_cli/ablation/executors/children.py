@@ -20,6 +20,10 @@ from scrpo_cli.jobs.runs import SAVE_SECONDS
 from scrpo_cli.streams import FOLLOW
 
 PROGRAM = (sys.executable, "-m", "scrpo_cli")
+TO_A_FILE = {"TTY_COMPATIBLE": "0"}
+"""Goes before FORCE_COLOR in Rich: what a job says is no terminal's, and of several live lines in one process (packed
+runs) each would print the others for ever.
+"""
 
 
 def program_of(gpus: int | None) -> tuple[str, ...]:
@@ -46,7 +50,7 @@ def start(
             stdin=subprocess.PIPE,
             stdout=out,
             stderr=err,
-            env={"OMP_NUM_THREADS": str(threads), **os.environ, **(environment or {}), FOLLOW: "1"},
+            env={"OMP_NUM_THREADS": str(threads), **os.environ, **(environment or {}), FOLLOW: "1", **TO_A_FILE},
             start_new_session=True,
         )
 
