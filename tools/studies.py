@@ -25,7 +25,7 @@ from scrpo_cli.ablation.comparisons import Question
 from scrpo_cli.ablation.executors.base import Executor
 from scrpo_cli.ablation.executors.local import LocalExecutor
 from scrpo_cli.ablation.study import read_study
-from scrpo_cli.ablation.sweep import COMMAND, Sweep, find_sweep
+from scrpo_cli.ablation.sweep import COMMAND, Sweep, sweep_of_study
 from scrpo_cli.ablation.table import SweepResult, read_result
 from scrpo_cli.errors import RunError, UserError, nearest
 from scrpo_cli.numbers import points
@@ -100,10 +100,8 @@ def to_do(db: str, name: str, place: Sequence[str]) -> list[list[str]]:
 
 
 def sweep_of(db: Database, name: str) -> Sweep | None:
-    """The newest sweep of the study as its file is now: one that was changed is another study."""
-    study = read_study(studies()[name])
-    sweeps = (find_sweep(db, row.id) for row in list_runs(db) if row.command == COMMAND)
-    return next((sweep for sweep in sweeps if sweep.study == study), None)
+    """The newest sweep of the study as its file is now."""
+    return sweep_of_study(db, read_study(studies()[name]))
 
 
 def audit_of(db: Database, name: str) -> RunRow | None:

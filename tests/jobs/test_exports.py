@@ -24,6 +24,7 @@ from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.models import RunRow
 from scrpo_cli.recipe.load import load_recipe
 from scrpo_cli.recipe.models import Recipe
+from scrpo_cli.tracking.activity import Activity
 from scrpo_cli.training import checkpoint
 from scrpo_cli.training.policy import Policy, load_policy
 
@@ -133,11 +134,15 @@ def test_the_adapter_loads_as_the_policy(
 
 
 def test_the_merged_model_is_the_policy_rounded_as_its_base(
-    db: Database, run: RunRow, policy: Policy, tmp_path: Path
+    db: Database, run: RunRow, policy: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    said: list[str] = []
+    monkeypatch.setattr(Activity, "_show", lambda self, at_once=False: said.append(self.text))
     export_adapter(db, run, tmp_path / "merged", merge=True)
+    stages = [text.partition(": ")[2].split()[0] for text in said if text.startswith("merging")]
+    assert stages == ["loading", "adding", "writing"]
     assert not list((tmp_path / "merged").glob("adapter*"))
     base, model = (AutoModelForCausalLM.from_pretrained(p) for p in (embedded_model_dir(), tmp_path / "merged"))
     assert model.dtype == base.dtype == torch.bfloat16

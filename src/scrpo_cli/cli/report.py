@@ -23,9 +23,9 @@ def report(
     refs: Annotated[
         list[str],
         typer.Argument(
-            metavar="RUN|SWEEP...",
-            autocompletion=completion.runs,
-            help="Ids, beginnings of them, or `last`: runs, or sweeps, whose arms are compared together.",
+            metavar="RUN|SWEEP|STUDY...",
+            autocompletion=completion.reported,
+            help="Ids, their beginnings, or `last`: runs, or sweeps, compared together; `studies/NAME` or its file.",
         ),
     ],
     output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="The HTML file to write.")],
