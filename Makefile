@@ -55,15 +55,15 @@ test-clusters: setup
 	$(BIN)/python -m pip install -q -e '.[ray,slurm]'
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m clusters tests/ablation -rs
 
-# Exports as inspect-ai reads them, and `inspect view` over them (its page in Chromium, where Debian's package is there).
-test-inspect: setup
-	$(BIN)/python -m pip install -q -e '.[inspect]' playwright
-	$(BIN)/python -m pytest tests/jobs/test_exports.py -k inspect -rs
-
 # The tests of the database once more on a PostgreSQL server that they start (Debian: postgresql).
 test-postgres: setup
 	$(BIN)/python -m pip install -q -e '.[postgres]'
 	SCRPO_TEST_POSTGRES=start $(BIN)/python -m pytest tests/pool -rs
+
+# Our logs in inspect-ai and its viewer; as a page where Chromium is there (Debian: chromium).
+test-inspect: setup
+	$(BIN)/python -m pip install -q -e '.[inspect]'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/jobs/test_inspect_log.py -rs
 
 lint: setup
 	$(BIN)/ruff check .

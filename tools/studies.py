@@ -100,6 +100,7 @@ def to_do(db: str, name: str, place: Sequence[str]) -> list[list[str]]:
 
 
 def sweep_of(db: Database, name: str) -> Sweep | None:
+    """The newest sweep of the study as its file is now."""
     return sweep_of_study(db, read_study(studies()[name]))
 
 

@@ -100,6 +100,14 @@ def test_the_users_number_of_threads_stands(job, monkeypatch):
     assert one.log.read_text() == "5\n"
 
 
+def test_a_log_is_no_terminal(job, monkeypatch):
+    """Live lines of packed runs, which share a process, printed each other for ever."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    shows = "from rich.console import Console; print(Console().is_terminal)"
+    done = finished(python(shows), [job("a")])
+    assert done["a"].job.result.read_text() == "False\n"
+
+
 def test_failures_say_why_and_do_not_stop_the_others(job):
     assert finished(python(FAIL), [job("a"), job("b")])["a"].error == "Out of memory"
     crashed = finished(python(CRASH), [job("c")])["c"]

@@ -1,227 +1,32 @@
-"""What leaves a database, read back by those who are meant to read it: inspect-ai, datasets, transformers and peft."""
+"""What leaves a database, read back by those who are meant to read it: datasets, transformers and peft."""
 
 from __future__ import annotations
 
 import json
-import math
-import shutil
-import socket
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
-import httpx
 import pytest
 import torch
 import yaml
+from exported_run import HOSTILE
 from huggingface_hub import DatasetCard, ModelCard
 from markdown_it import MarkdownIt
 
 from scrpo_cli.assets import embedded_model_dir
 from scrpo_cli.errors import UserError
-from scrpo_cli.evaluation.outcomes import Answers
-from scrpo_cli.evaluation.protocol import Protocol
-from scrpo_cli.evaluation.runner import measure
 from scrpo_cli.jobs import cards
 from scrpo_cli.jobs import export as jobs
 from scrpo_cli.jobs.adapter import export_adapter
 from scrpo_cli.jobs.dataset import COLUMNS, export_dataset
 from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.models import RunRow
-from scrpo_cli.pool.queries import finish_run, record_evaluation, record_step, resolve_run, start_run
-from scrpo_cli.pool.records import StepRecord
 from scrpo_cli.recipe.load import load_recipe
 from scrpo_cli.recipe.models import Recipe
-from scrpo_cli.tasks import make_task
+from scrpo_cli.tracking.activity import Activity
 from scrpo_cli.training import checkpoint
 from scrpo_cli.training.policy import Policy, load_policy
-from scrpo_cli.types import Attempt, AttemptKind, Completion, FinishReason, Grade, Problem, Verdict
-
-HOSTILE = "</script><img src=x onerror=alert(1)>`|```"
-RUN = "20261120-141503-k3f9"
-OUTCOMES = {"train-1": "CWCW", "train-2": "CCWF"}
-"""Of the first answers: correct, wrong, and one that the grader failed on."""
-VERDICTS = {"C": Verdict.CORRECT, "W": Verdict.WRONG, "F": Verdict.GRADER_ERROR}
-
-
-def attempt(problem: Problem, part: str, sample: int, mark: str, kind: AttemptKind, parent: str | None) -> Attempt:
-    name = f"{RUN}:2:test:after:{part}:{problem.id}:{sample}"
-    text = f"{HOSTILE} {part} {sample} \\boxed{{{'2' if mark == 'C' else '3'}}}"
-    completion = Completion([1, 2], [3, 4, 5], [-0.1] * 3, text, FinishReason.STOP)
-    grade = Grade(VERDICTS[mark], "2" if mark == "C" else "3", "broken" if mark == "F" else None, "tiny/1")
-    turn = 1 if parent is None else 2
-    group = int(problem.id[-1])
-    return Attempt(name, problem, completion, grade, kind, turn, sample, parent, part, group)
-
-
-def answers() -> list[Attempt]:
-    """Two problems, four samples each with a second turn, and a repair of every wrong first answer."""
-    found = []
-    for name, marks in OUTCOMES.items():
-        problem = Problem(name, "tiny", f"1+1=? {HOSTILE}", "2", {"level": 1})
-        for sample, mark in enumerate(marks):
-            first = attempt(problem, "first", sample, mark, AttemptKind.FIRST, None)
-            found += [first, attempt(problem, "second", sample, "C", AttemptKind.CHECK, first.id)]
-            if mark == "W":
-                found.append(attempt(problem, "repair", sample, "C", AttemptKind.CORRECTION, first.id))
-    return found
-
-
-@pytest.fixture
-def recipe() -> Recipe:
-    return load_recipe("tiny").model_copy(update={"name": HOSTILE})
-
-
-@pytest.fixture
-def db(tmp_path: Path, recipe: Recipe) -> Any:
-    """A training run of two steps, evaluated at its end."""
-    with Database.open(str(tmp_path / "runs.db")) as database:
-        given = {"recipe": recipe, "model": "tiny", "directory": str(tmp_path / "run"), "sweep": "s1", "arm": HOSTILE}
-        start_run(database, command="train", run_id=RUN, **given)
-        for step in (1, 2):
-            record_step(database, RUN, StepRecord(step, "first", [], metrics={"tokens/total": 10.0 * step}))
-        task = make_task(recipe.task)
-        metrics = measure(Answers.of(answers()), task, Protocol.of(recipe))
-        record_evaluation(database, RUN, 2, "test", metrics, answers(), "after")
-        finish_run(database, RUN, "done", {})
-        yield database
-
-
-@pytest.fixture
-def run(db: Database) -> RunRow:
-    return resolve_run(db, RUN)
-
-
-# --- Inspect ------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def log(db: Database, run: RunRow, tmp_path: Path) -> Any:
-    logs = pytest.importorskip("inspect_ai.log", reason="pip install 'scrpo-cli[inspect]'")
-    assert jobs.export_inspect(db, run, tmp_path / "logs") == (1, 8)
-    (info,) = logs.list_eval_logs(str(tmp_path / "logs"))
-    return logs.read_eval_log(info.name)
-
-
-def test_inspect_reads_the_scores_that_we_have(log: Any, db: Database, run: RunRow) -> None:
-    from inspect_ai.scorer import value_to_float
-
-    (evaluation,) = jobs.evaluations_of(db, run.id)
-    to_float = value_to_float()
-    by_problem: dict[str, list[float]] = {}
-    for sample in log.samples:
-        score = sample.scores["first"]
-        if not (isinstance(score.value, float) and math.isnan(score.value)):
-            by_problem.setdefault(sample.id, []).append(to_float(score.value))
-    means = [sum(values) / len(values) for values in by_problem.values()]
-    assert by_problem == {"train-1": [1, 0, 1, 0], "train-2": [1, 1, 0]}
-    assert sum(means) / 2 == pytest.approx(evaluation.metrics["avg"])
-    accuracy = {score.name: score for score in log.results.scores}
-    first = accuracy["first"].metrics["accuracy"]
-    assert (first.value, first.metadata) == (evaluation.metrics["avg"], {"ci95": evaluation.metrics["ci95"]})
-    assert (accuracy["first"].scored_samples, accuracy["first"].unscored_samples) == (7, 1)
-    assert accuracy["second"].metrics["accuracy"].value == evaluation.metrics["t2"]["value"] == 1
-    assert accuracy["repair"].metrics["repair_rate"].metadata["ci95"] == evaluation.metrics["repair_rate"]["ci95"]
-    assert log.eval.metadata["metrics"] == json.loads(json.dumps(evaluation.metrics))
-
-
-def test_in_inspect_samples_are_epochs_and_later_turns_are_messages(log: Any) -> None:
-    by_epoch = {(sample.id, sample.epoch): sample for sample in log.samples}
-    assert by_epoch.keys() == {(name, epoch) for name in OUTCOMES for epoch in (1, 2, 3, 4)}
-    wrong = by_epoch["train-1", 2]
-    task = load_recipe("tiny").task
-    assert [message.role for message in wrong.messages] == ["user", "assistant"] * 3
-    asked = [message.text for message in wrong.messages[::2]]
-    assert asked == [wrong.input, task.check_prompt, task.reflect_prompt]
-    assert [m.metadata["part"] for m in wrong.messages[1::2]] == ["first", "second", "repair"]
-    assert HOSTILE in wrong.output.completion == wrong.messages[1].text
-    assert {name: score.value for name, score in wrong.scores.items()} == {"first": "I", "second": "C", "repair": "C"}
-    assert (log.eval.model, log.eval.task, log.eval.config.epochs) == ("tiny", "test:after", 4)
-
-
-@pytest.fixture
-def viewer(log: Any, tmp_path: Path) -> Iterator[str]:
-    """The address of `inspect view` over the exported logs."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    program = [sys.executable, "-m", "inspect_ai", "view", "start", "--log-dir", "logs", "--port", str(port)]
-    with (tmp_path / "view.txt").open("wb") as said:
-        server = subprocess.Popen([*program, "--host", "127.0.0.1"], cwd=tmp_path, stdout=said, stderr=said)
-    try:
-        address, end = f"http://127.0.0.1:{port}", time.monotonic() + 120
-        while True:
-            try:
-                httpx.get(address)
-                break
-            except httpx.TransportError:
-                assert server.poll() is None, (tmp_path / "view.txt").read_text()
-                assert time.monotonic() < end, (tmp_path / "view.txt").read_text()
-                time.sleep(0.2)
-        yield address
-    finally:
-        server.terminate()
-        server.wait(30)
-
-
-def test_inspect_view_lists_the_log_and_opens_it(viewer: str, log: Any, db: Database, run: RunRow) -> None:
-    (evaluation,) = jobs.evaluations_of(db, run.id)
-    (listed,) = httpx.get(f"{viewer}/api/logs").json()["files"]
-    shown = httpx.get(f"{viewer}/api/logs/{quote(listed['name'], safe='')}").json()
-    assert shown["status"] == "success"
-    scores = {score["name"]: score["metrics"] for score in shown["results"]["scores"]}
-    assert scores["first"]["accuracy"]["value"] == evaluation.metrics["avg"]
-    assert scores["first"]["accuracy"]["metadata"]["ci95"] == evaluation.metrics["ci95"]
-    samples = {(sample["id"], sample["epoch"]): sample for sample in shown["samples"]}
-    assert samples.keys() == {(name, epoch) for name in OUTCOMES for epoch in (1, 2, 3, 4)}
-    assert [message["role"] for message in samples["train-1", 2]["messages"]] == ["user", "assistant"] * 3
-
-
-def test_inspect_view_shows_a_sample_in_a_browser(viewer: str, log: Any) -> None:
-    """Its text as text: a model's answer is hostile, and `HOSTILE` is a script."""
-    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if chromium is None:
-        pytest.skip("no Chromium on this machine (Debian: apt-get install chromium)")
-    playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        page = browser.new_page()
-        errors: list[str] = []
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.goto(viewer)
-        page.get_by_text(log.eval.task).first.click(timeout=60_000)
-        page.get_by_text("train-1").first.wait_for(timeout=60_000)
-        assert errors == []
-        browser.close()
-
-
-def test_our_reader_takes_the_log_back(log: Any, tmp_path: Path) -> None:
-    from inspect_ai.log import write_eval_log
-
-    from scrpo_cli.tasks.formats import read_records
-
-    write_eval_log(log, str(tmp_path / "log.json"), format="json")
-    rows = [record.row for record in read_records(tmp_path / "log.json", "inspect")]
-    firsts = [a for a in answers() if a.part == "first"]
-    assert sorted((r["id"], r["sample"], r["response"]) for r in rows) == [
-        (a.problem.id, a.sample, a.completion.text) for a in firsts
-    ]
-
-
-def test_inspect_is_asked_for_where_it_is_not_installed(
-    db: Database, run: RunRow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(jobs, "find_spec", lambda name: None)
-    with pytest.raises(UserError) as caught:
-        jobs.export_inspect(db, run, tmp_path / "logs")
-    assert "scrpo-cli[inspect]" in caught.value.fix
-    with pytest.raises(UserError, match="writes a directory"):
-        jobs.export_inspect(db, run, Path("-"))
-
 
 # --- Parquet ------------------------------------------------------------------------------------------------------
 
@@ -329,11 +134,15 @@ def test_the_adapter_loads_as_the_policy(
 
 
 def test_the_merged_model_is_the_policy_rounded_as_its_base(
-    db: Database, run: RunRow, policy: Policy, tmp_path: Path
+    db: Database, run: RunRow, policy: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    said: list[str] = []
+    monkeypatch.setattr(Activity, "_show", lambda self, at_once=False: said.append(self.text))
     export_adapter(db, run, tmp_path / "merged", merge=True)
+    stages = [text.partition(": ")[2].split()[0] for text in said if text.startswith("merging")]
+    assert stages == ["loading", "adding", "writing"]
     assert not list((tmp_path / "merged").glob("adapter*"))
     base, model = (AutoModelForCausalLM.from_pretrained(p) for p in (embedded_model_dir(), tmp_path / "merged"))
     assert model.dtype == base.dtype == torch.bfloat16

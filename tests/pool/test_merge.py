@@ -41,6 +41,18 @@ def steps(db: Database, run: str, attempt, first: int, last: int, pool: str = "p
         record_step(db, run, StepRecord(step, "first", made, {a.id: "kept" for a in made}, pool, retired, {"x": step}))
 
 
+def test_a_merge_says_how_far_it_is(db, other, new_run, attempt):
+    for n in range(2):
+        steps(other, new_run(other, run_id=f"theirs{n}"), attempt, 1, 3)
+    told: list[tuple[int, int]] = []
+    merge(db, other, watch=lambda done, total: told.append((done, total)))
+    assert told == sorted(told), "two errors and a row of the step itself, three times, of each run"
+    assert (len(told), told[-1]) == (4, (18, 18))
+    told.clear()
+    merge(db, other, watch=lambda done, total: told.append((done, total)))
+    assert told == []
+
+
 def test_a_file_is_taken_over_whole_and_once(db, other, new_run, attempt):
     run = new_run(other, run_id="theirs")
     steps(other, run, attempt, 1, 3)
@@ -143,6 +155,7 @@ def test_the_command(tmp_path, capsys, monkeypatch, new_run, attempt):
 
     code, out, err = scrpo("db", "merge", "one.db", "two.db", "--db", "all.db", "--json")
     assert code == 0, err
+    assert "merging two.db, rows\n" in err
     assert [each["added"] for each in json.loads(out)["files"]] == [["one"], ["two"]]
     code, out, _ = scrpo("db", "merge", "one.db", "--db", "all.db", "--json")
     assert json.loads(out)["files"][0]["unchanged"] == ["one"]

@@ -1,7 +1,10 @@
 """The report of a sweep: the terminal's words, and commands that make the same arms again."""
 
+import contextlib
 import json
 import shlex
+from collections import defaultdict
+from dataclasses import replace
 
 import pytest
 from ablation.ablation_fakes import FakeExecutor
@@ -12,24 +15,45 @@ from run_rows import DATABASE
 from scrpo_cli.ablation.comparisons import Question
 from scrpo_cli.ablation.grid import make_arms
 from scrpo_cli.ablation.study import arms_of, read_study
+from scrpo_cli.ablation.sweep import Fork, find_sweep, start_sweep
 from scrpo_cli.cli.app import main
-from scrpo_cli.errors import UserError
 from scrpo_cli.pool.db import Database
+from scrpo_cli.pool.queries import start_run
+from scrpo_cli.recipe.load import load_recipe
+from scrpo_cli.report.again import sweeps_again
 from scrpo_cli.report.page import yaml_of
 from scrpo_cli.report.subject import find_subject
+from scrpo_cli.tracking.activity import Activity
 
 EVIL = "<img src=x onerror=alert(1)>"
+STUDY = """
+question: Is the second arm better?
+recipe: tiny
+arms: {description=a: {set: {description: a}}, "description=$x$": {set: {description: b}}}
+claims: [{arm: "description=$x$", over: description=a}]
+seeds: {first: 4, most: 5}
+spread: 4
+effect: 5
+"""
+PLAN = """
+common: {optim.lr: [1.0e-3, 4.0e-3]}
+own: {tiny: {}, tiny-grpo: {optim.prompts_per_step: [4, 8]}}
+runs: 2
+seeds: 2
+max_generated_tokens: 1000
+"""
 ARMS = ("description=a", f"description={EVIL}", "description=$x$")
 
 
 @pytest.fixture
 def scrpo(tmp_path, capsys, monkeypatch):
     """Runs a command line against one database; the JSON document that it answers."""
-    after = dict(zip(ARMS, (0.3, 0.7, 0.32))) | {f"description={name}": 0.4 for name in "bcdef"}
+    after = defaultdict(lambda: 0.5, zip(ARMS, (0.3, 0.7, 0.32)))
     fake = FakeExecutor(after=after, warning="truncation")
     monkeypatch.setattr("scrpo_cli.ablation.executors.local.LocalExecutor", lambda *_, **__: fake)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SCRPO_DB", str(tmp_path / "scrpo.db"))
+    monkeypatch.setenv("WANDB_MODE", "disabled")
 
     def run(*words, code=0):
         with pytest.raises(SystemExit) as end:
@@ -89,21 +113,6 @@ def test_the_command_asks_what_the_report_says(scrpo, tmp_path):
     assert words[-6:] == ["--against", "description=$x$", "--pairs", "desc*", "--margin", "2.5"]
 
 
-def test_several_sweeps_are_made_again_by_one_command_only_where_that_makes_them(scrpo, tmp_path):
-    one, two, three = (
-        scrpo("ablate", "--recipe", "tiny", "--vary", f"description={arms}", "--seeds", seeds)["sweep"]
-        for arms, seeds in (("a,b", "2"), ("c,d", "2"), ("e,f", "3"))
-    )
-    with Database.open(str(tmp_path / "scrpo.db")) as db:
-        alike, other = (find_subject(db, sweeps) for sweeps in ([one, two], [one, three]))
-    (command,) = map(shlex.split, alike.commands)
-    assert command.count("--recipe") == len(alike.files) == 4
-    first, second = map(shlex.split, other.commands)
-    assert [words[words.index("--seeds") + 1] for words in (first, second)] == ["2", "3"]
-    assert {words[words.index("--vary") + 1] for words in (first, second)} == {"description=a,b", "description=e,f"}
-    assert {words[words.index("--recipe") + 1] for words in (first, second)} <= other.files.keys()
-
-
 def test_sweeps_and_runs_do_not_mix(scrpo):
     result = ablate(scrpo)
     error = scrpo("report", result["sweep"], result["arms"][0]["runs"][0], "-o", "no.html", code=2)["error"]
@@ -146,28 +155,14 @@ def test_a_report_of_forks_says_which_run_they_leave(tmp_path):
 
 
 def test_a_report_of_a_study_has_its_question_its_verdict_and_itself(scrpo, tmp_path):
-    text = """
-question: Is the second arm better?
-recipe: tiny
-arms: {description=a: {set: {description: a}}, "description=$x$": {set: {description: b}}}
-claims: [{arm: "description=$x$", over: description=a}]
-seeds: {first: 4, most: 5}
-spread: 4
-effect: 5
-"""
-    (tmp_path / "mine.yaml").write_text(text)
+    (tmp_path / "mine.yaml").write_text(STUDY)
     answer = scrpo("ablate", "--study", "mine.yaml")
     scrpo("report", "last", "-o", "study.html")
     html = (tmp_path / "study.html").read_text()
     assert "Is the second arm better?" in html
     assert f"- description=a &gt;= 0: {answer['claims'][0]['verdict']}." in html
     with Database.open(str(tmp_path / "scrpo.db")) as db:
-        subject = find_subject(db, ["mine.yaml"])
-        with pytest.raises(UserError, match="No sweep of this study"):
-            find_subject(db, ["studies/failed-tiny"])
-        with pytest.raises(UserError, match="There is no such study"):
-            find_subject(db, ["studies/failed-tin"])
-    assert subject.protocol["sweep"] == answer["sweep"]
+        subject = find_subject(db, [answer["sweep"]])
     assert subject.commands == ["scrpo ablate --study study.yaml"]
     again = tmp_path / "again"
     again.mkdir()
@@ -177,3 +172,114 @@ effect: 5
     recipes = [arm.recipe for arm in arms_of(made, again)]
     assert recipes == [section for file, section in subject.files.items() if file != "study.yaml"]
     assert made.claims == read_study(tmp_path / "mine.yaml").claims
+
+
+def test_a_study_is_named_by_its_file_and_is_its_newest_sweep(scrpo, tmp_path):
+    (tmp_path / "mine.yaml").write_text(STUDY)
+    first, newest, other = (scrpo("ablate", "--study", "mine.yaml")["sweep"] for _ in range(3))
+    (tmp_path / "sweeps" / other / "sweep.json").unlink()  # one that cannot be read hides none
+    with Database.open(str(tmp_path / "scrpo.db")) as db:
+        subject = find_subject(db, ["mine.yaml"])
+        again = find_subject(db, ["mine.yaml", newest])
+    assert {run.sweep for run in subject.runs} == {newest} != {first}
+    assert [run.id for run in again.runs] == [run.id for run in subject.runs], "the same sweep is no second one"
+    scrpo("report", "mine.yaml", "-o", "study.html")
+    assert "Is the second arm better?" in (tmp_path / "study.html").read_text()
+
+
+def test_a_study_without_a_sweep_says_how_to_get_one(scrpo, tmp_path):
+    (tmp_path / "mine.yaml").write_text(STUDY)
+    scrpo("ablate", "--study", "mine.yaml")
+    (tmp_path / "mine.yaml").write_text(STUDY.replace("effect: 5", "effect: 6"))
+    for study in ("mine.yaml", "studies/frequency-tiny"):
+        error = scrpo("report", study, "-o", "no.html", code=2)["error"]
+        assert "No sweep of the study" in error["what"]
+        assert error["where"] == f"{study}, {tmp_path / 'scrpo.db'}"
+        assert f"`scrpo ablate --study {study} --db " in error["fix"]
+    error = scrpo("report", "studies/frequency-tinny", "-o", "no.html", code=2)["error"]
+    assert (error["what"], error["where"]) == ("There is no such study", "studies/frequency-tinny")
+    assert "studies/frequency-tiny'?" in error["fix"]
+
+
+# --- making it again ----------------------------------------------------------------------------------------------
+
+
+def made_again(scrpo, subject, folder):
+    """The sweeps that the commands make of the files."""
+    folder.mkdir()
+    for file, section in subject.files.items():
+        (folder / file).write_text(yaml_of(section))
+    with contextlib.chdir(folder):
+        return [scrpo(*shlex.split(command)[1:])["sweep"] for command in subject.commands]
+
+
+def described(db, sweep):
+    found = find_sweep(db, sweep)
+    arms = {kind: [(arm.name, arm.recipe) for arm in getattr(found, kind)] for kind in ("arms", "bases")}
+    return found.seeds, found.study, found.match, arms
+
+
+def test_each_of_several_sweeps_is_made_again_by_a_command_of_its_own(scrpo, tmp_path):
+    first = scrpo("ablate", "--vary", "description=a,$x$", "--seeds", "3", "--against", "description=$x$")["sweep"]
+    other = scrpo("ablate", "--vary", "description=b,c", "--seeds", "2", "--set", "seed=7", "--margin", "5")["sweep"]
+    (tmp_path / "mine.yaml").write_text(STUDY.replace("description=a", "e").replace("description=$x$", "f"))
+    study = scrpo("ablate", "--study", "mine.yaml")["sweep"]
+    recipes = ["--recipe", "tiny,tiny-grpo", "--seeds", "2"]
+    named = scrpo("ablate", *recipes, "--set", "seed=3", "--set", "optim.max_generated_tokens=300000")["sweep"]
+    sweeps = [first, other, study, named]
+    with Database.open(str(tmp_path / "scrpo.db")) as db:
+        subject = find_subject(db, sweeps)
+        words = [*map(shlex.split, subject.commands)]
+        assert words[0][-4:] == ["--seeds", "3", "--against", "description=$x$"]
+        assert words[1][-4:] == ["--seeds", "2", "--margin", "5"]
+        assert words[2] == ["scrpo", "ablate", "--study", f"study-{study}.yaml"]
+        again = made_again(scrpo, subject, tmp_path / "again")
+        assert [described(db, sweep)[::3] for sweep in again] == [described(db, sweep)[::3] for sweep in sweeps]
+
+
+def test_forks_of_several_sweeps_have_their_own_step_and_seeds(tmp_path):
+    recipe = load_recipe("tiny")
+    with Database.open(str(tmp_path / "scrpo.db")) as db:
+        start_run(db, command="train", recipe=recipe, directory=str(tmp_path / "left"), model="tiny", run_id="left")
+        arms = [make_arms(["tiny"], None, [f"optim.lr={lr}"], named=False) for lr in ("1e-4,2e-4", "3e-4,4e-4")]
+        sweeps = [start_sweep(db, arms[n], n + 1, fork=Fork("left", n + 2)) for n in (0, 1)]
+        again = sweeps_again(db, sweeps, Question())
+    commands = [shlex.split(command)[1:] for command in again.commands]
+    assert commands[0] == ["train", "--recipe", "left.yaml"]
+    assert [(words[3], words[5].partition("-2")[0], words[7]) for words in commands[1:]] == [
+        *(("2", f"optim.lr={lr}", "0") for lr in ("1e-4", "2e-4")),
+        *(("3", f"optim.lr={lr}", seed) for lr in ("3e-4", "4e-4") for seed in "01"),
+    ]
+
+
+def test_a_tuning_sweep_is_made_again_from_its_plan(scrpo, tmp_path):
+    (tmp_path / "mine.yaml").write_text(PLAN)
+    tuned = scrpo("ablate", "--tune", "mine.yaml", "--set", "seed=5")["sweep"]
+    with Database.open(str(tmp_path / "scrpo.db")) as db:
+        subject = find_subject(db, [tuned])
+        assert subject.commands == ["scrpo ablate --tune plan.yaml"]
+        assert {*subject.files} == {"plan.yaml", "tiny.yaml", "tiny-grpo.yaml"}
+        (again,) = made_again(scrpo, subject, tmp_path / "again")
+        assert described(db, again) == described(db, tuned)
+        older = sweeps_again(db, [replace(find_sweep(db, tuned), plan=None)], Question())
+    assert "--tune" not in older.commands[0], "its plan was not kept; its runs are made again"
+    assert older.commands[0].endswith("--set seed=5 --seeds 2")
+
+
+def test_files_of_one_name_are_told_apart(scrpo, tmp_path):
+    (tmp_path / "mine.yaml").write_text(PLAN)
+    tuned = [scrpo("ablate", "--tune", "mine.yaml", "--set", f"seed={seed}")["sweep"] for seed in (5, 6)]
+    with Database.open(str(tmp_path / "scrpo.db")) as db:
+        subject = find_subject(db, tuned)
+        again = made_again(scrpo, subject, tmp_path / "again")
+        assert subject.commands[1] == f"scrpo ablate --tune plan-{tuned[1]}.yaml"
+        assert [find_sweep(db, sweep).seeds for sweep in again] == [(5, 6), (6, 7)]
+
+
+def test_a_long_report_says_how_far_it_is(scrpo, monkeypatch):
+    sweep = ablate(scrpo)["sweep"]
+    said = []
+    monkeypatch.setattr(Activity, "_show", lambda self, at_once=False: said.append(self.text))
+    scrpo("report", sweep, "-o", "sweep.html")
+    for what in ("runs read: 8/9", "choosing attempts: 8/9", "attempts, runs: 8/9", "pools and warnings: 8/9"):
+        assert any(what in text for text in said), (what, said)

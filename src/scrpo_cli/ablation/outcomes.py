@@ -12,6 +12,7 @@ from scrpo_cli.evaluation.outcomes import Outcomes, read_answers
 from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.models import RunRow
 from scrpo_cli.pool.queries import StepMetrics, StoredEvaluation, evaluations_of, seconds_of, steps_of
+from scrpo_cli.tracking.activity import now
 
 WARN = "warn/"
 
@@ -89,6 +90,12 @@ def read_outcome(db: Database, row: RunRow) -> RunOutcome:
             (tokens.get(e.step, 0.0), float(e.metrics["avg"])) for e in evaluations if e.benchmark == "validation"
         ],
     )
+
+
+def read_outcomes(db: Database, runs: Sequence[RunRow]) -> list[RunOutcome]:
+    """Of each run; the answers of many are minutes of reading."""
+    with now().doing("runs read"):
+        return [read_outcome(db, run) for run in now().each(runs)]
 
 
 def spending(steps: Sequence[StepMetrics]) -> dict[str, Spending]:

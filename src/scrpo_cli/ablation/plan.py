@@ -102,9 +102,13 @@ def written(value: Any) -> str:
 class Settings:
     """What a plan comes to: the recipes as they race, every setting that is tried of them, and how many seeds of it."""
 
+    plan: TuningPlan
     bases: Sequence[Arm]
     trials: Sequence[Arm]
-    seeds: int
+
+    @property
+    def seeds(self) -> int:
+        return self.plan.seeds
 
 
 def read_settings(path: Path, sets: Sequence[str] = ()) -> Settings:
@@ -125,7 +129,7 @@ def read_settings(path: Path, sets: Sequence[str] = ()) -> Settings:
     check_arms(bases)
     trials = [trial for recipe, file in files.items() for trial in tried(plan, recipe, file, sets)]
     check_arms(trials)
-    return Settings(bases, trials, plan.seeds)
+    return Settings(plan, bases, trials)
 
 
 def tried(plan: TuningPlan, recipe: str, path: Path, sets: Sequence[str]) -> list[Arm]:

@@ -35,7 +35,7 @@ from scrpo_cli.evaluation.metrics import repair_rate, summarize, two_turn
 from scrpo_cli.evaluation.outcomes import Key, Outcomes, side_by_side
 from scrpo_cli.evaluation.sequential import interval, normal_outlook, spread_of, values_needed
 from scrpo_cli.recipe.document import read_document
-from scrpo_cli.recipe.load import find_recipe, load_recipe, shipped_studies
+from scrpo_cli.recipe.load import STUDIES, SUFFIXES, find_recipe, load_recipe, shipped_studies
 from scrpo_cli.recipe.models import Recipe
 from scrpo_cli.section import Name, Number, Positive, PositiveInt, Section
 
@@ -139,14 +139,19 @@ class Judged:
         return self.verdict in (YES, NO)
 
 
-def find_study(ref: str) -> Path:
-    """A shipped study by its name, or a file."""
+def names_study(ref: str) -> bool:
+    """Whether this is how a study is named, and not a run: `studies/NAME` or a YAML file."""
+    return ref.startswith(STUDIES) or Path(ref).suffix in SUFFIXES
+
+
+def find_study(ref: str, where: str = "") -> Path:
+    """A shipped study by its name, or a file. `where`: what the user wrote; by default an option."""
     shipped = shipped_studies()
     if ref in shipped:
         return shipped[ref]
     if not (path := Path(ref).expanduser()).is_file():
         fix = f"{nearest(ref, shipped)} Shipped: {', '.join(shipped)}; or name a .yaml file.".strip()
-        raise UserError("There is no such study", ref, fix)
+        raise UserError("There is no such study", where or f"--study {ref}", fix)
     return path
 
 

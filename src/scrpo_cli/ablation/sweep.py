@@ -10,11 +10,13 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from scrpo_cli.ablation.executors.base import POLL_SECONDS, Job
 from scrpo_cli.ablation.grid import MATCHES, TOKENS, Arm, Cell, Match, check_arms, check_size, make_cells
+from scrpo_cli.ablation.plan import TuningPlan
 from scrpo_cli.ablation.study import Study
 from scrpo_cli.errors import UserError
 from scrpo_cli.files import file_stem, write_atomically
@@ -42,9 +44,10 @@ class Fork:
 class Sweep:
     """Arms x seeds. The sweep is itself a row of `run`, by which `--resume` and `--extend` find it.
 
-    `bases`: of a tuning sweep, the recipes as they race; `tuned_by`: of a race, the id of its tuning sweep;
-    `fork`: where its runs branch from another; `study`: the question that says how many seeds it gets;
-    `match`: what all runs spend alike; `own_files`: each run writes a database of its own.
+    `bases`: of a tuning sweep, the recipes as they race; `plan`: what its settings are drawn from (older: None);
+    `tuned_by`: of a race, the id of its tuning sweep; `fork`: where its runs branch from another; `study`: the question
+    that says how many seeds it gets; `match`: what all runs spend alike; `own_files`: each run writes a database of its
+    own.
     """
 
     id: str
@@ -57,6 +60,7 @@ class Sweep:
     study: Study | None = None
     match: Match = TOKENS
     own_files: bool = False
+    plan: TuningPlan | None = None
 
     @property
     def cells(self) -> list[Cell]:
@@ -78,6 +82,7 @@ def start_sweep(
     fork: Fork | None = None,
     study: Study | None = None,
     match: Match = TOKENS,
+    plan: TuningPlan | None = None,
 ) -> Sweep:
     """Write the grid and the resolved recipes (later edits of their files change nothing) and add the sweep's row.
 
@@ -88,9 +93,8 @@ def start_sweep(
     check_size(arms, first_seed, seeds, match)
     sweep_id = new_run_id()
     directory = db.home / "sweeps" / sweep_id
-    sweep = Sweep(
-        sweep_id, directory, tuple(arms), _seeds(first_seed, seeds), tuple(bases), tuned_by, fork, study, match
-    )
+    every = _seeds(first_seed, seeds)
+    sweep = Sweep(sweep_id, directory, tuple(arms), every, tuple(bases), tuned_by, fork, study, match, plan=plan)
     _write(sweep)
     start_run(
         db,
@@ -149,6 +153,7 @@ def _write(sweep: Sweep) -> None:
         "tuned_by": sweep.tuned_by,
         "fork": asdict(sweep.fork) if sweep.fork else None,
         "study": sweep.study.model_dump(mode="json") if sweep.study else None,
+        "plan": sweep.plan.model_dump(mode="json") if sweep.plan else None,
         "match": sweep.match.name,
         "own_files": sweep.own_files,
     }
@@ -165,12 +170,6 @@ def _recipe_file(directory: Path, arm: str, folder: str) -> Path:
     return directory / folder / f"{file_stem(arm)}.yaml"
 
 
-def sweep_of_study(db: Database, study: Study) -> Sweep | None:
-    """The newest sweep of the study as it is now: one that was changed is another study."""
-    sweeps = (find_sweep(db, row.id) for row in list_runs(db) if row.command == COMMAND)
-    return next((sweep for sweep in sweeps if sweep.study == study), None)
-
-
 def find_sweep(db: Database, ref: str) -> Sweep:
     """The sweep that `ref` names: an id, a unique prefix, or `last`. Where it was moved, its files are mended."""
     row = resolve_run(db, ref, command=COMMAND)
@@ -185,16 +184,29 @@ def find_sweep(db: Database, ref: str) -> Sweep:
         bases = tuple(Arm(name, (), _read_recipe(directory, home, name, BASES)) for name in grid.get("bases", ()))
         fork = Fork(**grid["fork"]) if grid.get("fork") else None
         study = Study.model_validate(grid["study"]) if grid.get("study") else None
+        plan = TuningPlan.model_validate(grid["plan"]) if grid.get("plan") else None
         match, tuned_by = MATCHES[grid.get("match", TOKENS.name)], grid.get("tuned_by", "")
         own_files = bool(grid.get("own_files", False))
         seeds = tuple(grid["seeds"])
-        sweep = Sweep(row.id, directory, arms, seeds, bases, tuned_by, fork, study, match, own_files)
+        sweep = Sweep(row.id, directory, arms, seeds, bases, tuned_by, fork, study, match, own_files, plan)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         what = f"The sweep cannot be read: {type(error).__name__}: {error}"
         raise UserError(what, str(directory / GRID_FILE), "Start a new sweep.") from None
     if home != _home(directory):
         _write(sweep)
     return sweep
+
+
+def sweep_of_study(db: Database, study: Study) -> Sweep | None:
+    """The newest sweep of the study as it is now: one that was changed is another study. A sweep whose files are gone
+    is nobody's.
+    """
+    for row in list_runs(db):
+        if row.command == COMMAND:
+            with suppress(UserError):
+                if (sweep := find_sweep(db, row.id)).study == study:
+                    return sweep
+    return None
 
 
 def _read_recipe(directory: Path, home: Path, arm: str, folder: str = RECIPES) -> Recipe:

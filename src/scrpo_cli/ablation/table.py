@@ -27,7 +27,7 @@ from scrpo_cli.ablation.comparisons import (
 )
 from scrpo_cli.ablation.curves import Reached, when_reached
 from scrpo_cli.ablation.grid import TOKENS, check_arms
-from scrpo_cli.ablation.outcomes import RunOutcome, Spending, added, read_outcome
+from scrpo_cli.ablation.outcomes import RunOutcome, Spending, added, read_outcomes
 from scrpo_cli.ablation.study import Judged, Study, judged
 from scrpo_cli.ablation.sweep import Sweep, done_runs
 from scrpo_cli.ablation.tuning import Trial, trials_behind
@@ -119,7 +119,7 @@ def read_result(
     arms = [arm for sweep in sweeps for arm in sweep.arms]
     match = sweeps[0].match
     check_arms(arms, match)
-    outcomes = [read_outcome(db, run) for sweep in sweeps for run in done_runs(db, sweep)]
+    outcomes = read_outcomes(db, [run for sweep in sweeps for run in done_runs(db, sweep)])
     if not outcomes:
         return None, outcomes
     study = sweeps[0].study if len(sweeps) == 1 else None

@@ -47,7 +47,7 @@ class Trial:
 def start_tuning(db: Database, settings: Settings) -> Sweep:
     """A sweep over the settings of a plan."""
     check_trainings(db, [arm.recipe for arm in (*settings.bases, *settings.trials)])
-    return start_sweep(db, settings.trials, settings.seeds, bases=settings.bases)
+    return start_sweep(db, settings.trials, settings.seeds, bases=settings.bases, plan=settings.plan)
 
 
 def start_race(db: Database, ref: str, seeds: int, question: Question) -> Sweep:

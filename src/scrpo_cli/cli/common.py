@@ -176,10 +176,12 @@ class Output:
 
     def wrote(self, file: Path, data: Mapping[str, Any], text: str) -> None:
         """The answer of a command that wrote a file; where that is stdout it is said on stderr."""
+        from scrpo_cli.layout import Prose
+
         if is_stdout(file):
             self.say(text)
         else:
-            self.result(data, text)
+            self.result(data, Prose(text))
 
 
 def named(run: str | None, recipe: str | None) -> str:

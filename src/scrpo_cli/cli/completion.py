@@ -79,6 +79,12 @@ def runs(context: typer.Context, incomplete: str) -> Values:
     return _runs(context, incomplete, "sweep IS NULL OR command != 'ablate'")
 
 
+def reported(context: typer.Context, incomplete: str) -> Values:
+    """What a report is written of."""
+    yield from runs(context, incomplete)
+    yield from studies(context, incomplete)
+
+
 def training_runs(context: typer.Context, incomplete: str) -> Values:
     return _runs(context, incomplete, "command = 'train'")
 

@@ -10,6 +10,7 @@ import typer
 
 from scrpo_cli.cli.common import DbOption, DebugOption, JsonOption, Output, QuietOption
 from scrpo_cli.errors import UserError
+from scrpo_cli.tracking.activity import now
 
 app = typer.Typer(
     help="Databases as files.", no_args_is_help=True, context_settings={"help_option_names": ["-h", "--help"]}
@@ -47,11 +48,12 @@ def merge(
                     "A database is not merged into itself", str(file), "Leave it out, or name another --db."
                 )
             with Database.open(str(file), create=False) as source:
-                merged = merge_runs(database, source, replace=replace)
+                now().stage(f"merging {file}, rows")
+                merged = merge_runs(database, source, replace=replace, watch=now().progress)
             documents.append({"file": str(file), **asdict(merged)})
             counts = (len(merged.added), len(merged.updated), len(merged.unchanged))
             output.say("{}: {} runs added, {} went further, {} unchanged".format(file, *counts))
             if merged.conflicts:
                 output.say(f"warning: {len(merged.conflicts)} errors were retired in both; what was here first stays")
-    text = f"{sum(len(each['added']) for each in documents)} runs were added to {database.where}."
+    text = f"{sum(len(each['added']) for each in documents)} runs were added to {database.where}"
     output.result({"database": str(database.where), "files": documents}, Prose(text))

@@ -24,8 +24,8 @@ def report(
         list[str],
         typer.Argument(
             metavar="RUN|SWEEP|STUDY...",
-            autocompletion=completion.runs,
-            help="Ids, beginnings of them, or `last`: runs, or sweeps, whose arms are compared together; or a study.",
+            autocompletion=completion.reported,
+            help="Ids, their beginnings, or `last`: runs, or sweeps, compared together; `studies/NAME` or its file.",
         ),
     ],
     output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="The HTML file to write.")],
@@ -83,7 +83,8 @@ def report(
     write_lines(output, [page])
     size = len(f"{page}\n".encode())
     shown = {"file": str(output), "bytes": size, "runs": len(subject.runs)}
-    answer.wrote(output, shown, f"The report of {len(subject.runs)} runs is in {output} ({size / 1e6:.1f} MB)")
+    runs = f"{len(subject.runs)} run{'s' * (len(subject.runs) != 1)}"
+    answer.wrote(output, shown, f"The report of {runs} is in {output} ({size / 1e6:.1f} MB)")
 
 
 def number_of(attempts: str | None) -> int | None:

@@ -288,9 +288,12 @@ def _section(title: str, data: Mapping[str, Any]) -> Iterator[RenderableType]:
 
 
 def _written(value: Any) -> str:
-    """Sentences, such as the notes of a sweep, stand below each other."""
-    if isinstance(value, list) and value and all(isinstance(each, str) for each in value):
-        return "\n".join(value)
+    """Sentences of a list stand below each other; JSON, whose brackets do not fold, is for --json."""
+    if isinstance(value, list):
+        if any(isinstance(each, Mapping | list) for each in value):
+            return f"{len(value)}, in full with --json"
+        texts = [_written(each) for each in value]
+        return ("\n" if any(" " in text for text in texts) else ", ").join(texts) or "none"
     return f"{value:.6g}" if isinstance(value, float) else value if isinstance(value, str) else jsonlib.dumps(value)
 
 

@@ -23,6 +23,7 @@ from scrpo_cli.pool.models import RunRow
 from scrpo_cli.pool.queries import evaluations_of, steps_of
 from scrpo_cli.recipe.load import stored_recipe
 from scrpo_cli.recipe.models import ModelConfig, ProblemsConfig, Recipe
+from scrpo_cli.tracking.activity import now
 from scrpo_cli.training.adapters import load_adapter
 from scrpo_cli.training.checkpoint import step_of
 from scrpo_cli.training.policy import base_dtype, load_base_model, load_tokenizer, model_path
@@ -56,6 +57,7 @@ def export_adapter(db: Database, run: RunRow, folder: Path, *, merge: bool = Fal
             write_merged(recipe.model, checkpoint, new)
         else:
             write_adapter(recipe.model, checkpoint, new)
+        now().stage("writing the card", at_once=False)
         write_card(db, run, recipe, step_of(checkpoint), new, merged=merge)
         files = sorted(path.name for path in new.iterdir())
     base = model_path(recipe.model.name)
@@ -75,7 +77,11 @@ def write_merged(cfg: ModelConfig, checkpoint: Path, folder: Path) -> None:
     with its tokenizer. On the CPU, where there is the most memory.
     """
     plain = cfg.model_copy(update={"device": "cpu", "dtype": "float32", "adapter": None})
-    merged = load_adapter(load_base_model(plain), str(checkpoint)).merge_and_unload().to(base_dtype(cfg))
+    now().stage(f"merging the adapter: loading the model {cfg.name}")
+    base = load_base_model(plain)
+    now().stage("merging the adapter: adding it to the weights", at_once=False)
+    merged = load_adapter(base, str(checkpoint)).merge_and_unload().to(base_dtype(cfg))
+    now().stage("merging the adapter: writing the model", at_once=False)
     merged.save_pretrained(str(folder))
     load_tokenizer(plain).save_pretrained(str(folder))
 

@@ -4,7 +4,7 @@ again changes nothing, and merging a file whose run went on meanwhile brings wha
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,7 @@ from scrpo_cli.pool.records import read_problem
 ROWS = 1000
 """At a time."""
 OF_RUN = (ATTEMPT, STEP, EVALUATION)
+Watch = Callable[[int, int], None]
 
 
 @dataclass
@@ -31,11 +32,31 @@ class Merged:
     conflicts: list[str] = field(default_factory=list)
 
 
-def merge(db: Database, source: Database, runs: Collection[str] | None = None, replace: bool = False) -> Merged:
+@dataclass
+class Copied:
+    """How many rows of `total` are in their place, of which `watch` is told."""
+
+    watch: Watch
+    total: int
+    rows: int = 0
+
+    def more(self, rows: int) -> None:
+        self.rows += rows
+        self.watch(self.rows, self.total)
+
+
+def merge(
+    db: Database,
+    source: Database,
+    runs: Collection[str] | None = None,
+    replace: bool = False,
+    watch: Watch = lambda done, total: None,
+) -> Merged:
     """Bring the runs of `source` (those named, or all) into `db`, in one transaction.
 
     Of a run that both have, the one that went further stays. UserError, and nothing is changed, where the two are not
-    stages of one history (`replace`: that of `source` counts), and where a problem has another text or answer.
+    stages of one history (`replace`: that of `source` counts), and where a problem has another text or answer. `watch`
+    is told how many rows are copied, and of how many.
     """
     merged = Merged()
     with source.read() as theirs, db.read() as ours:
@@ -49,6 +70,7 @@ def merge(db: Database, source: Database, runs: Collection[str] | None = None, r
             merged.updated.append(run_id)
         else:
             merged.unchanged.append(run_id)
+    copied = Copied(watch, sum(_count(source, run_id) for run_id in [*merged.added, *merged.updated]))
     with source.read() as theirs, db.write() as ours:
         retired: list[dict[str, Any]] = []
         for run_id in merged.updated:
@@ -59,7 +81,7 @@ def merge(db: Database, source: Database, runs: Collection[str] | None = None, r
         for run_id in [*merged.added, *merged.updated]:
             _copy_problems(db, theirs, ours, run_id)
             for table in OF_RUN:
-                _copy(theirs, ours, table, run_id)
+                _copy(theirs, ours, table, run_id, copied)
         found = [*_merge_entries(theirs, ours, rows), *_retire_again(ours, retired)]
         merged.conflicts = [*dict.fromkeys(found)]  # an error has a run that added it and one that retired it
     return merged
@@ -111,9 +133,10 @@ def _copy_problems(db: Database, theirs: Connection, ours: Connection, run_id: s
         insert_problems(db, ours, [read_problem(dict(row)) for row in rows])
 
 
-def _copy(theirs: Connection, ours: Connection, table: Table, run_id: str) -> None:
+def _copy(theirs: Connection, ours: Connection, table: Table, run_id: str, copied: Copied) -> None:
     for rows in theirs.execute(select(table).where(table.c.run_id == run_id)).mappings().partitions(ROWS):
         ours.execute(insert(table), [dict(row) for row in rows])
+        copied.more(len(rows))
 
 
 def _merge_entries(theirs: Connection, ours: Connection, runs: Collection[str]) -> Iterator[str]:

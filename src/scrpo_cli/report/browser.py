@@ -68,10 +68,11 @@ def read_browser(
     """
     browser, by_run = Browser(), {run.id: run for run in runs}
     places_of_problems: dict[tuple[str, str], int] = {}
-    for n, (run_id, places) in enumerate(groupby(drawn.places, key=lambda place: place.run_id)):
-        now().stage(f"attempts of run {run_id}", at_once=False)
+    shown = [(run_id, [*places]) for run_id, places in groupby(drawn.places, key=lambda place: place.run_id)]
+    now().stage("reading attempts, runs", at_once=False)
+    for n, (run_id, places) in enumerate(now().each(shown)):
         browser.runs.append({"name": names[run_id], "id": run_id, "seed": by_run[run_id].seed, "method": ""})
-        RunReader(db, by_run[run_id], n, browser, places_of_problems, score).read([*places])
+        RunReader(db, by_run[run_id], n, browser, places_of_problems, score).read(places)
     return browser
 
 
@@ -129,12 +130,23 @@ class RunReader:
             by_step[place.step, place.phase].append(place)
         trained = [found[place.id] for place in places if not place.evaluated]
         scores = self.score(trained) if not self.scores_steps else {}
-        for (step, phase), mine in by_step.items():
+        with now().doing(f"steps of run {self.run.id}"):
+            self.read_steps(by_step, found, parents, scores)
+        if self.task is not None:
+            self.task.close()
+
+    def read_steps(
+        self,
+        by_step: Mapping[tuple[int, str], Sequence[Place]],
+        found: Mapping[str, Attempt],
+        parents: Mapping[str, Attempt],
+        scores: Mapping[str, Scores],
+    ) -> None:
+        """The credit of a step is computed for all its groups, of which few may be shown."""
+        for (step, phase), mine in now().each([*by_step.items()]):
             told = self.told_of_step(step, phase, scores) if not mine[0].evaluated else ToldOfStep()
             for place in mine:
                 self.add(place, found[place.id], parents.get(place.parent or ""), told)
-        if self.task is not None:
-            self.task.close()
 
     def score(self, attempts: Sequence[Attempt]) -> dict[str, Scores]:
         """By id; empty where no model is at hand."""

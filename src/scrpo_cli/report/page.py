@@ -68,11 +68,13 @@ class Figure:
 
 def make_page(db: Database, subject: Subject, command: str, options: Options) -> str:
     """The page as text. `command` is the one that writes it again."""
+    now().stage("choosing attempts", at_once=False)
     drawn = draw(db, subject.runs, options.seed, options.attempts, options.everything)
     names = {run.id: subject.name_of(run) for run in subject.runs}
     browser = read_browser(db, subject.runs, drawn, options.score, names)
-    now().stage("pools, warnings and figures", at_once=False)
-    lives = [read_life(db, run, subject.name_of(run), label_of(subject, run)) for run in subject.runs]
+    now().stage("reading pools and warnings", at_once=False)
+    lives = [read_life(db, run, subject.name_of(run), label_of(subject, run)) for run in now().each(subject.runs)]
+    now().stage("drawing figures", at_once=False)
     sheets = [sheet for sheet in (life.pool_sheet(lives), life.mistakes_sheet(lives)) if sheet]
     environment = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True

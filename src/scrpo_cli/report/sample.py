@@ -13,6 +13,7 @@ from scrpo_cli.pool.models import ATTEMPT, RunRow
 from scrpo_cli.pool.queries import EVALUATED
 from scrpo_cli.pool.records import IS_INJECTED
 from scrpo_cli.rng import generator
+from scrpo_cli.tracking.activity import now
 
 DEFAULT_ATTEMPTS, DEFAULT_TOKENS = 400, 120_000
 """What is shown unless a number is given: attempts, and tokens of these."""
@@ -51,7 +52,7 @@ def draw(db: Database, runs: Sequence[RunRow], seed: int, number: int | None, ev
     Attempts of each run fall into four kinds, answers of training and of evaluations, first ones and those that revise
     another one; one of each kind and run is drawn in turn, uniformly among those that are left.
     """
-    strata = [stratum for run in runs for stratum in strata_of(db, run, seed)]
+    strata = [stratum for run in now().each(runs) for stratum in strata_of(db, run, seed)]
     total = sum(map(len, strata))
     if everything or (number is not None and number >= total):
         return Drawn(ordered([place for stratum in strata for place in stratum]), total, "All of them are shown.")

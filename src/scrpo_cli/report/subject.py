@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import product
-from pathlib import Path
 from typing import Any
 
 from scrpo_cli.ablation.comparisons import Question
-from scrpo_cli.ablation.grid import TOKENS, Arm
-from scrpo_cli.ablation.outcomes import RunOutcome, read_outcome
-from scrpo_cli.ablation.study import Study, StudyArm, find_study, read_study
+from scrpo_cli.ablation.outcomes import RunOutcome, read_outcomes
+from scrpo_cli.ablation.study import find_study, names_study, read_study
 from scrpo_cli.ablation.sweep import COMMAND, Sweep, done_runs, find_sweep, sweep_of_study
 from scrpo_cli.ablation.table import SweepResult, read_result
 from scrpo_cli.ablation.tuning import read_trials
@@ -26,13 +23,14 @@ from scrpo_cli.numbers import NOTHING, estimate, in_points, p_equals, p_value, p
 from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.models import RunRow
 from scrpo_cli.pool.queries import StoredEvaluation, evaluations_of, resolve_run
-from scrpo_cli.recipe.load import STUDIES, recipe_json, stored_recipe
+from scrpo_cli.recipe.load import stored_recipe
 from scrpo_cli.recipe.models import Recipe
+from scrpo_cli.report.again import fork_command, question_of, runs_left, sweeps_again, train_command
 from scrpo_cli.report.tables import Sheet, findings, sheets_of, tuning
 from scrpo_cli.section import Section
+from scrpo_cli.tracking.activity import now
 
 TRAIN = "train"
-STUDY_FILE = "study.yaml"
 LONGEST_TITLE = 90
 """Characters."""
 
@@ -64,8 +62,10 @@ class Subject:
 
 
 def find_subject(db: Database, refs: Sequence[str], question: Question | None = None) -> Subject:
-    """The sweeps or runs that `refs` name. UserError for both together, and for a question about runs."""
-    rows = [row_of(db, ref) for ref in dict.fromkeys(refs)]
+    """The sweeps or runs that `refs` name; a study is its newest sweep. UserError for both together, and for a question
+    about runs.
+    """
+    rows = [*{row.id: row for row in (row_of(db, ref) for ref in refs)}.values()]
     sweeps = [row for row in rows if row.command == COMMAND]
     if sweeps and len(sweeps) < len(rows):
         what = "A report is about sweeps or about runs, not about both"
@@ -79,22 +79,20 @@ def find_subject(db: Database, refs: Sequence[str], question: Question | None = 
 
 
 def row_of(db: Database, ref: str) -> RunRow:
-    """A run, a sweep, or the newest sweep of a study; where the `last` run is one of a sweep, the sweep."""
-    if ref.startswith(STUDIES) or Path(ref).suffix in (".yaml", ".yml"):
-        sweep = sweep_of_study(db, read_study(find_study(ref)))
-        if sweep is None:
-            what = "No sweep of this study, as its file is now, is in the database"
-            fix = f"Begin one with `scrpo ablate --study {ref}`, or name a sweep by its id."
-            raise UserError(what, f"{db.where}: {ref}", fix)
-        ref = sweep.id
+    """A run or a sweep; where the `last` run is one of a sweep, the sweep."""
+    if names_study(ref):
+        return resolve_run(db, of_study(db, ref).id)
     row = resolve_run(db, ref)
     return resolve_run(db, row.sweep) if ref == "last" and row.arm and row.sweep else row
 
 
-def question_of(row: RunRow) -> Question:
-    """What the sweep was asked when it was made, as far as its row says."""
-    asked = json.loads(row.summary_json).get("question") or {}
-    return Question(asked.get("against", ""), tuple(asked.get("pairs", ())), asked.get("margin"))
+def of_study(db: Database, ref: str) -> Sweep:
+    """Its newest sweep. UserError where there is none."""
+    if (sweep := sweep_of_study(db, read_study(find_study(ref, ref)))) is None:
+        run, ls = (db.command(*words) for words in (("ablate", "--study", ref), ("runs", "ls")))
+        fix = f"`{run}` makes one. Was the study changed since? Then name its sweep by the id that `{ls}` has."
+        raise UserError("No sweep of the study, as it is now, is in the database", f"{ref}, {db.where}", fix)
+    return sweep
 
 
 # -- sweeps ------------------------------------------------------------------------------------------------------------
@@ -107,14 +105,15 @@ def of_sweeps(db: Database, sweeps: Sequence[Sweep], question: Question) -> Subj
         again = db.command("ablate", "--resume", sweeps[0].id)
         raise UserError("No run of the sweep is done", f"sweep {sweeps[0].id}", f"Continue with `{again}`.")
     arms = [arm for sweep in sweeps for arm in sweep.arms]
-    result, sheets, outcomes = None, [], [read_outcome(db, run) for run in runs]
+    result, sheets = None, []
     if all(sweep.bases for sweep in sweeps):
+        outcomes = read_outcomes(db, runs)
         tried = tuning([trial for sweep in sweeps for trial in read_trials(db, sweep)])
         sheets = [tried] if tried else []
     else:
         result, outcomes = read_result(db, sweeps, question)
         sheets = sheets_of(result) if result else []
-    files, commands = repeated(db, sweeps, question)
+    remade = sweeps_again(db, sweeps, question)
     return Subject(
         title=title_of([arm.name for arm in arms]),
         asked=asked_of_sweeps(sweeps, len(runs), bool(result)),
@@ -123,8 +122,8 @@ def of_sweeps(db: Database, sweeps: Sequence[Sweep], question: Question) -> Subj
         protocol=protocol_of(arms[0].recipe, runs[0]) | {"sweep": ", ".join(sweep.id for sweep in sweeps)},
         sheets=sheets,
         runs=runs,
-        files=files,
-        commands=commands,
+        files=remade.files,
+        commands=remade.commands,
         result=result,
         outcomes=outcomes,
         has_arms=True,
@@ -158,95 +157,6 @@ def asked_of_sweeps(sweeps: Sequence[Sweep], done: int, compared: bool) -> list[
     ]
 
 
-def without_group(recipe: Recipe, sweeps: Sequence[Sweep]) -> Recipe:
-    """The recipe as it was before its runs were grouped under the sweep's id in W&B."""
-    wandb = recipe.tracking.wandb
-    if wandb.group not in {sweep.id for sweep in sweeps}:
-        return recipe
-    ungrouped = recipe.tracking.model_copy(update={"wandb": wandb.model_copy(update={"group": None})})
-    return recipe.model_copy(update={"tracking": ungrouped})
-
-
-Again = tuple[Mapping[str, Section], list[str]]
-"""Files, and the commands that make runs again from them."""
-
-
-def repeated(db: Database, sweeps: Sequence[Sweep], question: Question) -> Again:
-    """Sweeps that one command can make, by one; others each by its own."""
-    recipes = [{f"{arm.file_stem}.yaml": without_group(arm.recipe, sweeps) for arm in sweep.arms} for sweep in sweeps]
-    plain = all(not (sweep.fork or sweep.study or sweep.bases) for sweep in sweeps)
-    if len(sweeps) > 1 and plain and len({(tuple(sweep.seeds), sweep.match) for sweep in sweeps}) == 1:
-        return ablation_again(sweeps[0], {file: recipe for each in recipes for file, recipe in each.items()}, question)
-    alone = question if len(sweeps) == 1 else Question()  # arms that are compared may be another sweep's
-    studies = [STUDY_FILE] if len(sweeps) == 1 else [f"study-{sweep.id}.yaml" for sweep in sweeps]
-    parts = [sweep_again(db, *each, alone) for each in zip(sweeps, recipes, studies, strict=True)]
-    files = {name: file for found, _ in parts for name, file in found.items()}
-    return files, [command for _, commands in parts for command in commands]
-
-
-def sweep_again(db: Database, sweep: Sweep, recipes: Mapping[str, Recipe], study: str, question: Question) -> Again:
-    """`study`: the file of its study, if it is one."""
-    if fork := sweep.fork:
-        forks = [fork_command(fork.of, fork.at, file, seed) for file in recipes for seed in sweep.seeds]
-        left = runs_left(db, [fork.of])
-        return {**left, **recipes}, [*map(train_command, left), *forks]
-    if sweep.study:
-        return study_again(sweep.study, sweep.arms, recipes, study)
-    return as_one_recipe(sweep, recipes, question) or ablation_again(sweep, recipes, question)
-
-
-def ablation_again(sweep: Sweep, recipes: Mapping[str, Recipe], question: Question) -> Again:
-    """All recipes as arms, over the seeds of the sweep."""
-    named = [word for file in recipes for word in ("--recipe", file)]
-    seeds = ["--set", f"seed={sweep.seeds[0]}", "--seeds", str(len(sweep.seeds)), *matched(sweep), *question.words]
-    return recipes, [shlex.join(["scrpo", "ablate", *named, *seeds])]
-
-
-def matched(sweep: Sweep) -> list[str]:
-    return [] if sweep.match == TOKENS else ["--match", sweep.match.name]
-
-
-def study_again(study: Study, arms: Sequence[Arm], recipes: Mapping[str, Recipe], file: str) -> Again:
-    """The study with the resolved recipes of its arms."""
-    of_arms = {arm.name: StudyArm(recipe=file) for arm, file in zip(arms, recipes, strict=True)}
-    whole = study.model_copy(update={"recipe": None, "set": {}, "arms": of_arms})
-    return {file: whole, **recipes}, [shlex.join(["scrpo", "ablate", "--study", file])]
-
-
-def runs_left(db: Database, ids: Iterable[str]) -> dict[str, Recipe]:
-    """The recipes of the runs that forks go on from: whoever makes a fork again makes such a run first."""
-    rows = [resolve_run(db, of) for of in dict.fromkeys(ids)]
-    return {f"{row.id}.yaml": stored_recipe(row.recipe_json, row.origin) for row in rows}
-
-
-def fork_command(of: str, at: int, file: str, seed: int) -> str:
-    return shlex.join(["scrpo", "fork", of, "--at", str(at), "--recipe", file, "--seed", str(seed)])
-
-
-def train_command(file: str) -> str:
-    return shlex.join(["scrpo", "train", "--recipe", file])
-
-
-def as_one_recipe(sweep: Sweep, recipes: Mapping[str, Recipe], question: Question) -> Again | None:
-    """One file and the keys that are varied, where that makes the very same arms; else None."""
-    base, *_ = recipes.values()
-    axes: dict[str, dict[str, None]] = {}
-    for arm in sweep.arms:
-        for override in arm.overrides:
-            key, _, value = override.partition("=")
-            axes.setdefault(key, {})[value] = None
-    grid = [tuple(f"{k}={v}" for k, v in zip(axes, values, strict=True)) for values in product(*axes.values())]
-    if not axes or grid != [arm.overrides for arm in sweep.arms]:
-        return None
-    made = (stored_recipe(recipe_json(base), "report", arm.overrides) for arm in sweep.arms)
-    if any(one != other for one, other in zip(made, recipes.values(), strict=True)):
-        return None
-    file = f"{file_stem(base.name)}.yaml"
-    varied = [word for key, values in axes.items() for word in ("--vary", f"{key}={','.join(values)}")]
-    seeds = ["--seeds", str(len(sweep.seeds)), *matched(sweep), *question.words]
-    return {file: base}, [shlex.join(["scrpo", "ablate", "--recipe", file, *varied, *seeds])]
-
-
 # -- runs --------------------------------------------------------------------------------------------------------------
 
 
@@ -275,7 +185,7 @@ def of_runs(db: Database, rows: Sequence[RunRow]) -> Subject:
         runs=rows,
         files=files | left,
         commands=commands,
-        outcomes=[read_outcome(db, row) for row in trained],
+        outcomes=read_outcomes(db, trained),
     )
 
 
@@ -299,7 +209,8 @@ def asked_of_run(row: RunRow, recipe: Recipe | None) -> str:
 def changes_of(db: Database, rows: Sequence[RunRow]) -> list[tuple[str, dict[str, Any]]]:
     """Each training run after less before, then each run less the first, where there is something to compare."""
     found = []
-    for row in rows:
+    now().stage("comparing the runs", at_once=False)
+    for row in now().each(rows):
         changes = adjusted(changes_by_training(db, row.id)) if row.command == TRAIN else {}
         found += [(f"{row.id}, {name}: after less before training", change) for name, change in changes.items()]
     for row in rows[1:]:
