@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,13 +15,15 @@ import pytest
 from training.tiny_policy import moved, random_policy
 
 from scrpo_cli.errors import RunError, UserError
+from scrpo_cli.recipe.load import load_recipe
 from scrpo_cli.recipe.models import RolloutConfig
 from scrpo_cli.rollout.base import RowKey, Sampling
 from scrpo_cli.rollout.engines import open_engine
 from scrpo_cli.rollout.transformers_engine import TransformersEngine
 from scrpo_cli.training.adapters import put_weights, read_weights
-from scrpo_cli.training.policy import Policy
+from scrpo_cli.training.policy import Policy, load_policy
 from scrpo_cli.training.probe import Probe
+from scrpo_cli.training.runtime import open_runtime
 
 KEYS = [RowKey(0, 0, "test", i) for i in range(6)]
 PROMPTS = [[5, 6, 7], [8] * 5, [9, 10], [11], [12, 13], [14]]
@@ -124,6 +127,20 @@ def test_every_server_gets_every_version_and_rows_are_dealt_in_turn(policy, fake
     engine.close()
     assert not any(fake.adapters for fake in fakes)
     assert not engine.publisher.home.exists()
+
+
+def test_a_server_shows_whose_an_adapter_is() -> None:
+    """One of a run that was killed is still there under its name when the run is taken up."""
+    model = load_recipe("tiny").model
+    fake = FakeServer(load_policy(model, 0))
+    sets = ["rollout.engine=vllm_server", f"rollout.vllm.urls=[{fake.url}]"]
+    with open_runtime(load_recipe("tiny", sets), "20261123-071757-mv4j"):
+        (first,) = fake.adapters
+        with open_runtime(load_recipe("tiny", sets), "20261123-071757-mv4j"):
+            assert len(fake.adapters) == 2
+    assert re.fullmatch(r"20261123-071757-mv4j-\w{6}-v1", first)
+    fake.http.shutdown()
+    fake.http.server_close()
 
 
 def test_a_version_that_one_server_does_not_take_stays_on_none(policy, fakes) -> None:

@@ -38,7 +38,7 @@ PHASE = "advise"
 
 def sample_and_advise(db: Database, run: ActiveRun, report: Report) -> dict[str, Any]:
     """What the run's `problems` and `words` ask for, with the advice, for the run's summary."""
-    with open_runtime(run.recipe) as runtime:
+    with open_runtime(run.recipe, run.run_id) as runtime:
         note_fingerprint(db, run, runtime.chat)
         problems = chosen_problems(run, runtime, report)
         sample_all(db, run, runtime, first_requests(runtime, problems), 1, "first answers", report)

@@ -37,7 +37,7 @@ class Error:
 
 def sample_and_audit(db: Database, run: ActiveRun, report: Report) -> dict[str, Any]:
     """What the run's `problems` ask for, for the run's summary."""
-    with open_runtime(run.recipe) as runtime:
+    with open_runtime(run.recipe, run.run_id) as runtime:
         note_fingerprint(db, run, runtime.chat)
         problems = chosen_problems(run, runtime, report)
         sampler = Sampler(db, run, runtime, report)

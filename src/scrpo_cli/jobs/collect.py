@@ -53,7 +53,7 @@ def fill_pool(
         raise UserError("An import is one transaction and cannot be resumed.", run.run_id, "Run it again.")
     from scrpo_cli.training.runtime import open_runtime  # loads torch, which external responses do not need
 
-    with open_runtime(run.recipe) as runtime:
+    with open_runtime(run.recipe, run.run_id) as runtime:
         collect_samples(db, run, runtime, report)
     return totals(db, run, pool_rules(run.recipe.method))
 

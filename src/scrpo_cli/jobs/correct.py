@@ -49,7 +49,7 @@ def errors_to_correct(db: Database, run: ActiveRun) -> list[PoolEntry]:
 def correct_pool(db: Database, run: ActiveRun, report: Report) -> dict[str, Any]:
     """Correct what lives in the run's pool; what came of it, for the run's summary."""
     entries = errors_to_correct(db, run)  # before a model is loaded
-    with open_runtime(run.recipe) as runtime:
+    with open_runtime(run.recipe, run.run_id) as runtime:
         return correct_entries(db, run, runtime, entries, report)
 
 

@@ -130,7 +130,7 @@ def evaluate_plan(db: Database, run: ActiveRun, plan: EvalPlan, report: Report) 
     with ExitStack() as stack:
         tasks = {name: stack.enter_context(closing(make_task(b.task))) for name, b in plan.benchmarks.items()}
         problems = {name: load(b, tasks[name], run.recipe.eval.limit) for name, b in plan.benchmarks.items()}
-        runtime = stack.enter_context(open_runtime(run.recipe))
+        runtime = stack.enter_context(open_runtime(run.recipe, run.run_id))
         identity = model_identity(runtime)
         pin(db, run, identity, problems)
         note_engine(db, run, runtime.engine.name)

@@ -36,16 +36,17 @@ def open_engine(
     cfg: RolloutConfig,
     policy: Policy,
     source: Mapping[str, Any],
+    run: str = "scrpo",
     shared: Callable[[Any, Mapping[str, Any], VllmConfig], Vllm] | None = None,
 ) -> Engine:
-    """`source`: the arguments by which the policy's base model was loaded. `shared` gives the vLLM that several runs of
-    this process have.
+    """`source`: the arguments by which the policy's base model was loaded. `run`: by which a server's users know whose
+    an adapter is. `shared` gives the vLLM that several runs of this process have.
     """
     kind = chosen_engine(cfg, policy.model.device.type)
     if kind == "transformers":
         return TransformersEngine(policy, cfg.batch_size)
     refuse_unusual(policy)
-    publisher = Publisher(policy, f"scrpo-{secrets.token_hex(4)}", cfg.vllm.adapters)  # servers may know other runs
+    publisher = Publisher(policy, f"{run}-{secrets.token_hex(3)}", cfg.vllm.adapters)  # it may have been killed before
     if kind == "vllm_server":
         from scrpo_cli.rollout.vllm_server import VllmServers
 

@@ -113,8 +113,8 @@ class Seat:
     def policy(self, recipe: Recipe) -> Policy:
         return self.packing.policy(recipe)
 
-    def engine(self, cfg: RolloutConfig, policy: Policy, source: Mapping[str, Any]) -> Engine:
-        return TakingTurns(open_engine(cfg, policy, source, self.packing.vllm), policy, self)
+    def engine(self, cfg: RolloutConfig, policy: Policy, source: Mapping[str, Any], run: str = "scrpo") -> Engine:
+        return TakingTurns(open_engine(cfg, policy, source, run, self.packing.vllm), policy, self)
 
 
 _seat: ContextVar[Seat | None] = ContextVar("seat", default=None)

@@ -79,14 +79,16 @@ class Runtime:
         self.task.close()
 
 
-def open_runtime(recipe: Recipe) -> Runtime:
-    """Load what the recipe names. The task comes first: a missing data set shows before a large model is loaded."""
+def open_runtime(recipe: Recipe, run: str = "scrpo") -> Runtime:
+    """Load what the recipe names, for this run. The task comes first: a missing data set shows before a large model is
+    loaded.
+    """
     task = make_task(recipe.task)
     now().stage(f"loading the model {recipe.model.name}")
     packed = seat()
     policy = packed.policy(recipe) if packed else load_policy(recipe.model, recipe.seed)
     opened = packed.engine if packed else open_engine
-    engine = opened(recipe.rollout, policy, source_of(recipe.model))
+    engine = opened(recipe.rollout, policy, source_of(recipe.model), run)
     runtime = Runtime(recipe, policy, engine, Chat(policy.tokenizer), task, probe_of(engine, policy, recipe))
     try:
         runtime.sync()

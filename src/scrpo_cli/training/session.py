@@ -166,7 +166,7 @@ def open_session(
 
     Rows, metrics and checkpoints beyond that are dropped, so that no step is counted twice and none is missing.
     """
-    runtime = open_runtime(recipe)
+    runtime = open_runtime(recipe, run_id)
     positions = getattr(runtime.policy.model.config, "max_position_embeddings", None)
     protocol = Protocol.of(recipe)
     problems, unread = checked_problems(runtime, protocol, positions)
