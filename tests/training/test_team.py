@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.queries import attempts_of
 from scrpo_cli.recipe.models import Recipe
 from scrpo_cli.rollout.fake import FakeEngine
-from scrpo_cli.training import team, update
+from scrpo_cli.training import helping, team, update
 from scrpo_cli.training.helping import SharedEngine
 from scrpo_cli.training.policy import Policy
 from scrpo_cli.training.team import dealt, gathered
@@ -230,6 +231,28 @@ def test_an_error_of_another_process_is_said_by_the_first(scrpo_server, tmp_path
     first, other = run_team(train("grpo"), tmp_path, hooks={1: [Failing()]})
     assert (first.code, other.code, other.err) == (1, 0, "")
     assert "Error: Process 1, stepping: ValueError: planted" in first.err
+
+
+class Warned:
+    """A helper whose engine is started again, and whose libraries talk."""
+
+    def sync(self) -> str:
+        warnings.warn("started again", stacklevel=2)
+        warnings.warn_explicit("of a library", UserWarning, "peft.py", 1, "peft")
+        return "synced"
+
+
+def test_what_another_process_warns_of_is_said_by_the_first(monkeypatch) -> None:
+    asked, sent = iter([("sync", ()), None]), []
+    monkeypatch.setattr(helping, "receive", lambda rank: next(asked))
+    monkeypatch.setattr(helping, "send", lambda message, rank: sent.append(message))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # as help_out does
+        helping.serve(Warned())
+    assert sent == [("synced", ["started again"])]
+    monkeypatch.setattr(team, "receive", lambda rank: sent[0])
+    with pytest.warns(UserWarning, match="process 1: started again"):
+        assert team.Team(2).answer(1, "giving the engines the adapter") == "synced"
 
 
 @pytest.mark.slow

@@ -245,7 +245,8 @@ def beginnings(prompts: Sequence[Sequence[int]]) -> list[int]:
 
 def help_out() -> None:
     """What every process but the first does: help until it is dismissed. It says nothing, since process 0 says it all,
-    and once it has loaded it hears no signals, since process 0 decides when to stop. RunError when process 0 has gone.
+    its warnings too, and once it has loaded it hears no signals, since process 0 decides when to stop. RunError when
+    process 0 has gone.
     """
     warnings.simplefilter("ignore")
     helper: Helper | Exception | None = None
@@ -253,7 +254,7 @@ def help_out() -> None:
         join()
         recipe = receive(0)
         helper = outcome(lambda: Helper(recipe))
-        send(sendable(helper) if isinstance(helper, Exception) else None, 0)
+        reply(helper if isinstance(helper, Exception) else None)
         with deaf():
             serve(helper)
     except RuntimeError as error:  # gloo: the connection is closed
@@ -269,8 +270,15 @@ def help_out() -> None:
 def serve(helper: Any) -> None:
     """Do what is asked for, until process 0 dismisses (None)."""
     while (asked := receive(0)) is not None:
-        found = outcome(partial(getattr(helper, asked[0]), *asked[1]))
-        send(sendable(found) if isinstance(found, Exception) else found, 0)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.filterwarnings("always", module="scrpo_cli")  # not our dependencies' talk to each other
+            found = outcome(partial(getattr(helper, asked[0]), *asked[1]))
+        reply(found, [str(each.message) for each in said])
+
+
+def reply(found: Any, said: Sequence[str] = ()) -> None:
+    """Give process 0 what was found, or the error that was met, and the warnings for it to say."""
+    send((sendable(found) if isinstance(found, Exception) else found, said), 0)
 
 
 def sendable(error: Exception) -> ScrpoError:

@@ -12,6 +12,7 @@ tests run on CPUs is what GPUs run. Only process 0 has deadlines. Others wait as
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -74,10 +75,12 @@ class Team:
         self._owing.add(rank)
 
     def answer(self, rank: int, what: str, seconds: float | None = None) -> Any:
-        """What process `rank` has found, or the error that it has met."""
+        """What process `rank` has found, or the error that it has met. What it warned of is said here."""
         self._owing.discard(rank)
-        found = self.wait(lambda: receive(rank), what, f"Process {rank}", seconds)
+        found, said = self.wait(lambda: receive(rank), what, f"Process {rank}", seconds)
         self._idle.add(rank)
+        for each in said:
+            warnings.warn(f"process {rank}: {each}", stacklevel=2)
         if isinstance(found, ScrpoError):
             found.what = f"Process {rank}, {what}: {found.what}"
         return found
