@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,10 @@ import pytest
 from processes import ENVIRONMENT, UNSET, Outcome, run_scrpo, start_server
 
 os.environ.pop("PYTHONUNBUFFERED", None)  # what a process printed and did not flush is lost to users, so also here
+
+for heard in (signal.SIGINT, signal.SIGHUP):
+    if signal.getsignal(heard) == signal.SIG_IGN:  # under nohup, or behind a script's `&`; what we start inherits it
+        signal.signal(heard, signal.default_int_handler if heard == signal.SIGINT else signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

@@ -164,6 +164,10 @@ def until(condition, seconds=120):
         time.sleep(0.05)
 
 
+def has(file, text):
+    return file.is_file() and text in file.read_text()
+
+
 LONG = ("--set", "optim.max_generated_tokens=500000")
 
 
@@ -172,7 +176,7 @@ def test_stopped_runs_save_their_step_and_go_on(tmp_path):
     events = PackedExecutor(tmp_path / "packed").run(jobs)
     assert [next(events).name, next(events).name] == ["run0", "run1"]
     (process,) = [p for p in psutil.Process().children() if "--packed" in p.cmdline()]
-    until(lambda: all("step 2/" in (tmp_path / "logs" / f"run{seed}.log").read_text() for seed in (0, 1)))
+    until(lambda: all(has(tmp_path / "logs" / f"run{seed}.log", "step 2/") for seed in (0, 1)))
     os.kill(process.pid, signal.SIGTERM)
     ended = list(events)
     assert [e.exit_code for e in ended] == [130, 130]
@@ -186,7 +190,7 @@ def test_a_killed_process_is_the_end_of_all_its_runs(tmp_path):
     events = PackedExecutor(tmp_path / "packed").run([train(tmp_path, "run", *LONG)])
     next(events)
     (process,) = [p for p in psutil.Process().children() if "--packed" in p.cmdline()]
-    until(lambda: "step 1/" in (tmp_path / "logs" / "run.log").read_text())
+    until(lambda: has(tmp_path / "logs" / "run.log", "step 1/"))
     process.kill()
     (ended,) = list(events)
     assert ended.exit_code == -signal.SIGKILL

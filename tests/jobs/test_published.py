@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jobs.test_exports import OUTCOMES, RUN, answers
+from jobs.exported_run import OUTCOMES, RUN, answers
 
 from scrpo_cli.evaluation.outcomes import Answers
 from scrpo_cli.jobs.published import attempts, results

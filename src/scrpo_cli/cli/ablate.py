@@ -250,7 +250,6 @@ def ablate(
     output.begin("scrpo ablate: " + (f"sweep {ref or race}" if ref or race else "checking the arms"))
     place.check(context)
     from scrpo_cli.ablation.comparisons import Question
-    from scrpo_cli.ablation.cost import cost_of
     from scrpo_cli.ablation.plan import read_settings
     from scrpo_cli.ablation.sweep import find_sweep, start_sweep, with_own_files
     from scrpo_cli.ablation.tuning import start_race, start_tuning
@@ -273,7 +272,7 @@ def ablate(
         return
     with Database.open(db, create=ref is None and race is None and fork_from is None) as database:
         check_trainings(database, [arm.recipe for arm in arms])
-        cost = cost_of(trials, runs) if trials and not ref else None  # of a broken adapter, before there is a sweep
+        cost = known_cost(trials, runs) if trials and not ref else None  # of a broken adapter, before there is a sweep
         if ref:
             sweep = find_sweep(database, ref)
         elif settings:
@@ -290,7 +289,7 @@ def ablate(
         if own_files:
             sweep = with_own_files(sweep)
         if not ref:
-            say_cost(cost or cost_of(sweep.arms, (len(sweep.seeds),) * 2), sweep.directory, output)
+            say_cost(cost or known_cost(sweep.arms, (len(sweep.seeds),) * 2), sweep.directory, output)
         place.check_arms([*sweep.arms, *arms], sweep.match.name)
         more = (arms, seeds) if extend is not None else None
         report = run_sweep(database, sweep, more, question, place.executor(sweep, output), place.words, db, output)
@@ -303,6 +302,13 @@ def show_cost(arms: Sequence[Arm], seeds: tuple[int, int], jobs: int, measured: 
 
     cost = cost_of(arms, seeds, jobs, measured)
     output.result(cost.as_dict(), *render(cost))
+
+
+def known_cost(arms: Sequence[Arm], seeds: tuple[int, int]) -> SweepCost:
+    """Without a measurement."""
+    from scrpo_cli.ablation.cost import cost_of  # loads torch, which no mistyped name should wait for
+
+    return cost_of(arms, seeds)
 
 
 def say_cost(cost: SweepCost, folder: Path, output: Output) -> None:
