@@ -1,11 +1,12 @@
-"""Whether the model hub can be asked. One short question stands before every load: without a network, huggingface_hub
-would try each file for half a minute.
+"""Whether the model hub can be asked, and what is here of it. One short question stands before every load: without a
+network, huggingface_hub would try each file for half a minute.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 
 from scrpo_cli.errors import UserError
 from scrpo_cli.threads import in_a_thread
@@ -34,6 +35,18 @@ def answers(name: str, revision: str | None = None) -> bool:
         case HFValidationError():
             raise UserError("This is neither a directory here nor a name on the hub.", where, "Check the name.")
     return refusal is None
+
+
+def files_of(name: str, revision: str | None = None) -> Path | None:
+    """The directory of a model's files: its own, or in the hub's cache, where it is called as the commit; None where
+    they are not here.
+    """
+    from huggingface_hub import try_to_load_from_cache
+
+    if (folder := Path(name)).is_dir():
+        return folder
+    config = try_to_load_from_cache(name, "config.json", revision=revision)
+    return Path(config).parent if isinstance(config, str) else None
 
 
 def _raised_by(ask: Callable[[], object]) -> BaseException | None:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,7 +26,7 @@ from run_rows import all_rows, execute
 from safetensors.torch import load_file
 
 from scrpo_cli import launch
-from scrpo_cli.errors import UserError
+from scrpo_cli.errors import RunError, UserError
 from scrpo_cli.pool.db import Database
 from scrpo_cli.pool.queries import attempts_of
 from scrpo_cli.recipe.models import Recipe
@@ -253,6 +254,14 @@ def test_what_another_process_warns_of_is_said_by_the_first(monkeypatch) -> None
     monkeypatch.setattr(team, "receive", lambda rank: sent[0])
     with pytest.warns(UserWarning, match="process 1: started again"):
         assert team.Team(2).answer(1, "giving the engines the adapter") == "synced"
+
+
+def test_processes_with_other_base_models_do_not_begin(monkeypatch) -> None:
+    """Their adapters would be the same, and their gradients of two models."""
+    updater = SimpleNamespace(team=team.Team(2), policy=Policy(None, None, base="one"))
+    monkeypatch.setattr(team, "receive", lambda rank: ("other", []))
+    with pytest.raises(RunError, match="Process 1 has loaded other weights of the base model"):
+        helping.SharedUpdater.announce(updater)  # type: ignore[arg-type]
 
 
 @pytest.mark.slow

@@ -80,7 +80,7 @@ def write_merged(cfg: ModelConfig, checkpoint: Path, folder: Path) -> None:
     now().stage(f"merging the adapter: loading the model {cfg.name}")
     base = load_base_model(plain)
     now().stage("merging the adapter: adding it to the weights", at_once=False)
-    merged = load_adapter(base, str(checkpoint)).merge_and_unload().to(base_dtype(cfg))
+    merged = load_adapter(base, str(checkpoint), cfg.revision).merge_and_unload().to(base_dtype(cfg))
     now().stage("merging the adapter: writing the model", at_once=False)
     merged.save_pretrained(str(folder))
     load_tokenizer(plain).save_pretrained(str(folder))

@@ -28,6 +28,7 @@ from scrpo_cli.evaluation.outcomes import FIRST, Answers, read_answers
 from scrpo_cli.evaluation.parts import part_size, parts_left
 from scrpo_cli.evaluation.protocol import Protocol, fingerprint
 from scrpo_cli.evaluation.runner import Evaluator, Start
+from scrpo_cli.hub import files_of
 from scrpo_cli.jobs.checks import load
 from scrpo_cli.jobs.compare import compare_runs, earlier_run
 from scrpo_cli.jobs.runs import ActiveRun, is_alive, note_engine, resumed_run, started_run
@@ -264,11 +265,12 @@ def model_identity(runtime: Runtime) -> dict[str, Any]:
     from scrpo_cli.training.policy import model_path
 
     cfg = runtime.recipe.model
-    commit = getattr(runtime.policy.model.config, "_commit_hash", None)
+    path = Path(model_path(cfg.name))
+    snapshot = None if path.is_dir() else files_of(cfg.name, cfg.revision)
     return {
         "model": cfg.name,
-        "model_revision": commit or cfg.revision,
-        "model_sha256": files_hash(Path(model_path(cfg.name))),
+        "model_revision": snapshot.name if snapshot else cfg.revision,
+        "model_sha256": files_hash(path),
         "adapter": cfg.adapter,
         "adapter_sha256": runtime.policy.adapter_hash() if cfg.adapter else None,
         "engine": runtime.engine.name,

@@ -21,20 +21,29 @@ from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME, load
 from safetensors import safe_open
 
 from scrpo_cli.errors import UserError, blaming, nearest
+from scrpo_cli.hub import files_of
 from scrpo_cli.recipe.references import check_adapter
 
 OTHER = "Use the adapter with the base model that it was trained on."
 BROKEN = "Copy the adapter again, or name another one."
+STATE = "state.json"
+"""Beside an adapter that is a checkpoint of ours: how far its run was, and which base it had (`base_digest`)."""
+WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
+"""Files of a base model, in the order in which transformers takes them."""
 BASE_SIZES = ("model_type", "hidden_size", "num_hidden_layers", "vocab_size")
 """Keys of a config.json in which two models that an adapter fits cannot differ."""
 SLICES, SLICE = 16, 1 << 16
 """Of each weight file so many pieces of so many bytes are compared."""
 
 
-def load_adapter(base: Any, directory: str) -> Any:
-    """`base` with the adapter of `directory` on it, to be trained on; UserError where it is not that model's."""
+def load_adapter(base: Any, directory: str, revision: str | None = None) -> Any:
+    """`base`, of that revision, with the adapter of `directory` on it, to be trained on; UserError where it is not that
+    model's.
+    """
     config = read_config(directory)
     refuse_other_base(config.base_model_name_or_path, base.name_or_path, directory)
+    here = base_digest(base.name_or_path, revision)
+    refuse_changed_base(here, str(_json(Path(directory) / STATE).get("base_digest", "")), directory)
     weights = read_weights(directory, str(base.device))
     model = with_empty_adapter(base, config, directory)
     put_weights(model, weights, directory, assign=True)
@@ -168,6 +177,26 @@ def refuse_other_base(named: str | None, here: str, directory: str) -> None:
         what = f"The adapter was trained on another base model, {named}: {difference}."
         fix = f"Set model.name to it; if both are the same, correct base_model_name_or_path in {CONFIG_NAME}."
         raise UserError(what, directory, fix)
+
+
+def base_digest(name: str, revision: str | None = None) -> str:
+    """Of a base model's weight files, by name, size and pieces of each; empty where they are not at hand. It tells
+    whether a directory, or what the hub has under a name, holds other weights now.
+    """
+    if (folder := files_of(name, revision)) is None:
+        return ""
+    files = next(filter(None, (sorted(folder.glob(pattern)) for pattern in WEIGHTS)), [])
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"{file.name} {file.stat().st_size} ".encode() + _sample(file))
+    return digest.hexdigest() if files else ""
+
+
+def refuse_changed_base(here: str, then: str, where: str) -> None:
+    """UserError where both digests are known and differ."""
+    if here and then and here != then:
+        what = "The base model is not the one that this was trained on: its weight files have changed since."
+        raise UserError(what, where, "Put the files back, or start a new run.")
 
 
 def _is_hub_name(name: str) -> bool:

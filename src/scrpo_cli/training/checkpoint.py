@@ -3,7 +3,7 @@
     step-000010/  adapter_model.safetensors, adapter_config.json   a standard PEFT adapter
                   optimizer.pt                                     optimizer moments
                   reference.pt                                     the reference's adapter, if it has one
-                  state.json                                       step, tokens, method state, adapter hash
+                  state.json                                       step, tokens, method state, adapter and base hashes
                   manifest.json                                    SHA-256 of each of them; written last
 
 Everything is written to a temporary directory and renamed: what has a manifest whose hashes hold is intact. There is no
@@ -27,10 +27,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from scrpo_cli.errors import RunError, UserError, first_line, shown
-from scrpo_cli.training.adapters import put_weights
+from scrpo_cli.training.adapters import STATE, put_weights, refuse_changed_base
 from scrpo_cli.training.policy import Policy
 
-MANIFEST, STATE = "manifest.json", "state.json"
+MANIFEST = "manifest.json"
 FILES = ("adapter_config.json", "adapter_model.safetensors", "optimizer.pt", STATE)
 """What every checkpoint has."""
 
@@ -46,6 +46,8 @@ class Progress:
     adapter_sha256: str = ""
     scrpo_version: str = ""
     """That wrote it; the first versions did not say."""
+    base_digest: str = ""
+    """Of the base model (`Policy.base`); older versions did not say."""
 
 
 def save(
@@ -65,7 +67,7 @@ def save(
         torch.save(optimizer.state_dict(), temporary / "optimizer.pt")
         if policy.frozen is not None:
             torch.save(policy.frozen, temporary / "reference.pt")
-        state = asdict(progress) | {"scrpo_version": version("scrpo-cli")}
+        state = asdict(progress) | {"scrpo_version": version("scrpo-cli"), "base_digest": policy.base}
         (temporary / STATE).write_text(json.dumps(state, indent=2))
         seal(temporary)
         shutil.rmtree(final, ignore_errors=True)  # a damaged one of the same step
@@ -178,7 +180,7 @@ def read_progress(directory: Path) -> Progress:
     if not isinstance(data, dict):
         raise of_another_version(directory, "it is no object", {})
     known = {f.name for f in fields(Progress)}
-    check_keys(directory, data, data.keys() - known, known - data.keys() - {"scrpo_version"})
+    check_keys(directory, data, data.keys() - known, known - data.keys() - {"scrpo_version", "base_digest"})
     return Progress(**data)
 
 
@@ -199,6 +201,7 @@ def of_another_version(directory: Path, why: str, data: Any) -> UserError:
 def load(directory: Path, policy: Policy, optimizer: torch.optim.Optimizer) -> Progress:
     """Put a checkpoint's adapter and optimizer in place and check that the adapter is the one that was saved."""
     progress = read_progress(directory)
+    refuse_changed_base(policy.base, progress.base_digest, str(directory))
     put_weights(policy.model, load_file(directory / "adapter_model.safetensors"), str(directory))
     policy.version = progress.policy_version
     if policy.adapter_hash() != progress.adapter_sha256:

@@ -115,6 +115,9 @@ class SharedUpdater(Updater):
             found = self.team.answer(rank, "loading the model")
             if isinstance(found, Exception):
                 raise found
+            if found and self.policy.base and found != self.policy.base:
+                what = f"Process {rank} has loaded other weights of the base model than process 0."
+                raise RunError(what, f"process {rank} of {self.team.size}", "Give all machines the same files.")
         weights = [p.detach() for p in self.policy.trainable()]
         file = io.BytesIO()
         torch.save((weights, self.policy.frozen, self.policy.version, self.optimizer.state_dict()), file)
@@ -254,7 +257,7 @@ def help_out() -> None:
         join()
         recipe = receive(0)
         helper = outcome(lambda: Helper(recipe))
-        reply(helper if isinstance(helper, Exception) else None)
+        reply(helper if isinstance(helper, Exception) else helper.policy.base)
         with deaf():
             serve(helper)
     except RuntimeError as error:  # gloo: the connection is closed

@@ -27,7 +27,13 @@ from scrpo_cli.recipe.models import ModelConfig
 from scrpo_cli.recipe.references import ADAPTER_CONFIG, EMBEDDED, check_model
 from scrpo_cli.rollout.adapters import adapts_ends
 from scrpo_cli.rollout.transformers_engine import stop_ids
-from scrpo_cli.training.adapters import load_adapter, refuse_rank, refuse_unknown_targets, with_sorted_names
+from scrpo_cli.training.adapters import (
+    base_digest,
+    load_adapter,
+    refuse_rank,
+    refuse_unknown_targets,
+    with_sorted_names,
+)
 
 transformers.utils.logging.disable_progress_bar()  # one bar a shard would tear our own display
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
@@ -43,6 +49,8 @@ class Policy:
     version: int = 0
     frozen: list[torch.Tensor] | None = None
     """Adapter weights of the reference, in the order of `trainable`; none: the base model is the reference."""
+    base: str = ""
+    """Digest of the base model's weight files (`base_digest`), where they are known."""
 
     @property
     def device(self) -> torch.device:
@@ -299,6 +307,7 @@ class Base:
 
     model: Any
     tokenizer: Any
+    digest: str
 
 
 def load_policy(cfg: ModelConfig, seed: int) -> Policy:
@@ -314,12 +323,12 @@ def load_base(cfg: ModelConfig) -> Base:
     check_vocabulary(base, tokenizer, f"model.name: {cfg.name}")
     if cfg.gradient_checkpointing:
         enable_checkpointing(base)
-    return Base(base, tokenizer)
+    return Base(base, tokenizer, base_digest(model_path(cfg.name), cfg.revision))
 
 
 def policy_over(base: Base, cfg: ModelConfig, seed: int) -> Policy:
     """A policy whose adapter is put on `base`."""
-    return Policy(add_adapter(base.model, cfg, seed), base.tokenizer)
+    return Policy(add_adapter(base.model, cfg, seed), base.tokenizer, base=base.digest)
 
 
 def check_vocabulary(base: Any, tokenizer: Any, where: str) -> None:
@@ -351,7 +360,7 @@ def enable_checkpointing(base: Any) -> None:
 def add_adapter(base: Any, cfg: ModelConfig, seed: int) -> Any:
     """The model with its adapter, in eval mode: dropout, the adapter's own included, is never on."""
     if cfg.adapter:
-        return load_adapter(base, cfg.adapter)
+        return load_adapter(base, cfg.adapter, cfg.revision)
     refuse_rank(base, cfg.lora.r, f"model.lora.r: {cfg.lora.r}")
     refuse_unknown_targets(base, cfg.lora.targets)
     lora = PeftLoraConfig(
