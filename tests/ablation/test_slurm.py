@@ -137,10 +137,17 @@ def test_what_outlived_a_killed_sweep_is_taken_over(make, tmp_path, cluster):
     assert len(starts(job)) == 1
 
 
-def begun_again(job, job_id):
-    """SLURM lets a job that is queued again wait for two minutes, unless it is told otherwise."""
-    subprocess.run(["scontrol", "update", f"JobId={job_id}", "StartTime=now"], capture_output=True)
-    return len(starts(job)) == 2
+def is_queued(job_id):
+    shown = subprocess.run(["scontrol", "show", "job", str(job_id)], capture_output=True, text=True)
+    return "JobState=PENDING" in shown.stdout
+
+
+def begin_soon(job_id):
+    """SLURM lets a job that is queued again wait for two minutes, in which what it was ends. Here that takes a second,
+    and a job that begins before it fails.
+    """
+    wait_until(lambda: is_queued(job_id), "it was not queued again")
+    subprocess.run(["scontrol", "update", f"JobId={job_id}", "StartTime=now+3"], check=True)
 
 
 @pytest.mark.clusters
@@ -154,7 +161,8 @@ def test_a_job_that_slurm_wants_to_end_saves_and_is_queued_again(make, tmp_path,
     (handle,) = executor._known().values()
     handle._interrupt(timeout=timeout)
     wait_until(lambda: saved(job), "nothing was saved")
-    wait_until(lambda: begun_again(job, handle.job_id), "it was not queued again")
+    begin_soon(handle.job_id)
+    wait_until(lambda: len(starts(job)) == 2, "it did not begin again")
     release(job)
     assert ends(events)["a"].exit_code == 0
 

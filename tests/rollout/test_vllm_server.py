@@ -29,6 +29,10 @@ KEYS = [RowKey(0, 0, "test", i) for i in range(6)]
 PROMPTS = [[5, 6, 7], [8] * 5, [9, 10], [11], [12, 13], [14]]
 
 
+class Listener(ThreadingHTTPServer):
+    request_queue_size = 256  # of the 5 that it has else, connections beyond are reset at times
+
+
 class FakeServer:
     """`adapters` that were loaded, by name, with the weights that their files had; `spoil` changes an answer."""
 
@@ -59,7 +63,7 @@ class FakeServer:
 
             def log_message(self, *_: Any) -> None: ...
 
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.http = Listener(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.http.server_port}"
         threading.Thread(target=self.http.serve_forever, daemon=True).start()
 
